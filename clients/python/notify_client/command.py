@@ -1,0 +1,100 @@
+"""What a publish says: its words checked and its JSON encoded before anything goes to Redis.
+
+The rules are those of the contract, sections 1 to 3. Redis checks them again; here a mistake costs no round trip, and is
+found while Redis is away, too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+Words = tuple[str | bytes | int, ...]
+"""The words of one Redis command."""
+
+CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
+TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+PREFIX: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
+MAX_EVENT_BYTES: Final = 65_536
+MAX_KEEP: Final = 10_000
+MAX_TTL: Final = 30 * 86_400
+MAX_TEXT: Final = 512
+
+_encoder: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def show(value: object, limit: int = 80) -> str:
+    """A value for an error's text: quoted, escaped, one line, not long."""
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[: limit - 4]}...{text[-1]}"
+
+
+def _check_name(what: str, value: object, form: re.Pattern[str], rule: str) -> None:
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise ValueError(f"{what} {show(value)}: {rule}")
+
+
+def check_channel(channel: str) -> None:
+    """Raise ``ValueError`` unless this is a channel's name."""
+    rule = "only letters, digits and _ . : @ - are allowed, at most 128, the first a letter or digit"
+    _check_name("channel", channel, CHANNEL, rule)
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise ``ValueError`` unless Redis allows this at the beginning of a function's name."""
+    _check_name("prefix", prefix, PREFIX, "only letters, digits and _ are allowed, 1 to 64")
+
+
+def encode_event(type: str, data: Any, *, final: bool, limit: int) -> bytes:
+    """The event as JSON.
+
+    Raises:
+        ValueError: if the type is no name, the data is not JSON, or there is too much of it.
+    """
+    _check_name("type", type, TYPE, "only letters, digits and _ . - are allowed, at most 64, the first a letter or digit")
+    event = {"type": type, "data": data, "final": True} if final else {"type": type, "data": data}
+    try:
+        encoded = _encoder.encode(event).encode()
+    except UnicodeEncodeError as error:
+        lone = show(error.object[error.start : error.end])
+        raise ValueError(f"data {show(data)}: {lone} is half of a character (a lone surrogate); send whole text") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"data {show(data)}: it is not JSON: {error}; send null, booleans, numbers, text, lists and dicts") from None
+    except RecursionError:
+        raise ValueError("data: it is nested too deeply, 250 levels are allowed; send it flatter") from None
+    if len(encoded) > limit:
+        raise ValueError(f"data: the event has {len(encoded)} bytes of JSON, at most {limit} are allowed; send a link to the rest")
+    return encoded
+
+
+def encode_options(*, key: str | None, keep: int | None, ttl: int | None, collapse: str | None) -> Words:
+    """The options as words of the command.
+
+    Raises:
+        ValueError: if one is out of its range.
+    """
+    words: list[str | bytes | int] = []
+    for name, number, most in (("KEEP", keep, MAX_KEEP), ("TTL", ttl, MAX_TTL)):
+        if number is not None:
+            words += (name, _check_number(name.lower(), number, most))
+    for name, text in (("KEY", key), ("COLLAPSE", collapse)):
+        if text is not None:
+            words += (name, _encode_text(name.lower(), text))
+    return tuple(words)
+
+
+def _check_number(name: str, number: object, most: int) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
+        raise ValueError(f"{name} {show(number)}: a whole number from 1 to {most} is expected")
+    return int(number)
+
+
+def _encode_text(name: str, text: object) -> bytes:
+    try:
+        encoded = text.encode() if isinstance(text, str) else b""
+    except UnicodeEncodeError:
+        encoded = b""
+    if not 1 <= len(encoded) <= MAX_TEXT:
+        raise ValueError(f"{name} {show(text)}: text of 1 to {MAX_TEXT} bytes is expected")
+    return encoded

@@ -1,0 +1,155 @@
+"""The application: routes, lifespan, wiring."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from gateway.auth import anybody
+from gateway.errors import GatewayError, NotFound, SettingsError, UpgradeRequired
+from gateway.feed import Feed
+from gateway.server.drain import draining
+from gateway.settings import Settings, read_settings
+from gateway.store.connect import redis_client
+from gateway.transports.answers import answer_problem
+from gateway.transports.connections import Connections
+from gateway.transports.polling import PollEndpoint
+from gateway.transports.publish import PublishEndpoint
+from gateway.transports.services import Endpoint, Services
+from gateway.transports.sse import SseEndpoint
+from gateway.transports.status import LiveEndpoint, MetricsEndpoint, ReadyEndpoint
+from gateway.transports.websocket import WebSocketEndpoint
+from gateway.transports.writer import Receive, Send
+
+logger = logging.getLogger("gateway")
+
+Asgi = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+Stop = Callable[[], None]
+
+_ENDPOINTS: Final[dict[str, Callable[[Services], Endpoint]]] = {
+    "/sse": SseEndpoint,
+    "/poll": PollEndpoint,
+    "/publish": PublishEndpoint,
+    "/livez": LiveEndpoint,
+    "/readyz": ReadyEndpoint,
+    "/metrics": MetricsEndpoint,
+}
+
+
+class Guarded:
+    """An endpoint whose errors are answered: as a problem over HTTP, and where a WebSocket was not accepted yet."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        try:
+            await self._endpoint(scope, receive, send)
+        except GatewayError as error:
+            await _refuse(scope, send, error)
+
+
+async def _refuse(scope: Mapping[str, Any], send: Send, error: GatewayError) -> None:
+    if scope["type"] == "http":
+        await answer_problem(send, error)
+    elif "websocket.http.response" in scope.get("extensions", {}):
+
+        async def as_response(message: MutableMapping[str, Any]) -> None:
+            await send({**message, "type": "websocket." + message["type"]})
+
+        await answer_problem(as_response, error)
+    else:
+        await send({"type": "websocket.close"})
+
+
+async def _not_found(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    raise NotFound(f"path {scope['path'][:80]!a}: there is nothing here")
+
+
+async def _upgrade_required(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    error = UpgradeRequired("this is a WebSocket endpoint: an upgrade to websocket, version 13, is expected")
+    await answer_problem(send, error, [(b"upgrade", b"websocket"), (b"connection", b"upgrade")])
+
+
+class Gateway(Starlette):
+    """The gateway as an ASGI application.
+
+    Mounted in another one, whose server knows nothing of ours, it needs its lifespan entered by the host:
+
+    >>> gateway = create_app(Settings(redis_url="redis://localhost", auth="none"))
+    >>> app = FastAPI(lifespan=gateway.run)
+    >>> app.mount("/notify", gateway)
+    """
+
+    def __init__(self, settings: Settings, stop: Stop, pages: list[BaseRoute]) -> None:
+        if settings.redis_url is None:
+            raise SettingsError("GATEWAY_REDIS_URL: not set; an address such as redis://localhost:6379 is expected")
+        self._client = redis_client(settings.redis_url)
+        self._stop = stop
+        self._drain_seconds = settings.drain_seconds
+        self.services = Services(
+            feed=Feed(self._client, settings.prefix, settings.max_event_bytes),
+            connections=Connections(settings.max_connections, settings.heartbeat_seconds),
+            authenticate=anybody,
+            anybody=settings.auth == "none",
+            max_channels=settings.max_channels,
+            max_event_bytes=settings.max_event_bytes,
+        )
+        routes: list[BaseRoute] = [Route(path, Guarded(make(self.services))) for path, make in _ENDPOINTS.items()]
+        routes += [WebSocketRoute("/ws", Guarded(WebSocketEndpoint(self.services))), Route("/ws", Guarded(_upgrade_required))]
+        super().__init__(routes=routes + pages, lifespan=self.run)
+        self.router.redirect_slashes = False
+        self.router.default = Guarded(_not_found)
+
+    @asynccontextmanager
+    async def run(self, app: object = None) -> AsyncIterator[None]:
+        """Follow Redis while this is entered. The lifespan of this application, and for a host's."""
+        services = self.services
+        work = asyncio.ensure_future(self._work())
+        work.add_done_callback(self._ended)
+        services.running = True
+        try:
+            async with draining(services, self._drain_seconds):
+                yield
+        finally:
+            services.running = False
+            work.cancel()
+            await asyncio.wait([work])
+            await self._client.aclose()
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.services.feed.run())
+            tasks.create_task(self.services.connections.run())
+
+    def _ended(self, work: asyncio.Future[None]) -> None:
+        if self.services.running and not work.cancelled():
+            # Connections without a feed would wait for ever. The supervisor starts another process.
+            logger.critical("the feed has died, this process stops", exc_info=work.exception())
+            self.services.running = False
+            self._stop()
+
+
+def _exit() -> None:
+    os.kill(os.getpid(), 15)
+
+
+def create_app(settings: Settings | None = None, *, stop: Stop = _exit, pages: list[BaseRoute] | None = None) -> Gateway:
+    """The gateway as an ASGI application.
+
+    Args:
+        settings: read from the environment if not given
+        stop: called if the feed dies; sends this process SIGTERM if not given
+        pages: further routes, such as the demo's
+
+    Raises:
+        SettingsError: if there is no address of Redis, or a setting is wrong.
+    """
+    return Gateway(settings or read_settings(os.environ), stop, pages or [])

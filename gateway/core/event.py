@@ -1,0 +1,216 @@
+"""Event: its names, how it is read from Redis, and its encodings, each made once.
+
+What a publisher may send is in ``Published``. What a client receives is that, plus ``channel`` and ``id``, which only the
+gateway writes. ``data`` is carried through as the bytes that came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
+TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+CURSOR: Final = re.compile(r"[0-9]{1,16}")
+MAX_CURSOR: Final = 2**53  # what every language's number holds, publish.lua's among them: the year 2255
+MAX_EVENT_BYTES: Final = 65_536
+
+CHANNEL_RULE: Final = "only letters, digits and _ . : @ - are allowed, at most 128, the first a letter or digit"
+TYPE_RULE: Final = "only letters, digits and _ . - are allowed, at most 64, the first a letter or digit"
+CURSOR_RULE: Final = "the id of an event is expected, decimal digits and at most 2^53"
+
+_ANNOUNCEMENT: Final = re.compile(rb"([0-9]{1,16}) ([0-9]{1,16})\n")
+_ENTRY: Final = re.compile(rb"([0-9]{1,16}) ([0-9]{1,16}) [^\n]*\n")
+
+
+class Malformed(ValueError):
+    """Bytes that are no event. The text says why, and is safe to log."""
+
+
+class Published(msgspec.Struct, forbid_unknown_fields=True):
+    """An event as its publisher wrote it."""
+
+    type: str
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    final: bool = False
+
+
+_published: Final = msgspec.json.Decoder(Published)
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_anything: Final = msgspec.json.Decoder(msgspec.Raw)
+_text: Final = msgspec.json.Decoder(str)
+_flag: Final = msgspec.json.Decoder(bool)
+
+
+def show(value: object, limit: int = 80) -> str:
+    """A stranger's value for an error or a log line: quoted, escaped, one line, not long."""
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[: limit - 4]}...{text[-1]}"
+
+
+def channel_problem(name: str) -> str | None:
+    """Why this is no channel name; ``None`` if it is one."""
+    return None if CHANNEL.fullmatch(name) else f"channel {show(name)}: {CHANNEL_RULE}"
+
+
+def parse_cursor(text: str) -> int:
+    """The cursor as a number.
+
+    Raises:
+        Malformed: if it is not decimal, or beyond what an id can be.
+    """
+    if not CURSOR.fullmatch(text) or int(text) > MAX_CURSOR:
+        raise Malformed(f"cursor {show(text)}: {CURSOR_RULE}")
+    return int(text)
+
+
+def read_published(json: bytes, limit: int = MAX_EVENT_BYTES) -> Published:
+    """Take a publisher's JSON for an event, or for the data of one of type ``message`` (contract, section 3).
+
+    Raises:
+        Malformed: if it is no JSON (RFC 8259, UTF-8), too long, too deep, or an event with a wrong type or final.
+    """
+    if len(json) > limit:
+        raise Malformed(f"it has {len(json)} bytes of JSON, at most {limit} are allowed")
+    try:
+        json.isascii() or json.decode()
+        try:
+            published = _published.decode(json)
+        except msgspec.ValidationError:
+            published = _read_other(json)
+    except UnicodeDecodeError as error:
+        raise Malformed(f"it is not UTF-8: byte {error.start}") from None
+    except msgspec.DecodeError as error:
+        raise Malformed(f"it is not JSON: {error}") from None
+    except RecursionError:
+        raise Malformed("it is nested too deeply, 256 levels are allowed") from None
+    if not TYPE.fullmatch(published.type):
+        raise Malformed(f"type {show(published.type)}: {TYPE_RULE}")
+    return published
+
+
+def _read_other(json: bytes) -> Published:
+    """JSON that is not of an event's plain form: an event with doubled keys, a wrong one, or just data."""
+    try:
+        fields = _fields.decode(json)
+    except msgspec.ValidationError:
+        fields = {}
+    if not fields.keys() <= {"type", "data", "final"} or not bytes(fields.get("type", b"")).startswith(b'"'):
+        return Published("message", _anything.decode(json))
+    try:
+        final = _flag.decode(fields.get("final", b"false"))
+    except msgspec.ValidationError:
+        raise Malformed(f"final {show(bytes(fields['final']).decode())}: true or false is expected") from None
+    return Published(_text.decode(fields["type"]), fields.get("data", msgspec.Raw(b"null")), final)
+
+
+class Event:
+    """One event on its way to many clients.
+
+    Attributes:
+        channel: its name
+        id: the publish time in microseconds, 0 for a live-only event
+        before: the id that precedes it on its channel: an announcement's predecessor, or a log entry's. 0 for none
+        final: whether the job is over
+        json: the object that clients receive
+    """
+
+    __slots__ = ("_encoded", "before", "channel", "final", "id", "json")
+
+    def __init__(self, channel: str, id: int, before: int, published: Published) -> None:
+        self.channel = channel
+        self.id = id
+        self.before = before
+        self.final = published.final
+        self.json = b'{"type":"%b","data":%b%b,"channel":"%b"%b}' % (
+            published.type.encode(),
+            bytes(published.data),
+            b',"final":true' if published.final else b"",
+            channel.encode(),
+            b',"id":"%d"' % id if id else b"",
+        )
+        self._encoded: dict[Wire, bytes] = {}
+
+    def encode(self, wire: Wire) -> bytes:
+        """The event's bytes on this wire: made on first use, the same object for every client after that."""
+        data = self._encoded.get(wire)
+        if data is None:
+            data = self._encoded[wire] = wire.event(self)
+        return data
+
+    def __repr__(self) -> str:
+        return f"<Event {self.channel} {self.id}>"
+
+
+def read_announcement(channel: str, payload: bytes, limit: int = MAX_EVENT_BYTES) -> Event:
+    """An event from pub/sub: ``<id> <prev>``, a newline and the JSON; without that first line it is live-only.
+
+    Raises:
+        Malformed: as ``read_published``.
+    """
+    head = _ANNOUNCEMENT.match(payload)
+    if head is None:
+        return Event(channel, 0, 0, read_published(payload, limit))
+    return Event(channel, int(head[1]), int(head[2]), read_published(payload[head.end() :], limit))
+
+
+def read_entry(channel: str, entry: bytes, limit: int = MAX_EVENT_BYTES) -> Event:
+    """An event from the log: ``<id> <before> <label>``, a newline and the JSON.
+
+    Raises:
+        Malformed: as ``read_published``, or if the first line is not of that form.
+    """
+    head = _ENTRY.match(entry)
+    if head is None:
+        raise Malformed(f"a log entry begins with its id and the one before: {show(entry[:60])}")
+    return Event(channel, int(head[1]), int(head[2]), read_published(entry[head.end() :], limit))
+
+
+class Wire:
+    """A wire form: how an event and a notice become bytes for one kind of connection."""
+
+    def __init__(self, name: str, event: Callable[[Event], bytes], notice: Callable[[str, bytes], bytes]) -> None:
+        self.name = name
+        self.event = event
+        self.notice = notice
+
+    def __repr__(self) -> str:
+        return f"<Wire {self.name}>"
+
+
+def text_frame(payload: bytes) -> bytes:
+    """An unmasked, unfragmented WebSocket text frame (RFC 6455, section 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 65_536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+def _one_line(json: bytes) -> bytes:
+    # Line breaks in valid JSON are white space between tokens; in SSE they would end the field.
+    return json.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def _block(event: Event) -> bytes:
+    data = b"data: %b\n\n" % _one_line(event.json)
+    return b"id: %d\n%b" % (event.id, data) if event.id else data
+
+
+def _notice_block(name: str, json: bytes) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), json)
+
+
+def http_chunk(data: bytes) -> bytes:
+    """One chunk of a chunked HTTP body (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+TEXT: Final = Wire("text", lambda event: event.json, lambda _name, json: json)
+FRAME: Final = Wire("frame", lambda event: text_frame(event.json), lambda _name, json: text_frame(json))
+BLOCK: Final = Wire("block", _block, _notice_block)
+CHUNK: Final = Wire("chunk", lambda event: http_chunk(event.encode(BLOCK)), lambda name, json: http_chunk(_notice_block(name, json)))

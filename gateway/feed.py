@@ -1,0 +1,272 @@
+"""Feed: follow a channel, read its log while behind, else live. The only loop between Redis and the clients.
+
+A client that is behind has a task here for as long as that lasts; a client that keeps up has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway import metrics
+from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_announcement
+from gateway.core.hub import Channel, Hub
+from gateway.core.page import Page, Since
+from gateway.core.subscription import Cursor, Ref, Subscription
+from gateway.errors import Unavailable
+from gateway.store.listener import Listener
+from gateway.store.log import Log
+
+logger = logging.getLogger("gateway.feed")
+
+READ_BYTES: Final = 262_144  # of one client's read, over all its channels
+READS_AT_ONCE: Final = 4  # pipelines on their way to Redis
+READS_IN_PIPELINE: Final = 64
+SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the same cursor
+LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
+PROBE_SECONDS: Final = 1.0
+READY_SECONDS: Final = 5.0  # the youngest probe that came back may be so old
+
+
+class Reads:
+    """Reads of logs, shared: followers of one channel at one cursor cost Redis one read.
+
+    What was read stays good until something is announced on the channel, because this process listens since before the
+    read. So ten thousand clients that come back one after the other share it too.
+    """
+
+    def __init__(self, log: Log, hub: Hub) -> None:
+        self._log = log
+        self._hub = hub
+        self._pages: dict[Channel, dict[tuple[Since, int], asyncio.Future[Page]]] = {}
+        self._size = 0
+        self._batch: list[tuple[Channel, Since, int, asyncio.Future[Page]]] = []
+        self._slots = asyncio.Semaphore(READS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def forget(self, channel: Channel | None = None) -> None:
+        """Share no more what was read on this channel, or on any: its announcements are no longer heard."""
+        if channel is None:
+            self._pages.clear()
+            self._size = 0
+        else:
+            self._pages.pop(channel, None)
+
+    async def read(self, cursors: Iterable[Cursor], reaching: int) -> dict[Cursor, Page]:
+        """A page for each cursor, good for delivery up to the id ``reaching`` at least.
+
+        Raises:
+            RedisError, OSError: if Redis is away.
+        """
+        futures = {}
+        cursors = list(cursors)
+        size = max(1, READ_BYTES // max(1, len(cursors)))
+        for cursor in cursors:
+            futures[cursor] = self._share(cursor.channel, cursor.start, size, reaching)
+        if futures:
+            await asyncio.wait(futures.values())
+        return {cursor: future.result() for cursor, future in futures.items()}
+
+    def _share(self, channel: Channel, since: Since, size: int, reaching: int) -> asyncio.Future[Page]:
+        pages = self._pages.setdefault(channel, {})
+        future = pages.get((since, size))
+        if future is not None and self._is_good(future, channel, reaching):
+            metrics.SHARED_READS.inc()
+            return future
+        future = asyncio.get_running_loop().create_future()
+        if len(pages) >= READS_IN_PIPELINE:
+            pages.clear()
+        pages[since, size] = future
+        if not self._batch:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._batch.append((channel, since, size, future))
+        return future
+
+    def _is_good(self, future: asyncio.Future[Page], channel: Channel, reaching: int) -> bool:
+        if not future.done():
+            # On its way. If something is announced before it is answered, the cursor's check finds it missing.
+            return not reaching
+        if future.exception() is not None:
+            return False
+        page = future.result()
+        return page.complete and channel.heard <= page.position and max(page.horizon, self._hub.heard) >= reaching
+
+    def _send(self) -> None:
+        batch, self._batch = self._batch, []
+        for i in range(0, len(batch), READS_IN_PIPELINE):
+            task = asyncio.get_running_loop().create_task(self._run(batch[i : i + READS_IN_PIPELINE]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, batch: list[tuple[Channel, Since, int, asyncio.Future[Page]]]) -> None:
+        error: BaseException = asyncio.CancelledError()
+        try:
+            async with self._slots:
+                metrics.READS.inc(len(batch))
+                pages = await self._log.read([(channel.name, since, size) for channel, since, size, _ in batch])
+            for (_, _, _, future), page in zip(batch, pages, strict=True):
+                future.set_result(page)
+                self._size += page.size
+            if self._size > SHARED_BYTES:
+                self.forget()
+        except Exception as caught:  # noqa: BLE001 - it is raised where the pages are awaited
+            error = caught
+        finally:
+            for *_, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()  # seen, even if everybody who waited is gone
+
+
+class Feed:
+    """What connects Redis to the clients of this process.
+
+    Run it with ``run()``; when that ends, with whatever error, the process can deliver nothing and must stop.
+    """
+
+    def __init__(self, client: Redis, prefix: str = "notify", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self.hub = Hub()
+        self.log = Log(client, prefix, max_event_bytes)
+        self.listener = Listener(
+            client,
+            prefix,
+            on_message=self._hear,
+            on_lost=self._lose,
+            on_connected=lambda: self.log.open(self.hub.heard),
+        )
+        self.reads = Reads(self.log, self.hub)
+        self._limit = max_event_bytes
+        self._tasks: asyncio.TaskGroup | None = None
+        self._probe = f"!{os.urandom(8).hex()}"  # no channel's name begins so
+        self._probe_back = -READY_SECONDS
+
+    # The owner's side
+
+    async def run(self) -> None:
+        """Listen, read and probe until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self.listener.subscribe(self._probe)
+                tasks.create_task(self.listener.run(), name="listener")
+                tasks.create_task(self._probe_redis(), name="probe")
+                tasks.create_task(self._sweep(), name="sweep")
+        finally:
+            self._tasks = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a probe went through Redis and came back in the last seconds."""
+        return self.probe_age < READY_SECONDS
+
+    @property
+    def probe_age(self) -> float:
+        """Seconds since a probe came back."""
+        return time.monotonic() - self._probe_back
+
+    async def _probe_redis(self) -> None:
+        while True:
+            # Not through: the missing probe says so.
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(READY_SECONDS):
+                    await self.listener.confirmed([self._probe])
+                    await self.log.announce(self._probe, str(time.monotonic_ns()).encode())
+            await asyncio.sleep(PROBE_SECONDS * random.uniform(0.8, 1.0))
+
+    async def _sweep(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(LINGER_SECONDS / 2)
+            metrics.LOOP_LAG.set(max(0.0, time.monotonic() - before - LINGER_SECONDS / 2))
+            for channel in list(self.hub.channels.values()):
+                idle = channel.idle_since
+                if idle is not None and time.monotonic() - idle > LINGER_SECONDS and self.listener.unsubscribe(channel.name):
+                    del self.hub.channels[channel.name]
+                    self.reads.forget(channel)
+
+    # What comes from Redis
+
+    def _hear(self, name: str, payload: bytes) -> None:
+        if name == self._probe:
+            sent = int(payload) / 1e9
+            self._probe_back = max(self._probe_back, sent)
+            metrics.ROUND_TRIP.set(time.monotonic() - sent)
+            return
+        try:
+            event = read_announcement(name, payload, self._limit)
+        except Malformed as error:
+            metrics.EVENTS_IN.labels("malformed").inc()
+            logger.warning("channel %s: an announcement was dropped: %s", ascii(name), error)
+            return
+        (metrics.RECORDED if event.id else metrics.LIVE_ONLY).inc()
+        self.hub.announce(event)
+
+    def _lose(self) -> None:
+        self.reads.forget()
+        self.hub.all_behind()
+
+    # The clients' side
+
+    def follow(self, subscription: Subscription, wanted: Mapping[str, Since], ref: Ref = None) -> None:
+        """Add channels to a client's subscription: first what it has missed, then ready, then events as they come."""
+        cursors = []
+        for name, since in wanted.items():
+            if name in subscription.cursors:
+                self.hub.leave(subscription.cursors[name], time.monotonic())
+            cursors.append(self.hub.follow(subscription, name, since))
+            self.listener.subscribe(name)
+        subscription.expect(ref, cursors)
+
+    def leave(self, subscription: Subscription, names: Iterable[str] | None = None) -> None:
+        """Take channels out of a client's subscription; without ``names`` the client itself."""
+        for name in list(subscription.cursors) if names is None else names:
+            cursor = subscription.cursors.get(name)
+            if cursor is not None:
+                self.hub.leave(cursor, time.monotonic())
+        if names is None:
+            subscription.closed = True
+
+    async def is_over(self, wanted: Mapping[str, Since]) -> bool:
+        """Whether on each channel the final event lies behind the reader, and nothing ahead.
+
+        Raises:
+            Unavailable: if Redis is away.
+        """
+        try:
+            pages = await self.log.read([(name, since, 1) for name, since in wanted.items()])
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
+        return all(page.final and not page.items for page in pages)
+
+    def catch_up(self, subscription: Subscription) -> None:
+        """Read the log for a subscription that is behind. A subscription's ``on_behind``."""
+        if not subscription.reading and self._tasks is not None:
+            subscription.reading = True
+            self._tasks.create_task(self._catch_up(subscription))
+
+    async def _catch_up(self, subscription: Subscription) -> None:
+        try:
+            while not (subscription.live or subscription.full or subscription.closed):
+                await self.listener.confirmed(subscription.cursors)
+                subscription.begin_read()
+                try:
+                    pages = await self.reads.read(subscription.unread, subscription.wanted)
+                except (RedisError, OSError):
+                    await asyncio.sleep(random.uniform(0.1, 1))
+                    continue
+                if not subscription.closed:
+                    subscription.end_read(pages, self.hub.heard)
+        except Exception:
+            logger.exception("reading on for a client failed; it is sent away and will come back")
+            subscription.on_failed()
+        finally:
+            subscription.reading = False

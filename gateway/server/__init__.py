@@ -1,0 +1,1 @@
+"""uvicorn, hardened: direct writes, deadlines, paced shutdown."""

@@ -1,0 +1,71 @@
+"""Drain: a shutdown that nobody notices.
+
+uvicorn would send all WebSockets away at once, who would all come back at once, and would wait for SSE streams for ever.
+Here the first SIGTERM or SIGINT closes the streams one after the other, spread over the drain time; a second one ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import uvicorn
+
+from gateway.errors import RESTART
+from gateway.transports.services import Services
+
+logger = logging.getLogger("gateway.drain")
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@asynccontextmanager
+async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
+    """While entered, a signal drains and then stops the uvicorn server that runs this process.
+
+    Under another server, or in another thread, it does nothing: signals belong to the host then.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if not isinstance(server, uvicorn.Server) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    tasks: set[asyncio.Task[None]] = set()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if services.draining:
+            server.force_exit = server.should_exit = True
+            return
+        services.draining = True
+        task = loop.create_task(_drain(services, seconds, server))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def on_signal(*_: Any) -> None:
+        loop.call_soon_threadsafe(stop)
+
+    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for task in tasks:
+            task.cancel()
+
+
+async def _drain(services: Services, seconds: float, server: uvicorn.Server) -> None:
+    try:
+        streams = services.connections.shuffled()
+        logger.info("draining: %d connections in %.0f s", len(streams), seconds if streams else 0)
+        for stream in streams:
+            services.connections.end(stream, RESTART, "the gateway restarts: reconnect")
+            await asyncio.sleep(seconds / len(streams))
+        await services.connections.closed()
+    finally:
+        server.should_exit = True

@@ -1,0 +1,83 @@
+"""Run the gateway under uvicorn, in one process or in several."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from gateway.server.logs import log_config
+from gateway.server.protocols import HttpProtocol, WebSocketProtocol
+from gateway.settings import Settings
+
+logger = logging.getLogger("gateway.server")
+
+BACKLOG: Final = 4_096
+GRACE_SECONDS: Final = 5  # for what the drain has left behind
+KEEP_ALIVE_SECONDS: Final = 65  # more than the 60 s after which proxies give up an idle connection
+
+
+def server_config(app: str | Callable[..., Any], settings: Settings, **others: Any) -> uvicorn.Config:
+    """Uvicorn's configuration for this application."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
+        ws_max_size=65_536,
+        ws_ping_interval=None,  # the gateway's own heartbeat serves all transports
+        ws_per_message_deflate=False,  # a compressed frame would have to be made for each client
+        lifespan="on",
+        log_config=log_config(settings.log_level, settings.log_format),
+        log_level=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        **others,
+    )
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket.
+
+    Raises:
+        OSError: if the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # A client that is gone without a word: the kernel gives up after half a minute of no answer.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    try:
+        listener.bind((settings.host.strip("[]"), settings.port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.set_inheritable(True)
+    return listener
+
+
+def serve(app: Callable[..., Any], settings: Settings, listener: socket.socket) -> None:
+    """Serve an application object in this process, until a signal."""
+    uvicorn.Server(server_config(app, settings)).run([listener])
+
+
+def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str, str]) -> None:
+    """Serve with several worker processes; each makes its application from the environment."""
+    os.environ.update(environ)
+    config = server_config("gateway.app:create_app", settings, workers=settings.workers, factory=True)
+    logging.config.dictConfig(log_config(settings.log_level, settings.log_format))
+    Multiprocess(config, [listener]).run()

@@ -1,0 +1,201 @@
+"""Settings: one frozen value, read once from ``GATEWAY_*``; each error names the variable, the value and what is expected."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from gateway.errors import SettingsError
+
+_PREFIX: Final = "GATEWAY_"
+_URL_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
+_NOT_OURS: Final = frozenset({"GATEWAY_CMD"})  # tells a benchmark how to start us, and is inherited
+_SECRET: Final = frozenset({"redis_url", "jwt_secret"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator can choose. Each is the environment variable ``GATEWAY_<NAME>``.
+
+    >>> Settings(redis_url="redis://localhost:6379", auth="none")
+    """
+
+    redis_url: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    prefix: str = "notify"
+    auth: str | None = None
+    jwt_secret: str | None = None
+    jwt_public_key: str | None = None
+    jwks_url: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    allowed_origins: tuple[str, ...] = ()
+    max_event_bytes: int = 65_536
+    max_channels: int = 128
+    max_connections: int = 20_000
+    heartbeat_seconds: float = 20.0
+    drain_seconds: float = 10.0
+    log_level: str = "info"
+    log_format: str = "text"
+
+    def __repr__(self) -> str:
+        shown = (f"{f.name}={'***' if f.name in _SECRET and getattr(self, f.name) else getattr(self, f.name)!r}" for f in fields(self))
+        return f"Settings({', '.join(shown)})"
+
+
+def _whole(least: int, most: int) -> tuple[Callable[[str], Any], str]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", text) or not least <= int(text) <= most:
+            raise ValueError
+        return int(text)
+
+    return read, f"a whole number from {least} to {most}"
+
+
+def _seconds(least: float, most: float) -> tuple[Callable[[str], Any], str]:
+    def read(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or not least <= float(text) <= most:
+            raise ValueError
+        return float(text)
+
+    return read, f"seconds from {least:g} to {most:g}"
+
+
+def _one_of(*choices: str) -> tuple[Callable[[str], Any], str]:
+    def read(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError
+        return text.lower()
+
+    return read, " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 2 else choices)
+
+
+def _matching(pattern: str, expected: str) -> tuple[Callable[[str], Any], str]:
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return read, expected
+
+
+def _read_redis_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in _URL_SCHEMES or not (parts.netloc or parts.scheme == "unix") or re.search(r"\s", text):
+        raise ValueError
+    if parts.scheme != "redis+sentinel":
+        _ = parts.port  # raises ValueError where it is none
+    return text
+
+
+def _read_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip().lower().rstrip("/") for part in text.split(",") if part.strip())
+    for origin in origins:
+        if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin):
+            raise ValueError
+    return origins
+
+
+_READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
+    "redis_url": (
+        _read_redis_url,
+        "redis://host:6379, rediss://host:6379, unix:///path or redis+sentinel://host:26379,host2:26379/service",
+    ),
+    "host": _matching(r"[A-Za-z0-9.:_-]+", "an address or a host name"),
+    "port": _whole(0, 65_535),
+    "workers": _whole(1, 256),
+    "prefix": _matching(r"[A-Za-z][A-Za-z0-9_]{0,31}", "a letter, then letters, digits and _, at most 32"),
+    "auth": _one_of("jwt", "none"),
+    "jwt_secret": _matching(r"(?s).{32,}", "at least 32 bytes"),
+    "jwt_public_key": _matching(r"(?s).*-----BEGIN .*PUBLIC KEY-----.*", "a public key in PEM"),
+    "jwks_url": _matching(r"https?://\S+", "an http:// or https:// address"),
+    "jwt_audience": _matching(r".+", "a text"),
+    "jwt_issuer": _matching(r".+", "a text"),
+    "allowed_origins": (_read_origins, "origins such as https://app.example, separated by commas"),
+    "max_event_bytes": _whole(1_024, 1_048_576),
+    "max_channels": _whole(1, 10_000),
+    "max_connections": _whole(1, 10_000_000),
+    "heartbeat_seconds": _seconds(1, 300),
+    "drain_seconds": _seconds(0, 600),
+    "log_level": _one_of("debug", "info", "warning", "error"),
+    "log_format": _one_of("text", "json"),
+}
+
+
+def _from_files(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    """The variables by their names without prefix, those of ``<NAME>_FILE`` read."""
+    found: dict[str, str] = {}
+    for variable in sorted(name for name in environ if name.startswith(_PREFIX) and name not in _NOT_OURS):
+        name = variable.removeprefix(_PREFIX).lower()
+        is_file = name.endswith("_file")
+        name = name.removesuffix("_file")
+        if name not in _READ:
+            known = ", ".join(_PREFIX + n.upper() for n in _READ)
+            problems.append(f"{variable}: unknown; known are {known}, each also with _FILE")
+            continue
+        if name in found:
+            problems.append(f"{_PREFIX}{name.upper()}: set twice, by itself and by its _FILE; set one of them")
+            continue
+        value = environ[variable]
+        if is_file:
+            try:
+                value = Path(value).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"{variable}: {value!r}: a readable text file is expected: {type(error).__name__}")
+                continue
+        found[name] = value
+    return found
+
+
+def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
+    """Read the settings; ``chosen`` (the command line) outranks the environment, ``None`` in it is not chosen.
+
+    Raises:
+        SettingsError: with a line for each problem.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for name, text in _from_files(environ, problems).items():
+        read, expected = _READ[name]
+        try:
+            values[name] = read(text)
+        except ValueError:
+            shown = "the value" if name in _SECRET else ascii(text if len(text) <= 80 else text[:77] + "...")
+            problems.append(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected")
+    values |= {name: value for name, value in chosen.items() if value is not None}
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return Settings(**values)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what is bound to the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def serving_problems(settings: Settings) -> list[str]:
+    """What keeps ``gateway serve`` from starting with these settings, a line each."""
+    problems = []
+    if settings.redis_url is None:
+        problems.append("GATEWAY_REDIS_URL: not set; set it, e.g. to redis://localhost:6379, or try `gateway demo`, which starts its own")
+    if settings.auth is None:
+        problems.append("GATEWAY_AUTH: not set; jwt or none is expected (none: everybody may do everything, on loopback only)")
+    if settings.auth == "jwt":
+        problems.append("GATEWAY_AUTH: jwt is not there yet; none is expected")
+    if settings.auth == "none" and not is_loopback(settings.host):
+        problems.append(
+            f"GATEWAY_HOST: {settings.host!r} can be reached from outside; with GATEWAY_AUTH=none a loopback address is expected"
+        )
+    return problems

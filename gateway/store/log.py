@@ -1,0 +1,203 @@
+"""Log: append to a channel's log, read it after a cursor. All that the gateway asks of Redis but pub/sub."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_entry, show
+from gateway.core.page import Answer, Entry, Page, Since, make_page
+from gateway.errors import GatewayError, Unavailable, Unprocessable
+
+logger = logging.getLogger("gateway.log")
+
+_HERE: Final = Path(__file__).parent
+_FUNCTIONS: Final = {"publish": "keys[1], args", "read": "keys[1], args[1], tonumber(args[2])", "greet": "args[1]"}
+_SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "read": "KEYS[1], ARGV[1], tonumber(ARGV[2])", "greet": "ARGV[1]"}
+
+OLDEST_WITH_FUNCTIONS: Final = 7
+
+
+def library(prefix: str, max_event_bytes: int, *, resident: bool) -> str:
+    """The Lua source of publish.lua and read.lua for this prefix; ``resident`` as a library of functions."""
+    source = "".join((_HERE / name).read_text() for name in ("publish.lua", "read.lua"))
+    return (
+        source.replace("@PREFIX@", prefix)
+        .replace("@MAX_EVENT_BYTES@", str(max_event_bytes))
+        .replace("@RESIDENT@", "true" if resident else "false")
+    )
+
+
+def function_library(prefix: str, max_event_bytes: int) -> str:
+    """What ``FUNCTION LOAD`` takes."""
+    lines = [f"#!lua name={prefix}", library(prefix, max_event_bytes, resident=True)]
+    for name, arguments in _FUNCTIONS.items():
+        flags = ", flags = { 'no-writes' }" if name == "read" else ""
+        lines.append(
+            f"redis.register_function{{ function_name = '{prefix}_{name}'{flags}, "
+            f"callback = function(keys, args) return answer({name}, {arguments}) end }}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One event for one channel, as ``notify_publish`` takes it."""
+
+    channel: str
+    json: bytes
+    key: str | None = None
+    keep: int | None = None
+    ttl: int | None = None
+    collapse: str | None = None
+
+    def arguments(self) -> list[bytes | str | int]:
+        """The channel, the JSON and the options."""
+        arguments: list[bytes | str | int] = [self.channel, self.json]
+        for name in ("key", "keep", "ttl", "collapse"):
+            if (value := getattr(self, name)) is not None:
+                arguments += [name.upper(), value]
+        return arguments
+
+
+class Log:
+    """The logs of all channels of one Redis.
+
+    Attributes:
+        malformed: log entries stepped over because they were no events
+        reads: how often a channel's log was asked for
+    """
+
+    def __init__(self, client: Redis, prefix: str = "notify", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self.malformed = 0
+        self.reads = 0
+        self._client = client
+        self._prefix = prefix
+        self._limit = max_event_bytes
+        self._hashes: dict[str, str] | None = None  # of the scripts, where the server has no functions
+
+    async def open(self, heard: int = 0) -> None:
+        """Make sure that the server has our functions, and tell it the newest id heard of.
+
+        Done at start and after each loss of the connection: a server that came back empty has forgotten both.
+
+        Raises:
+            RedisError: if it cannot be reached or refuses.
+        """
+        version = (await self._client.info("server")).get("redis_version", "0")
+        if int(str(version).partition(".")[0]) >= OLDEST_WITH_FUNCTIONS:
+            self._hashes = None
+            code = function_library(self._prefix, self._limit)
+            known = await self._client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", self._prefix, "WITHCODE")
+            if not any(code.encode() in library for library in known):
+                await self._client.execute_command("FUNCTION", "LOAD", "REPLACE", code)
+        else:
+            source = library(self._prefix, self._limit, resident=False)
+            self._hashes = {
+                name: await self._client.script_load(f"{source}\nreturn answer({name}, {arguments})\n")
+                for name, arguments in _SCRIPTS.items()
+            }
+        await self._client.execute_command(*self._call("greet", 0, heard))
+
+    def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
+        if self._hashes is not None:
+            return ("EVALSHA", self._hashes[name], *arguments)
+        return ("FCALL_RO" if name == "read" else "FCALL", f"{self._prefix}_{name}", *arguments)
+
+    async def _run(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
+        """Run one of our functions once for each set of arguments; a refusal stands as an exception in its place."""
+        results = await self._pipeline(name, calls)
+        missing = [i for i, result in enumerate(results) if isinstance(result, ResponseError) and _is_missing(result)]
+        if missing:
+            await self.open()
+            for i, result in zip(missing, await self._pipeline(name, [calls[i] for i in missing]), strict=True):
+                results[i] = result
+        return results
+
+    async def _pipeline(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
+        if len(calls) == 1:
+            try:
+                return [await self._client.execute_command(*self._call(name, 1, *calls[0]))]
+            except ResponseError as error:
+                return [error]
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for call in calls:
+                pipeline.execute_command(*self._call(name, 1, *call))
+            return list(await pipeline.execute(raise_on_error=False))
+
+    async def append(self, publications: Sequence[Publication]) -> list[str | GatewayError]:
+        """Record events, in this order; nothing is announced that was not stored.
+
+        Returns:
+            for each its id, or why it was refused
+
+        Raises:
+            Unavailable: if Redis is away. Then each of them may or may not have been recorded.
+        """
+        try:
+            results = await self._run("publish", [publication.arguments() for publication in publications])
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
+        return [_refusal(result) if isinstance(result, Exception) else result.decode() for result in results]
+
+    async def announce(self, channel: str, json: bytes) -> None:
+        """Publish a live-only event.
+
+        Raises:
+            Unavailable: if Redis is away.
+        """
+        try:
+            await self._client.publish(f"{self._prefix}:{channel}", json)
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
+
+    async def read(self, wanted: Sequence[tuple[str, Since, int]]) -> list[Page]:
+        """Read logs: for each channel after a cursor, at most so many bytes (but at least one entry).
+
+        Raises:
+            RedisError, OSError: if Redis is away or refuses.
+        """
+        self.reads += len(wanted)
+        results = await self._run("read", [(channel, since, size) for channel, since, size in wanted])
+        pages = []
+        for (channel, since, _), result in zip(wanted, results, strict=True):
+            if isinstance(result, Exception):
+                raise result
+            pages.append(make_page(since, self._answer(channel, result)))
+        return pages
+
+    def _answer(self, channel: str, reply: list[Any]) -> Answer:
+        clock, floor, newest, more, *raw = reply
+        entries = [entry for data in raw if (entry := self._entry(channel, data)) is not None]
+        last = int(newest.rstrip(b"!") or 0) or (entries[-1].id if entries and not more else 0)
+        final = newest.endswith(b"!") or (not newest and bool(entries) and bool(entries[-1].event and entries[-1].event.final))
+        return Answer(int(clock), int(floor), last, final, bool(more), entries)
+
+    def _entry(self, channel: str, data: bytes) -> Entry | None:
+        try:
+            event = read_entry(channel, data, self._limit)
+        except Malformed as error:
+            self.malformed += 1
+            logger.warning("channel %s: a log entry was stepped over: %s", channel, error)
+            head = data.split(b"\n", 1)[0].split(b" ")
+            if len(head) == 3 and head[0].isdigit() and head[1].isdigit() and len(head[0]) <= 16:
+                return Entry(int(head[0]), int(head[1]), None)
+            return None
+        return Entry(event.id, event.before, event)
+
+
+def _is_missing(error: ResponseError) -> bool:
+    return isinstance(error, NoScriptError) or "unction not found" in str(error)
+
+
+def _refusal(error: Exception) -> GatewayError:
+    text = str(error)
+    if text.startswith("INVALID "):
+        return Unprocessable(text.removeprefix("INVALID "))
+    return Unavailable(f"Redis refused the event: {show(text, 200)}")

@@ -1,0 +1,57 @@
+-- Read a channel's log after a cursor. Comes behind publish.lua, whose names it uses.
+--
+--   read(channel, cursor or 'last' or 'now', bytes)  ->  {clock, floor, last, more, entry, entry, ...}
+--
+-- clock   newest id of all channels at this moment: up to it the answer is complete, unless more is 1
+-- floor   whoever stands below it may have lost events with the server's data
+-- last    id of the channel's newest event, "!" behind it if that was final; '' if none is known
+-- more    1 if the entries were cut at the given number of bytes (the first is always there)
+--
+-- 'last' gives the newest entry only, 'now' none.
+
+local PAGE = 128 -- entries looked at in one go
+
+-- The first entry at or behind place i that has an id: strangers' entries are stepped over.
+local function id_at(log, i, count)
+  while i < count do
+    local id = tonumber((redis.call('LINDEX', log, i):match('^(%d+) ')))
+    if id then return id end
+    i = i + 1
+  end
+  return math.huge
+end
+
+local function place_after(log, cursor, count)
+  local low, high = 0, count
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if id_at(log, middle, count) > cursor then high = middle else low = middle + 1 end
+  end
+  return low
+end
+
+local function read(channel, cursor, bytes)
+  check_channel(channel)
+  local clock = redis.call('HMGET', CLOCK, 'last', 'floor')
+  local log = log_key(channel)
+  local count = redis.call('LLEN', log)
+  local answer = { clock[1] or '0', clock[2] or '0', redis.call('GET', last_key(channel)) or '', 0 }
+  if cursor == 'now' or count == 0 then return answer end
+  if cursor == 'last' then
+    answer[5] = redis.call('LINDEX', log, -1)
+    return answer
+  end
+  local from = cursor == '0' and 0 or place_after(log, tonumber(cursor), count)
+  if from == count then return answer end
+  local entries, size = redis.call('LRANGE', log, from, from + PAGE - 1), 0
+  for i, entry in ipairs(entries) do
+    size = size + #entry
+    if i > 1 and size > bytes then
+      answer[4] = 1
+      return answer
+    end
+    answer[4 + i] = entry
+  end
+  if from + #entries < count then answer[4] = 1 end
+  return answer
+end

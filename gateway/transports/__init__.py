@@ -1,0 +1,1 @@
+"""The ways between a browser and the feed; none of them knows of another."""

@@ -1,0 +1,49 @@
+"""Answers: JSON and problems (RFC 9457) as plain ASGI messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway import metrics
+from gateway.errors import GatewayError, MethodNotAllowed
+from gateway.transports.writer import Send
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+# What is answered concerns one client at one moment, and is never a page.
+ALWAYS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+
+
+async def answer(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
+    """Send a whole response."""
+    fields = [*headers, *ALWAYS]
+    if status != 204:
+        fields += [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_json(send: Send, value: object, headers: Headers = ()) -> None:
+    """Send ``200`` and a value."""
+    await answer(send, 200, msgspec.json.encode(value), b"application/json", headers)
+
+
+async def answer_problem(send: Send, error: GatewayError, headers: Headers = ()) -> None:
+    """Send an error as ``application/problem+json``."""
+    metrics.REFUSALS.labels(str(error.status)).inc()
+    extra = list(headers)
+    if error.retry_after is not None:
+        extra.append((b"retry-after", b"%d" % error.retry_after))
+    await answer(send, error.status, msgspec.json.encode(error.problem()), b"application/problem+json", extra)
+
+
+async def check_method(scope: Mapping[str, Any], send: Send, allowed: str) -> bool:
+    """Whether the request's method is the one allowed; if not, ``405`` was sent."""
+    if scope["method"] == allowed:
+        return True
+    error = MethodNotAllowed(f"method {scope['method']!a}: {allowed} is expected")
+    await answer_problem(send, error, [(b"allow", allowed.encode())])
+    return False

@@ -1,0 +1,128 @@
+"""Long polling: ``GET /poll``, for where neither WebSocket nor SSE gets through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.core.event import TEXT
+from gateway.core.subscription import Subscription
+from gateway.errors import BadRequest, Unavailable
+from gateway.transports.answers import answer, check_method
+from gateway.transports.request import check_readable, wait_seconds, wanted
+from gateway.transports.services import Services
+from gateway.transports.writer import HIGH_BYTES, Receive, Send
+
+READ_SECONDS: Final = 5.0  # for the first look into the log, however short the wait
+
+_NOTICE: Final = b'{"op":'  # an event begins with its type
+
+
+class Collector:
+    """Gathers what a subscription writes, until there is enough for an answer."""
+
+    def __init__(self, services: Services, *, until_final: bool) -> None:
+        self.events: list[bytes] = []
+        self.gaps: list[str] = []
+        self.ready = False
+        self.done = False
+        self.failed = False
+        self.changed = asyncio.Event()
+        self._size = 0
+        self.subscription = Subscription(
+            wire=TEXT,
+            write=self._take,
+            on_behind=services.feed.catch_up,
+            on_done=self._finish,
+            on_failed=self._fail,
+            until_final=until_final,
+        )
+
+    def _take(self, data: bytes) -> None:
+        if data.startswith(_NOTICE):
+            notice = msgspec.json.decode(data)
+            self.ready |= notice["op"] == "ready"
+            if notice["op"] == "gap":
+                self.gaps.append(notice["channel"])
+        else:
+            self.events.append(data)
+            self._size += len(data)
+            if self._size > HIGH_BYTES and not self.subscription.full:
+                self.subscription.pause()
+        self.changed.set()
+
+    def _finish(self) -> None:
+        self.done = True
+        self.changed.set()
+
+    def _fail(self) -> None:
+        self.failed = True
+        self.changed.set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is something to answer with. A full one does not wait for the rest of the log."""
+        return self.failed or self.done or self.subscription.full or (self.ready and bool(self.events or self.gaps))
+
+    def body(self) -> bytes:
+        """The answer's JSON."""
+        rest = {"channels": self.subscription.positions(), "gaps": list(dict.fromkeys(self.gaps))}
+        if self.done:
+            rest["done"] = True  # type: ignore[assignment]
+        return b'{"events":[' + b",".join(self.events) + b"]," + msgspec.json.encode(rest)[1:]
+
+
+class PollEndpoint:
+    """Answers polls."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if not await check_method(scope, send, "GET"):
+            return
+        services = self._services
+        services.check_room()
+        request = wanted(scope, services.max_channels)
+        if not request.channels:
+            raise BadRequest("no channel: channel=<name> is expected, once for each")
+        wait = wait_seconds(scope)
+        grant = await services.authenticate(scope)
+        check_readable(grant, request.channels)
+        collector = Collector(services, until_final=request.until_final)
+        services.feed.follow(collector.subscription, request.channels)
+        gone = asyncio.ensure_future(_until_gone(receive))
+        try:
+            await _collect(collector, wait, gone)
+            if collector.failed or not (collector.ready or collector.complete):
+                raise Unavailable("the log could not be read in time: Redis is away")
+            await answer(send, 200, collector.body(), b"application/json")
+        finally:
+            services.feed.leave(collector.subscription)
+            gone.cancel()
+
+
+async def _collect(collector: Collector, wait: float, gone: asyncio.Future[None]) -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while not collector.complete:
+        limit = wait if collector.ready else max(wait, READ_SECONDS)
+        left = started + limit - loop.time()
+        if left <= 0 or gone.done():
+            return
+        collector.changed.clear()
+        changed = asyncio.ensure_future(_changed(collector))
+        await asyncio.wait([changed, gone], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+
+
+async def _changed(collector: Collector) -> None:
+    await collector.changed.wait()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,178 @@
+"""Publishing over HTTP: ``POST /publish``, one event or up to a thousand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, read_published, show
+from gateway.core.grant import Grant
+from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unprocessable, UnsupportedMedia
+from gateway.store.log import Publication
+from gateway.transports.answers import answer_json, check_method
+from gateway.transports.request import header
+from gateway.transports.services import Services
+from gateway.transports.writer import Receive, Send
+
+MAX_BODY_BYTES: Final = 8_388_608
+MAX_ITEMS: Final = 1_000
+MAX_DELIVERIES: Final = 10_000  # items times their channels
+MAX_KEEP: Final = 10_000
+MAX_TTL: Final = 30 * 86_400
+MAX_TEXT_BYTES: Final = 512
+
+
+class Item(msgspec.Struct, forbid_unknown_fields=True):
+    """One event as a backend posts it."""
+
+    channel: str | list[str]
+    type: str = "message"
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    final: bool = False
+    key: str | None = None
+    keep: int | None = None
+    ttl: int | None = None
+    collapse: str | None = None
+    live: bool = False
+
+    @property
+    def channels(self) -> list[str]:
+        return [self.channel] if isinstance(self.channel, str) else self.channel
+
+    def json(self) -> bytes:
+        """What goes to Redis."""
+        fields: dict[str, object] = {"type": self.type, "data": self.data}
+        if self.final:
+            fields["final"] = True
+        return msgspec.json.encode(fields)
+
+
+_raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_item: Final = msgspec.json.Decoder(Item)
+
+Result = dict[str, object]
+
+
+async def read_body(scope: Mapping[str, Any], receive: Receive) -> bytes:
+    """The request's body.
+
+    Raises:
+        TooLarge: as soon as it is known to be over the limit, before it is read where its length is announced.
+        UnsupportedMedia: if it is said to be something other than JSON.
+    """
+    kind = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise UnsupportedMedia(f"content-type {show(kind)}: application/json is expected")
+    length = header(scope, b"content-length")
+    if length is not None and length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
+        raise TooLarge(f"a body of {show(length)} bytes: at most {MAX_BODY_BYTES} are allowed")
+    body = bytearray()
+    while (message := await receive())["type"] == "http.request":
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge(f"a body of more than {MAX_BODY_BYTES} bytes")
+        if not message.get("more_body"):
+            break
+    return bytes(body)
+
+
+def _read_item(raw: bytes | msgspec.Raw) -> Item:
+    try:
+        return _item.decode(raw)
+    except msgspec.ValidationError as error:
+        raise Unprocessable(f"{error}: {show(bytes(raw).decode(errors='replace'))}") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+
+
+def _check(item: Item, grant: Grant, max_event_bytes: int) -> bytes:
+    """The event's JSON, if all is well with it."""
+    if not item.channels:
+        raise Unprocessable("channel: at least one name is expected")
+    for name in item.channels:
+        if (problem := channel_problem(name)) is not None:
+            raise Unprocessable(problem)
+        if not grant.may_publish(name):
+            raise Forbidden(f"channel {show(name)}: the token does not allow to publish there", channel=name)
+    for field, value, most in (("keep", item.keep, MAX_KEEP), ("ttl", item.ttl, MAX_TTL)):
+        if value is not None and not 1 <= value <= min(most, MAX_CURSOR):
+            raise Unprocessable(f"{field} {value}: a whole number from 1 to {most} is expected")
+    for field, text in (("key", item.key), ("collapse", item.collapse)):
+        if text is not None and not 1 <= len(text.encode()) <= MAX_TEXT_BYTES:
+            raise Unprocessable(f"{field} {show(text, 40)}: 1 to {MAX_TEXT_BYTES} bytes are expected")
+    json = item.json()
+    try:
+        read_published(json, max_event_bytes)
+    except Malformed as error:
+        too_large = len(json) > max_event_bytes
+        raise (TooLarge if too_large else Unprocessable)(f"the event is refused: {error}") from None
+    return json
+
+
+class PublishEndpoint:
+    """Takes events over HTTP."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if not await check_method(scope, send, "POST"):
+            return
+        grant = await self._services.authenticate(scope)
+        body = await read_body(scope, receive)
+        if body.lstrip()[:1] != b"[":
+            result = (await self._publish([_read_item(body)], grant))[0]
+            if isinstance(result, GatewayError):
+                raise result
+            await answer_json(send, result)
+            return
+        try:
+            raws = _raws.decode(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BadRequest(f"the body is not JSON: {error}") from None
+        if len(raws) > MAX_ITEMS:
+            raise Unprocessable(f"{len(raws)} events: at most {MAX_ITEMS} are allowed in one request")
+        items: list[Item | GatewayError] = []
+        for raw in raws:
+            try:
+                items.append(_read_item(raw))
+            except GatewayError as error:
+                items.append(error)
+        results = await self._publish(items, grant)
+        await answer_json(send, [r.problem() if isinstance(r, GatewayError) else r for r in results])
+
+    async def _publish(self, items: Sequence[Item | GatewayError], grant: Grant) -> list[Result | GatewayError]:
+        """Publish in order; for each item its ids, or why not."""
+        feed = self._services.feed
+        if sum(len(item.channels) for item in items if isinstance(item, Item)) > MAX_DELIVERIES:
+            raise Unprocessable(f"more than {MAX_DELIVERIES} channels in all: split the request")
+        checked: list[tuple[Item, bytes] | GatewayError] = []
+        for item in items:
+            try:
+                checked.append(item if isinstance(item, GatewayError) else (item, _check(item, grant, self._services.max_event_bytes)))
+            except GatewayError as error:
+                checked.append(error)
+        recorded = [
+            Publication(name, json, item.key, item.keep, item.ttl, item.collapse)
+            for item, json in (c for c in checked if not isinstance(c, GatewayError))
+            if not item.live
+            for name in item.channels
+        ]
+        answers = iter(await feed.log.append(recorded) if recorded else [])
+        results: list[Result | GatewayError] = []
+        for entry in checked:
+            if isinstance(entry, GatewayError):
+                results.append(entry)
+                continue
+            item, json = entry
+            if item.live:
+                for name in item.channels:
+                    await feed.log.announce(name, json)
+                results.append({"ids": dict.fromkeys(item.channels)})
+                continue
+            ids = {name: next(answers) for name in item.channels}
+            refused = next((answer for answer in ids.values() if isinstance(answer, GatewayError)), None)
+            results.append(refused or {"ids": ids})
+        return results

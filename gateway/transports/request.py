@@ -1,0 +1,177 @@
+"""What a request asks for: its channels with their cursors, and how it wants to end. The same for all transports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from gateway.core.event import CURSOR_RULE, Malformed, channel_problem, parse_cursor, show
+from gateway.core.grant import Grant
+from gateway.core.page import Since
+from gateway.errors import BadRequest, Forbidden
+
+Scope = Mapping[str, Any]
+
+_WAIT: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+_PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait=\"?([^\s,;\"]+)", re.IGNORECASE)
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The value of a request header, the last one if there are several; ``None`` if there is none."""
+    value = None
+    for key, found in scope["headers"]:
+        if key == name:
+            value = found
+    return None if value is None else value.decode("latin-1")
+
+
+def query(scope: Scope) -> list[tuple[str, str]]:
+    """The names and values of the query string.
+
+    Raises:
+        BadRequest: if it is not UTF-8.
+    """
+    pairs = []
+    for part in scope["query_string"].split(b"&"):
+        if part:
+            name, _, value = part.partition(b"=")
+            try:
+                pairs.append((_unquote(name), _unquote(value)))
+            except UnicodeDecodeError:
+                raise BadRequest(f"query {show(part[:60])}: UTF-8 in percent-encoding is expected") from None
+    return pairs
+
+
+def _unquote(text: bytes) -> str:
+    return unquote_to_bytes(text.replace(b"+", b" ")).decode()
+
+
+def parse_since(text: str) -> Since:
+    """A cursor, ``last`` or ``now``.
+
+    Raises:
+        BadRequest: if it is none of these.
+    """
+    if text == "last":
+        return "last"
+    if text == "now":
+        return "now"
+    try:
+        return parse_cursor(text)
+    except Malformed:
+        raise BadRequest(f"cursor {show(text)}: {CURSOR_RULE}, or last, or now") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks for.
+
+    Attributes:
+        channels: where to begin on each
+        until_final: whether the stream ends when all of them are over
+        resumed: whether the client has been here before and brought a cursor
+    """
+
+    channels: dict[str, Since]
+    until_final: bool
+    resumed: bool
+
+
+def wanted(scope: Scope, max_channels: int) -> Wanted:
+    """Read ``channel=``, ``since=``, ``until=`` and the last event's id (contract, section 4).
+
+    Raises:
+        BadRequest: naming the value that is wrong.
+    """
+    since: Since = "last"
+    last_id: int | None = None
+    until_final = False
+    asked: list[tuple[str, Since | None]] = []
+    for name, value in query(scope):
+        match name:
+            case "channel":
+                asked.append(_channel(value))
+            case "since":
+                since = parse_since(value)
+            case "until":
+                if value != "final":
+                    raise BadRequest(f"until {show(value)}: final is expected")
+                until_final = True
+            case "lastEventId" | "last_event_id":
+                last_id = _last_id(value)
+    if (sent := header(scope, b"last-event-id")) is not None:
+        last_id = _last_id(sent) if last_id is None or sent else last_id
+    channels: dict[str, Since] = {}
+    for name, cursor in asked:
+        begin = _later(last_id, cursor) if last_id is not None else since if cursor is None else cursor
+        if channels.setdefault(name, begin) != begin:
+            raise BadRequest(f"channel {show(name)}: asked for twice, with different cursors")
+    check_number(channels, max_channels)
+    return Wanted(channels, until_final, last_id is not None or any(isinstance(c, int) for _, c in asked))
+
+
+def _channel(value: str) -> tuple[str, Since | None]:
+    name, comma, cursor = value.partition(",")
+    check_channel(name)
+    return name, parse_since(cursor) if comma else None
+
+
+def _last_id(value: str) -> int | None:
+    if not value:
+        return None  # as a browser sends it that has received no id yet
+    try:
+        return parse_cursor(value)
+    except Malformed as error:
+        raise BadRequest(f"last event id: {error}") from None
+
+
+def _later(last_id: int, cursor: Since | None) -> int:
+    # The URL of an EventSource is that of its first connection; the last id is news. Unless it comes from another channel.
+    return max(last_id, cursor) if isinstance(cursor, int) else last_id
+
+
+def check_channel(name: str) -> None:
+    """
+    Raises:
+        BadRequest: if this is no channel's name.
+    """
+    if (problem := channel_problem(name)) is not None:
+        raise BadRequest(problem)
+
+
+def check_number(names: Iterable[str], most: int) -> None:
+    """
+    Raises:
+        BadRequest: if these are more channels than one client may follow.
+    """
+    if (count := len(list(names))) > most:
+        raise BadRequest(f"{count} channels: at most {most} are allowed for one connection")
+
+
+def check_readable(grant: Grant, names: Iterable[str]) -> None:
+    """
+    Raises:
+        Forbidden: if the grant does not allow to read one of them, whether or not it exists.
+    """
+    for name in names:
+        if not grant.may_read(name):
+            raise Forbidden(f"channel {show(name)}: the token does not allow it", channel=name)
+
+
+def wait_seconds(scope: Scope, default: float = 25.0, most: float = 60.0) -> float:
+    """How long a poll may wait: ``wait=`` in the URL or in ``Prefer`` (RFC 7240, section 4.3), cut at ``most``.
+
+    Raises:
+        BadRequest: if it is no number of seconds.
+    """
+    for name, value in query(scope):
+        if name == "wait":
+            if not _WAIT.fullmatch(value):
+                raise BadRequest(f"wait {show(value)}: seconds from 0 to {most:.0f} are expected")
+            return min(float(value), most)
+    found = _PREFER_WAIT.search(header(scope, b"prefer") or "")
+    # A preference that is not understood is ignored (RFC 7240, section 2).
+    return min(float(found[1]), most) if found and _WAIT.fullmatch(found[1]) else default

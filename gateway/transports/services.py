@@ -1,0 +1,41 @@
+"""Services: what the application hands to each of its endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from gateway.auth import Authenticate
+from gateway.core.event import MAX_EVENT_BYTES
+from gateway.errors import Unavailable
+from gateway.feed import Feed
+from gateway.transports.connections import Connections
+from gateway.transports.request import Scope
+from gateway.transports.writer import Receive, Send
+
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Services:
+    """The one feed, the open connections, and the limits."""
+
+    feed: Feed
+    connections: Connections
+    authenticate: Authenticate
+    max_channels: int = 128
+    max_event_bytes: int = MAX_EVENT_BYTES
+    anybody: bool = False  # no authentication: everybody may do everything
+    running: bool = False
+    draining: bool = False
+
+    def check_room(self) -> None:
+        """
+        Raises:
+            Unavailable: if no further stream may be opened now.
+        """
+        if not self.running:
+            raise Unavailable("the gateway is not running: its lifespan was not entered")
+        if self.draining:
+            raise Unavailable("the gateway is shutting down, another one takes over")
+        self.connections.check_room()

@@ -1,0 +1,116 @@
+"""SSE: ``GET /sse`` (WHATWG HTML, section 9.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.core.event import BLOCK, CHUNK, http_chunk
+from gateway.core.grant import Grant
+from gateway.core.subscription import Subscription
+from gateway.errors import DONE, OVERLOADED, BadRequest
+from gateway.transports.answers import ALWAYS, answer, check_method
+from gateway.transports.request import check_readable, wanted
+from gateway.transports.services import Services
+from gateway.transports.writer import EXTENSION, Receive, Send, SendWriter, Writer
+
+HEADERS: Final = [
+    (b"content-type", b"text/event-stream"),
+    (b"x-accel-buffering", b"no"),  # nginx would keep events back until its buffer is full
+    *ALWAYS,
+]
+RETRY_MS: Final = (1_000, 3_000)
+
+
+class Stream:
+    """One open event stream."""
+
+    transport = "sse"
+
+    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, *, direct: bool, until_final: bool) -> None:
+        self.grant = grant
+        self.writer = writer
+        self._feed = services.feed
+        self._send = send
+        self._direct = direct
+        self.subscription = Subscription(
+            wire=CHUNK if direct else BLOCK,
+            write=writer.write,
+            on_behind=services.feed.catch_up,
+            on_done=lambda: services.connections.end(self, DONE, "the channels are over"),
+            on_failed=lambda: services.connections.end(self, OVERLOADED, "reconnect"),
+            until_final=until_final,
+        )
+        writer.on_full = self.subscription.pause
+        writer.on_room = self.subscription.resume
+        writer.on_gone = lambda: self._feed.leave(self.subscription)
+
+    def write(self, data: bytes) -> None:
+        """Write bytes that are no event."""
+        self.writer.write(http_chunk(data) if self._direct else data)
+
+    def beat(self) -> None:
+        self.write(b":\n\n")
+
+    async def goodbye(self, code: int, reason: str) -> None:
+        self._feed.leave(self.subscription)
+        self.subscription.notice("bye", {"code": code, "reason": reason})
+        if isinstance(self.writer, SendWriter):
+            await self.writer.flushed()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class SseEndpoint:
+    """Opens event streams."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if not await check_method(scope, send, "GET"):
+            return
+        services = self._services
+        services.check_room()
+        request = wanted(scope, services.max_channels)
+        if not request.channels:
+            raise BadRequest("no channel: channel=<name> is expected, once for each")
+        grant = await services.authenticate(scope)
+        check_readable(grant, request.channels)
+        if request.until_final and request.resumed and await services.feed.is_over(request.channels):
+            # The one answer that stops an EventSource from coming back.
+            await answer(send, 204, b"", b"")
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        direct: Writer | None = scope.get("extensions", {}).get(EXTENSION)
+        fallback = SendWriter(send, lambda data: {"type": "http.response.body", "body": data, "more_body": True}, join=True)
+        stream = Stream(
+            services, grant, direct if direct is not None else fallback, send, direct=direct is not None, until_final=request.until_final
+        )
+        services.connections.add(stream)
+        try:
+            stream.write(b"retry: %d\n\n" % random.randint(*RETRY_MS))
+            services.feed.follow(stream.subscription, request.channels)
+            if direct is not None:
+                await _until_gone(receive)
+            else:
+                await _carry(fallback, receive)
+        finally:
+            services.feed.leave(stream.subscription)
+            services.connections.remove(stream)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _carry(writer: SendWriter, receive: Receive) -> None:
+    tasks = [asyncio.ensure_future(work) for work in (writer.run(), writer.aborted(), _until_gone(receive))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

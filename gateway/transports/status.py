@@ -1,0 +1,73 @@
+"""Status: ``/livez``, ``/readyz``, ``/metrics``."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any, Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway.errors import GatewayError, NotFound, Unavailable
+from gateway.feed import READY_SECONDS
+from gateway.transports.answers import answer, answer_json, check_method
+from gateway.transports.services import Services
+from gateway.transports.writer import Receive, Send
+
+_PROXIES: Final = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
+
+
+class LiveEndpoint:
+    """Says that the process is alive."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if await check_method(scope, send, "GET"):
+            await answer_json(send, {"status": "alive"})
+
+
+class ReadyEndpoint:
+    """Says whether events get through."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if not await check_method(scope, send, "GET"):
+            return
+        if self._services.draining:
+            raise Unavailable("the gateway is shutting down")
+        if not self._services.running or not self._services.feed.ready:
+            raise Unavailable(f"no probe has come back from Redis in the last {READY_SECONDS:.0f} s")
+        await answer_json(send, {"status": "ready"})
+
+
+class MetricsEndpoint:
+    """Tells the figures to a peer on loopback that came through no proxy, or to one with the ``admin`` claim."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if not await check_method(scope, send, "GET"):
+            return
+        if not _is_local(scope):
+            try:
+                grant = await self._services.authenticate(scope)
+            except GatewayError:
+                grant = None
+            if grant is None or not grant.admin or self._services.anybody:
+                raise NotFound("there is nothing here")
+        await answer(send, 200, generate_latest(), CONTENT_TYPE_LATEST.encode())
+
+
+def _is_local(scope: Mapping[str, Any]) -> bool:
+    client = scope.get("client")
+    if not client or any(name in _PROXIES for name, _ in scope["headers"]):
+        return False
+    try:
+        return ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False

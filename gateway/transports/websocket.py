@@ -1,0 +1,216 @@
+"""WebSocket: ``GET /ws`` (RFC 6455). Text frames; an event has ``channel``, a notice has ``op``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.core.event import FRAME, TEXT, show
+from gateway.core.grant import Grant
+from gateway.core.page import Since
+from gateway.core.subscription import Ref, Subscription
+from gateway.errors import DONE, OVERLOADED, BadRequest, GatewayError, TooLarge, TooMany, UnsupportedMedia
+from gateway.transports.request import check_channel, check_number, check_readable, parse_since, wanted
+from gateway.transports.services import Services
+from gateway.transports.writer import EXTENSION, Receive, Send, SendWriter, Writer
+
+PING: Final = b"\x89\x00"
+MAX_COMMAND_BYTES: Final = 65_536
+COMMANDS_AT_ONCE: Final = 300  # one for each of 128 channels, twice over
+COMMANDS_PER_SECOND: Final = 20.0
+MAX_REASON_BYTES: Final = 123  # RFC 6455, section 5.5: a control frame holds 125
+
+_decode: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+def close_reason(text: str) -> str:
+    """The text cut to what a close frame holds."""
+    data = text.encode()
+    return text if len(data) <= MAX_REASON_BYTES else data[: MAX_REASON_BYTES - 3].decode(errors="ignore") + "..."
+
+
+class Allowance:
+    """How many commands a client may send: a bucket that fills again with time."""
+
+    def __init__(self, now: float) -> None:
+        self._left = float(COMMANDS_AT_ONCE)
+        self._at = now
+
+    def take(self, now: float) -> None:
+        """
+        Raises:
+            TooMany: if the bucket is empty.
+        """
+        self._left = min(COMMANDS_AT_ONCE, self._left + (now - self._at) * COMMANDS_PER_SECOND)
+        self._at = now
+        if self._left < 1:
+            raise TooMany(f"more than {COMMANDS_PER_SECOND:.0f} commands a second")
+        self._left -= 1
+
+
+class Socket:
+    """One open WebSocket."""
+
+    transport = "websocket"
+
+    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, *, direct: bool, until_final: bool) -> None:
+        self.grant = grant
+        self.writer = writer
+        self._services = services
+        self._send = send
+        self._direct = direct
+        self.subscription = Subscription(
+            wire=FRAME if direct else TEXT,
+            write=writer.write,
+            on_behind=services.feed.catch_up,
+            on_done=lambda: services.connections.end(self, DONE, "the channels are over"),
+            on_failed=lambda: services.connections.end(self, OVERLOADED, "reconnect"),
+            until_final=until_final,
+        )
+        writer.on_full = self.subscription.pause
+        writer.on_room = self.subscription.resume
+        writer.on_gone = lambda: services.feed.leave(self.subscription)
+
+    def beat(self) -> None:
+        if self._direct:  # else the server has pings of its own
+            self.writer.write(PING)
+
+    async def goodbye(self, code: int, reason: str) -> None:
+        self._services.feed.leave(self.subscription)
+        if isinstance(self.writer, SendWriter):
+            await self.writer.flushed()
+        await self._send({"type": "websocket.close", "code": code, "reason": close_reason(reason)})
+
+    # What the client sends
+
+    async def serve(self, receive: Receive) -> None:
+        """Take commands until the client is gone.
+
+        Raises:
+            GatewayError: what the connection ends with.
+        """
+        loop = asyncio.get_running_loop()
+        allowance = Allowance(loop.time())
+        while (message := await receive())["type"] != "websocket.disconnect":
+            allowance.take(loop.time())
+            text = message.get("text")
+            if text is None:
+                raise UnsupportedMedia("binary frame: commands are JSON in text frames")
+            if len(text) > MAX_COMMAND_BYTES:
+                raise TooLarge(f"a command of {len(text)} characters: at most {MAX_COMMAND_BYTES} bytes are allowed")
+            if not self.subscription.closed:
+                self._command(text)
+
+    def _command(self, text: str) -> None:
+        ref: Ref = None
+        try:
+            try:
+                command = _decode.decode(text)
+            except (msgspec.DecodeError, RecursionError):
+                raise BadRequest(f"command {show(text)}: a JSON object with op is expected") from None
+            ref = _ref(command.pop("ref", None))
+            match command.pop("op", None):
+                case "subscribe":
+                    self._subscribe(ref, command.pop("channels", None))
+                case "unsubscribe":
+                    self._unsubscribe(ref, command.pop("channels", None))
+                case "ping":
+                    self.subscription.notice("pong", {} if ref is None else {"ref": ref})
+                case op:
+                    raise BadRequest(f"op {show(op)}: subscribe, unsubscribe, auth and ping are known")
+        except GatewayError as error:
+            self._refuse(ref, error)
+
+    def _refuse(self, ref: Ref, error: GatewayError) -> None:
+        problem = error.problem()
+        del problem["type"]
+        self.subscription.notice("error", ({} if ref is None else {"ref": ref}) | problem)
+
+    def _subscribe(self, ref: Ref, channels: object) -> None:
+        if not isinstance(channels, dict) or not channels:
+            raise BadRequest(f"channels {show(channels)}: an object of names, each with null or a cursor, is expected")
+        begin: dict[str, Since] = {}
+        for name, since in channels.items():
+            check_channel(name)
+            if since is not None and not isinstance(since, str):
+                raise BadRequest(f"channel {show(name)}: cursor {show(since)}: a text or null is expected", channel=name)
+            begin[name] = "last" if since is None else parse_since(since)
+        check_number(begin.keys() | self.subscription.cursors.keys(), self._services.max_channels)
+        check_readable(self.grant, begin)
+        self._services.feed.follow(self.subscription, begin, ref)
+
+    def _unsubscribe(self, ref: Ref, channels: object) -> None:
+        if not isinstance(channels, list) or not all(isinstance(name, str) for name in channels):
+            raise BadRequest(f"channels {show(channels)}: an array of names is expected")
+        for name in channels:
+            check_channel(name)
+        self._services.feed.leave(self.subscription, channels)
+        if ref is not None:
+            self.subscription.notice("ready", {"ref": ref, "channels": self.subscription.positions()})
+        self.subscription.check_done()
+
+
+def _ref(value: object) -> Ref:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise BadRequest(f"ref {show(value)}: a text or a number is expected")
+
+
+class WebSocketEndpoint:
+    """Opens WebSockets."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """
+        Raises:
+            Unavailable: before the handshake is answered, if there is no room.
+        """
+        services = self._services
+        services.check_room()
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            # A page cannot read the status of a refused upgrade, but it can read a close code.
+            request = wanted(scope, services.max_channels)
+            grant = await services.authenticate(scope)
+            check_readable(grant, request.channels)
+        except GatewayError as error:
+            await send({"type": "websocket.close", "code": error.close_code, "reason": close_reason(error.detail)})
+            return
+        direct: Writer | None = scope.get("extensions", {}).get(EXTENSION)
+        fallback = SendWriter(send, lambda data: {"type": "websocket.send", "text": data.decode()}, join=False)
+        socket = Socket(
+            services, grant, direct if direct is not None else fallback, send, direct=direct is not None, until_final=request.until_final
+        )
+        services.connections.add(socket)
+        try:
+            if request.channels:
+                services.feed.follow(socket.subscription, request.channels)
+            if direct is not None:
+                await socket.serve(receive)
+            else:
+                await _carry(fallback, socket, receive)
+        except GatewayError as error:
+            await socket.goodbye(error.close_code, error.detail)
+        finally:
+            services.feed.leave(socket.subscription)
+            services.connections.remove(socket)
+
+
+async def _carry(writer: SendWriter, socket: Socket, receive: Receive) -> None:
+    """Serve with the tasks that a connection without direct writes needs."""
+    serve = asyncio.ensure_future(socket.serve(receive))
+    others = [asyncio.ensure_future(work) for work in (writer.run(), writer.aborted())]
+    try:
+        await asyncio.wait([serve, *others], return_when=asyncio.FIRST_COMPLETED)
+        if serve.done():
+            serve.result()
+    finally:
+        for task in (serve, *others):
+            task.cancel()
+        await asyncio.gather(serve, *others, return_exceptions=True)

