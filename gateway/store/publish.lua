@@ -192,12 +192,13 @@ local function publish(channel, args)
   return id
 end
 
--- Run one of these for a caller: what it refuses becomes the error reply, the same on every server version.
+-- Run one of these for a caller: what it refuses becomes the error reply, the same on every server version. Before Redis 7 an
+-- error is text, and the server's own refusals (OOM, READONLY, NOREPLICAS) have the place in the script before their code.
 local function answer(run, ...)
   local ok, result = pcall(run, ...)
   if ok then return result end
   if type(result) == 'table' then return redis.error_reply(result.err) end
-  return redis.error_reply(result:match('^%u+ ') and result or 'ERR ' .. result)
+  return redis.error_reply(result:match('^%u+ .*') or result:match('^@user_script: %d+: %-(%u+ .*)') or 'ERR ' .. result)
 end
 
 -- For a gateway that (re)connects: no id from now on lies below what it has heard of, whatever this server lost.
