@@ -1,0 +1,78 @@
+"""What all tests share: a real Valkey, real gateways."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from gateway.embedded import embedded_server
+from tests.support.servers import Server, running_gateway
+
+Publish = Callable[..., Awaitable[str]]
+
+
+def need(present: object, what: str) -> None:
+    """Skip a test whose tool is not on this machine, with the line that installs it; in CI it fails instead."""
+    if not present:
+        if os.environ.get("CI"):
+            pytest.fail(f"needs {what}")
+        pytest.skip(f"needs {what}")
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """A Valkey of one test's own."""
+    with embedded_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_redis_url() -> Iterator[str]:
+    """A Valkey for the tests of one module: take channels of your own."""
+    with embedded_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=["direct", "plain"])
+def server(request: pytest.FixtureRequest, shared_redis_url: str) -> Iterator[Server]:
+    """A gateway for the tests of one module: with our protocols, and under those of uvicorn."""
+    with running_gateway(shared_redis_url, plain=request.param == "plain") as server:
+        yield server
+        assert "Traceback" not in server.output(), server.output()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of the test's own Valkey."""
+    async with Redis.from_url(redis_url, protocol=2) as client:
+        yield client
+
+
+@pytest.fixture
+async def shared_redis(shared_redis_url: str) -> AsyncIterator[Redis]:
+    """A client of the module's Valkey."""
+    async with Redis.from_url(shared_redis_url, protocol=2) as client:
+        yield client
+
+
+def publisher(client: Redis) -> Publish:
+    """Publishes as a worker in any language would: one command."""
+
+    async def publish(channel: str, type: str = "message", data: Any = None, *, final: bool = False, **options: Any) -> str:
+        event = {"type": type, "data": data} | ({"final": True} if final else {})
+        words = [word for name, value in options.items() for word in (name.upper(), value)]
+        answer = await client.execute_command("FCALL", "notify_publish", 1, channel, msgspec.json.encode(event), *words)
+        return answer.decode()
+
+    return publish
+
+
+@pytest.fixture
+def publish(shared_redis: Redis) -> Publish:
+    """Publishes on the module's Valkey."""
+    return publisher(shared_redis)

@@ -1,0 +1,71 @@
+"""Small clients for the three transports: each yields the events and notices of one connection as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+import websockets
+from httpx_sse import aconnect_sse
+
+Message = dict[str, Any]
+
+
+async def websocket(address: str, query: str) -> AsyncIterator[Message]:
+    """What comes over ``/ws``."""
+    async with websockets.connect(f"{address.replace('http', 'ws', 1)}/ws?{query}", max_size=None) as socket:
+        async for text in socket:
+            yield json.loads(text)
+
+
+async def sse(address: str, query: str) -> AsyncIterator[Message]:
+    """What comes over ``/sse``; a notice is known by its ``op``, as elsewhere."""
+    async with httpx.AsyncClient(timeout=60) as client, aconnect_sse(client, "GET", f"{address}/sse?{query}") as source:
+        source.response.raise_for_status()
+        async for event in source.aiter_sse():
+            yield event.json()
+
+
+async def poll(address: str, query: str) -> AsyncIterator[Message]:
+    """What comes over ``/poll``, as the others tell it: first ready, and so on from there with the cursors."""
+    ready = False
+    async with httpx.AsyncClient(timeout=90) as client:
+        while True:
+            answer = (await client.get(f"{address}/poll?{query}")).raise_for_status().json()
+            for name in answer["gaps"]:
+                yield {"op": "gap", "channel": name}
+            for event in answer["events"]:
+                yield event
+            if not ready:
+                ready = True
+                yield {"op": "ready", "channels": answer["channels"]}
+            if answer.get("done"):
+                return
+            until = "&until=final" if "until=final" in query else ""
+            query = "&".join(f"channel={name},{cursor}" for name, cursor in answer["channels"].items()) + until
+
+
+TRANSPORTS = {"ws": websocket, "sse": sse, "poll": poll}
+
+
+async def take(messages: AsyncIterator[Message], events: int = 0, *, ready: bool = False) -> list[Message]:
+    """Messages up to so many events, and up to ready if asked for."""
+    taken: list[Message] = []
+    if events == 0 and not ready:
+        return taken
+    async with aclosing(messages):  # type: ignore[type-var]
+        async for message in messages:
+            taken.append(message)
+            events -= "channel" in message and "op" not in message
+            ready = ready and message.get("op") != "ready"
+            if events <= 0 and not ready:
+                break
+    return taken
+
+
+def ids(messages: list[Message], channel: str | None = None) -> list[str]:
+    """The ids of the events among the messages."""
+    return [m["id"] for m in messages if "op" not in m and (channel is None or m["channel"] == channel)]
