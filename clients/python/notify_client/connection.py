@@ -85,7 +85,7 @@ def make_client(url: str, timeout: float) -> redis.Redis:
         ValueError: if the URL is none of Redis, or has an option that redis-py does not know.
     """
     # A connection per thread that publishes at this moment: redis-py 8 would refuse the 101st.
-    chosen: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+    chosen: dict[str, Any] = parse_url(url)
     options = _options(timeout) | {"retry": Retry(NoBackoff(), 0), "max_connections": 2**31} | chosen
     kind = options.pop("connection_class", Connection)
     pool = ConnectionPool(connection_class=_BOUNDED.get(kind, kind), **options)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable
 from threading import Lock
@@ -36,9 +37,9 @@ _CODES: Final[dict[type[Exception], str]] = {
 
 def describe(error: Exception) -> str:
     """The error in one line: the server's own code and words, or what kind of failure it was."""
-    code = getattr(error, "status_code", None) or _CODES.get(type(error), "")
+    code = getattr(error, "status_code", None) or _CODES.get(type(error)) or type(error).__name__
     text = " ".join(str(error).split())[:200]
-    return text if text.startswith(code or "?") else f"{code or type(error).__name__} {text}".rstrip()
+    return text if re.match(r"[A-Z]{3,} ", text) else f"{code} {text}".rstrip()
 
 
 class Breaker:

