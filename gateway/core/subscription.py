@@ -51,7 +51,7 @@ class Cursor:
         self.subscription = subscription
         self.channel = channel
         self.write = subscription.write
-        self.since: Since | None = since
+        self.since: Since | None = None if isinstance(since, int) else since
         self.position = since if isinstance(since, int) else 0
         self.live = False
         self.unread = True
@@ -235,6 +235,8 @@ class Subscription:
         self._expecting = still
 
     def _go_live(self, queue: list[tuple[Cursor, Event]]) -> None:
+        if any(cursor.unread for cursor in self.cursors.values()):
+            return  # what is still to be read comes before what was queued
         self.live = True
         for cursor, event in queue:
             if self.live and cursor.channel.name in self.cursors:
