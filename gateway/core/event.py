@@ -53,7 +53,7 @@ def show(value: object, limit: int = 80) -> str:
 
 def channel_problem(name: str) -> str | None:
     """Why this is no channel name; ``None`` if it is one."""
-    return None if CHANNEL.fullmatch(name) else f"channel {show(name)}: {CHANNEL_RULE}"
+    return None if CHANNEL.fullmatch(name) else f"channel {show(name, 40)}: {CHANNEL_RULE}"
 
 
 def parse_cursor(text: str) -> int:

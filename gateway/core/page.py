@@ -72,6 +72,8 @@ def _walk(cursor: int, answer: Answer) -> tuple[list[tuple[int, Event | None]], 
         # An id that Redis does not know of: it lost the newest part of its data.
         return [(answer.clock, None)], answer.clock
     for entry in answer.entries:
+        if not position < entry.id <= answer.clock:
+            continue  # not of publish.lua's making: its ids rise, and the clock knows them
         if entry.before > position or floor_between(position, entry.id):
             items.append((entry.id, None))
         if entry.event is not None:

@@ -23,6 +23,8 @@ HEADERS: Final = [
 ]
 RETRY_MS: Final = (1_000, 3_000)
 
+# The retry line and the heartbeat are lines, not blocks: some parsers (httpx-sse) make an event of each blank line.
+
 
 class Stream:
     """One open event stream."""
@@ -52,7 +54,7 @@ class Stream:
         self.writer.write(http_chunk(data) if self._direct else data)
 
     def beat(self) -> None:
-        self.write(b":\n\n")
+        self.write(b":\n")
 
     async def goodbye(self, code: int, reason: str) -> None:
         self._feed.leave(self.subscription)
@@ -90,7 +92,7 @@ class SseEndpoint:
         )
         services.connections.add(stream)
         try:
-            stream.write(b"retry: %d\n\n" % random.randint(*RETRY_MS))
+            stream.write(b"retry: %d\n" % random.randint(*RETRY_MS))
             services.feed.follow(stream.subscription, request.channels)
             if direct is not None:
                 await _until_gone(receive)

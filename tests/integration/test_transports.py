@@ -60,7 +60,7 @@ async def test_a_cursor_gives_what_came_after_it(follow, publish: Publish, chann
 
 async def test_since_now_gives_nothing_old(follow, publish: Publish, channel: str) -> None:
     await publish(channel, "progress", 1)
-    messages = follow(f"channel={channel}&since=now")
+    messages = follow(f"channel={channel}&since=now&wait=0.2")
 
     first = await anext(messages)
     new = await publish(channel, "progress", 2)
