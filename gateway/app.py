@@ -19,7 +19,7 @@ from gateway.server.drain import draining
 from gateway.settings import Settings, read_settings
 from gateway.store.connect import redis_client
 from gateway.transports.answers import answer_problem
-from gateway.transports.connections import Connections
+from gateway.transports.connections import Connections, Limits
 from gateway.transports.polling import PollEndpoint
 from gateway.transports.publish import PublishEndpoint
 from gateway.transports.services import Endpoint, Services
@@ -96,7 +96,10 @@ class Gateway(Starlette):
         self._drain_seconds = settings.drain_seconds
         self.services = Services(
             feed=Feed(self._client, settings.prefix, settings.max_event_bytes),
-            connections=Connections(settings.max_connections, settings.heartbeat_seconds),
+            connections=Connections(
+                Limits(settings.max_connections, settings.max_connections_per_ip, settings.max_connections_per_sub),
+                settings.heartbeat_seconds,
+            ),
             authenticate=anybody,
             anybody=settings.auth == "none",
             max_channels=settings.max_channels,

@@ -78,11 +78,25 @@ class MethodNotAllowed(GatewayError):
     close_code = 4400
 
 
+class RequestTimeout(GatewayError):
+    """A request did not come whole in time."""
+
+    status = 408
+    close_code = 4400
+
+
 class TooLarge(GatewayError):
     """A body or frame is over its limit."""
 
     status = 413
     close_code = 1009
+
+
+class UriTooLong(GatewayError):
+    """An address is over its limit."""
+
+    status = 414
+    close_code = 4400
 
 
 class UnsupportedMedia(GatewayError):
@@ -111,6 +125,13 @@ class TooMany(GatewayError):
 
     status = 429
     close_code = 1008
+
+
+class HeadTooLarge(GatewayError):
+    """A request's headers are over their limits."""
+
+    status = 431
+    close_code = 4400
 
 
 class Unavailable(GatewayError):

@@ -40,6 +40,9 @@ class Settings:
     max_event_bytes: int = 65_536
     max_channels: int = 128
     max_connections: int = 20_000
+    max_connections_per_ip: int = 0
+    max_connections_per_sub: int = 0
+    trusted_proxies: tuple[str, ...] = ()
     heartbeat_seconds: float = 20.0
     drain_seconds: float = 10.0
     log_level: str = "info"
@@ -103,6 +106,13 @@ def _read_origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _read_networks(text: str) -> tuple[str, ...]:
+    networks = tuple(part.strip() for part in text.split(",") if part.strip())
+    for network in networks:
+        ipaddress.ip_network(network)  # raises ValueError where it is none
+    return networks
+
+
 _READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "redis_url": (
         _read_redis_url,
@@ -122,6 +132,9 @@ _READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "max_event_bytes": _whole(1_024, 1_048_576),
     "max_channels": _whole(1, 10_000),
     "max_connections": _whole(1, 10_000_000),
+    "max_connections_per_ip": _whole(0, 10_000_000),
+    "max_connections_per_sub": _whole(0, 10_000_000),
+    "trusted_proxies": (_read_networks, "addresses or networks such as 10.0.0.7 or 10.0.0.0/8, separated by commas"),
     "heartbeat_seconds": _seconds(1, 300),
     "drain_seconds": _seconds(0, 600),
     "log_level": _one_of("debug", "info", "warning", "error"),

@@ -11,6 +11,8 @@ import msgspec
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
+_OTHERS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
+
 
 def _escape(text: str) -> str:
     # A stranger's line break would forge a line of its own.
@@ -44,14 +46,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class Polite(logging.Filter):
-    """Leaves out what uvicorn says of each request: it quotes query strings, and tokens may be in them."""
+    """Leaves out what uvicorn and websockets say of each request: they quote query strings, and tokens may be in them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.name == "uvicorn.error" and record.levelno < logging.WARNING)
+        return record.levelno >= logging.WARNING or not record.name.startswith(("uvicorn", "websockets"))
 
 
 def log_config(level: str, kind: str) -> dict[str, Any]:
     """What ``logging.config.dictConfig`` takes."""
+    # Other libraries are heard from warnings on: at lower levels uvicorn, websockets and httpx quote whole addresses. The level
+    # also spares each handshake the making of lines that the filter would throw away.
+    others = "ERROR" if level == "error" else "WARNING"
     formatter = f"gateway.server.logs.{'JsonFormatter' if kind == 'json' else 'TextFormatter'}"
     return {
         "version": 1,
@@ -59,6 +64,6 @@ def log_config(level: str, kind: str) -> dict[str, Any]:
         "formatters": {"line": {"()": formatter}},
         "filters": {"polite": {"()": "gateway.server.logs.Polite"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["polite"]}},
-        "root": {"handlers": ["stderr"], "level": level.upper()},
-        "loggers": {name: {"level": level.upper()} for name in ("gateway", "uvicorn", "uvicorn.error", "uvicorn.access")},
+        "root": {"handlers": ["stderr"], "level": others},
+        "loggers": {"gateway": {"level": level.upper()}} | {name: {"level": others} for name in _OTHERS},
     }

@@ -12,6 +12,7 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from gateway.server.descriptors import RESERVE, raise_limit
 from gateway.server.logs import log_config
 from gateway.server.protocols import HttpProtocol, WebSocketProtocol
 from gateway.settings import Settings
@@ -39,7 +40,8 @@ def server_config(app: str | Callable[..., Any], settings: Settings, **others: A
         log_config=log_config(settings.log_level, settings.log_format),
         log_level=None,
         access_log=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -70,9 +72,21 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
+def _raise_limits(settings: Settings) -> None:
+    files = raise_limit()
+    if settings.max_connections + RESERVE > files:
+        logger.warning(
+            "GATEWAY_MAX_CONNECTIONS is %d, but only %d files may be open: raise the limit (ulimit -n, LimitNOFILE=)",
+            settings.max_connections,
+            files,
+        )
+
+
 def serve(app: Callable[..., Any], settings: Settings, listener: socket.socket) -> None:
     """Serve an application object in this process, until a signal."""
-    uvicorn.Server(server_config(app, settings)).run([listener])
+    config = server_config(app, settings)
+    _raise_limits(settings)
+    uvicorn.Server(config).run([listener])
 
 
 def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str, str]) -> None:
@@ -80,4 +94,5 @@ def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str
     os.environ.update(environ)
     config = server_config("gateway.app:create_app", settings, workers=settings.workers, factory=True)
     logging.config.dictConfig(log_config(settings.log_level, settings.log_format))
+    _raise_limits(settings)
     Multiprocess(config, [listener]).run()

@@ -1,12 +1,18 @@
-"""Connections: every open stream of this process, its heartbeat, and the cut for a client that takes nothing."""
+"""Connections: every open stream of this process, its heartbeat, and the cut for a client that takes nothing.
+
+Streams and waiting polls are counted: in all, for each address and for each subject of a token.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import random
-from collections.abc import Coroutine
-from typing import Any, Final, Protocol
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, Protocol
 
 from gateway import metrics
 from gateway.core.grant import Grant
@@ -37,13 +43,42 @@ class Connection(Protocol):
         """Tell the client why, and end."""
 
 
+class Limits(NamedTuple):
+    """How many connections there may be; 0 for any number, of those that come second.
+
+    Attributes:
+        most: in all
+        per_address: from one IPv4 address, or from one IPv6 network of 64 bits, which is what one customer is given
+        per_subject: for one ``sub``
+    """
+
+    most: int
+    per_address: int = 0
+    per_subject: int = 0
+
+
+def address_of(scope: Mapping[str, Any]) -> str:
+    """Whom a connection is counted for; empty where the server tells no address, as for a Unix socket."""
+    client = scope.get("client")
+    host = client[0] if client else ""
+    if ":" not in host:
+        return host
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+
+
 class _State:
     """What the watch over one connection remembers."""
 
-    __slots__ = ("ending", "part", "since", "taken")
+    __slots__ = ("address", "ending", "part", "since", "subject", "taken")
 
-    def __init__(self, part: int) -> None:
+    def __init__(self, part: int, address: str, subject: str) -> None:
         self.part = part
+        self.address = address
+        self.subject = subject
         self.taken = -1
         self.since = 0.0
         self.ending = False
@@ -53,38 +88,77 @@ class Connections:
     """All open streams.
 
     Args:
-        most: how many there may be
+        limits: how many there may be
         heartbeat: seconds between two heartbeats
+        stalled: seconds without a byte taken after which a client is cut, at the next look
     """
 
-    def __init__(self, most: int, heartbeat: float) -> None:
+    def __init__(self, limits: Limits, heartbeat: float, stalled: float = STALLED_SECONDS) -> None:
         self._open: dict[Connection, _State] = {}
         self._added = 0
-        self._most = most
+        self._count = 0
+        self._addresses: Counter[str] = Counter()
+        self._subjects: Counter[str] = Counter()
+        self._limits = limits
         self._heartbeat = heartbeat
+        self._stalled = stalled
         self._tasks: asyncio.TaskGroup | None = None
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def check_room(self) -> None:
+    def check_room(self, address: str = "", subject: str = "") -> None:
         """
         Raises:
-            Unavailable: if there are as many as there may be.
+            Unavailable: if there are as many connections as there may be, in all or for one of these.
         """
-        if len(self._open) >= self._most:
-            raise Unavailable(f"{self._most} connections are open, more are not allowed", retry_after=random.randint(1, 5))
+        most, per_address, per_subject = self._limits
+        if self._count >= most:
+            raise _full(f"{most} connections are open")
+        if 0 < per_address <= self._addresses[address] and address:
+            raise _full(f"{per_address} connections are open from this address")
+        if 0 < per_subject <= self._subjects[subject] and subject:
+            raise _full(f"{per_subject} connections are open for this token's sub")
 
-    def add(self, connection: Connection) -> None:
+    @contextmanager
+    def counted(self, address: str, subject: str) -> Iterator[None]:
+        """Count a connection that needs no watching over, such as a poll, until left.
+
+        Raises:
+            Unavailable: as ``check_room``.
+        """
+        self.check_room(address, subject)
+        self._enter(address, subject)
+        try:
+            yield
+        finally:
+            self._leave(address, subject)
+
+    def add(self, connection: Connection, address: str) -> None:
         """Watch over a connection from now on."""
         self._added += 1
-        self._open[connection] = _State(self._added % PARTS)
+        state = self._open[connection] = _State(self._added % PARTS, address, connection.grant.subject)
+        self._enter(state.address, state.subject)
         metrics.CONNECTIONS.labels(connection.transport).inc()
 
     def remove(self, connection: Connection) -> None:
         """It is gone."""
-        if self._open.pop(connection, None) is not None:
+        state = self._open.pop(connection, None)
+        if state is not None:
+            self._leave(state.address, state.subject)
             metrics.CONNECTIONS.labels(connection.transport).dec()
+
+    def _enter(self, address: str, subject: str) -> None:
+        self._count += 1
+        for names, name in ((self._addresses, address), (self._subjects, subject)):
+            names[name] += 1
+
+    def _leave(self, address: str, subject: str) -> None:
+        self._count -= 1
+        for names, name in ((self._addresses, address), (self._subjects, subject)):
+            names[name] -= 1
+            if not names[name]:
+                del names[name]
 
     def shuffled(self) -> list[Connection]:
         """All of them, in no order."""
@@ -139,7 +213,7 @@ class Connections:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(min(CHECK_SECONDS, self._stalled))
             for connection, state in tuple(self._open.items()):
                 if not connection.writer.buffered():
                     state.taken = -1
@@ -147,7 +221,12 @@ class Connections:
                 taken = connection.writer.taken()
                 if taken != state.taken:
                     state.taken, state.since = taken, loop.time()
-                elif loop.time() - state.since > STALLED_SECONDS:
+                elif loop.time() - state.since > self._stalled:
                     metrics.STALLED.inc()
-                    logger.info("%s client cut with %d: it took no bytes for %.0f s", connection.transport, STALLED, STALLED_SECONDS)
+                    logger.info("%s client cut with %d: it took no bytes for %.0f s", connection.transport, STALLED, self._stalled)
                     connection.writer.abort()
+
+
+def _full(detail: str) -> Unavailable:
+    # Not all at once when there is room again.
+    return Unavailable(f"{detail}, more are not allowed", retry_after=random.randint(1, 5))

@@ -9,9 +9,11 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.event import TEXT
+from gateway.core.page import Since
 from gateway.core.subscription import Subscription
 from gateway.errors import BadRequest, Unavailable
 from gateway.transports.answers import answer, check_method
+from gateway.transports.connections import address_of
 from gateway.transports.request import check_readable, wait_seconds, wanted
 from gateway.transports.services import Services
 from gateway.transports.writer import HIGH_BYTES, Receive, Send
@@ -85,7 +87,8 @@ class PollEndpoint:
         if not await check_method(scope, send, "GET"):
             return
         services = self._services
-        services.check_room()
+        address = address_of(scope)
+        services.check_room(address)
         request = wanted(scope, services.max_channels)
         if not request.channels:
             raise BadRequest("no channel: channel=<name> is expected, once for each")
@@ -93,7 +96,12 @@ class PollEndpoint:
         grant = await services.authenticate(scope)
         check_readable(grant, request.channels)
         collector = Collector(services, until_final=request.until_final)
-        services.feed.follow(collector.subscription, request.channels)
+        with services.connections.counted(address, grant.subject):
+            await self._serve(collector, request.channels, wait, receive, send)
+
+    async def _serve(self, collector: Collector, channels: dict[str, Since], wait: float, receive: Receive, send: Send) -> None:
+        services = self._services
+        services.feed.follow(collector.subscription, channels)
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             await _collect(collector, wait, gone)

@@ -29,7 +29,7 @@ class Services:
     running: bool = False
     draining: bool = False
 
-    def check_room(self) -> None:
+    def check_room(self, address: str) -> None:
         """
         Raises:
             Unavailable: if no further stream may be opened now.
@@ -38,4 +38,4 @@ class Services:
             raise Unavailable("the gateway is not running: its lifespan was not entered")
         if self.draining:
             raise Unavailable("the gateway is shutting down, another one takes over")
-        self.connections.check_room()
+        self.connections.check_room(address)

@@ -12,6 +12,7 @@ from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
 from gateway.errors import DONE, OVERLOADED, BadRequest
 from gateway.transports.answers import ALWAYS, answer, check_method
+from gateway.transports.connections import address_of
 from gateway.transports.request import check_readable, wanted
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, Receive, Send, SendWriter, Writer
@@ -74,7 +75,8 @@ class SseEndpoint:
         if not await check_method(scope, send, "GET"):
             return
         services = self._services
-        services.check_room()
+        address = address_of(scope)
+        services.check_room(address)
         request = wanted(scope, services.max_channels)
         if not request.channels:
             raise BadRequest("no channel: channel=<name> is expected, once for each")
@@ -84,13 +86,14 @@ class SseEndpoint:
             # The one answer that stops an EventSource from coming back.
             await answer(send, 204, b"", b"")
             return
+        services.connections.check_room(address, grant.subject)
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         direct: Writer | None = scope.get("extensions", {}).get(EXTENSION)
         fallback = SendWriter(send, lambda data: {"type": "http.response.body", "body": data, "more_body": True}, join=True)
         stream = Stream(
             services, grant, direct if direct is not None else fallback, send, direct=direct is not None, until_final=request.until_final
         )
-        services.connections.add(stream)
+        services.connections.add(stream, address)
         try:
             stream.write(b"retry: %d\n" % random.randint(*RETRY_MS))
             services.feed.follow(stream.subscription, request.channels)

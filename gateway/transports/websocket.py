@@ -13,6 +13,7 @@ from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Ref, Subscription
 from gateway.errors import DONE, OVERLOADED, BadRequest, GatewayError, TooLarge, TooMany, UnsupportedMedia
+from gateway.transports.connections import address_of
 from gateway.transports.request import check_channel, check_number, check_readable, parse_since, wanted
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, Receive, Send, SendWriter, Writer
@@ -171,7 +172,8 @@ class WebSocketEndpoint:
             Unavailable: before the handshake is answered, if there is no room.
         """
         services = self._services
-        services.check_room()
+        address = address_of(scope)
+        services.check_room(address)
         await receive()
         await send({"type": "websocket.accept"})
         try:
@@ -179,6 +181,7 @@ class WebSocketEndpoint:
             request = wanted(scope, services.max_channels)
             grant = await services.authenticate(scope)
             check_readable(grant, request.channels)
+            services.connections.check_room(address, grant.subject)
         except GatewayError as error:
             await send({"type": "websocket.close", "code": error.close_code, "reason": close_reason(error.detail)})
             return
@@ -187,7 +190,7 @@ class WebSocketEndpoint:
         socket = Socket(
             services, grant, direct if direct is not None else fallback, send, direct=direct is not None, until_final=request.until_final
         )
-        services.connections.add(socket)
+        services.connections.add(socket, address)
         try:
             if request.channels:
                 services.feed.follow(socket.subscription, request.channels)

@@ -1,0 +1,34 @@
+"""Descriptors: as many open files as the system allows, and a few kept back.
+
+When they run out libuv closes each new connection at once, by a descriptor it holds in reserve, and goes on; but Redis and the
+log may need one too. So the sockets of clients are counted, and those over the bound are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import resource
+from typing import Final
+
+RESERVE: Final = 64  # listeners, Redis, the event loop, an authorisation call
+MOST: Final = 1_048_576  # a container may say a thousand million, which no kernel table holds
+
+
+def raise_limit() -> int:
+    """Raise this process's limit as far as it may; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return soft if soft != resource.RLIM_INFINITY else MOST
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (OSError, ValueError):  # macOS has a lower bound of its own, and does not tell it
+        return soft
+    return most
+
+
+@functools.cache
+def most_sockets() -> int:
+    """How many clients' sockets this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST if soft == resource.RLIM_INFINITY else max(soft - RESERVE, soft // 2)
