@@ -35,7 +35,7 @@ class Client:
     """Follows two channels over WebSocket, or one over SSE or polling; comes back with its cursors, each time elsewhere."""
 
     def __init__(self, number: int, run: str, gateways: list[Server]) -> None:
-        self.kind = ("ws", "ws", "sse", "poll")[number % 4]
+        self.kind = ("ws", "ws", "sse", "ws", "ws", "sse", "ws", "poll")[number % 8]
         self.channels = [f"{run}:{number % CHANNELS}"] + ([f"{run}:{(number + 7) % CHANNELS}"] if self.kind == "ws" else [])
         self.cursors = dict.fromkeys(self.channels, "0")
         self.log: dict[str, list[str]] = defaultdict(list)

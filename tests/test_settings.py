@@ -1,0 +1,99 @@
+"""Settings: what is read, and what each error says."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.errors import SettingsError
+from gateway.settings import Settings, is_loopback, read_settings, serving_problems
+
+
+def problem(**environ: str) -> str:
+    with pytest.raises(SettingsError) as error:
+        read_settings(environ)
+    return str(error.value)
+
+
+def test_what_is_not_set_has_its_default() -> None:
+    assert read_settings({}) == Settings()
+    assert (Settings().port, Settings().prefix, Settings().max_event_bytes, Settings().max_channels) == (8000, "notify", 65_536, 128)
+
+
+def test_every_kind_of_value_is_read() -> None:
+    settings = read_settings(
+        {
+            "GATEWAY_REDIS_URL": "rediss://user:secret@redis.example:6380/1",
+            "GATEWAY_PORT": "9000",
+            "GATEWAY_AUTH": "NONE",
+            "GATEWAY_ALLOWED_ORIGINS": "https://app.example, http://localhost:3000/",
+            "GATEWAY_HEARTBEAT_SECONDS": "2.5",
+            "PATH": "/bin",
+        }
+    )
+
+    assert settings.redis_url == "rediss://user:secret@redis.example:6380/1"
+    assert settings.port == 9000
+    assert settings.auth == "none"
+    assert settings.allowed_origins == ("https://app.example", "http://localhost:3000")
+    assert settings.heartbeat_seconds == 2.5
+
+
+def test_the_command_line_outranks_the_environment() -> None:
+    assert read_settings({"GATEWAY_PORT": "9000"}, port=9001, host=None).port == 9001
+    assert read_settings({"GATEWAY_PORT": "9000"}, port=None).port == 9000
+
+
+def test_a_value_can_come_from_a_file(tmp_path) -> None:
+    (tmp_path / "url").write_text("redis://localhost:6379\n")
+
+    assert read_settings({"GATEWAY_REDIS_URL_FILE": str(tmp_path / "url")}).redis_url == "redis://localhost:6379"
+    assert "GATEWAY_REDIS_URL_FILE" in problem(GATEWAY_REDIS_URL_FILE=str(tmp_path / "absent"))
+    assert "set twice" in problem(GATEWAY_PORT="1", GATEWAY_PORT_FILE=str(tmp_path / "url"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("GATEWAY_REDIS_URL", "localhost:6379", "redis://host:6379"),
+        ("GATEWAY_REDIS_URL", "redis://localhost:port", "redis://host:6379"),
+        ("GATEWAY_PORT", "eighty", "a whole number from 0 to 65535"),
+        ("GATEWAY_PORT", "70000", "a whole number from 0 to 65535"),
+        ("GATEWAY_WORKERS", "0", "a whole number from 1 to 256"),
+        ("GATEWAY_PREFIX", "a:b", "a letter"),
+        ("GATEWAY_AUTH", "yes", "jwt or none"),
+        ("GATEWAY_ALLOWED_ORIGINS", "*", "origins such as"),
+        ("GATEWAY_MAX_EVENT_BYTES", "-1", "a whole number"),
+        ("GATEWAY_HEARTBEAT_SECONDS", "inf", "seconds from"),
+        ("GATEWAY_LOG_LEVEL", "loud", "debug, info, warning or error"),
+        ("GATEWAY_LOG_FORMAT", "xml", "text or json"),
+        ("GATEWAY_REDIS", "redis://x", "unknown; known are"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_expected(name: str, value: str, expected: str) -> None:
+    text = problem(**{name: value})
+
+    assert text.startswith(f"{name}: ")
+    assert expected in text
+
+
+def test_every_problem_has_a_line_and_no_secret_is_shown() -> None:
+    text = problem(GATEWAY_PORT="x", GATEWAY_REDIS_URL="tcp://:hunter2@h", GATEWAY_NOPE="1")
+
+    assert len(text.splitlines()) == 3
+    assert "hunter2" not in text
+    assert "hunter2" not in repr(Settings(redis_url="redis://:hunter2@h"))
+
+
+def test_no_authentication_is_for_this_machine_only() -> None:
+    open_to_all = Settings(redis_url="redis://h", auth="none", host="0.0.0.0")
+
+    assert any("loopback" in line for line in serving_problems(open_to_all))
+    assert serving_problems(Settings(redis_url="redis://h", auth="none", host="::1")) == []
+    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "[::1]", "10.0.0.1", "example.org")] == [True, True, True, False, False]
+
+
+def test_serving_says_what_is_missing() -> None:
+    lines = serving_problems(Settings())
+
+    assert [line.partition(":")[0] for line in lines] == ["GATEWAY_REDIS_URL", "GATEWAY_AUTH"]
+    assert "gateway demo" in lines[0]

@@ -1,0 +1,150 @@
+"""``POST /publish``: what is accepted, and what each refusal says."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from tests.support.clients import ids, sse, take
+from tests.support.servers import Server
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.http, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def channel() -> str:
+    return f"jobs:{uuid.uuid4().hex}"
+
+
+async def test_an_event_is_recorded_under_the_id_that_is_answered(client: httpx.AsyncClient, server: Server, channel: str) -> None:
+    answer = await client.post("/publish", json={"channel": channel, "type": "completed", "data": {"url": "/f"}, "final": True})
+    [event, ready] = await take(sse(server.http, f"channel={channel}"), 1, ready=True)
+
+    assert answer.status_code == 200
+    assert answer.json() == {"ids": {channel: event["id"]}}
+    assert event == {"type": "completed", "data": {"url": "/f"}, "final": True, "channel": channel, "id": event["id"]}
+
+
+async def test_one_event_goes_to_many_channels(client: httpx.AsyncClient, server: Server, channel: str) -> None:
+    names = [f"{channel}.{i}" for i in range(100)]
+    answer = (await client.post("/publish", json={"channel": names, "data": 1})).json()["ids"]
+
+    assert list(answer) == names
+    assert sorted(answer.values()) == list(answer.values())
+    assert ids(await take(sse(server.http, f"channel={names[99]}"), 1)) == [answer[names[99]]]
+
+
+async def test_a_key_publishes_once(client: httpx.AsyncClient, server: Server, channel: str) -> None:
+    answers = [(await client.post("/publish", json={"channel": channel, "data": i, "key": "k"})).json() for i in range(3)]
+
+    assert answers[0] == answers[1] == answers[2]
+    assert [m.get("data") for m in await take(sse(server.http, f"channel={channel}&since=0"), 1, ready=True)] == [0, None]
+
+
+async def test_a_batch_answers_each_in_its_place(client: httpx.AsyncClient, channel: str) -> None:
+    batch = [{"channel": channel, "data": 1}, {"channel": "a b"}, {"chanel": "x"}, 5, {"channel": channel, "type": "x\ny"}, {"channel": channel}]
+    answers = (await client.post("/publish", json=batch)).json()
+
+    assert ["ids" in answer for answer in answers] == [True, False, False, False, False, True]
+    assert [answer.get("status") for answer in answers[1:5]] == [422] * 4
+    assert "channel 'a b'" in answers[1]["detail"]
+    assert "chanel" in answers[2]["detail"]
+
+
+async def test_a_thousand_events_go_in_one_request_and_no_more(client: httpx.AsyncClient, channel: str) -> None:
+    whole = await client.post("/publish", json=[{"channel": channel, "data": i} for i in range(1_000)])
+    more = await client.post("/publish", json=[{"channel": channel}] * 1_001)
+
+    published = [int(answer["ids"][channel]) for answer in whole.json()]
+    assert published == sorted(set(published))
+    assert more.status_code == 422
+    assert "1001 events" in more.json()["detail"]
+
+
+async def test_keep_ttl_and_collapse_reach_the_log(client: httpx.AsyncClient, shared_redis: Redis, channel: str) -> None:
+    for i in range(5):
+        await client.post("/publish", json={"channel": channel, "data": i, "keep": 3, "ttl": 60})
+    for i in range(5):
+        await client.post("/publish", json={"channel": channel, "data": i, "collapse": "p", "keep": 3, "ttl": 60})
+
+    assert await shared_redis.llen(f"notify:log:{{{channel}}}") == 3
+    assert 55 < await shared_redis.ttl(f"notify:log:{{{channel}}}") <= 60
+
+
+async def test_a_live_only_event_has_no_id(client: httpx.AsyncClient, server: Server, channel: str) -> None:
+    messages = sse(server.http, f"channel={channel}")
+    assert (await anext(messages))["op"] == "ready"
+    answer = await client.post("/publish", json={"channel": channel, "type": "cursor", "data": 7, "live": True})
+
+    assert answer.json() == {"ids": {channel: None}}
+    assert await anext(messages) == {"type": "cursor", "data": 7, "channel": channel}
+    await messages.aclose()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        (b"", 400, "not JSON"),
+        (b"{", 400, "not JSON"),
+        (b'{"channel":"a","data":NaN}', 400, "not JSON"),
+        (b'{"channel":"a","data":"\xff"}', 422, "UTF-8"),
+        (b'{"channel":"a","data":' + b"[" * 20_000 + b"]" * 20_000 + b"}", 400, "JSON"),
+        (b'{"data":1}', 422, "channel"),
+        (b'{"channel":5}', 422, "channel"),
+        (b'{"channel":[]}', 422, "at least one"),
+        (b'{"channel":""}', 422, "channel ''"),
+        (b'{"channel":"a*"}', 422, "channel 'a*'"),
+        (b'{"channel":"a","type":"x\\ny"}', 422, r"type 'x\ny'"),
+        (b'{"channel":"a","type":""}', 422, "type ''"),
+        (b'{"channel":"a","type":5}', 422, "type"),
+        (b'{"channel":"a","final":"yes"}', 422, "final"),
+        (b'{"channel":"a","id":"5"}', 422, "id"),
+        (b'{"channel":"a","keep":0}', 422, "keep 0"),
+        (b'{"channel":"a","keep":10001}', 422, "keep 10001"),
+        (b'{"channel":"a","ttl":2592001}', 422, "ttl 2592001"),
+        (b'{"channel":"a","key":""}', 422, "key ''"),
+        (b'{"channel":"a","data":"' + b"x" * 70_000 + b'"}', 413, "at most 65536"),
+        (b'{"channel":"a","data":"\\ud800"}', 400, "JSON"),
+    ],
+)
+async def test_a_refusal_names_the_value(client: httpx.AsyncClient, body: bytes, status: int, named: str) -> None:
+    answer = await client.post("/publish", content=body, headers={"content-type": "application/json"})
+
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json()["status"] == status
+    assert named in answer.json()["detail"]
+
+
+async def test_a_body_that_is_no_json_by_its_type_is_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/publish", content=b"channel=a", headers={"content-type": "application/x-www-form-urlencoded"})
+
+    assert answer.status_code == 415
+    assert "application/x-www-form-urlencoded" in answer.json()["detail"]
+
+
+async def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Server) -> None:
+    import asyncio
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10000000\r\n\r\n")
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+    writer.close()
+
+    assert b" 413 " in head
+
+
+async def test_other_methods_are_told_which_is_right(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/publish")
+
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
+    assert json.loads(answer.content)["detail"] == "method 'GET': POST is expected"
