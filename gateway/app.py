@@ -7,24 +7,36 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from gateway.auth import anybody
+from gateway.auth.backend import Backend
+from gateway.auth.jwks import Jwks
+from gateway.auth.keys import FixedKey, Keys, pem_key, secret_key
+from gateway.auth.tokens import Tokens
 from gateway.errors import GatewayError, NotFound, SettingsError, UpgradeRequired
 from gateway.feed import Feed
+from gateway.pages.assets import Asset
 from gateway.server.drain import draining
-from gateway.settings import Settings, read_settings
+from gateway.settings import Settings, key_problems, read_settings
 from gateway.store.connect import redis_client
+from gateway.store.revoked import Revoked
+from gateway.store.tickets import Tickets
+from gateway.transports.access import Access
 from gateway.transports.answers import answer_problem
 from gateway.transports.connections import Connections, Limits
+from gateway.transports.credentials import Gate, OpenGate, TokenGate
+from gateway.transports.origin import Cors, Origins
 from gateway.transports.polling import PollEndpoint
 from gateway.transports.publish import PublishEndpoint
+from gateway.transports.revoke import RevokeEndpoint
 from gateway.transports.services import Endpoint, Services
 from gateway.transports.sse import SseEndpoint
 from gateway.transports.status import LiveEndpoint, MetricsEndpoint, ReadyEndpoint
+from gateway.transports.tickets import TicketEndpoint
 from gateway.transports.websocket import WebSocketEndpoint
 from gateway.transports.writer import Receive, Send
 
@@ -41,6 +53,7 @@ _ENDPOINTS: Final[dict[str, Callable[[Services], Endpoint]]] = {
     "/readyz": ReadyEndpoint,
     "/metrics": MetricsEndpoint,
 }
+_FOR_PAGES: Final = {"/sse": "GET", "/poll": "GET", "/publish": "POST", "/tickets": "POST", "/client.js": "GET"}  # of other origins
 
 
 class Guarded:
@@ -91,25 +104,40 @@ class Gateway(Starlette):
     def __init__(self, settings: Settings, stop: Stop, pages: list[BaseRoute]) -> None:
         if settings.redis_url is None:
             raise SettingsError("GATEWAY_REDIS_URL: not set; an address such as redis://localhost:6379 is expected")
+        if problems := key_problems(settings):
+            raise SettingsError("\n".join(problems))
         self._client = redis_client(settings.redis_url)
         self._stop = stop
         self._drain_seconds = settings.drain_seconds
+        feed = Feed(self._client, settings.prefix, settings.max_event_bytes)
+        revoked = Revoked(self._client, settings.prefix)
+        tickets = Tickets(self._client, settings.prefix)
+        access = Access(feed, revoked)
+        gate, self._works = _gate(settings, access, tickets)
         self.services = Services(
-            feed=Feed(self._client, settings.prefix, settings.max_event_bytes),
+            feed=feed,
             connections=Connections(
                 Limits(settings.max_connections, settings.max_connections_per_ip, settings.max_connections_per_sub),
                 settings.heartbeat_seconds,
             ),
-            authenticate=anybody,
+            gate=gate,
+            access=access,
             anybody=settings.auth == "none",
             max_channels=settings.max_channels,
             max_event_bytes=settings.max_event_bytes,
         )
-        routes: list[BaseRoute] = [Route(path, Guarded(make(self.services))) for path, make in _ENDPOINTS.items()]
+        endpoints: dict[str, Endpoint] = {path: make(self.services) for path, make in _ENDPOINTS.items()}
+        endpoints |= {"/tickets": TicketEndpoint(self.services, tickets), "/revoke": RevokeEndpoint(self.services, revoked)}
+        endpoints |= {path: Asset(str(file)) for path, file in _files().items()}
+        routes: list[BaseRoute] = [Route(path, self._guard(path, endpoint)) for path, endpoint in endpoints.items()]
         routes += [WebSocketRoute("/ws", Guarded(WebSocketEndpoint(self.services))), Route("/ws", Guarded(_upgrade_required))]
         super().__init__(routes=routes + pages, lifespan=self.run)
         self.router.redirect_slashes = False
         self.router.default = Guarded(_not_found)
+
+    def _guard(self, path: str, endpoint: Endpoint) -> Asgi:
+        guarded = Guarded(endpoint)
+        return Cors(guarded, self.services.gate.origins, _FOR_PAGES[path]) if path in _FOR_PAGES else guarded
 
     @asynccontextmanager
     async def run(self, app: object = None) -> AsyncIterator[None]:
@@ -131,6 +159,9 @@ class Gateway(Starlette):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.services.feed.run())
             tasks.create_task(self.services.connections.run())
+            tasks.create_task(self.services.access.run())
+            for work in self._works:
+                tasks.create_task(work.run())
 
     def _ended(self, work: asyncio.Future[None]) -> None:
         if self.services.running and not work.cancelled():
@@ -138,6 +169,39 @@ class Gateway(Starlette):
             logger.critical("the feed has died, this process stops", exc_info=work.exception())
             self.services.running = False
             self._stop()
+
+
+class _Work(Protocol):
+    async def run(self) -> None: ...
+
+
+def _gate(settings: Settings, access: Access, tickets: Tickets) -> tuple[Gate, list[_Work]]:
+    """Who may come in, and what has to run for that."""
+    origins = Origins(settings.allowed_origins, local=settings.auth == "none")
+    if settings.auth == "none":
+        return OpenGate(origins), []
+    works: list[_Work] = []
+    keys: Keys | None = None
+    if settings.jwt_secret is not None:
+        keys = FixedKey(secret_key(settings.jwt_secret))
+    elif settings.jwt_public_key is not None:
+        keys = FixedKey(pem_key(settings.jwt_public_key))
+    elif settings.jwks_url is not None:
+        keys = jwks = Jwks(settings.jwks_url)
+        works.append(jwks)
+    tokens = None if keys is None else Tokens(keys, settings.jwt_audience, settings.jwt_issuer)
+    backend = None if settings.authorize_url is None else Backend(settings.authorize_url)
+    if backend is not None:
+        works.append(backend)
+    return TokenGate(origins, access, tickets, tokens, backend), works
+
+
+def _files() -> dict[str, Path]:
+    """What is served as it is. The browser client comes with the package; in a checkout it stands where it is written."""
+    pages = Path(__file__).parent / "pages"
+    clients = (pages / "client.js", pages.parent.parent / "clients" / "js" / "client.js")
+    client = next((file for file in clients if file.is_file()), None)
+    return {"/openapi.json": pages / "openapi.json"} | ({} if client is None else {"/client.js": client})
 
 
 def _exit() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ import click
 from redis.exceptions import RedisError
 
 from gateway.core.event import TEXT, Malformed, channel_problem, read_published
+from gateway.core.grant import MAX_TEXT, Patterns, is_name
 from gateway.core.subscription import Subscription
 from gateway.errors import BadRequest, GatewayError, SettingsError
 from gateway.feed import Feed
@@ -72,7 +74,8 @@ def main() -> None:
 def serve_command(host: str | None, port: int | None, workers: int | None) -> None:
     """Run the gateway.
 
-    Needs GATEWAY_REDIS_URL and GATEWAY_AUTH.
+    Needs GATEWAY_REDIS_URL, and a key for tokens (GATEWAY_JWT_SECRET, GATEWAY_JWT_PUBLIC_KEY or GATEWAY_JWKS_URL), or
+    GATEWAY_AUTHORIZE_URL, or GATEWAY_AUTH=none.
     """
     settings = settings_or_exit(host=host, port=port, workers=workers)
     if problems := serving_problems(settings):
@@ -204,6 +207,48 @@ def _with_redis(run: Callable[[], Any]) -> None:
         fail(error.detail)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def pattern_argument(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """Channels, each exact or ending in ``*``."""
+    try:
+        Patterns.read(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
+def subject_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Whom a token speaks for."""
+    if not is_name(value):
+        raise click.BadParameter(f"a printable text of 1 to {MAX_TEXT} characters is expected")
+    return value
+
+
+@main.command()
+@click.option("--sub", required=True, callback=subject_argument, help="Whom it speaks for.")
+@click.option("--subscribe", multiple=True, callback=pattern_argument, help="A channel to follow, or 'jobs:*'.  [user:SUB and user:SUB:*]")
+@click.option("--publish", multiple=True, callback=pattern_argument, help="A channel to publish on over HTTP, or 'jobs:*'.  [none]")
+@click.option("--admin", is_flag=True, help="May revoke tokens and read the metrics.")
+@click.option("--ttl", type=click.FloatRange(0, min_open=True), default=900, show_default=True, help="Seconds until it expires.")
+def token(sub: str, subscribe: tuple[str, ...], publish: tuple[str, ...], admin: bool, ttl: float) -> None:
+    """Print a token.
+
+    Made with GATEWAY_JWT_SECRET, and with GATEWAY_JWT_AUDIENCE and GATEWAY_JWT_ISSUER if they are set. --subscribe and
+    --publish may be given several times.
+    """
+    import jwt  # noqa: PLC0415 - costs time, and only this command needs it
+
+    settings = settings_or_exit()
+    if settings.jwt_secret is None:
+        fail("GATEWAY_JWT_SECRET: not set; it is what tokens are made with (with a public key, whoever has its private key makes them)")
+    now = round(time.time(), 3)
+    claims: dict[str, Any] = {"sub": sub, "iat": now, "exp": now + ttl}
+    optional = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer, "subscribe": list(subscribe), "publish": list(publish)}
+    claims |= {name: value for name, value in optional.items() if value}
+    if admin:
+        claims["admin"] = True
+    click.echo(jwt.encode(claims, settings.jwt_secret, algorithm="HS256"))
 
 
 @main.command()

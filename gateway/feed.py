@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -146,22 +146,25 @@ class Feed:
         self.reads = Reads(self.log, self.hub)
         self._limit = max_event_bytes
         self._tasks: asyncio.TaskGroup | None = None
-        self._probe = f"!{os.urandom(8).hex()}"  # no channel's name begins so
+        self._probe = f"!{os.urandom(8).hex()}"
+        self._reserved: dict[str, Callable[[bytes], None]] = {self._probe: self._hear_probe}
+        self._on_lost: list[Callable[[], None]] = []
         self._probe_back = -READY_SECONDS
 
     # The owner's side
 
     async def run(self) -> None:
         """Listen, read and probe until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
-                self.listener.subscribe(self._probe)
-                tasks.create_task(self.listener.run(), name="listener")
-                tasks.create_task(self._probe_redis(), name="probe")
-                tasks.create_task(self._sweep(), name="sweep")
-        finally:
-            self._tasks = None
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            self.listener.subscribe(self._probe)
+            tasks.create_task(self.listener.run(), name="listener")
+            tasks.create_task(self._probe_redis(), name="probe")
+            tasks.create_task(self._sweep(), name="sweep")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._tasks = None  # a group that ends takes no more
 
     @property
     def ready(self) -> bool:
@@ -187,19 +190,38 @@ class Feed:
             before = time.monotonic()
             await asyncio.sleep(LINGER_SECONDS / 2)
             metrics.LOOP_LAG.set(max(0.0, time.monotonic() - before - LINGER_SECONDS / 2))
-            for channel in list(self.hub.channels.values()):
-                idle = channel.idle_since
-                if idle is not None and time.monotonic() - idle > LINGER_SECONDS and self.listener.unsubscribe(channel.name):
-                    del self.hub.channels[channel.name]
-                    self.reads.forget(channel)
+            self.sweep(time.monotonic() - LINGER_SECONDS)
+
+    def sweep(self, before: float) -> None:
+        """Give up the channels that nobody has followed since then."""
+        for channel in list(self.hub.channels.values()):
+            idle = channel.idle_since
+            if idle is not None and idle < before and self.listener.unsubscribe(channel.name):
+                del self.hub.channels[channel.name]
+                self.reads.forget(channel)
 
     # What comes from Redis
 
+    def listen(self, name: str, on_message: Callable[[bytes], None], on_lost: Callable[[], None]) -> None:
+        """Hear what is published under a name that is no channel's: it begins with ``!``.
+
+        Args:
+            name: without the prefix
+            on_message: called with each payload
+            on_lost: called when one may have been missed
+        """
+        self._reserved[name] = on_message
+        self._on_lost.append(on_lost)
+        self.listener.subscribe(name)
+
+    def _hear_probe(self, payload: bytes) -> None:
+        sent = int(payload) / 1e9
+        self._probe_back = max(self._probe_back, sent)
+        metrics.ROUND_TRIP.set(time.monotonic() - sent)
+
     def _hear(self, name: str, payload: bytes) -> None:
-        if name == self._probe:
-            sent = int(payload) / 1e9
-            self._probe_back = max(self._probe_back, sent)
-            metrics.ROUND_TRIP.set(time.monotonic() - sent)
+        if name in self._reserved:
+            self._reserved[name](payload)
             return
         try:
             event = read_announcement(name, payload, self._limit)
@@ -213,6 +235,8 @@ class Feed:
     def _lose(self) -> None:
         self.reads.forget()
         self.hub.all_behind()
+        for on_lost in self._on_lost:
+            on_lost()
 
     # The clients' side
 

@@ -15,7 +15,7 @@ from gateway.errors import SettingsError
 _PREFIX: Final = "GATEWAY_"
 _URL_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
 _NOT_OURS: Final = frozenset({"GATEWAY_CMD"})  # tells a benchmark how to start us, and is inherited
-_SECRET: Final = frozenset({"redis_url", "jwt_secret"})
+_SECRET: Final = frozenset({"redis_url", "jwt_secret", "jwt_public_key"})  # where a public key belongs, a private one may stand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,11 @@ class Settings:
     port: int = 8000
     workers: int = 1
     prefix: str = "notify"
-    auth: str | None = None
+    auth: str = "jwt"
     jwt_secret: str | None = None
     jwt_public_key: str | None = None
     jwks_url: str | None = None
+    authorize_url: str | None = None
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
     allowed_origins: tuple[str, ...] = ()
@@ -103,7 +104,29 @@ def _read_origins(text: str) -> tuple[str, ...]:
     for origin in origins:
         if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin):
             raise ValueError
-    return origins
+    # As a browser writes them: without the port that goes without saying (RFC 6454, section 6.1).
+    return tuple(re.sub(r"^(https://.*):443$|^(http://.*):80$", r"\1\2", origin) for origin in origins)
+
+
+def _read_secret(text: str) -> str:
+    from gateway.auth.keys import secret_key  # noqa: PLC0415 - costs time, and not everybody has a key
+
+    secret_key(text)
+    return text
+
+
+def _read_pem(text: str) -> str:
+    from gateway.auth.keys import pem_key  # noqa: PLC0415 - as above
+
+    pem_key(text)
+    return text
+
+
+def _read_address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/@?#]+([/?#]\S*)?", text):
+        raise ValueError
+    _ = urlsplit(text).port  # raises ValueError where it is none
+    return text
 
 
 def _read_networks(text: str) -> tuple[str, ...]:
@@ -123,9 +146,10 @@ _READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "workers": _whole(1, 256),
     "prefix": _matching(r"[A-Za-z][A-Za-z0-9_]{0,31}", "a letter, then letters, digits and _, at most 32"),
     "auth": _one_of("jwt", "none"),
-    "jwt_secret": _matching(r"(?s).{32,}", "at least 32 bytes"),
-    "jwt_public_key": _matching(r"(?s).*-----BEGIN .*PUBLIC KEY-----.*", "a public key in PEM"),
-    "jwks_url": _matching(r"https?://\S+", "an http:// or https:// address"),
+    "jwt_secret": (_read_secret, "at least 32 bytes"),
+    "jwt_public_key": (_read_pem, "a public key in PEM, of RSA with 2048 bits or more, of P-256 or of Ed25519,"),
+    "jwks_url": (_read_address, "an http:// or https:// address without a password"),
+    "authorize_url": (_read_address, "an http:// or https:// address without a password"),
     "jwt_audience": _matching(r".+", "a text"),
     "jwt_issuer": _matching(r".+", "a text"),
     "allowed_origins": (_read_origins, "origins such as https://app.example, separated by commas"),
@@ -198,15 +222,27 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def key_problems(settings: Settings) -> list[str]:
+    """What is wrong with the ways to know a caller, a line each."""
+    if settings.auth == "none":
+        return []
+    found = [name for name in ("jwt_secret", "jwt_public_key", "jwks_url") if getattr(settings, name) is not None]
+    if len(found) > 1:
+        names = ", ".join(_PREFIX + name.upper() for name in found)
+        return [f"{names}: {len(found)} keys; one of them is expected"]
+    if not found and settings.authorize_url is None:
+        others = "GATEWAY_JWT_PUBLIC_KEY, GATEWAY_JWKS_URL or GATEWAY_AUTHORIZE_URL"
+        nobody = "GATEWAY_AUTH=none (everybody may do everything, on loopback only)"
+        return [f"GATEWAY_JWT_SECRET: not set; set it, or {others}, or say {nobody}"]
+    return []
+
+
 def serving_problems(settings: Settings) -> list[str]:
     """What keeps ``gateway serve`` from starting with these settings, a line each."""
     problems = []
     if settings.redis_url is None:
         problems.append("GATEWAY_REDIS_URL: not set; set it, e.g. to redis://localhost:6379, or try `gateway demo`, which starts its own")
-    if settings.auth is None:
-        problems.append("GATEWAY_AUTH: not set; jwt or none is expected (none: everybody may do everything, on loopback only)")
-    if settings.auth == "jwt":
-        problems.append("GATEWAY_AUTH: jwt is not there yet; none is expected")
+    problems += key_problems(settings)
     if settings.auth == "none" and not is_loopback(settings.host):
         problems.append(
             f"GATEWAY_HOST: {settings.host!r} can be reached from outside; with GATEWAY_AUTH=none a loopback address is expected"

@@ -35,6 +35,8 @@ async def answer_problem(send: Send, error: GatewayError, headers: Headers = ())
     """Send an error as ``application/problem+json``."""
     metrics.REFUSALS.labels(str(error.status)).inc()
     extra = list(headers)
+    if error.status == 401:
+        extra.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1: a 401 must name a way
     if error.retry_after is not None:
         extra.append((b"retry-after", b"%d" % error.retry_after))
     await answer(send, error.status, msgspec.json.encode(error.problem()), b"application/problem+json", extra)

@@ -9,9 +9,10 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.event import TEXT
+from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
-from gateway.errors import BadRequest, Unavailable
+from gateway.errors import BadRequest, GatewayError, Unavailable
 from gateway.transports.answers import answer, check_method
 from gateway.transports.connections import address_of
 from gateway.transports.request import check_readable, wait_seconds, wanted
@@ -26,7 +27,9 @@ _NOTICE: Final = b'{"op":'  # an event begins with its type
 class Collector:
     """Gathers what a subscription writes, until there is enough for an answer."""
 
-    def __init__(self, services: Services, *, until_final: bool) -> None:
+    def __init__(self, services: Services, grant: Grant, *, until_final: bool) -> None:
+        self.grant = grant
+        self.lost: GatewayError | None = None
         self.events: list[bytes] = []
         self.gaps: list[str] = []
         self.ready = False
@@ -64,10 +67,16 @@ class Collector:
         self.failed = True
         self.changed.set()
 
+    def lose(self, error: GatewayError) -> None:
+        self.lost = error
+        self.changed.set()
+
     @property
     def complete(self) -> bool:
         """Whether there is something to answer with. A full one does not wait for the rest of the log."""
-        return self.failed or self.done or self.subscription.full or (self.ready and bool(self.events or self.gaps))
+        if self.lost is not None or self.failed or self.done or self.subscription.full:
+            return True
+        return self.ready and bool(self.events or self.gaps)
 
     def body(self) -> bytes:
         """The answer's JSON."""
@@ -93,23 +102,27 @@ class PollEndpoint:
         if not request.channels:
             raise BadRequest("no channel: channel=<name> is expected, once for each")
         wait = wait_seconds(scope)
-        grant = await services.authenticate(scope)
+        grant = await services.gate.authenticate(scope, request.channels)
         check_readable(grant, request.channels)
-        collector = Collector(services, until_final=request.until_final)
+        collector = Collector(services, grant, until_final=request.until_final)
         with services.connections.counted(address, grant.subject):
             await self._serve(collector, request.channels, wait, receive, send)
 
     async def _serve(self, collector: Collector, channels: dict[str, Since], wait: float, receive: Receive, send: Send) -> None:
         services = self._services
         services.feed.follow(collector.subscription, channels)
+        services.access.admit(collector)
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             await _collect(collector, wait, gone)
+            if collector.lost is not None:
+                raise collector.lost
             if collector.failed or not (collector.ready or collector.complete):
                 raise Unavailable("the log could not be read in time: Redis is away")
             await answer(send, 200, collector.body(), b"application/json")
         finally:
             services.feed.leave(collector.subscription)
+            services.access.dismiss(collector)
             gone.cancel()
 
 

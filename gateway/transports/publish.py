@@ -9,10 +9,10 @@ import msgspec
 
 from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, read_published, show
 from gateway.core.grant import Grant
-from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unprocessable, UnsupportedMedia
+from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unprocessable
 from gateway.store.log import Publication
 from gateway.transports.answers import answer_json, check_method
-from gateway.transports.request import header
+from gateway.transports.body import read_body
 from gateway.transports.services import Services
 from gateway.transports.writer import Receive, Send
 
@@ -53,29 +53,6 @@ _raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _item: Final = msgspec.json.Decoder(Item)
 
 Result = dict[str, object]
-
-
-async def read_body(scope: Mapping[str, Any], receive: Receive) -> bytes:
-    """The request's body.
-
-    Raises:
-        TooLarge: as soon as it is known to be over the limit, before it is read where its length is announced.
-        UnsupportedMedia: if it is said to be something other than JSON.
-    """
-    kind = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise UnsupportedMedia(f"content-type {show(kind)}: application/json is expected")
-    length = header(scope, b"content-length")
-    if length is not None and length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
-        raise TooLarge(f"a body of {show(length)} bytes: at most {MAX_BODY_BYTES} are allowed")
-    body = bytearray()
-    while (message := await receive())["type"] == "http.request":
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise TooLarge(f"a body of more than {MAX_BODY_BYTES} bytes")
-        if not message.get("more_body"):
-            break
-    return bytes(body)
 
 
 def _read_item(raw: bytes | msgspec.Raw) -> Item:
@@ -120,8 +97,8 @@ class PublishEndpoint:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if not await check_method(scope, send, "POST"):
             return
-        grant = await self._services.authenticate(scope)
-        body = await read_body(scope, receive)
+        grant = await self._services.gate.authenticate(scope)
+        body = await read_body(scope, receive, MAX_BODY_BYTES)
         if body.lstrip()[:1] != b"[":
             result = (await self._publish([_read_item(body)], grant))[0]
             if isinstance(result, GatewayError):

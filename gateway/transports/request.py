@@ -28,6 +28,11 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
+def headers(scope: Scope, name: bytes) -> list[str]:
+    """All values of a request header."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
 def query(scope: Scope) -> list[tuple[str, str]]:
     """The names and values of the query string.
 
@@ -41,7 +46,8 @@ def query(scope: Scope) -> list[tuple[str, str]]:
             try:
                 pairs.append((_unquote(name), _unquote(value)))
             except UnicodeDecodeError:
-                raise BadRequest(f"query {show(part[:60])}: UTF-8 in percent-encoding is expected") from None
+                # Not the value: it may be a token.
+                raise BadRequest(f"query {show(name[:60])}: UTF-8 in percent-encoding is expected") from None
     return pairs
 
 

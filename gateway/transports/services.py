@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from gateway.auth import Authenticate
 from gateway.core.event import MAX_EVENT_BYTES
 from gateway.errors import Unavailable
 from gateway.feed import Feed
+from gateway.transports.access import Access
 from gateway.transports.connections import Connections
+from gateway.transports.credentials import Gate
 from gateway.transports.request import Scope
 from gateway.transports.writer import Receive, Send
 
@@ -18,11 +19,12 @@ Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(slots=True)
 class Services:
-    """The one feed, the open connections, and the limits."""
+    """The one feed, the open connections, who may come in and stay, and the limits."""
 
     feed: Feed
     connections: Connections
-    authenticate: Authenticate
+    gate: Gate
+    access: Access
     max_channels: int = 128
     max_event_bytes: int = MAX_EVENT_BYTES
     anybody: bool = False  # no authentication: everybody may do everything
@@ -32,7 +34,7 @@ class Services:
     def check_room(self, address: str) -> None:
         """
         Raises:
-            Unavailable: if no further stream may be opened now.
+            Unavailable: if no further stream may be opened now, or none from this address.
         """
         if not self.running:
             raise Unavailable("the gateway is not running: its lifespan was not entered")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from gateway.core.event import BLOCK, CHUNK, http_chunk
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
-from gateway.errors import DONE, OVERLOADED, BadRequest
+from gateway.errors import DONE, OVERLOADED, BadRequest, GatewayError
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.connections import address_of
 from gateway.transports.request import check_readable, wanted
@@ -36,6 +36,7 @@ class Stream:
         self.grant = grant
         self.writer = writer
         self._feed = services.feed
+        self._end = services.connections.end
         self._send = send
         self._direct = direct
         self.subscription = Subscription(
@@ -56,6 +57,9 @@ class Stream:
 
     def beat(self) -> None:
         self.write(b":\n")
+
+    def lose(self, error: GatewayError) -> None:
+        self._end(self, error.close_code, error.detail)
 
     async def goodbye(self, code: int, reason: str) -> None:
         self._feed.leave(self.subscription)
@@ -80,7 +84,7 @@ class SseEndpoint:
         request = wanted(scope, services.max_channels)
         if not request.channels:
             raise BadRequest("no channel: channel=<name> is expected, once for each")
-        grant = await services.authenticate(scope)
+        grant = await services.gate.authenticate(scope, request.channels)
         check_readable(grant, request.channels)
         if request.until_final and request.resumed and await services.feed.is_over(request.channels):
             # The one answer that stops an EventSource from coming back.
@@ -95,6 +99,7 @@ class SseEndpoint:
         )
         services.connections.add(stream, address)
         try:
+            services.access.admit(stream)
             stream.write(b"retry: %d\n" % random.randint(*RETRY_MS))
             services.feed.follow(stream.subscription, request.channels)
             if direct is not None:
@@ -103,6 +108,7 @@ class SseEndpoint:
                 await _carry(fallback, receive)
         finally:
             services.feed.leave(stream.subscription)
+            services.access.dismiss(stream)
             services.connections.remove(stream)
 
 

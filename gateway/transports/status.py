@@ -55,7 +55,7 @@ class MetricsEndpoint:
             return
         if not _is_local(scope):
             try:
-                grant = await self._services.authenticate(scope)
+                grant = await self._services.gate.authenticate(scope)
             except GatewayError:
                 grant = None
             if grant is None or not grant.admin or self._services.anybody:

@@ -12,7 +12,7 @@ from gateway.core.event import FRAME, TEXT, show
 from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Ref, Subscription
-from gateway.errors import DONE, OVERLOADED, BadRequest, GatewayError, TooLarge, TooMany, UnsupportedMedia
+from gateway.errors import DONE, OVERLOADED, BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
 from gateway.transports.connections import address_of
 from gateway.transports.request import check_channel, check_number, check_readable, parse_since, wanted
 from gateway.transports.services import Services
@@ -79,6 +79,9 @@ class Socket:
         if self._direct:  # else the server has pings of its own
             self.writer.write(PING)
 
+    def lose(self, error: GatewayError) -> None:
+        self._services.connections.end(self, error.close_code, error.detail)
+
     async def goodbye(self, code: int, reason: str) -> None:
         self._services.feed.leave(self.subscription)
         if isinstance(self.writer, SendWriter):
@@ -103,21 +106,24 @@ class Socket:
             if len(text) > MAX_COMMAND_BYTES:
                 raise TooLarge(f"a command of {len(text)} characters: at most {MAX_COMMAND_BYTES} bytes are allowed")
             if not self.subscription.closed:
-                self._command(text)
+                await self._command(text)
 
-    def _command(self, text: str) -> None:
+    async def _command(self, text: str) -> None:
         ref: Ref = None
         try:
             try:
                 command = _decode.decode(text)
-            except (msgspec.DecodeError, RecursionError):
-                raise BadRequest(f"command {show(text)}: a JSON object with op is expected") from None
+            except (msgspec.DecodeError, RecursionError) as error:
+                # Not the text: there may be a token in it.
+                raise BadRequest(f"the command is no JSON object with op: {error}") from None
             ref = _ref(command.pop("ref", None))
             match command.pop("op", None):
                 case "subscribe":
                     self._subscribe(ref, command.pop("channels", None))
                 case "unsubscribe":
                     self._unsubscribe(ref, command.pop("channels", None))
+                case "auth":
+                    await self._authorise(ref, command.pop("token", None))
                 case "ping":
                     self.subscription.notice("pong", {} if ref is None else {"ref": ref})
                 case op:
@@ -153,6 +159,27 @@ class Socket:
             self.subscription.notice("ready", {"ref": ref, "channels": self.subscription.positions()})
         self.subscription.check_done()
 
+    async def _authorise(self, ref: Ref, token: object) -> None:
+        """Go on with another token of the same subject; what it does not allow is dropped at once."""
+        if not isinstance(token, str):
+            raise BadRequest("token: a text is expected")
+        services, subscription = self._services, self.subscription
+        grant = await services.gate.verify(token)
+        if grant.subject != self.grant.subject:
+            self.lose(Forbidden("the token is another subject's: open a connection of its own"))
+            return
+        if subscription.closed:
+            return
+        services.access.change(self, grant)
+        lost = [name for name in subscription.cursors if not grant.may_read(name)]
+        services.feed.leave(subscription, lost)
+        for name in lost:
+            self._refuse(None, Forbidden(f"channel {show(name)}: the new token does not allow it", channel=name))
+        if ref is not None:
+            begun = {name: str(cursor.position) for name, cursor in subscription.cursors.items() if cursor.since is None}
+            subscription.notice("ready", {"ref": ref, "channels": begun})
+        subscription.check_done()
+
 
 def _ref(value: object) -> Ref:
     if value is None or isinstance(value, str | int | float):
@@ -179,7 +206,7 @@ class WebSocketEndpoint:
         try:
             # A page cannot read the status of a refused upgrade, but it can read a close code.
             request = wanted(scope, services.max_channels)
-            grant = await services.authenticate(scope)
+            grant = await services.gate.authenticate(scope, request.channels)
             check_readable(grant, request.channels)
             services.connections.check_room(address, grant.subject)
         except GatewayError as error:
@@ -192,6 +219,7 @@ class WebSocketEndpoint:
         )
         services.connections.add(socket, address)
         try:
+            services.access.admit(socket)
             if request.channels:
                 services.feed.follow(socket.subscription, request.channels)
             if direct is not None:
@@ -202,6 +230,7 @@ class WebSocketEndpoint:
             await socket.goodbye(error.close_code, error.detail)
         finally:
             services.feed.leave(socket.subscription)
+            services.access.dismiss(socket)
             services.connections.remove(socket)
 
 

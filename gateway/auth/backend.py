@@ -1,0 +1,149 @@
+"""Backend: ask the team's own backend what a caller may do, for teams with sessions and no tokens.
+
+    POST <GATEWAY_AUTHORIZE_URL>          with the caller's Cookie and Authorization
+    {"channels":["jobs:42"]}
+    -> 200 {"sub":"ann","subscribe":["jobs:42"],"publish":[],"expires_in":300}, 401 or 403
+
+Whatever else comes back, or does not, is no yes: the caller hears 503 and comes back later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from typing import Final
+
+import httpx
+import msgspec
+
+from gateway.auth.fetch import SECONDS, CannotSend, NoAnswer, fetch, http_client
+from gateway.core.grant import Grant
+from gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized, Unavailable
+
+logger = logging.getLogger("gateway.auth")
+
+IN_FLIGHT: Final = 32
+WAITING: Final = 1_000  # callers in line for a place
+FAILURES: Final = 5  # one after the other, until nobody is asked for a while
+PAUSE: Final = (1.0, 30.0)  # seconds: the first and the longest
+MAX_EXPIRES_IN: Final = 30 * 86_400
+
+
+class _Answer(msgspec.Struct):
+    sub: str
+    subscribe: list[str]
+    expires_in: float
+    publish: list[str] = []
+
+
+_decode: Final = msgspec.json.Decoder(_Answer)
+
+
+class Breaker:
+    """Keeps callers from a backend that fails, and lets one try again after a pause that doubles."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._paused_until = 0.0
+
+    def check(self) -> None:
+        """
+        Raises:
+            Unavailable: while nobody is to be asked.
+        """
+        now = time.monotonic()
+        if self._failures >= FAILURES:
+            if now < self._paused_until:
+                raise _unavailable()
+            self._paused_until = now + SECONDS  # this caller tries; the others wait for what comes of it
+
+    def succeeded(self) -> None:
+        """The backend answered."""
+        self._failures = 0
+
+    def failed(self) -> None:
+        """It did not."""
+        self._failures += 1
+        if self._failures >= FAILURES:
+            pause = min(PAUSE[0] * 2 ** min(self._failures - FAILURES, 10), PAUSE[1])
+            self._paused_until = time.monotonic() + pause
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("whether this is allowed cannot be known now: GATEWAY_AUTHORIZE_URL does not answer", retry_after=2)
+
+
+class Backend:
+    """The backend at an address. ``run`` holds its connections."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: httpx.AsyncClient | None = None
+        self._places = asyncio.Semaphore(IN_FLIGHT)
+        self._callers = 0
+        self._breaker = Breaker()
+
+    async def run(self) -> None:
+        """Keep connections to it, until cancelled."""
+        async with http_client(IN_FLIGHT) as client:
+            self._client = client
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._client = None
+
+    async def ask(self, cookie: bytes | None, authorization: bytes | None, channels: Iterable[str]) -> Grant:
+        """What the caller with these headers may do.
+
+        Raises:
+            Unauthorized, Forbidden: if the backend says so.
+            BadRequest: if the headers are none.
+            Unavailable: if it says nothing that can be used, within 3 s.
+        """
+        self._breaker.check()
+        if self._client is None or self._callers >= IN_FLIGHT + WAITING:
+            raise _unavailable()
+        headers = [(b"content-type", b"application/json"), (b"accept", b"application/json")]
+        headers += [(name, value) for name, value in ((b"cookie", cookie), (b"authorization", authorization)) if value is not None]
+        body = msgspec.json.encode({"channels": list(channels)})
+        self._callers += 1
+        try:
+            async with asyncio.timeout(SECONDS), self._places:
+                status, answer = await fetch(self._client, "POST", self._url, headers=headers, content=body)
+                grant = _read(status, answer)
+        except (NoAnswer, TimeoutError) as error:
+            self._breaker.failed()
+            logger.warning("GATEWAY_AUTHORIZE_URL: %s", str(error) or f"no answer in {SECONDS:g} s")
+            raise _unavailable() from None
+        except CannotSend:
+            raise BadRequest("the Cookie or Authorization header cannot be passed on") from None
+        except GatewayError:
+            self._breaker.succeeded()
+            raise
+        finally:
+            self._callers -= 1
+        self._breaker.succeeded()
+        return grant
+
+
+def _read(status: int, body: bytes) -> Grant:
+    if status == 401:
+        raise Unauthorized("the backend does not know who this is")
+    if status == 403:
+        raise Forbidden("the backend does not allow it")
+    if status != 200:
+        raise NoAnswer(f"status {status}; 200, 401 or 403 is expected")
+    try:
+        answer = _decode.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise NoAnswer("an answer that is not as expected: sub, subscribe, expires_in and perhaps publish") from None
+    if not 0 < answer.expires_in <= MAX_EXPIRES_IN:
+        raise NoAnswer(f"expires_in {answer.expires_in:g}: seconds up to {MAX_EXPIRES_IN} are expected")
+    now = time.time()
+    claims = {"sub": answer.sub, "subscribe": answer.subscribe, "publish": answer.publish, "exp": now + answer.expires_in, "iat": now}
+    try:
+        return Grant.from_claims(claims)
+    except Unauthorized as error:
+        raise NoAnswer(error.detail) from None

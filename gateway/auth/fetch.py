@@ -1,0 +1,52 @@
+"""Fetch: ask one configured address over HTTP, within a time and a size, and follow no redirect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import httpx
+
+SECONDS: Final = 3.0
+MAX_ANSWER_BYTES: Final = 262_144
+
+
+class NoAnswer(Exception):
+    """There was no answer that could be used; the text says why, and is safe to log."""
+
+
+class CannotSend(Exception):
+    """What is to be sent is no valid HTTP: the caller's fault, not the other side's."""
+
+
+def http_client(connections: int) -> httpx.AsyncClient:
+    """A client that goes where it is told and nowhere else."""
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    return httpx.AsyncClient(timeout=SECONDS, limits=limits, follow_redirects=False)
+
+
+async def fetch(
+    client: httpx.AsyncClient, method: str, url: str, *, headers: Sequence[tuple[bytes, bytes]] = (), content: bytes | None = None
+) -> tuple[int, bytes]:
+    """The status and the body.
+
+    Raises:
+        NoAnswer: if none came in time, or it is too long.
+        CannotSend: if a header is no header.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(SECONDS), client.stream(method, url, headers=list(headers), content=content) as response:
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise NoAnswer(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            return response.status_code, bytes(body)
+    except TimeoutError:
+        raise NoAnswer(f"no answer in {SECONDS:g} s") from None
+    except httpx.LocalProtocolError:
+        raise CannotSend from None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        # Its text may quote what was sent.
+        raise NoAnswer(type(error).__name__) from None

@@ -1,0 +1,165 @@
+"""JWKS: keys from one configured address (RFC 7517), fetched in the background.
+
+The address comes from the settings, never from a token. A key that is not known, by its ``kid``, is asked for once in a
+while and not for every token that names one; while the address does not answer, the keys last seen hold for a day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import Any, Final
+
+import jwt
+import msgspec
+
+from gateway.auth.fetch import SECONDS, NoAnswer, fetch, http_client
+from gateway.auth.keys import Key, public_key
+from gateway.errors import Unauthorized, Unavailable
+
+logger = logging.getLogger("gateway.auth")
+
+REFRESH_SECONDS: Final = 300.0
+ASK_SECONDS: Final = 10.0  # between two fetches for the sake of keys that are not known
+KEEP_SECONDS: Final = 86_400.0
+BACKOFF: Final = (1.0, 60.0)
+MAX_KEYS: Final = 100
+
+Known = dict[tuple[str, str | None], Key]
+
+
+class _Set(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
+_decode: Final = msgspec.json.Decoder(_Set)
+
+
+def read_set(data: bytes) -> Known:
+    """The keys of a set that tokens can be checked with, by algorithm and ``kid``.
+
+    A key without ``kid``, and the only one of its algorithm, is also found under ``None``. What is no public key for
+    signatures of ours is left out: above all ``oct``, a secret that anybody could read.
+
+    Raises:
+        ValueError: if it is no set, or nothing is left.
+    """
+    try:
+        entries = _decode.decode(data).keys[:MAX_KEYS]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError('a JSON object with "keys" is expected') from None
+    known: Known = {}
+    by_algorithm: dict[str, list[Key]] = {}
+    for entry in entries:
+        kid = entry.get("kid")
+        if (key := _read_key(entry)) is None or not isinstance(kid, str | None):
+            continue
+        known[key.algorithm, kid] = key
+        by_algorithm.setdefault(key.algorithm, []).append(key)
+    for algorithm, keys in by_algorithm.items():
+        if len(keys) == 1:
+            known[algorithm, None] = keys[0]
+        else:
+            known.pop((algorithm, None), None)
+    if not known:
+        raise ValueError("no key in it is one for RS256, ES256 or EdDSA")
+    return known
+
+
+def _read_key(entry: dict[str, Any]) -> Key | None:
+    if entry.get("kty") not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig":
+        return None
+    try:
+        key = public_key(jwt.PyJWK(entry).key)
+    except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError):
+        return None
+    return key if entry.get("alg", key.algorithm) == key.algorithm else None
+
+
+class Jwks:
+    """The keys at an address. ``run`` keeps them up to date."""
+
+    def __init__(self, url: str) -> None:
+        self.generation = 0
+        self.fetches = 0
+        self._url = url
+        self._known: Known = {}
+        self._body = b""
+        self._fetched_at = -ASK_SECONDS
+        self._good_until = 0.0
+        self._asked = asyncio.Event()
+        self._turn = asyncio.Event()  # set after the next fetch
+
+    async def find(self, token: str) -> Key:
+        try:
+            head = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise Unauthorized("the token is no JSON Web Token") from None
+        algorithm, kid = head.get("alg"), head.get("kid")
+        if not isinstance(algorithm, str) or not isinstance(kid, str | None):
+            raise Unauthorized("the token's header: alg and kid are expected to be texts")
+        for again in (True, False):
+            if time.monotonic() > self._good_until:
+                self._known = {}
+            key = self._known.get((algorithm, kid))
+            if key is not None:
+                return key
+            if not again or not await self._ask():
+                break
+        if not self._known:
+            raise Unavailable("the keys for tokens are not there: GATEWAY_JWKS_URL does not answer")
+        raise Unauthorized("the token's key or algorithm is not known")
+
+    async def _ask(self) -> bool:
+        """Wait for another fetch, if one is due; whether there was one."""
+        if self._known and time.monotonic() - self._fetched_at < ASK_SECONDS:
+            return False
+        self._asked.set()
+        try:
+            async with asyncio.timeout(SECONDS):
+                await self._turn.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Fetch now, from time to time, and when asked to; for ever."""
+        wait = BACKOFF[0]
+        async with http_client(1) as client:
+            while True:
+                self._asked.clear()
+                self._fetched_at = time.monotonic()
+                try:
+                    await self._fetch(client)
+                    wait = BACKOFF[0]
+                except (NoAnswer, ValueError) as error:
+                    logger.warning("GATEWAY_JWKS_URL: the keys last seen hold on: %s", error)
+                    wait = min(wait * 2, BACKOFF[1])
+                self._turn.set()
+                self._turn = asyncio.Event()
+                await self._pause(wait)
+
+    async def _pause(self, wait: float) -> None:
+        if wait > BACKOFF[0]:
+            await asyncio.sleep(wait * random.uniform(0.5, 1))
+            return
+        try:
+            async with asyncio.timeout(REFRESH_SECONDS * random.uniform(0.8, 1)):
+                await self._asked.wait()
+                await asyncio.sleep(max(0.0, self._fetched_at + ASK_SECONDS - time.monotonic()))
+        except TimeoutError:
+            pass
+
+    async def _fetch(self, client: Any) -> None:
+        self.fetches += 1
+        status, body = await fetch(client, "GET", self._url, headers=[(b"accept", b"application/json")])
+        if status != 200:
+            raise NoAnswer(f"status {status}, 200 is expected")
+        known = read_set(body)
+        if body != self._body:
+            self._body = body
+            self.generation += 1
+        self._known = known
+        self._good_until = time.monotonic() + KEEP_SECONDS

@@ -1,0 +1,80 @@
+"""Revoked: what was revoked, kept in Redis and told to all gateways.
+
+Kept in the sorted set ``<prefix>:revoked``, by time, so that a gateway that was away reads what it missed; told on a
+pub/sub name that no channel can have. The same way as an event: stored first, then announced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.core.revocations import KEEP_SECONDS, MOST, Revocation
+from gateway.errors import Unavailable
+
+NAME: Final = "!revoked"
+PAGE: Final = 2_000
+
+_decode: Final = msgspec.json.Decoder(Revocation)
+
+
+def read_revocation(data: bytes) -> Revocation:
+    """
+    Raises:
+        msgspec.DecodeError: if it is none.
+    """
+    return _decode.decode(data)
+
+
+class Revoked:
+    """The revocations of one Redis."""
+
+    def __init__(self, client: Redis, prefix: str = "notify") -> None:
+        self._client = client
+        self._prefix = prefix
+        self._key = f"{prefix}:revoked"
+
+    async def revoke(self, *, sub: str | None = None, jti: str | None = None) -> Revocation:
+        """Refuse a subject's tokens issued until now, or one token.
+
+        Raises:
+            Unavailable: if Redis is away, or so many are kept that no more may be.
+        """
+        now = time.time()
+        member = msgspec.json.encode(Revocation(sub, jti))
+        revocation = Revocation(sub, jti, now)
+        try:
+            await self._client.zremrangebyscore(self._key, "-inf", now - KEEP_SECONDS)
+            if await self._client.zcard(self._key) >= MOST and await self._client.zscore(self._key, member) is None:
+                raise Unavailable(f"{MOST} revocations are kept, more are not allowed: replace the key that tokens are signed with")
+            async with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.zadd(self._key, {member: now}, gt=True)
+                pipeline.publish(f"{self._prefix}:{NAME}", msgspec.json.encode(revocation))
+                await pipeline.execute()
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
+        return revocation
+
+    async def read(self, since: float) -> AsyncIterator[Revocation]:
+        """Those revoked since then, oldest first.
+
+        Raises:
+            RedisError, OSError: if Redis is away.
+        """
+        start = 0
+        while True:
+            found: Any = await self._client.zrangebyscore(self._key, since, "+inf", start=start, num=PAGE, withscores=True)
+            for member, at in found:
+                try:
+                    kept = _decode.decode(member)
+                except msgspec.DecodeError:
+                    continue
+                yield Revocation(kept.sub, kept.jti, at)
+            if len(found) < PAGE:
+                return
+            start += PAGE

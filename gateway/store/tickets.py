@@ -1,0 +1,65 @@
+"""Tickets: a grant kept in Redis for half a minute, for the one caller that brings its name.
+
+For an EventSource or a WebSocket, whose only place for a credential is the URL: a ticket that ends up in some proxy's log
+is worthless by then. Redis sees only a hash of it, so nobody who reads the keys can use one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import Final
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.core.grant import Grant
+from gateway.errors import Unauthorized, Unavailable
+
+SECONDS: Final = 30
+
+_TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+_decode: Final = msgspec.json.Decoder(Grant)
+
+
+class Tickets:
+    """The tickets of one Redis."""
+
+    def __init__(self, client: Redis, prefix: str = "notify") -> None:
+        self._client = client
+        self._prefix = prefix
+
+    def _key(self, ticket: str) -> str:
+        return f"{self._prefix}:ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
+
+    async def issue(self, grant: Grant) -> str:
+        """A ticket for this grant, good for one use within ``SECONDS``.
+
+        Raises:
+            Unavailable: if Redis is away.
+        """
+        ticket = secrets.token_urlsafe(32)
+        try:
+            await self._client.set(self._key(ticket), msgspec.json.encode(grant), ex=SECONDS)
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
+        return ticket
+
+    async def redeem(self, ticket: str) -> Grant:
+        """The grant, once: of all processes that ask, one gets it.
+
+        Raises:
+            Unauthorized: if there is no such ticket, or no longer.
+            Unavailable: if Redis is away. Then the ticket may or may not have been used up.
+        """
+        if not _TICKET.fullmatch(ticket):
+            raise Unauthorized("the ticket is none: take one from POST /tickets")
+        try:
+            found = await self._client.getdel(self._key(ticket))
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
+        if found is None:
+            raise Unauthorized(f"the ticket was used, or is older than {SECONDS} s: take another one from POST /tickets")
+        return _decode.decode(found)

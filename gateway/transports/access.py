@@ -1,0 +1,150 @@
+"""Access: everybody who reads, and the moment from which they may not: expired, or revoked.
+
+One task looks for what has expired, four times a second, so a connection costs a place in a dictionary and no timer. Another
+one hears of revocations: it listens first and then reads what is kept, as with events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from typing import Final, Protocol
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway.core.event import show
+from gateway.core.grant import Grant
+from gateway.core.revocations import KEEP_SECONDS, Revocations
+from gateway.errors import GatewayError, Unauthorized, Unavailable
+from gateway.feed import Feed
+from gateway.store.revoked import NAME, Revoked, read_revocation
+
+logger = logging.getLogger("gateway.access")
+
+TICK_SECONDS: Final = 0.2
+SLOT_SECONDS: Final = 0.25  # holders that expire in the same slot end together, up to so much late
+LOAD_SECONDS: Final = 3.0  # that a caller waits until the revocations are known
+OVERLAP_SECONDS: Final = 60.0  # by which the gateways' clocks may differ
+CLEAN_SECONDS: Final = 3_600.0
+
+
+class Holder(Protocol):
+    """Who reads on the strength of a grant."""
+
+    grant: Grant
+
+    def lose(self, error: GatewayError) -> None:
+        """The grant holds no longer."""
+
+
+class Access:
+    """All who read, and the revocations known to this process."""
+
+    def __init__(self, feed: Feed, revoked: Revoked) -> None:
+        self._feed = feed
+        self._revoked = revoked
+        self._revocations = Revocations()
+        self._loaded = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._holders: dict[Holder, float] = {}  # -> its slot
+        self._expiring: dict[float, dict[Holder, None]] = {}
+
+    # Who reads
+
+    def admit(self, holder: Holder) -> None:
+        """Watch over a holder until it is dismissed. What has happened since its grant was checked counts too."""
+        expires = holder.grant.expires
+        due = math.ceil(expires / SLOT_SECONDS) * SLOT_SECONDS if expires < math.inf else math.inf
+        self._holders[holder] = due
+        if due < math.inf:
+            self._expiring.setdefault(due, {})[holder] = None
+        if self._revocations.cover(holder.grant):
+            holder.lose(_revoked())
+
+    def dismiss(self, holder: Holder) -> None:
+        """It reads no longer."""
+        due = self._holders.pop(holder, math.inf)
+        holders = self._expiring.get(due)
+        if holders is not None:
+            holders.pop(holder, None)
+            if not holders:
+                del self._expiring[due]
+
+    def change(self, holder: Holder, grant: Grant) -> None:
+        """From now on it reads on the strength of another grant."""
+        self.dismiss(holder)
+        holder.grant = grant
+        self.admit(holder)
+
+    async def check(self, grant: Grant) -> None:
+        """
+        Raises:
+            Unauthorized: if the grant was revoked.
+            Unavailable: if that cannot be known, because Redis has been away since the start.
+        """
+        if not self._loaded.is_set():
+            try:
+                async with asyncio.timeout(LOAD_SECONDS):
+                    await self._loaded.wait()
+            except TimeoutError:
+                raise Unavailable("Redis is away: what was revoked is not known") from None
+        if self._revocations.cover(grant):
+            raise _revoked()
+
+    # What ends it
+
+    async def run(self) -> None:
+        """Look for what has expired and hear of revocations, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._expire(), name="expiry")
+            tasks.create_task(self._follow(), name="revocations")
+            tasks.create_task(self._clean(), name="old revocations")
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.time()
+            for due in [slot for slot in self._expiring if slot <= now]:
+                for holder in self._expiring.pop(due):
+                    holder.lose(Unauthorized("the token has expired"))
+
+    async def _follow(self) -> None:
+        self._feed.listen(NAME, self._hear, self._lost.set)
+        while True:
+            self._lost.clear()
+            await self._feed.listener.confirmed([NAME])
+            try:
+                async for revocation in self._revoked.read(self._revocations.newest - OVERLAP_SECONDS):
+                    self._revocations.add(revocation)
+            except (RedisError, OSError):
+                await asyncio.sleep(random.uniform(0.1, 0.5))
+                continue
+            self._enforce()
+            self._loaded.set()
+            await self._lost.wait()
+
+    def _hear(self, payload: bytes) -> None:
+        try:
+            revocation = read_revocation(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            logger.warning("a revocation was dropped: %s", show(payload))
+            return
+        self._revocations.add(revocation)
+        self._enforce()
+
+    def _enforce(self) -> None:
+        for holder in [holder for holder in self._holders if self._revocations.cover(holder.grant)]:
+            holder.lose(_revoked())
+
+    async def _clean(self) -> None:
+        while True:
+            await asyncio.sleep(CLEAN_SECONDS)
+            self._revocations.forget(time.time() - KEEP_SECONDS)
+
+
+def _revoked() -> Unauthorized:
+    return Unauthorized("the token was revoked")

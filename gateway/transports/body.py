@@ -1,0 +1,34 @@
+"""Body: the JSON that comes with a request, within a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.core.event import show
+from gateway.errors import TooLarge, UnsupportedMedia
+from gateway.transports.request import header
+from gateway.transports.writer import Receive
+
+
+async def read_body(scope: Mapping[str, Any], receive: Receive, most: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        TooLarge: as soon as it is known to be over the limit, before it is read where its length is announced.
+        UnsupportedMedia: if it is said to be something other than JSON.
+    """
+    kind = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise UnsupportedMedia(f"content-type {show(kind)}: application/json is expected")
+    length = header(scope, b"content-length")
+    if length is not None and length.isdigit() and int(length[:20]) > most:
+        raise TooLarge(f"a body of {show(length)} bytes: at most {most} are allowed")
+    body = bytearray()
+    while (message := await receive())["type"] == "http.request":
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise TooLarge(f"a body of more than {most} bytes")
+        if not message.get("more_body"):
+            break
+    return bytes(body)

@@ -1,0 +1,154 @@
+"""Credentials: what a request brings to say who it is, and the gate that turns it into a grant.
+
+What somebody put into the request on purpose (``Authorization: Bearer``, ``token=``, ``ticket=``) outranks the cookie, which
+the browser adds by itself. Two of those on purpose are refused: nobody could say which one holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from gateway.auth.backend import Backend
+from gateway.auth.tokens import Tokens
+from gateway.core.grant import Grant
+from gateway.errors import BadRequest, Unauthorized
+from gateway.store.tickets import Tickets
+from gateway.transports.access import Access
+from gateway.transports.origin import Origins
+from gateway.transports.request import Scope, headers, query
+
+COOKIE: Final = "notify_token"
+
+NOTHING: Final = "no token: Authorization: Bearer, token= or ticket= in the URL, or the cookie notify_token is expected"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One credential and how it came. The text is a secret."""
+
+    way: Literal["bearer", "url", "ticket", "cookie"]
+    text: str
+
+    def __repr__(self) -> str:
+        return f"<Credential {self.way}>"
+
+
+def find_credential(scope: Scope) -> Credential | None:
+    """The credential that counts.
+
+    Raises:
+        BadRequest: if there are two that differ.
+    """
+    found = {Credential("bearer", token) for token in _bearer(scope)}
+    if b"token=" in scope["query_string"] or b"ticket=" in scope["query_string"]:
+        for name, value in query(scope):
+            if name == "token":
+                found.add(Credential("url", value))
+            elif name == "ticket":
+                found.add(Credential("ticket", value))
+    if not found:
+        found = {Credential("cookie", token) for token in _cookies(scope)}
+    if len(found) > 1:
+        ways = ", ".join(sorted(credential.way for credential in found))
+        raise BadRequest(f"{len(found)} credentials ({ways}): one is expected")
+    return found.pop() if found else None
+
+
+def _bearer(scope: Scope) -> list[str]:
+    # Another scheme is somebody else's business, such as a proxy's in front.
+    values = (value.partition(" ") for value in headers(scope, b"authorization"))
+    return [token.strip() for scheme, _, token in values if scheme.lower() == "bearer"]
+
+
+def _cookies(scope: Scope) -> list[str]:
+    pairs = (part.strip().partition("=") for value in headers(scope, b"cookie") for part in value.split(";"))
+    return [value.strip('"') for name, _, value in pairs if name == COOKIE]
+
+
+class Gate(Protocol):
+    """Who may come in."""
+
+    origins: Origins
+
+    async def authenticate(self, scope: Scope, channels: Iterable[str] = ()) -> Grant:
+        """What this request may do.
+
+        Raises:
+            BadRequest, Unauthorized, Forbidden, Unavailable: if it may do nothing.
+        """
+
+    async def verify(self, token: str) -> Grant:
+        """What a token allows that came over an open connection.
+
+        Raises:
+            Unauthorized, Forbidden, Unavailable: if it is not good.
+        """
+
+
+class OpenGate:
+    """``GATEWAY_AUTH=none``: everybody on this machine may do everything."""
+
+    def __init__(self, origins: Origins) -> None:
+        self.origins = origins
+        self._grant = Grant.everything()
+
+    async def authenticate(self, scope: Scope, channels: Iterable[str] = ()) -> Grant:
+        self.origins.check_local(scope)
+        return self._grant
+
+    async def verify(self, token: str) -> Grant:
+        return self._grant
+
+
+class TokenGate:
+    """``GATEWAY_AUTH=jwt``: a token, a ticket, or the answer of the team's own backend.
+
+    With keys and a backend, tokens are checked with the keys, and callers without one are asked about.
+    """
+
+    def __init__(self, origins: Origins, access: Access, tickets: Tickets, tokens: Tokens | None, backend: Backend | None) -> None:
+        self.origins = origins
+        self._access = access
+        self._tickets = tickets
+        self._tokens = tokens
+        self._backend = backend
+
+    async def authenticate(self, scope: Scope, channels: Iterable[str] = ()) -> Grant:
+        grant = await self._grant(scope, find_credential(scope), channels)
+        await self._access.check(grant)
+        return grant
+
+    async def verify(self, token: str) -> Grant:
+        if self._tokens is not None:
+            grant = await self._tokens.verify(token)
+        else:
+            grant = await self._ask(None, f"Bearer {token}", ())
+        await self._access.check(grant)
+        return grant
+
+    async def _grant(self, scope: Scope, credential: Credential | None, channels: Iterable[str]) -> Grant:
+        if credential is not None and credential.way == "ticket":
+            return await self._tickets.redeem(credential.text)
+        if credential is not None and self._tokens is not None:
+            if credential.way == "cookie":
+                self.origins.check_ambient(scope)
+            return await self._tokens.verify(credential.text)
+        cookies = headers(scope, b"cookie")
+        authorization = headers(scope, b"authorization")
+        if credential is not None and credential.way == "url":
+            authorization = [f"Bearer {credential.text}"]
+        if self._backend is None or not (cookies or authorization):
+            raise Unauthorized(NOTHING)
+        if cookies:
+            self.origins.check_ambient(scope)
+        return await self._ask("; ".join(cookies) or None, authorization[-1] if authorization else None, channels)
+
+    async def _ask(self, cookie: str | None, authorization: str | None, channels: Iterable[str]) -> Grant:
+        assert self._backend is not None
+        try:
+            found = [None if text is None else text.encode("latin-1") for text in (cookie, authorization)]
+        except UnicodeEncodeError:
+            raise Unauthorized("the token: letters that a header can hold are expected") from None
+        return await self._backend.ask(found[0], found[1], channels)

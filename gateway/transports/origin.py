@@ -1,0 +1,151 @@
+"""Origins: which pages may use what the browser sends by itself, and which may read the answers (CORS).
+
+A browser adds cookies to whatever any page asks for, and lets any page open a WebSocket. So a credential that it adds by
+itself counts only with an ``Origin`` that was allowed. Without authentication the same holds for reaching the gateway at
+all: it listens on loopback, where every page in the developer's browser can reach it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from gateway.core.event import show
+from gateway.errors import Forbidden
+from gateway.transports.answers import ALWAYS, answer_problem
+from gateway.transports.request import Scope, header, headers
+from gateway.transports.writer import Receive, Send
+
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+
+ALLOWED_HEADERS: Final = b"authorization, cache-control, content-type, last-event-id, prefer"
+EXPOSED_HEADERS: Final = b"retry-after, www-authenticate"
+PREFLIGHT_SECONDS: Final = b"600"
+VARY: Final = (b"vary", b"Origin")
+
+
+class Origins:
+    """The origins that were allowed.
+
+    Args:
+        allowed: such as ``https://app.example``, in lower case, without a port that goes without saying
+        local: whether pages of this machine are allowed too; for ``GATEWAY_AUTH=none``
+    """
+
+    def __init__(self, allowed: tuple[str, ...], *, local: bool = False) -> None:
+        self._allowed = frozenset(allowed)
+        self._hosts = frozenset(origin.partition("://")[2] for origin in allowed)
+        self._local = local
+
+    def allow(self, origin: str) -> bool:
+        """Whether a page of this origin is trusted. Compared as a whole: no endings, no patterns."""
+        return origin in self._allowed or (self._local and _is_local(origin))
+
+    def check_ambient(self, scope: Scope) -> None:
+        """Check a request whose credential the browser may have added by itself.
+
+        Raises:
+            Forbidden: unless its origin is allowed, or the browser says that the page is the gateway's own.
+        """
+        found = headers(scope, b"origin")
+        if len(found) == 1 and self.allow(found[0]):
+            return
+        # A browser sends no Origin with a plain GET to the page's own origin, but this, which no page can set.
+        if not found and header(scope, b"sec-fetch-site") == "same-origin":
+            return
+        shown = show(found[0]) if found else "absent"
+        raise Forbidden(f"origin {shown}: a cookie counts only with an origin of GATEWAY_ALLOWED_ORIGINS")
+
+    def check_local(self, scope: Scope) -> None:
+        """Check a request to a gateway without authentication.
+
+        Raises:
+            Forbidden: if it comes from a page of elsewhere, or through a name that may have been made to point here.
+        """
+        host = header(scope, b"host") or ""
+        if host and host.lower() not in self._hosts and not _cannot_be_rebound(host):
+            raise Forbidden(f"host {show(host)}: without authentication only this machine's own names are served")
+        for origin in headers(scope, b"origin"):
+            if not self.allow(origin) and urlsplit(origin).netloc != host:
+                raise Forbidden(f"origin {show(origin)}: without authentication only pages of this machine are served")
+
+
+def _is_local(origin: str) -> bool:
+    scheme, _, host = origin.partition("://")
+    found = _HOST.fullmatch(host)
+    return scheme in ("http", "https") and found is not None and _is_loopback(found[1])
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _cannot_be_rebound(host: str) -> bool:
+    # DNS rebinding takes a name that somebody else can register: not an address, and not one without a dot.
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = found[1]
+    if "." not in name or name.lower().endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+class Cors:
+    """An endpoint whose answers pages of allowed origins may read (WHATWG Fetch, section 3.2)."""
+
+    def __init__(self, endpoint: Any, origins: Origins, method: str) -> None:
+        self._endpoint = endpoint
+        self._origins = origins
+        self._methods = method.encode()
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        found = headers(scope, b"origin")
+        allowed = len(found) == 1 and self._origins.allow(found[0])
+        if scope["method"] == "OPTIONS" and found and header(scope, b"access-control-request-method"):
+            await self._preflight(found[0], send, allowed=allowed)
+            return
+        extra = [VARY, *(_permission(found[0]) if allowed else ())]
+
+        async def send_with(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        await self._endpoint(scope, receive, send_with)
+
+    async def _preflight(self, origin: str, send: Send, *, allowed: bool) -> None:
+        if not allowed:
+            error = Forbidden(f"origin {show(origin)}: not one of GATEWAY_ALLOWED_ORIGINS")
+            await answer_problem(send, error, [VARY])
+            return
+        fields = [
+            VARY,
+            *_permission(origin),
+            (b"access-control-allow-methods", self._methods),
+            (b"access-control-allow-headers", ALLOWED_HEADERS),
+            (b"access-control-max-age", PREFLIGHT_SECONDS),
+            *ALWAYS,
+        ]
+        await send({"type": "http.response.start", "status": 204, "headers": fields})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _permission(origin: str) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-allow-credentials", b"true"),
+        (b"access-control-expose-headers", EXPOSED_HEADERS),
+    )

@@ -1,0 +1,30 @@
+"""Tickets over HTTP: ``POST /tickets`` with a bearer token, for one connection whose URL is its only place for a credential."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.errors import Unauthorized
+from gateway.store.tickets import SECONDS, Tickets
+from gateway.transports.answers import answer_json, check_method
+from gateway.transports.request import header
+from gateway.transports.services import Services
+from gateway.transports.writer import Receive, Send
+
+
+class TicketEndpoint:
+    """Gives tickets."""
+
+    def __init__(self, services: Services, tickets: Tickets) -> None:
+        self._services = services
+        self._tickets = tickets
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if not await check_method(scope, send, "POST"):
+            return
+        if not self._services.anybody and header(scope, b"authorization") is None:
+            # A ticket for a ticket would never end, and a page that has the cookie needs no ticket.
+            raise Unauthorized("no token: Authorization: Bearer is expected")
+        grant = await self._services.gate.authenticate(scope)
+        await answer_json(send, {"ticket": await self._tickets.issue(grant), "expires_in": SECONDS})
