@@ -1,0 +1,256 @@
+// Demo: starts jobs, shows each as a card. Only the names of the jobs are kept here; their state is the gateway's.
+
+import { Card } from "./card.js";
+import { Feed } from "./feed.js";
+
+const KEPT = 40;
+const LINES = 50;
+const AWAY = 5_000;
+const STORE = "notify-demo-jobs";
+const HELLO = "jobs:hello"; // what the commands in the terminal publish on
+const CHANNEL = /^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}$/;
+
+const $ = (id) => document.getElementById(id);
+
+/** @type {Map<string, Card>} */
+const cards = new Map();
+let asked = null; // the job in the address: shown even if there is nothing of it
+
+// The names of the jobs, newest first, shared by all tabs.
+
+function stored() {
+  try {
+    const names = JSON.parse(localStorage.getItem(STORE) ?? "[]");
+    return Array.isArray(names) ? names.filter((name) => typeof name === "string" && CHANNEL.test(name)).slice(0, KEPT) : [];
+  } catch {
+    return []; // a browser that keeps nothing, or a stranger's value
+  }
+}
+
+function store(names) {
+  try {
+    localStorage.setItem(STORE, JSON.stringify(names));
+  } catch {
+    // Then a reload begins anew.
+  }
+}
+
+function keep(channel) {
+  const names = [channel, ...stored().filter((name) => name !== channel)];
+  for (const old of names.splice(KEPT)) discard(old);
+  store(names);
+}
+
+// Cards
+
+function add(channel) {
+  let card = cards.get(channel);
+  if (card === undefined) {
+    card = new Card(channel, () => removeByHand(channel));
+    cards.set(channel, card);
+    feed.follow([channel]);
+    if (channel !== HELLO) place(card);
+  }
+  return card;
+}
+
+function place(card) {
+  if (!card.element.isConnected) $("jobs").prepend(card.element);
+  arrange();
+}
+
+function discard(channel) {
+  const card = cards.get(channel);
+  if (card === undefined) return;
+  card.element.remove();
+  cards.delete(channel);
+  if (channel === HELLO) add(HELLO); // not shown until something comes
+  else feed.leave(channel);
+  arrange();
+}
+
+function remove(channel) {
+  store(stored().filter((name) => name !== channel));
+  discard(channel);
+}
+
+function removeByHand(channel) {
+  const { element } = cards.get(channel);
+  const next = element.nextElementSibling ?? element.previousElementSibling;
+  remove(channel);
+  (next?.querySelector(".remove") ?? $("jobs-title")).focus();
+}
+
+function arrange() {
+  $("empty").hidden = $("jobs").childElementCount > 0;
+  $("clear").hidden = ![...cards.values()].some((card) => card.over && card.element.isConnected);
+}
+
+// Events
+
+const feed = new Feed(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`, {
+  event(event) {
+    const card = cards.get(event.channel);
+    if (card === undefined) return;
+    const known = card.view !== null || card.fresh;
+    const changed = card.show(event);
+    place(card);
+    if (changed && known) say(`${card.name}: ${card.parts.label.textContent}. ${card.parts.text.textContent}`);
+    log(event);
+  },
+  gap(channel) {
+    cards.get(channel)?.showGap();
+    log({ op: "gap", channel });
+  },
+  ready(channels) {
+    arrange();
+    for (const channel of channels) {
+      const card = cards.get(channel);
+      card?.settle();
+      if (card === undefined || card.view !== null || channel === HELLO) continue;
+      // Redis has forgotten it, as the demo's own does when the demo ends.
+      if (channel === asked) card.showNothing();
+      else remove(channel);
+    }
+  },
+  state: showConnection,
+  problem(problem) {
+    const text = problem.detail ?? problem.title;
+    if (problem.channel !== undefined) cards.get(problem.channel)?.showProblem(text);
+    else showProblem(text);
+  },
+});
+
+let lines = 0;
+
+function log(event) {
+  const line = document.createElement("li");
+  const time = document.createElement("time");
+  const code = document.createElement("code");
+  time.textContent = new Date().toLocaleTimeString([], { hour12: false });
+  code.textContent = JSON.stringify(event);
+  line.append(time, code);
+  $("log").prepend(line);
+  if ($("log").childElementCount > LINES) $("log").lastElementChild.remove();
+  $("log-empty").hidden = true;
+  lines += 1;
+  $("log-count").textContent = lines === 1 ? "1 event" : `${lines.toLocaleString("en")} events${lines > LINES ? `, the last ${LINES}` : ""}`;
+}
+
+/** For those who cannot see it. */
+function say(text) {
+  const line = document.createElement("p");
+  line.textContent = text;
+  $("said").append(line);
+  if ($("said").childElementCount > 8) $("said").firstElementChild.remove();
+}
+
+// The connection
+
+/** @type {import("./feed.js").State} */
+let connection = { name: "connecting" };
+
+function showConnection(state) {
+  const was = connection;
+  connection = state;
+  $("connection").dataset.state = state.name;
+  $("jobs").classList.toggle("stale", state.name === "reconnecting" || state.name === "stopped");
+  $("drop").textContent = { stopped: "Try again", reconnecting: "Reconnect now" }[state.name] ?? "Pull the plug";
+  $("drop").title = state.name === "live" ? `Close the WebSocket and stay away for ${AWAY / 1000} seconds; the jobs go on` : "";
+  tickConnection();
+  if (state.name === "live") showProblem("");
+  if (state.name === "live" && state.missed !== undefined) {
+    say("Connected again.");
+    if (state.missed > 0) setTimeout(() => connection === state && ((state.missed = 0), tickConnection()), 5_000);
+  } else if (state.name === "reconnecting" && was.name === "live") say("The connection is lost.");
+  else if (state.name === "stopped") say(`The gateway has ended the connection: ${state.reason}`);
+}
+
+function tickConnection() {
+  const { name, at, reason, missed } = connection;
+  const seconds = Math.max(0, Math.ceil((at - Date.now()) / 1000));
+  const texts = {
+    connecting: "Connecting",
+    live: missed ? `Live, ${missed} missed event${missed === 1 ? "" : "s"} caught up` : "Live",
+    reconnecting: `Reconnecting in ${seconds} s`,
+    stopped: `Stopped: ${reason}`,
+  };
+  if ($("connection-text").textContent !== texts[name]) $("connection-text").textContent = texts[name];
+}
+
+$("drop").addEventListener("click", () => {
+  if (connection.name === "live") feed.drop(AWAY);
+  else feed.connect();
+});
+
+// Starting jobs
+
+function showProblem(text) {
+  $("problem").textContent = text;
+  $("problem").hidden = text === "";
+}
+
+async function start(kind) {
+  showProblem("");
+  try {
+    const response = await fetch("/demo/jobs", {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ kind }),
+    });
+    const answer = await response.json();
+    if (!response.ok) throw new Error(answer.detail ?? answer.title);
+    keep(answer.job);
+    add(answer.job).fresh = true;
+  } catch (error) {
+    showProblem(`The job did not start: ${error instanceof TypeError ? "the gateway does not answer" : error.message}`);
+  }
+}
+
+const kinds = [...document.querySelectorAll("[data-kind]")];
+for (const button of kinds) button.addEventListener("click", () => start(button.dataset.kind));
+$("start-all").addEventListener("click", async () => {
+  for (const button of kinds.toReversed()) await start(button.dataset.kind);
+});
+$("clear").addEventListener("click", () => {
+  for (const card of [...cards.values()]) if (card.over) remove(card.channel);
+  $("jobs-title").focus();
+});
+
+// The address: /#jobs:42 shows that job.
+
+function followAddress() {
+  let channel;
+  try {
+    channel = decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return;
+  }
+  if (!CHANNEL.test(channel)) return;
+  asked = channel;
+  keep(channel);
+  const card = add(channel);
+  place(card);
+  for (const { element } of cards.values()) element.classList.toggle("asked", element === card.element);
+  card.focus();
+}
+
+addEventListener("hashchange", followAddress);
+addEventListener("storage", ({ key }) => {
+  if (key !== STORE && key !== null) return;
+  const names = stored();
+  for (const name of names.toReversed()) add(name);
+  for (const name of cards.keys()) if (!names.includes(name) && name !== HELLO && name !== asked) discard(name);
+});
+addEventListener("online", () => feed.wake());
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && feed.wake());
+
+setInterval(() => {
+  for (const card of cards.values()) if (!card.over) card.tick();
+  if (connection.name === "reconnecting") tickConnection();
+}, 200);
+
+add(HELLO);
+for (const name of stored().toReversed()) add(name);
+followAddress();
+feed.connect();

@@ -1,0 +1,224 @@
+"""The demo: a private Valkey, the gateway, a page and pretend workers, on this machine only."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+import click
+import msgspec
+from starlette.routing import BaseRoute, Route
+
+from gateway.app import Gateway, Guarded
+from gateway.embedded import NoServer, embedded_server
+from gateway.errors import BadRequest, SettingsError, Unprocessable
+from gateway.pages.assets import Asset
+from gateway.pages.workers import Workers
+from gateway.server.run import bind, serve
+from gateway.settings import Settings, read_settings
+from gateway.store.connect import redis_client
+from gateway.store.log import Log
+from gateway.transports.answers import answer, check_method
+from gateway.transports.body import read_body
+from gateway.transports.writer import Receive, Send
+
+MAX_BODY_BYTES: Final = 4_096
+
+ASSETS: Final = {
+    "/": "index.html",
+    "/demo/demo.css": "demo.css",
+    "/demo/demo.js": "demo.js",
+    "/demo/feed.js": "feed.js",
+    "/demo/card.js": "card.js",
+    "/demo/icon.svg": "icon.svg",
+}
+
+HELLO: Final = '{"type":"progress","data":{"title":"From your terminal","text":"Hello from redis-cli","percent":50}}'
+GOODBYE: Final = '{"type":"completed","final":true,"data":{"title":"From your terminal","text":"Hello from gateway publish"}}'
+
+
+class Order(msgspec.Struct, forbid_unknown_fields=True):
+    """The job that the page wants started."""
+
+    kind: str
+
+
+_order: Final = msgspec.json.Decoder(Order)
+
+
+class JobsEndpoint:
+    """Starts jobs: ``POST /demo/jobs``."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if not await check_method(scope, send, "POST"):
+            return
+        body = await read_body(scope, receive, MAX_BODY_BYTES)
+        try:
+            order = _order.decode(body)
+        except msgspec.ValidationError as error:
+            raise Unprocessable(f'{error}: an object such as {{"kind":"transcode"}} is expected') from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BadRequest(f"the body is not JSON: {error}") from None
+        channel = await self._workers.start(order.kind)
+        await answer(send, 202, msgspec.json.encode({"job": channel}), b"application/json")
+
+
+class Demo(Gateway):
+    """The gateway with the page and the workers.
+
+    Args:
+        settings: with the address of Redis
+        greeting: printed as soon as the gateway answers
+        speed: how much faster than life the workers work
+    """
+
+    def __init__(self, settings: Settings, greeting: str, speed: float = 1.0) -> None:
+        client = redis_client(settings.redis_url or "")
+        self._workers = Workers(client, Log(client, settings.prefix, settings.max_event_bytes), speed)
+        self._greeting = greeting
+        self._port = settings.port
+        pages: list[BaseRoute] = [Route(path, Asset(name)) for path, name in ASSETS.items()]
+        super().__init__(settings, _stop, [*pages, Route("/demo/jobs", Guarded(JobsEndpoint(self._workers)))])
+
+    @asynccontextmanager
+    async def run(self, app: object = None) -> AsyncIterator[None]:
+        """Follow Redis, and run jobs, while this is entered."""
+        async with super().run(app), self._workers.run(), asyncio.TaskGroup() as tasks:
+            greeting = tasks.create_task(self._greet())
+            try:
+                yield
+            finally:
+                greeting.cancel()
+
+    async def _greet(self) -> None:
+        while not await _is_ready(self._port):
+            await asyncio.sleep(0.05)
+        click.echo(self._greeting)
+        sys.stdout.flush()
+
+
+async def _is_ready(port: int) -> bool:
+    """Ask as a stranger would: what is printed then is true."""
+    with suppress(OSError, asyncio.IncompleteReadError):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with closing(writer):
+            writer.write(b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+            return (await reader.readexactly(12)).endswith(b" 200")
+    return False
+
+
+def _stop() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def greeting(settings: Settings, *, private: bool) -> str:
+    """What a newcomer reads; each command can be pasted as it is.
+
+    Args:
+        settings: those the demo runs with
+        private: whether it started the Redis itself, else that is the one of the reader's environment
+    """
+    address = f"http://127.0.0.1:{settings.port}"
+    port = (settings.redis_url or "").rpartition(":")[2]
+    where, environment = (f"-p {port}", f"GATEWAY_REDIS_URL={settings.redis_url} ") if private else ('-u "$GATEWAY_REDIS_URL"', "")
+    cli = next((name for name in ("redis-cli", "valkey-cli") if shutil.which(name)), "redis-cli")
+    gateway = "gateway" if shutil.which("gateway") and "UV" not in os.environ else "uv run gateway"
+    commands = (
+        f"curl -N '{address}/sse?channel=jobs:hello'",
+        f"{cli} {where} FCALL {settings.prefix}_publish 1 jobs:hello '{HELLO}'",
+        f"{environment}{gateway} publish jobs:hello '{GOODBYE}'",
+    )
+    lines = [
+        "",
+        "  Open  " + click.style(address, bold=True, fg="cyan"),
+        "",
+        "  and, in another terminal, try",
+        "",
+        *("    " + command for command in commands),
+        "",
+        "  " + click.style("Ctrl-C ends it all." + ("" if private else " The Redis is that of GATEWAY_REDIS_URL."), dim=True),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return bind(Settings(port=port))
+    except OSError as error:
+        reason = "somebody else listens there" if error.errno == errno.EADDRINUSE else error.strerror
+        raise SettingsError(
+            f"port {port} of 127.0.0.1: {reason}; choose another one, or let `gateway demo --port 0` find one that is free"
+        ) from None
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    # 128 + n: what a shell says of a process that a signal has ended
+    sys.exit(128 + number)
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup wants it
+        signal.signal(signal.SIGHUP, handler)
+
+
+def _hang_up(number: int, frame: FrameType | None) -> None:
+    """The terminal was closed. To uvicorn, which does not know SIGHUP, that is a SIGTERM."""
+    if number == signal.SIGHUP:
+        _stop()
+    else:
+        _leave(number, frame)
+
+
+def run_demo(port: int, *, speed: float = 1.0) -> None:
+    """Run the demo until a signal.
+
+    It starts a Valkey of its own, unless GATEWAY_REDIS_URL is set.
+
+    Args:
+        port: to listen on, 0 for a free one
+        speed: how much faster than life the workers work
+
+    Raises:
+        SettingsError: if the port cannot be had, there is no Valkey to start, or the environment is wrong.
+    """
+    chosen = read_settings(os.environ)
+    # Valkey has a session of its own: whatever ends this process has to end it too. A signal in the middle of its start or
+    # its end would leave it behind, so it waits.
+    early: list[int] = []
+    _on_signals(lambda number, _frame: early.append(number))
+    with ExitStack() as stack:
+        listener = stack.enter_context(closing(_listen(port)))
+        try:
+            url = chosen.redis_url or stack.enter_context(embedded_server())
+        except NoServer as error:
+            raise SettingsError(f"{error}; or set GATEWAY_REDIS_URL to the address of one that runs") from None
+        stack.callback(_on_signals, signal.SIG_IGN)
+        _on_signals(_hang_up)
+        if early:
+            _leave(early[0], None)
+        settings = Settings(
+            redis_url=url,
+            port=listener.getsockname()[1],
+            prefix=chosen.prefix,
+            max_event_bytes=chosen.max_event_bytes,
+            max_connections=500,  # what a laptop's limit of open files allows
+            auth="none",
+            drain_seconds=0,
+            log_level="warning",
+        )
+        serve(Demo(settings, greeting(settings, private=chosen.redis_url is None), speed), settings, listener)

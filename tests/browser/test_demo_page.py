@@ -1,0 +1,278 @@
+"""The demo's page in Chromium: right at once after a reload, in two tabs, by keyboard, on a phone, without a word on the console."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+SPEED = 5  # a transcode takes about 3 s, a payment 2 s
+RIGHT_AT_ONCE = 1_000  # milliseconds, from the reload on; it takes about 100 on an idle machine
+
+MakeContext = Callable[..., BrowserContext]
+
+# What Content-Security-Policy forbids is an event of the document, and an error on the console.
+SPY = "document.addEventListener('securitypolicyviolation', e => console.error('CSP: ' + e.violatedDirective + ' ' + e.blockedURI))"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    if CHROMIUM is None:
+        reason = "no Chromium: apt-get install chromium"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    code = f"from gateway.pages.demo import run_demo; run_demo(0, speed={SPEED})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=ENVIRON) as process:
+        try:
+            found = None
+            while found is None:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                assert line
+                found = re.search(r"Open\s+(\S+)", line)
+            yield found[1]
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser(url: str) -> Iterator[Browser]:
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What the pages complained of; there must be nothing at the end of a test."""
+    return []
+
+
+@pytest.fixture
+def make_context(browser: Browser, said: list[str]) -> Iterator[MakeContext]:
+    contexts = []
+
+    def make(**options: Any) -> BrowserContext:
+        context = browser.new_context(**options)
+        context.set_default_timeout(5_000)
+        context.add_init_script(SPY)
+        context.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+        context.on("weberror", lambda error: said.append(str(error.error)))
+        contexts.append(context)
+        return context
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+@pytest.fixture
+def page(make_context: MakeContext, url: str) -> Page:
+    page = make_context().new_page()
+    page.goto(url)
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    return page
+
+
+def start(page: Page, kind: str) -> str:
+    """Start a job by its button; its channel."""
+    with page.expect_response("**/demo/jobs") as response:
+        page.click(f"[data-kind={kind}]")
+    channel: str = response.value.json()["job"]
+    return channel
+
+
+def card(page: Page, channel: str) -> Locator:
+    return page.locator(f'[data-channel="{channel}"]')
+
+
+def percent(page: Page, channel: str) -> float:
+    value: float = card(page, channel).locator("progress").evaluate("bar => bar.position < 0 ? -1 : bar.value")
+    return value
+
+
+def states_after_reload(page: Page, channel: str, state: str) -> list[str]:
+    """Reload; every state that the job's card has claimed until it shows the right one, which must be soon."""
+    page.reload(wait_until="commit")
+    seen: list[str] = page.evaluate(
+        """([channel, state, limit]) => new Promise((resolve, reject) => {
+            const seen = [];
+            const look = () => {
+                const now = document.querySelector(`[data-channel="${channel}"]`)?.dataset.state;
+                if (now !== undefined && now !== "waiting" && now !== seen.at(-1)) seen.push(now);
+                if (now === state) resolve(seen);
+                else if (performance.now() > limit) reject(new Error(`after ${limit} ms: ${seen}`));
+                else setTimeout(look, 1);
+            };
+            look();
+        })""",
+        [channel, state, RIGHT_AT_ONCE],
+    )
+    return seen
+
+
+def test_a_job_is_right_at_once_after_a_reload_in_the_middle_and_after_the_end(page: Page) -> None:
+    channel = start(page, "transcode")
+    expect(card(page, channel).locator(".text")).to_have_text(re.compile("Encoding"))
+    before = percent(page, channel)
+
+    assert states_after_reload(page, channel, "running") == ["running"]
+    assert percent(page, channel) >= before
+    expect(card(page, channel)).to_have_attribute("data-state", "done")
+    elapsed = card(page, channel).locator(".elapsed").text_content()
+
+    assert states_after_reload(page, channel, "done") == ["done"]
+    assert percent(page, channel) == 100
+    assert card(page, channel).locator(".text").text_content() == "holiday.mp4 is ready, 46 MB"
+    assert card(page, channel).locator(".elapsed").text_content() == elapsed
+
+
+def test_a_failure_and_a_retry_are_shown_and_said(page: Page) -> None:
+    payment, broken = start(page, "payment"), start(page, "import")
+
+    expect(card(page, payment)).to_have_attribute("data-state", "retrying")
+    expect(card(page, broken)).to_have_attribute("data-state", "failed")
+    assert percent(page, broken) == 62
+    expect(card(page, payment)).to_have_attribute("data-state", "done")
+    said = page.locator("[aria-live=polite] p").all_text_contents()
+    assert [line for line in said if line.startswith("Take a payment")] == [
+        "Take a payment: Queued. Waiting for a worker",
+        "Take a payment: Running. Asking the bank, attempt 1 of 3",
+        "Take a payment: Retrying. The bank did not answer: next attempt in 3 s",
+        "Take a payment: Running. Asking the bank, attempt 2 of 3",
+        "Take a payment: Done. Paid 49.00 EUR",
+    ]
+    assert "Import a file: Failed. Line 1,247: there is no country 'Atlantis'" in said
+
+
+def test_a_second_tab_shows_the_same_job(page: Page, make_context: MakeContext, url: str) -> None:
+    channel = start(page, "report")
+    with page.context.expect_page() as opened:
+        card(page, channel).locator(".tab").click()
+    second, stranger = opened.value, make_context().new_page()
+    stranger.goto(f"{url}/#{channel}")
+
+    assert second.url == f"{url}/#{channel}"
+    for tab in (second, stranger):
+        expect(card(tab, channel)).to_have_attribute("data-state", "running")
+        expect(card(tab, channel)).to_have_class(re.compile(r"\basked\b"))
+    other = start(page, "import")
+    expect(card(second, other)).to_be_visible()
+    assert card(stranger, other).count() == 0
+    for tab in (page, second, stranger):
+        expect(card(tab, channel)).to_have_attribute("data-state", "done")
+
+
+def test_what_came_while_the_plug_was_pulled_is_caught_up(page: Page) -> None:
+    channel = start(page, "report")
+    expect(card(page, channel)).to_have_attribute("data-state", "running")
+
+    page.click("#drop")
+    expect(page.locator("#connection")).to_have_text(re.compile(r"Reconnecting in \d s"))
+    until_final(page, channel)
+    expect(card(page, channel)).to_have_attribute("data-state", "running")
+    page.click("#drop")
+
+    expect(card(page, channel)).to_have_attribute("data-state", "done")
+    expect(page.locator("#connection")).to_have_text(re.compile(r"Live, \d missed events? caught up"))
+    ids = page.evaluate("[...document.querySelectorAll('#log code')].map(line => JSON.parse(line.textContent).id).reverse()")
+    assert ids == sorted(set(ids))
+
+
+def test_what_the_log_no_longer_holds_is_said(page: Page, url: str) -> None:
+    def publish(number: int) -> None:
+        event = {"channel": "jobs:trimmed", "type": "progress", "data": {"text": f"number {number}"}, "keep": 1}
+        assert httpx.post(f"{url}/publish", json=event).status_code == 200
+
+    publish(1)
+    page.goto(f"{url}/#jobs:trimmed")
+    expect(card(page, "jobs:trimmed").locator(".text")).to_have_text("number 1")
+    page.click("#drop")
+    publish(2)
+    publish(3)
+    page.click("#drop")
+
+    expect(card(page, "jobs:trimmed").locator(".text")).to_have_text("number 3")
+    expect(card(page, "jobs:trimmed").locator(".gap")).to_be_visible()
+
+
+def until_final(page: Page, channel: str) -> None:
+    """Wait, outside the browser, until the job is over."""
+    address = page.url.split("#")[0]
+    httpx.get(f"{address}sse", params={"channel": channel, "until": "final"}, timeout=10)
+
+
+def test_all_can_be_done_with_the_keyboard(page: Page) -> None:
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.dataset.kind") == "import":
+            break
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle + getComputedStyle(document.activeElement).outlineWidth")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Space")
+
+    assert outline == "solid2px"
+    expect(page.locator(".card")).to_have_count(2)
+    expect(page.locator(".card[data-state=failed]")).to_have_count(2)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "clear"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "remove"
+    page.keyboard.press("Enter")
+    expect(page.locator(".card")).to_have_count(1)
+    assert page.evaluate("document.activeElement.className") == "remove"
+    page.keyboard.press("Enter")
+    expect(page.locator(".card")).to_have_count(0)
+    assert page.evaluate("document.activeElement.id") == "jobs-title"
+
+
+def test_markup_in_an_event_is_text(page: Page, url: str) -> None:
+    text = '<img src=x onerror="alert(1)"><b>bold</b>'
+    event = {"channel": "jobs:hello", "type": "message", "data": {"text": text, "title": text}}
+    assert httpx.post(f"{url}/publish", json=event).status_code == 200
+
+    expect(card(page, "jobs:hello").locator(".text")).to_have_text(text)
+    assert card(page, "jobs:hello").locator(".title").text_content() == text
+    assert page.locator(".card img, .card b, #log img").count() == 0
+
+
+def test_what_is_no_event_of_the_demo_is_shown_as_it_is(page: Page, url: str) -> None:
+    for data, shown in (([1, {"a": None}], '[1,{"a":null}]'), (None, ""), (17, "17"), ({"percent": "x", "b": 1}, '{"percent":"x","b":1}')):
+        assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "type": "stage.two", "data": data}).status_code == 200
+
+        expect(card(page, "jobs:hello").locator(".text")).to_have_text(shown)
+        assert card(page, "jobs:hello").locator(".label").text_content() == "stage.two"
+
+
+def test_a_strange_store_and_a_job_that_is_forgotten_do_no_harm(page: Page) -> None:
+    for value in ("{", '"x"', '["a b", 7, "jobs:forgotten"]'):
+        page.evaluate("value => localStorage.setItem('notify-demo-jobs', value)", value)
+        page.reload()
+        expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+        expect(page.locator('.card:not([data-channel="jobs:hello"])')).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(make_context: MakeContext, url: str, scheme: str) -> None:
+    page = make_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, reduced_motion="reduce").new_page()
+    page.goto(url)
+    long = "x" * 100
+    page.click("#start-all")
+    httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "type": "y" * 64, "data": {"text": long, "title": long}})
+    expect(page.locator(".card")).to_have_count(6)
+    page.click("#drop")
+
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    widths = page.eval_on_selector_all(".card, .kind, #connection, .log, figure", "all => all.map(e => e.getBoundingClientRect().right)")
+    assert max(widths) <= 360
+    assert page.evaluate("document.getAnimations().length") == 0
