@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.errors import SettingsError
+from gateway.store.connect import SENTINEL_SCHEME, parse_sentinels
 
 _PREFIX: Final = "GATEWAY_"
 _URL_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
@@ -91,11 +92,15 @@ def _matching(pattern: str, expected: str) -> tuple[Callable[[str], Any], str]:
 
 
 def _read_redis_url(text: str) -> str:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        _ = parts.scheme == "redis+sentinel" or parts.port
+    except ValueError:
+        raise ValueError from None  # its words may hold a password
     if parts.scheme not in _URL_SCHEMES or not (parts.netloc or parts.scheme == "unix") or re.search(r"\s", text):
         raise ValueError
-    if parts.scheme != "redis+sentinel":
-        _ = parts.port  # raises ValueError where it is none
+    if text.startswith(SENTINEL_SCHEME):
+        parse_sentinels(text)
     return text
 
 
@@ -203,9 +208,10 @@ def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
         read, expected = _READ[name]
         try:
             values[name] = read(text)
-        except ValueError:
+        except ValueError as error:
             shown = "the value" if name in _SECRET else ascii(text if len(text) <= 80 else text[:77] + "...")
-            problems.append(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected")
+            reason = f" ({error})" if name == "redis_url" and error.args else ""
+            problems.append(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected{reason}")
     values |= {name: value for name, value in chosen.items() if value is not None}
     if problems:
         raise SettingsError("\n".join(problems))
@@ -231,9 +237,8 @@ def key_problems(settings: Settings) -> list[str]:
         names = ", ".join(_PREFIX + name.upper() for name in found)
         return [f"{names}: {len(found)} keys; one of them is expected"]
     if not found and settings.authorize_url is None:
-        others = "GATEWAY_JWT_PUBLIC_KEY, GATEWAY_JWKS_URL or GATEWAY_AUTHORIZE_URL"
-        nobody = "GATEWAY_AUTH=none (everybody may do everything, on loopback only)"
-        return [f"GATEWAY_JWT_SECRET: not set; set it, or {others}, or say {nobody}"]
+        ways = "GATEWAY_JWT_SECRET, GATEWAY_JWT_PUBLIC_KEY, GATEWAY_JWKS_URL or GATEWAY_AUTHORIZE_URL"
+        return [f"GATEWAY_AUTH: jwt, and no key for it: set {ways}, or say none (everybody may do everything, on loopback only)"]
     return []
 
 

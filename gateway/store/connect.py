@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
-DEADLINE = 3.0  # seconds: a Redis that is silent for longer is away
+DEADLINE: Final = 3.0  # seconds: a Redis that is silent for longer is away
+SENTINEL_DEADLINE: Final = 1.0  # they are asked one after the other, within the time that one connection may take
+SENTINEL_SCHEME: Final = "redis+sentinel://"
+SENTINEL_PORT: Final = 26379
 
 
 def _options() -> dict[str, Any]:
@@ -27,32 +30,94 @@ def _options() -> dict[str, Any]:
     }
 
 
+def _honest(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The connection class, so that a write to a connection that has closed is an error of Redis's on every event loop.
+
+    asyncio's own loop takes such a write in silence, and the read that follows fails; uvloop raises ``RuntimeError``.
+    """
+
+    class Connection(base):  # type: ignore[valid-type, misc]
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            try:
+                await super().send_packed_command(command, check_health)
+            except RuntimeError as error:
+                raise RedisConnectionError(f"the connection is closed: {error}") from error
+
+    return Connection
+
+
+class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """A bounded pool of connections to the master of the moment. Closed as a whole it closes those to the Sentinels too."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def parse_sentinels(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
+    """Take ``redis+sentinel://[user:password@]host[:port],.../service[/db][?sentinel_username=..&sentinel_password=..]`` apart.
+
+    Returns:
+        the Sentinels' addresses, the service, the options for Redis and those for the Sentinels
+
+    Raises:
+        ValueError: naming the part that is wrong; never a password.
+    """
+    address, _, query = url.removeprefix(SENTINEL_SCHEME).partition("?")
+    network, _, path = address.partition("/")
+    login, _, hosts = network.rpartition("@")
+    user, _, password = login.partition(":")
+    service, _, database = path.partition("/")
+    asked = dict(parse_qsl(query))
+    if not service:
+        raise ValueError("the service's name is missing: /mymaster behind the last host")
+    if database and not database.isdecimal():
+        raise ValueError("behind the service's name a number is expected, the database")
+    if unknown := asked.keys() - {"sentinel_username", "sentinel_password"}:
+        raise ValueError(f"option {min(unknown)!a}: sentinel_username and sentinel_password are known")
+    options = {"username": unquote(user) or None, "password": unquote(password) or None, "db": int(database or 0)}
+    sentinel_options = {"username": asked.get("sentinel_username"), "password": asked.get("sentinel_password")}
+    return [_host(host) for host in hosts.split(",")], service, options, sentinel_options
+
+
+def _host(text: str) -> tuple[str, int]:
+    name, colon, port = text.rpartition(":")
+    if not colon or port.endswith("]"):
+        name, port = text, str(SENTINEL_PORT)
+    if not name.strip("[]"):
+        raise ValueError(f"Sentinel {text!a}: host or host:port is expected")
+    if not port.isdecimal() or not 0 < int(port) < 65_536:
+        # What stands for the port is not shown: where the @ was forgotten it is the password.
+        raise ValueError(f"Sentinel {name!a}: a port from 1 to 65535 is expected behind the colon")
+    return name.strip("[]"), int(port)
+
+
 def redis_client(url: str, connections: int = 8) -> Redis:
     """A client for the gateway's URL. Connects on first use.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://``, or
-            ``redis+sentinel://[user:password@]host:26379,host2:26379/service[/db]``, where the password is Redis's own
-            and ``?sentinel_password=`` that of the Sentinels
+        url: ``redis://``, ``rediss://``, ``unix://``, or the Sentinels' as ``parse_sentinels`` takes it
         connections: at most so many at once; further callers wait ``DEADLINE`` seconds for one
+
+    Raises:
+        ValueError: if the URL is wrong.
     """
-    if not url.startswith("redis+sentinel:"):
-        pool = BlockingConnectionPool.from_url(url, max_connections=connections, timeout=DEADLINE, **_options())
+    bounds = {"max_connections": connections, "timeout": DEADLINE}
+    pool: BlockingConnectionPool
+    if not url.startswith(SENTINEL_SCHEME):
+        pool = BlockingConnectionPool.from_url(url, **bounds, **_options())
+        pool.connection_class = _honest(pool.connection_class)
         return Redis.from_pool(pool)
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = login.partition(":")
-    service, _, database = parts.path.strip("/").partition("/")
-    query = dict(parse_qsl(parts.query))
-    addresses = []
-    for host in hosts.split(","):
-        name, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
-        addresses.append((name.strip("[]"), int(port)))
-    options = _options() | {"username": unquote(user) or None, "password": unquote(password) or None, "db": int(database or 0)}
-    sentinel_options = _options() | {"password": query.get("sentinel_password")}
-    sentinel = Sentinel(addresses, sentinel_kwargs=sentinel_options, **options)
-    client: Redis = sentinel.master_for(service or "mymaster", connection_pool_class=SentinelConnectionPool)
-    return client
+    addresses, service, options, sentinel_options = parse_sentinels(url)
+    deadlines = {"socket_timeout": SENTINEL_DEADLINE, "socket_connect_timeout": SENTINEL_DEADLINE}
+    sentinel = Sentinel(addresses, sentinel_kwargs=_options() | deadlines | sentinel_options)
+    for client in sentinel.sentinels:
+        client.connection_pool.connection_class = _honest(client.connection_pool.connection_class)
+    connection_class = _honest(SentinelManagedConnection)
+    pool = _SentinelPool(service, sentinel, connection_class=connection_class, **bounds, **_options(), **options)  # type: ignore[no-untyped-call]
+    return Redis.from_pool(pool)
 
 
 def make_connection(client: Redis) -> AbstractConnection:

@@ -24,19 +24,15 @@ _SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "read": "KEYS[1], ARGV[1], tonumb
 OLDEST_WITH_FUNCTIONS: Final = 7
 
 
-def library(prefix: str, max_event_bytes: int, *, resident: bool) -> str:
-    """The Lua source of publish.lua and read.lua for this prefix; ``resident`` as a library of functions."""
+def library(prefix: str, max_event_bytes: int) -> str:
+    """The Lua source of publish.lua and read.lua for this prefix."""
     source = "".join((_HERE / name).read_text() for name in ("publish.lua", "read.lua"))
-    return (
-        source.replace("@PREFIX@", prefix)
-        .replace("@MAX_EVENT_BYTES@", str(max_event_bytes))
-        .replace("@RESIDENT@", "true" if resident else "false")
-    )
+    return source.replace("@PREFIX@", prefix).replace("@MAX_EVENT_BYTES@", str(max_event_bytes))
 
 
 def function_library(prefix: str, max_event_bytes: int) -> str:
     """What ``FUNCTION LOAD`` takes."""
-    lines = [f"#!lua name={prefix}", library(prefix, max_event_bytes, resident=True)]
+    lines = [f"#!lua name={prefix}", library(prefix, max_event_bytes)]
     for name, arguments in _FUNCTIONS.items():
         flags = ", flags = { 'no-writes' }" if name == "read" else ""
         lines.append(
@@ -90,6 +86,8 @@ class Log:
         Raises:
             RedisError: if it cannot be reached or refuses.
         """
+        # The idle ones may lead to a master that was: it answers reads, and lags.
+        await self._client.connection_pool.disconnect(inuse_connections=False)
         version = (await self._client.info("server")).get("redis_version", "0")
         if int(str(version).partition(".")[0]) >= OLDEST_WITH_FUNCTIONS:
             self._hashes = None
@@ -98,7 +96,7 @@ class Log:
             if not any(code.encode() in library for library in known):
                 await self._client.execute_command("FUNCTION", "LOAD", "REPLACE", code)
         else:
-            source = library(self._prefix, self._limit, resident=False)
+            source = library(self._prefix, self._limit)
             self._hashes = {
                 name: await self._client.script_load(f"{source}\nreturn answer({name}, {arguments})\n")
                 for name, arguments in _SCRIPTS.items()

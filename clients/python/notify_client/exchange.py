@@ -29,7 +29,7 @@ SCRIPT_SECONDS: Final = 60.0  # then the function is looked for again: a gateway
 
 def _read_script(prefix: str, max_event_bytes: int) -> str:
     text = resources.files("notify_client").joinpath("publish.lua").read_text(encoding="utf-8")
-    for name, value in (("@PREFIX@", prefix), ("@MAX_EVENT_BYTES@", str(max_event_bytes)), ("@RESIDENT@", "false")):
+    for name, value in (("@PREFIX@", prefix), ("@MAX_EVENT_BYTES@", str(max_event_bytes))):
         text = text.replace(name, value)
     return f"{text}\nreturn answer(publish, KEYS[1], ARGV)\n"
 

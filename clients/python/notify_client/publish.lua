@@ -9,14 +9,14 @@
 --   notify:last:{channel}       id of the newest event, "!" behind it if that was final. Outlives the log by a day, so that an
 --                               expired or evicted log is told from a channel that never had one.
 --   notify:key:{channel}:<sha>  id of the event published with that idempotency key, for 24 h.
---   notify:clock                hash: last (newest id of all), floor (what was published before may be lost), server (run id).
+--   notify:clock                hash: last (newest id of all), floor (what was published before may be lost), server (who
+--                               holds the data: run id and replication id).
 --
 -- Everything is checked before the first write, and Redis refuses the whole script where memory is full or a replica is
 -- read-only, so there is never a half of an event; and nothing is announced that was not stored.
 
 local PREFIX = '@PREFIX@'
 local MAX_EVENT_BYTES = @MAX_EVENT_BYTES@
-local RESIDENT = @RESIDENT@ -- a function: its locals live as long as the server process. A script's do not.
 local MAX_KEEP, MAX_TTL, KEY_SECONDS, AFTERLIFE = 10000, 30 * 86400, 86400, 86400
 local MAX_DEPTH, MAX_TEXT = 256, 512
 
@@ -128,32 +128,39 @@ local function now()
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
-local run_id -- of this server process, known once it was asked
+local known_as -- what this server process was called when it was last asked
 
--- Can this process have lost what another one acknowledged? Not a restart with an append-only file. A replica that was
--- promoted may have lagged; without the file all that came after the last snapshot is gone.
-local function may_have_lost()
+-- Who holds the data: the process, and the history it writes, which a promotion renames.
+local function identity()
   local replication = redis.call('INFO', 'replication')
-  local promoted = replication:match('second_repl_offset:(%-?%d+)')
-  if promoted and promoted ~= '-1' then return true end
-  return redis.call('INFO', 'persistence'):match('aof_enabled:(%d)') ~= '1'
+  local history = replication:match('master_replid:(%x+)')
+  return redis.call('INFO', 'server'):match('run_id:(%x+)') .. ' ' .. history, replication:match('second_repl_offset:(%-?%d+)') ~= '-1'
 end
+
+-- Can this holder have lost what the one before it acknowledged? Not a restart with an append-only file. A replica that was
+-- promoted may have lagged; without the file all that came after the last snapshot is gone.
+local function may_have_lost(before, now, promoted)
+  if before:sub(1, 40) == now:sub(1, 40) then return promoted end
+  return promoted or redis.call('INFO', 'persistence'):match('aof_enabled:(%d)') ~= '1'
+end
+
+local function raise_floor(id) redis.call('HSET', CLOCK, 'last', decimal(id), 'floor', decimal(id)) end
 
 -- The newest id of all. Where the data is new, gone, or perhaps older than what clients have seen, the floor is raised to
 -- this moment: who stands below it is told of a gap. Asked before every write, so that the floor lies exactly between what
--- an earlier server process acknowledged and what this one does.
+-- an earlier holder of the data acknowledged and what this one does.
 local function open(time)
   local clock = redis.call('HMGET', CLOCK, 'last', 'server')
-  local last = tonumber(clock[1])
-  if last and (clock[2] == run_id or not RESIDENT) then return last end
-  run_id = redis.call('INFO', 'server'):match('run_id:(%x+)')
-  if last and clock[2] == run_id then return last end
-  if not last or may_have_lost() then
+  local last, before = tonumber(clock[1]), clock[2] or ''
+  if last and before == known_as then return last end
+  local promoted
+  known_as, promoted = identity()
+  if last and before == known_as then return last end
+  if not last or may_have_lost(before, known_as, promoted) then
     last = math.max(time, (last or 0) + 1)
-    redis.call('HSET', CLOCK, 'last', decimal(last), 'floor', decimal(last), 'server', run_id)
-  else
-    redis.call('HSET', CLOCK, 'server', run_id)
+    raise_floor(last)
   end
+  redis.call('HSET', CLOCK, 'server', known_as)
   return last
 end
 
@@ -201,11 +208,15 @@ local function answer(run, ...)
   return redis.error_reply(result:match('^%u+ .*') or result:match('^@user_script: %d+: %-(%u+ .*)') or 'ERR ' .. result)
 end
 
--- For a gateway that (re)connects: no id from now on lies below what it has heard of, whatever this server lost.
+-- For a gateway that (re)connects: no id from now on lies below what it has heard of, whatever this server lost. An id that
+-- is above all that the server knows of is gone from it, and others may be.
 local function greet(heard)
   local time = now()
   local last = open(time)
   heard = math.min(tonumber(heard) or 0, time + 86400 * 1000000)
-  if heard > last then redis.call('HSET', CLOCK, 'last', decimal(heard)) end
-  return decimal(math.max(heard, last))
+  if heard > last then
+    last = heard + 1
+    raise_floor(last)
+  end
+  return decimal(last)
 end
