@@ -55,7 +55,9 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
     if len(uri) > MAX_URI_BYTES:
         raise UriTooLong(f"an address of {len(uri)} bytes: at most {MAX_URI_BYTES} are allowed")
     if not uri.isascii() or b"#" in uri:
-        raise BadRequest(f"address {show(uri[:60])}: ASCII without a fragment is expected, the rest in percent-encoding")
+        # Not what stands behind the question mark: there may be a token.
+        path = uri.partition(b"?")[0][:60]
+        raise BadRequest(f"address {show(path)}: ASCII without a fragment is expected, the rest in percent-encoding")
     if len(headers) > MAX_HEADERS:
         raise HeadTooLarge(f"{len(headers)} headers: at most {MAX_HEADERS} are allowed")
     size = len(uri)

@@ -172,6 +172,7 @@ class HttpProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _unfinished = 0  # bytes since the parser last brought something whole
     _refused = False
+    _answering: RequestResponseCycle | None = None  # uvicorn's ``cycle`` is the newest, of those that were sent ahead too
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -227,8 +228,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _busy(self) -> bool:
         """Whether a request is being answered."""
-        cycle = cast("RequestResponseCycle | None", self.cycle)
-        return cycle is not None and not cycle.response_complete
+        return self._answering is not None and not self._answering.response_complete
 
     def _should_upgrade(self) -> bool:
         return self._head.upgrade
@@ -263,12 +263,11 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer what is no request, and close."""
         self._refused = True
         self._relax()
-        if self._busy():
-            if self.cycle.response_started:
+        if self._busy() and self._answering is not None:
+            if self._answering.response_started:
                 self.transport.abort()  # in the midst of an answer there is no place for another
                 return
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+            self._disconnect(self._answering)
         self._write(error)
         self.transport.write_eof()
         self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
@@ -277,7 +276,12 @@ class HttpProtocol(HttpToolsProtocol):
         metrics.REFUSALS.labels(str(error.status)).inc()
         self.transport.write(answer(error, self.server_state.default_headers))
 
+    def _disconnect(self, cycle: RequestResponseCycle) -> None:
+        cycle.disconnected = True
+        cycle.message_event.set()
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
         if cycle.scope["http_version"] == "1.1" and cycle.scope["method"] == "GET":
             self.writer = TransportWriter(self.transport)
             cast("dict[str, Any]", cycle.scope).setdefault("extensions", {})[EXTENSION] = self.writer
@@ -285,6 +289,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relax()
+        if self._answering is not None:
+            self._disconnect(self._answering)  # uvicorn tells the newest only, and a stream before it would stay for ever
         if self.writer is not None:
             self.writer.on_gone()
             self.writer = None

@@ -1,0 +1,153 @@
+"""Raw bytes to a gateway and back: what no proper client library would send."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+MASK = b"\x01\x02\x03\x04"
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+class Answer(NamedTuple):
+    """One HTTP response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def problem(self) -> dict[str, Any]:
+        assert self.headers["content-type"] == "application/problem+json", self
+        problem: dict[str, Any] = json.loads(self.body)
+        assert problem["status"] == self.status
+        return problem
+
+
+def request(target: str = "/livez", *lines: str, method: str = "GET", version: str = "HTTP/1.1", host: str | None = "a") -> bytes:
+    """A request's head."""
+    head = [f"{method} {target} {version}", *([] if host is None else [f"Host: {host}"]), *lines, "", ""]
+    return "\r\n".join(head).encode("latin-1")
+
+
+def upgrade(target: str = "/ws", *lines: str, drop: str = "", **others: Any) -> bytes:
+    """An upgrade's head, without the header named in ``drop``."""
+    usual = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {KEY.decode()}", "Sec-WebSocket-Version: 13"]
+    return request(target, *(line for line in usual if not drop or not line.startswith(drop)), *lines, **others)
+
+
+def frame(
+    payload: bytes = b"", opcode: int = TEXT, *, fin: bool = True, reserved: int = 0, masked: bool = True, form: int | None = None
+) -> bytes:
+    """A client's frame; ``form`` is the number of bytes its length takes, if not the least."""
+    size = len(payload)
+    form = form if form is not None else 0 if size < 126 else 2 if size < 65_536 else 8
+    length = {0: bytes([size & 0x7F]), 2: b"\x7e" + struct.pack("!H", size & 0xFFFF), 8: b"\x7f" + struct.pack("!Q", size)}[form]
+    length = bytes([length[0] | (0x80 if masked else 0)]) + length[1:]
+    data = bytes(byte ^ MASK[i & 3] for i, byte in enumerate(payload)) if masked else payload
+    return bytes([(0x80 if fin else 0) | reserved << 4 | opcode]) + length + (MASK if masked else b"") + data
+
+
+class Wire:
+    """One TCP connection, of which every byte is ours. Each read has a deadline."""
+
+    def __init__(self, port: int, seconds: float = 5.0, *, receive_buffer: int = 0) -> None:
+        self._socket = socket.socket()
+        if receive_buffer:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._socket.settimeout(seconds)
+        self._socket.connect(("127.0.0.1", port))
+        self._buffer = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> Self:
+        """Send bytes; a gateway that has closed already is no error."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(data)
+        return self
+
+    def end(self) -> Self:
+        """Half-close: nothing more is sent."""
+        self._socket.shutdown(socket.SHUT_WR)
+        return self
+
+    def _more(self) -> bytes:
+        try:
+            data = self._socket.recv(65_536)
+        except ConnectionResetError:
+            data = b""
+        self._buffer += data
+        return data
+
+    def take(self, size: int) -> bytes:
+        """So many bytes, or fewer if it ends before."""
+        while len(self._buffer) < size and self._more():
+            pass
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+    def rest(self) -> bytes:
+        """All that comes until the gateway closes."""
+        while self._more():
+            pass
+        data, self._buffer = self._buffer, b""
+        return data
+
+    def answer(self) -> Answer:
+        """The next response, which has a Content-Length."""
+        while b"\r\n\r\n" not in self._buffer:
+            assert self._more(), f"closed without an answer: {self._buffer[:200]!r}"
+        head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
+        line, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, value in (each.split(": ", 1) for each in lines)}
+        return Answer(int(line.split(" ")[1]), headers, self.take(int(headers.get("content-length", "0"))))
+
+    def frame(self) -> tuple[int, bytes] | None:
+        """The next frame's opcode and payload; ``None`` at the end."""
+        head = self.take(2)
+        if len(head) < 2:
+            return None
+        size = head[1] & 0x7F
+        if size > 125:
+            size = int.from_bytes(self.take(2 if size == 126 else 8), "big")
+        return head[0] & 0x0F, self.take(size)
+
+    def message(self) -> dict[str, Any]:
+        """The next text frame's JSON."""
+        while (found := self.frame()) is not None:
+            if found[0] == TEXT:
+                message: dict[str, Any] = json.loads(found[1])
+                return message
+        raise AssertionError("closed before a message")
+
+    def close_code(self) -> int:
+        """The code of the close frame, whatever comes before it; 1006 if there is none. Waits for the end."""
+        code = 1006
+        while (found := self.frame()) is not None:
+            if found[0] == CLOSE:
+                code = int.from_bytes(found[1][:2], "big")
+                self.send(frame(found[1][:2], CLOSE))
+        return code
+
+
+def websocket(port: int, target: str = "/ws", *lines: str, **others: Any) -> Wire:
+    """An open WebSocket."""
+    wire = Wire(port, **others).send(upgrade(target, *lines))
+    answer = wire.answer()
+    assert answer.status == 101, answer
+    return wire
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
