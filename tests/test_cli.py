@@ -79,7 +79,7 @@ def test_serve_says_what_to_do_without_settings() -> None:
 
     assert result.returncode == 1
     assert "GATEWAY_REDIS_URL: not set" in result.stderr
-    assert "GATEWAY_AUTH: not set" in result.stderr
+    assert "GATEWAY_AUTH: jwt, and no key for it" in result.stderr
 
 
 def test_serve_names_a_port_that_is_taken(redis_url: str) -> None:

@@ -89,7 +89,13 @@ def test_no_authentication_is_for_this_machine_only() -> None:
 
     assert any("loopback" in line for line in serving_problems(open_to_all))
     assert serving_problems(Settings(redis_url="redis://h", auth="none", host="::1")) == []
-    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "[::1]", "10.0.0.1", "example.org")] == [True, True, True, False, False]
+    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "[::1]", "10.0.0.1", "example.org")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_serving_says_what_is_missing() -> None:

@@ -1,4 +1,8 @@
-"""Clients that come and go between two gateways while much is published: each log equals the ledger."""
+"""Clients that come and go between two gateways while much is published: each log equals the ledger.
+
+The whole size, 200 clients and 10,000 events, takes a minute or two: ``uv run pytest tests/integration/test_reconnecting.py tests/faults
+-k ledger --full``.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,8 @@ from tests.conftest import publisher
 from tests.support.servers import Server, running_gateway
 
 CHANNELS = 50
-EVENTS = 10_000
-CLIENTS = 200
-RECONNECTS = 20
+FULL = (10_000, 200, 20)  # events, clients, reconnections of each
+SHORT = (3_000, 80, 10)
 
 
 @pytest.fixture(scope="module")
@@ -93,22 +96,25 @@ async def _kill_listeners(client: Redis) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["calm", "pub-sub-killed-every-200-ms"])
-async def test_every_log_equals_the_ledger(gateways: list[Server], shared_redis: Redis, killed: bool) -> None:
+async def test_every_log_equals_the_ledger(
+    request: pytest.FixtureRequest, gateways: list[Server], shared_redis: Redis, killed: bool
+) -> None:
+    events, number_of_clients, reconnects = FULL if request.config.getoption("--full", False) else SHORT
     run = f"r{int(killed)}"
     ledger: dict[str, list[str]] = defaultdict(list)
     publish = publisher(shared_redis)
     published = asyncio.Event()
     dice = random.Random(4)
-    clients = [Client(number, run, gateways) for number in range(CLIENTS)]
+    clients = [Client(number, run, gateways) for number in range(number_of_clients)]
 
     async def work() -> None:
-        for i in range(EVENTS):
+        for i in range(events):
             name = f"{run}:{i % CHANNELS}"
             ledger[name].append(await publish(name, "progress", i, keep=1_000))
         published.set()
 
     async def follow(client: Client) -> None:
-        for turn in range(RECONNECTS):
+        for turn in range(reconnects):
             leave = asyncio.Event()
             asyncio.get_running_loop().call_later(dice.uniform(0.05, 0.5), leave.set)
             await client.connect(turn, leave)

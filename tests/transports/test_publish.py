@@ -51,7 +51,14 @@ async def test_a_key_publishes_once(client: httpx.AsyncClient, server: Server, c
 
 
 async def test_a_batch_answers_each_in_its_place(client: httpx.AsyncClient, channel: str) -> None:
-    batch = [{"channel": channel, "data": 1}, {"channel": "a b"}, {"chanel": "x"}, 5, {"channel": channel, "type": "x\ny"}, {"channel": channel}]
+    batch = [
+        {"channel": channel, "data": 1},
+        {"channel": "a b"},
+        {"chanel": "x"},
+        5,
+        {"channel": channel, "type": "x\ny"},
+        {"channel": channel},
+    ]
     answers = (await client.post("/publish", json=batch)).json()
 
     assert ["ids" in answer for answer in answers] == [True, False, False, False, False, True]
