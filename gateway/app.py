@@ -6,10 +6,11 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
@@ -19,7 +20,7 @@ from gateway.auth.keys import FixedKey, Keys, pem_key, secret_key
 from gateway.auth.tokens import Tokens
 from gateway.errors import GatewayError, NotFound, SettingsError, UpgradeRequired
 from gateway.feed import Feed
-from gateway.pages.assets import Asset
+from gateway.server.checks import promises
 from gateway.server.drain import draining
 from gateway.settings import Settings, key_problems, read_settings
 from gateway.store.connect import redis_client
@@ -29,6 +30,7 @@ from gateway.transports.access import Access
 from gateway.transports.answers import answer_problem
 from gateway.transports.connections import Connections, Limits
 from gateway.transports.credentials import Gate, OpenGate, TokenGate
+from gateway.transports.files import FileEndpoint
 from gateway.transports.origin import Cors, Origins
 from gateway.transports.polling import PollEndpoint
 from gateway.transports.publish import PublishEndpoint
@@ -128,7 +130,7 @@ class Gateway(Starlette):
         )
         endpoints: dict[str, Endpoint] = {path: make(self.services) for path, make in _ENDPOINTS.items()}
         endpoints |= {"/tickets": TicketEndpoint(self.services, tickets), "/revoke": RevokeEndpoint(self.services, revoked)}
-        endpoints |= {path: Asset(str(file)) for path, file in _files().items()}
+        endpoints |= {path: FileEndpoint(file) for path, file in _files().items()}
         routes: list[BaseRoute] = [Route(path, self._guard(path, endpoint)) for path, endpoint in endpoints.items()]
         routes += [WebSocketRoute("/ws", Guarded(WebSocketEndpoint(self.services))), Route("/ws", Guarded(_upgrade_required))]
         super().__init__(routes=routes + pages, lifespan=self.run)
@@ -162,6 +164,15 @@ class Gateway(Starlette):
             tasks.create_task(self.services.access.run())
             for work in self._works:
                 tasks.create_task(work.run())
+            tasks.create_task(self._warn())
+
+    async def _warn(self) -> None:
+        """Say once what this Redis cannot promise; not before events get through, so that it slows nobody down."""
+        while not self.services.feed.ready:
+            await asyncio.sleep(0.1)
+        with suppress(RedisError, OSError):
+            for problem in await promises(self._client):
+                logger.warning("%s", problem)
 
     def _ended(self, work: asyncio.Future[None]) -> None:
         if self.services.running and not work.cancelled():
