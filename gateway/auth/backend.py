@@ -47,6 +47,7 @@ class Breaker:
     def __init__(self) -> None:
         self._failures = 0
         self._paused_until = 0.0
+        self._trying = False
 
     def check(self) -> None:
         """
@@ -57,18 +58,24 @@ class Breaker:
         if self._failures >= FAILURES:
             if now < self._paused_until:
                 raise _unavailable()
-            self._paused_until = now + SECONDS  # this caller tries; the others wait for what comes of it
+            self._paused_until = now + SECONDS  # this caller tries; the others hear what comes of it
+            self._trying = True
 
     def succeeded(self) -> None:
         """The backend answered."""
         self._failures = 0
+        self._trying = False
 
-    def failed(self) -> None:
+    def failed(self, why: str) -> None:
         """It did not."""
-        self._failures += 1
-        if self._failures >= FAILURES:
-            pause = min(PAUSE[0] * 2 ** min(self._failures - FAILURES, 10), PAUSE[1])
-            self._paused_until = time.monotonic() + pause
+        if self._trying or self._failures < FAILURES:
+            self._trying = False
+            self._failures += 1
+            logger.warning("GATEWAY_AUTHORIZE_URL: %s", why)
+            if self._failures >= FAILURES:
+                pause = min(PAUSE[0] * 2 ** min(self._failures - FAILURES, 10), PAUSE[1])
+                self._paused_until = time.monotonic() + pause
+        # Others who asked before the pause began say nothing new.
 
 
 def _unavailable() -> Unavailable:
@@ -114,8 +121,7 @@ class Backend:
                 status, answer = await fetch(self._client, "POST", self._url, headers=headers, content=body)
                 grant = _read(status, answer)
         except (NoAnswer, TimeoutError) as error:
-            self._breaker.failed()
-            logger.warning("GATEWAY_AUTHORIZE_URL: %s", str(error) or f"no answer in {SECONDS:g} s")
+            self._breaker.failed(str(error) or f"no answer in {SECONDS:g} s")
             raise _unavailable() from None
         except CannotSend:
             raise BadRequest("the Cookie or Authorization header cannot be passed on") from None

@@ -34,7 +34,9 @@ async def test_a_good_token_gives_its_grant() -> None:
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
 async def test_public_keys_check_what_their_private_ones_signed(algorithm: str) -> None:
-    private: Any = {"RS256": RSA, "ES256": ec.generate_private_key(ec.SECP256R1()), "EdDSA": ed25519.Ed25519PrivateKey.generate()}[algorithm]
+    private: Any = {"RS256": RSA, "ES256": ec.generate_private_key(ec.SECP256R1()), "EdDSA": ed25519.Ed25519PrivateKey.generate()}[
+        algorithm
+    ]
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
     grant = await Tokens(FixedKey(pem_key(public))).verify(make_token(key=private, algorithm=algorithm))

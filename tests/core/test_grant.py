@@ -17,7 +17,13 @@ def grant(**claims: object) -> Grant:
 def test_without_subscribe_a_subject_reads_its_own_channels() -> None:
     own = grant()
 
-    assert [own.may_read(name) for name in ("user:ann", "user:ann:jobs", "user:anna", "user:bob", "jobs:1")] == [True, True, False, False, False]
+    assert [own.may_read(name) for name in ("user:ann", "user:ann:jobs", "user:anna", "user:bob", "jobs:1")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_a_subject_that_ends_in_a_star_is_no_wildcard() -> None:
@@ -28,7 +34,13 @@ def test_a_subject_that_ends_in_a_star_is_no_wildcard() -> None:
 def test_a_channel_is_allowed_by_its_name_or_by_its_beginning() -> None:
     some = grant(subscribe=["jobs:42", "reports:*"])
 
-    assert [some.may_read(name) for name in ("jobs:42", "jobs:421", "reports:", "reports:7", "user:ann")] == [True, False, True, True, False]
+    assert [some.may_read(name) for name in ("jobs:42", "jobs:421", "reports:", "reports:7", "user:ann")] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_star_alone_is_every_channel_and_no_list_is_none() -> None:

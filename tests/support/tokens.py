@@ -12,7 +12,9 @@ import jwt
 SECRET = "the-secret-that-no-log-line-may-ever-hold"
 
 
-def make_token(sub: Any = "ann", *, key: Any = SECRET, algorithm: str = "HS256", header: dict[str, Any] | None = None, **claims: Any) -> str:
+def make_token(
+    sub: Any = "ann", *, key: Any = SECRET, algorithm: str = "HS256", header: dict[str, Any] | None = None, **claims: Any
+) -> str:
     """A token of these claims; one that is ``...`` is left out."""
     now = time.time()
     every = {"sub": sub, "iat": now, "exp": now + 60} | claims

@@ -1,0 +1,155 @@
+"""Backend: its answers, and that nothing else is ever a yes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from gateway.auth import backend as module
+from gateway.auth import fetch
+from gateway.auth.backend import FAILURES, Backend
+from gateway.errors import BadRequest, Forbidden, Unauthorized, Unavailable
+from tests.support.answering import Answering, answering
+
+YES = {"sub": "ann", "subscribe": ["jobs:42"], "expires_in": 60}
+
+
+@pytest.fixture
+def server() -> Iterator[Answering]:
+    with answering() as server:
+        server.answer = (200, json.dumps(YES).encode())
+        yield server
+
+
+@pytest.fixture
+async def backend(server: Answering) -> AsyncIterator[Backend]:
+    backend = Backend(server.url)
+    task = asyncio.ensure_future(backend.run())
+    await asyncio.sleep(0)
+    yield backend
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_it_is_asked_with_the_callers_headers_and_channels(backend: Backend, server: Answering) -> None:
+    grant = await backend.ask(b"session=1; b=\xe9", b"Basic eA==", ["jobs:42", "jobs:43"])
+
+    headers, body = server.requests[0]
+    assert (headers["cookie"], headers["authorization"], headers["content-type"]) == ("session=1; b=é", "Basic eA==", "application/json")
+    assert json.loads(body) == {"channels": ["jobs:42", "jobs:43"]}
+    assert (grant.subject, grant.may_read("jobs:42"), grant.may_read("jobs:43"), grant.may_publish("jobs:42")) == (
+        "ann",
+        True,
+        False,
+        False,
+    )
+    assert 55 < grant.expires - time.time() <= 60
+    assert not grant.admin
+
+
+async def test_a_header_that_was_not_sent_is_not_made_up(backend: Backend, server: Answering) -> None:
+    await backend.ask(None, b"Bearer x", [])
+
+    assert "cookie" not in server.requests[0][0]
+
+
+async def test_it_may_allow_to_publish(backend: Backend, server: Answering) -> None:
+    server.answer = (200, json.dumps(YES | {"publish": ["jobs:*"], "admin": True}).encode())
+
+    grant = await backend.ask(b"a=1", None, [])
+
+    assert grant.may_publish("jobs:1")
+    assert not grant.admin
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (403, Forbidden)])
+async def test_its_no_is_a_no(backend: Backend, server: Answering, status: int, error: type[Exception]) -> None:
+    server.answer = (status, json.dumps(YES).encode())
+
+    for _ in range(2 * FAILURES):  # and no sign of an illness
+        with pytest.raises(error):
+            await backend.ask(b"a=1", None, [])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, b""),
+        (200, b"true"),
+        (200, b"\xff"),
+        (200, b"[" * 10_000),
+        (200, json.dumps(YES | {"sub": ""}).encode()),
+        (200, json.dumps(YES | {"sub": 5}).encode()),
+        (200, json.dumps(YES | {"subscribe": "jobs:*"}).encode()),
+        (200, json.dumps(YES | {"subscribe": ["a*b"]}).encode()),
+        (200, json.dumps(YES | {"expires_in": 0}).encode()),
+        (200, json.dumps(YES | {"expires_in": 1e300}).encode()),
+        (200, json.dumps(YES | {"expires_in": "60"}).encode()),
+        (200, json.dumps({"sub": "ann", "subscribe": ["*"]}).encode()),
+        (200, json.dumps(YES | {"pad": "x" * 300_000}).encode()),
+        (201, json.dumps(YES).encode()),
+        (204, b""),
+        (302, b""),
+        (404, b""),
+        (500, json.dumps(YES).encode()),
+    ],
+)
+async def test_any_other_answer_is_not_now(backend: Backend, server: Answering, answer: Any) -> None:
+    server.answer = answer
+
+    with pytest.raises(Unavailable, match="GATEWAY_AUTHORIZE_URL"):
+        await backend.ask(b"a=1", None, [])
+
+
+async def test_a_backend_that_fails_is_left_alone_for_a_while(backend: Backend, server: Answering, monkeypatch) -> None:
+    monkeypatch.setattr(module, "PAUSE", (0.2, 0.2))
+    server.answer = (500, b"")
+    for _ in range(20):
+        with pytest.raises(Unavailable):
+            await backend.ask(b"a=1", None, [])
+    assert len(server.requests) == FAILURES
+
+    server.answer = (200, json.dumps(YES).encode())
+    await asyncio.sleep(0.2)
+    assert (await backend.ask(b"a=1", None, [])).subject == "ann"
+    assert (await backend.ask(b"a=1", None, [])).subject == "ann"
+
+
+async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server: Answering, monkeypatch) -> None:
+    for each in (module, fetch):
+        monkeypatch.setattr(each, "SECONDS", 0.2)
+    server.delay = 1
+    started = time.monotonic()
+
+    results = await asyncio.gather(*(backend.ask(b"a=1", None, []) for _ in range(100)), return_exceptions=True)
+
+    assert all(isinstance(result, Unavailable) for result in results)
+    assert time.monotonic() - started < 0.8
+    assert len(server.requests) <= module.IN_FLIGHT
+
+
+async def test_so_many_callers_may_wait_and_no_more(backend: Backend, server: Answering, monkeypatch) -> None:
+    monkeypatch.setattr(module, "WAITING", 10 - module.IN_FLIGHT)
+    server.delay = 0.1
+
+    results = await asyncio.gather(*(backend.ask(b"a=1", None, []) for _ in range(15)), return_exceptions=True)
+
+    assert sum(isinstance(result, Unavailable) for result in results) == 5
+
+
+async def test_a_callers_bad_header_is_no_sign_of_a_backend_that_fails(backend: Backend, server: Answering) -> None:
+    for _ in range(2 * FAILURES):
+        with pytest.raises(BadRequest):
+            await backend.ask(b"a=\x00", None, [])
+
+    assert (await backend.ask(b"a=1", None, [])).subject == "ann"
+
+
+async def test_it_is_not_asked_before_it_runs(server: Answering) -> None:
+    with pytest.raises(Unavailable):
+        await Backend(server.url).ask(b"a=1", None, [])

@@ -1,0 +1,58 @@
+"""Fetch: what counts as an answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.auth import fetch as module
+from gateway.auth.fetch import MAX_ANSWER_BYTES, CannotSend, NoAnswer, fetch, http_client
+from gateway.embedded import free_port
+from tests.support.answering import Answering, answering
+
+
+@pytest.fixture
+def server() -> Iterator[Answering]:
+    with answering() as server:
+        yield server
+
+
+async def test_the_status_and_the_body_are_the_answer(server: Answering) -> None:
+    server.answer = (403, b"no")
+
+    async with http_client(1) as client:
+        assert await fetch(client, "POST", server.url, headers=[(b"cookie", b"a=\xe9")], content=b"{}") == (403, b"no")
+
+    assert server.requests[0][0]["cookie"] == "a=é"
+
+
+async def test_a_redirect_is_not_followed(server: Answering) -> None:
+    server.answer, server.headers = (302, b""), {"location": server.url}
+
+    async with http_client(1) as client:
+        assert (await fetch(client, "GET", server.url))[0] == 302
+
+    assert len(server.requests) == 1
+
+
+async def test_what_is_too_long_too_slow_or_not_there_is_no_answer(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with http_client(1) as client:
+        server.answer = (200, b"x" * (MAX_ANSWER_BYTES + 1))
+        with pytest.raises(NoAnswer, match="bytes"):
+            await fetch(client, "GET", server.url)
+        server.answer, server.delay = (200, b""), 0.5
+        monkeypatch.setattr(module, "SECONDS", 0.1)
+        started = time.monotonic()
+        with pytest.raises(NoAnswer, match=r"in 0\.1 s"):
+            await fetch(client, "GET", server.url)
+        assert time.monotonic() - started < 0.4
+        with pytest.raises(NoAnswer, match="ConnectError"):
+            await fetch(client, "GET", f"http://127.0.0.1:{free_port()}/")
+
+
+async def test_a_header_that_is_none_is_the_callers_fault(server: Answering) -> None:
+    async with http_client(1) as client:
+        with pytest.raises(CannotSend):
+            await fetch(client, "GET", server.url, headers=[(b"cookie", b"a\nb")])

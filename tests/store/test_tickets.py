@@ -1,0 +1,76 @@
+"""Tickets: good once, for half a minute, and unreadable in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.core.grant import Grant
+from gateway.errors import Unauthorized, Unavailable
+from gateway.store.connect import redis_client
+from gateway.store.tickets import SECONDS, Tickets
+
+GRANT = Grant.from_claims(
+    {"sub": "ann", "exp": time.time() + 60, "iat": time.time(), "jti": "t", "subscribe": ["a", "b:*"], "publish": ["c"], "admin": True}
+)
+
+
+@pytest.fixture
+async def client(shared_redis_url: str):
+    client = redis_client(shared_redis_url, connections=50)
+    yield client
+    await client.aclose()
+
+
+async def test_a_ticket_gives_the_whole_grant_once(client: Redis) -> None:
+    tickets = Tickets(client)
+    ticket = await tickets.issue(GRANT)
+
+    assert await tickets.redeem(ticket) == GRANT
+    with pytest.raises(Unauthorized, match="was used"):
+        await tickets.redeem(ticket)
+
+
+async def test_of_a_hundred_racers_exactly_one_wins(client: Redis, shared_redis_url: str) -> None:
+    other = redis_client(shared_redis_url, connections=50)
+    ticket = await Tickets(client).issue(GRANT)
+
+    results = await asyncio.gather(
+        *(Tickets(client if i % 2 else other).redeem(ticket) for i in range(100)),
+        return_exceptions=True,
+    )
+
+    assert sum(result == GRANT for result in results) == 1
+    assert sum(isinstance(result, Unauthorized) for result in results) == 99
+    await other.aclose()
+
+
+async def test_redis_keeps_only_a_hash_of_it_and_not_for_long(client: Redis) -> None:
+    ticket = await Tickets(client, "other").issue(GRANT)
+    keys = [key async for key in client.scan_iter("other:*")]
+
+    assert len(keys) == 1
+    assert ticket.encode() not in keys[0]
+    assert 0 < await client.ttl(keys[0]) <= SECONDS
+
+
+@pytest.mark.parametrize("ticket", ["", "x", "x" * 44, "*" * 43, "x" * 100_000, "a\r\nb", "é" * 43])
+async def test_what_is_no_ticket_is_refused_without_asking(ticket: str) -> None:
+    nowhere = redis_client("redis://127.0.0.1:1")
+
+    with pytest.raises(Unauthorized) as error:
+        await Tickets(nowhere).redeem(ticket)
+
+    assert len(ticket) < 2 or ticket not in error.value.detail
+
+
+async def test_without_redis_it_is_not_now() -> None:
+    tickets = Tickets(redis_client("redis://127.0.0.1:1"))
+
+    with pytest.raises(Unavailable):
+        await tickets.redeem("x" * 43)
+    with pytest.raises(Unavailable):
+        await tickets.issue(GRANT)
