@@ -15,4 +15,5 @@ CONNECTIONS: Final = Gauge("gateway_connections", "Open client connections", ["t
 REFUSALS: Final = Counter("gateway_refusals", "Requests and connections refused", ["status"])
 STALLED: Final = Counter("gateway_stalled", "Clients cut because they took no bytes")
 LOOP_LAG: Final = Gauge("gateway_loop_lag_seconds", "How late the event loop's last tick was")
+LOOP_STALLED: Final = Counter("gateway_loop_stalled_seconds", "For how long the event loop stood still, in stalls of 0.1 s and more")
 ROUND_TRIP: Final = Gauge("gateway_redis_round_trip_seconds", "The last probe's way through Redis and back")

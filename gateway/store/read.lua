@@ -11,10 +11,16 @@
 
 local PAGE = 128 -- entries looked at in one go
 
--- The first entry at or behind place i that has an id: strangers' entries are stepped over.
+-- The id of an entry; nil for what a stranger put there. The gateway takes entries apart by the same rule.
+local function id_of(entry)
+  local id, before = parse(entry)
+  return id and #id <= 16 and #before <= 16 and tonumber(id) or nil
+end
+
+-- The id of the first entry at or behind place i that is ours: strangers' entries are stepped over.
 local function id_at(log, i, count)
   while i < count do
-    local id = tonumber((redis.call('LINDEX', log, i):match('^(%d+) ')))
+    local id = id_of(redis.call('LINDEX', log, i))
     if id then return id end
     i = i + 1
   end
@@ -38,20 +44,30 @@ local function read(channel, cursor, bytes)
   local answer = { clock[1] or '0', clock[2] or '0', redis.call('GET', last_key(channel)) or '', 0 }
   if cursor == 'now' or count == 0 then return answer end
   if cursor == 'last' then
-    answer[5] = redis.call('LINDEX', log, -1)
+    for i = 1, math.min(count, PAGE) do
+      local entry = redis.call('LINDEX', log, -i)
+      if id_of(entry) then
+        answer[5] = entry
+        break
+      end
+    end
     return answer
   end
   local from = cursor == '0' and 0 or place_after(log, tonumber(cursor), count)
-  if from == count then return answer end
-  local entries, size = redis.call('LRANGE', log, from, from + PAGE - 1), 0
-  for i, entry in ipairs(entries) do
-    size = size + #entry
-    if i > 1 and size > bytes then
-      answer[4] = 1
-      return answer
+  local size = 0
+  -- Until there is one of ours, or the end: else the reader could not move its cursor, and would read this again for ever.
+  while from < count and size == 0 do
+    for _, entry in ipairs(redis.call('LRANGE', log, from, from + PAGE - 1)) do
+      local ours = id_of(entry)
+      if ours and size > 0 and size + #entry > bytes then
+        answer[4] = 1
+        return answer
+      end
+      if ours then size = size + #entry end
+      answer[#answer + 1] = ours and entry or entry:sub(1, 60) -- enough to count and log it
     end
-    answer[4 + i] = entry
+    from = from + PAGE
   end
-  if from + #entries < count then answer[4] = 1 end
+  if from < count then answer[4] = 1 end
   return answer
 end

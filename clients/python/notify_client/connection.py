@@ -96,9 +96,26 @@ def make_client(url: str, timeout: float) -> redis.Redis:
     return redis.Redis(connection_pool=pool)
 
 
+def _honest(base: Any) -> Any:
+    """The connection class, so that a write to a connection that has closed is an error of Redis's on every event loop.
+
+    asyncio's own loop takes such a write in silence, and the read that follows fails; uvloop raises ``RuntimeError``.
+    """
+
+    class Honest(base):  # type: ignore[misc]
+        async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+            try:
+                await super().send_packed_command(*arguments, **options)
+            except RuntimeError as error:
+                raise redis.ConnectionError(f"the connection is closed: {error}") from error
+
+    return Honest
+
+
 def make_async_client(url: str, timeout: float) -> redis.asyncio.Redis:
     """A client for one event loop. Raises as ``make_client``."""
     pool = redis.asyncio.ConnectionPool.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **_options(timeout))
+    pool.connection_class = _honest(pool.connection_class)
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError as error:

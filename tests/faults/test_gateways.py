@@ -1,0 +1,230 @@
+"""Gateways and their clients fail: processes die and stall, readers are slow, everybody comes back at once."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import statistics
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from tests.faults.clients import Follower
+from tests.faults.stage import EVERY_TRANSPORT, Stage, address
+from tests.faults.test_redis import names, two_of
+
+
+async def test_09_a_gateway_is_killed_and_another_one_serves(stage: Stage) -> None:
+    redis = await stage.redis()
+    first = await stage.gateway(redis.url)
+    second = await stage.gateway(redis.url, serving=False)
+    channels = names(stage.size(10, 50))
+    stage.follow(stage.size(100, 2_000), two_of(channels), EVERY_TRANSPORT if not stage.full else ("ws", "ws", "ws", "sse"))
+    await stage.all_ready()
+    stage.addresses.append(address(second))
+    send = stage.function(redis.url)
+
+    async with stage.load([send], channels, 100, labels=0.2, keep=10_000):
+        await asyncio.sleep(stage.rng.uniform(0.5, 1.5))
+        first.kill()
+        killed = time.monotonic()
+        stage.addresses.remove(address(first))
+        await asyncio.sleep(1)
+    await stage.caught_up(send, 10, since=killed)
+
+    stage.verdict()
+
+
+async def test_10_three_gateways_are_restarted_one_by_one_under_load(stage: Stage) -> None:
+    redis = await stage.redis()
+    drain = stage.size(1, 5)
+    for _ in range(3):
+        await stage.gateway(redis.url, drain_seconds=str(drain))
+    channels = names(10)
+    stage.follow(stage.size(90, 600), two_of(channels), EVERY_TRANSPORT)
+    await stage.all_ready()
+    sends = [stage.function(redis.url), stage.http()]
+
+    spreads = []
+    async with stage.load(sends, channels, stage.size(50, 200), labels=0.2, retry=10, keep=10_000):
+        for gateway in list(stage.gateways):
+            # What a load balancer does: no new connections there, then the signal.
+            stage.addresses.remove(address(gateway))
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+            status = await gateway.stop()
+            assert status == 0, gateway.output()[-2000:]
+            closed = [line.time for f in stage.followers for line in f.log.lines if line.kind == "end" and line.time >= began]
+            spreads.append(statistics.pstdev(closed) / drain)
+            await gateway.start()
+            stage.addresses.append(address(gateway))
+    await stage.caught_up(sends[0], 5)
+
+    refused = [line for f in stage.followers for line in f.log.lines if line.kind == "end" and ("503" in line.text or "Refused" in line.text)]
+    assert refused == []
+    assert min(spreads) > 0.15  # evenly spread is 0.29, all at once is 0
+    stage.verdict()
+
+
+async def test_11_a_slow_reader_harms_nobody_and_gets_everything(stage: Stage) -> None:
+    redis = await stage.redis()
+    gateway = await stage.gateway(redis.url)
+    others = stage.follow(stage.size(20, 200), lambda _: {"jobs:1": "0"})
+    await stage.all_ready()
+    send = stage.function(redis.url)
+    count, size, rate = stage.size(1_000, 10_000), 2_000, stage.size(400, 400)
+
+    before, _ = await flood(stage, gateway.memory, others, stage.size(300, 3_000), size, rate)
+    (slow,) = stage.follow(1, lambda _: {"jobs:1": "now"}, receive_buffer=4_096)
+    slow.rate = 1_000.0
+    await slow.ready.wait()
+    alone, _ = await flood(stage, gateway.memory, others, stage.size(300, 1_000), size, rate)
+    with_slow, grown = await flood(stage, gateway.memory, others, count, size, rate)
+    stage.figures["p99 of the others before, with"] = f"{before * 1e3:.2f} ms, {with_slow * 1e3:.2f} ms"
+    if stage.full:
+        stage.figure("gateway memory +", grown / 2**20, 2, "MiB")
+        stage.figure("p99 of the others, with / without", with_slow / before, 1.1, "times")
+    behind = len(slow.log.lines)
+    slow.rate = None
+    await stage.caught_up(send, 20, keep=10_000)
+
+    assert behind < count / 2
+    stage.verdict()
+
+
+async def flood(stage: Stage, memory: object, others: Sequence[Follower], count: int, size: int, rate: float) -> tuple[float, int]:
+    """Publish so many events; the others' p99 of latency, and by how many bytes the gateway's memory grew at most."""
+    send = stage.function(next(iter(stage._sends)))
+    for follower in others:
+        follower.latencies = []
+    at_first, most = memory(), 0  # type: ignore[operator]
+    started = time.monotonic()
+    for i in range(count):
+        await asyncio.sleep(max(0.0, started + i / rate - time.monotonic()))
+        await stage.publish(send, "jobs:1", size=size, keep=10_000)
+        if i % 50 == 0:
+            most = max(most, memory() - at_first)  # type: ignore[operator]
+    await asyncio.sleep(0.3)
+    latencies = sorted(taken for follower in others for _, taken in follower.latencies or [])
+    for follower in others:
+        follower.latencies = None
+    return latencies[int(len(latencies) * 0.99)], most
+
+
+async def test_11_a_reader_that_stops_is_cut(stage: Stage) -> None:
+    if not stage.full:
+        pytest.skip("takes half a minute: run it with --full")
+    redis = await stage.redis()
+    gateway = await stage.gateway(redis.url)
+    stage.follow(20, lambda _: {"jobs:1": "0"})
+    (stopped,) = stage.follow(1, lambda _: {"jobs:1": "0"}, receive_buffer=4_096)
+    await stage.all_ready()
+    send = stage.function(redis.url)
+    assert stopped.protocol is not None
+    assert stopped.protocol.transport is not None
+
+    stopped.protocol.transport.pause_reading()
+    stalled = time.monotonic()
+    before = gateway.memory()
+    async with stage.load([send], ["jobs:1"], 200, size=2_000, keep=10_000):
+        async with asyncio.timeout(40):
+            while not await gateway.metric("gateway_stalled_total"):
+                await asyncio.sleep(0.1)
+        stage.figure("cut after", time.monotonic() - stalled, 32)
+        stage.figure("gateway memory +", (gateway.memory() - before) / 2**20, 4, "MiB")
+    stopped.drop()
+    await stage.caught_up(send, 20, keep=10_000)
+
+    stage.verdict()
+
+
+async def test_12_all_clients_come_back_at_once(stage: Stage) -> None:
+    redis = await stage.redis()
+    await stage.gateway(redis.url, max_connections="20000")
+    count, channels = stage.size(500, 9_500), names(stage.size(20, 100))
+    batch = 500
+    for start in range(0, count, batch):
+        stage.follow(min(batch, count - start), lambda i, start=start: {channels[(start + i) % len(channels)]: "0"})  # type: ignore[misc]
+        await stage.all_ready(stage.followers[start:])
+    send = stage.function(redis.url)
+    for channel in channels:
+        await stage.publish(send, channel)
+    await stage.caught_up(send, 20)
+
+    for follower in stage.followers:
+        follower.go_away()
+    for channel in channels:
+        for _ in range(3):
+            await stage.publish(send, channel)
+    await asyncio.sleep(5)  # the gateway has forgotten the channels, and reads all of them again
+    reads, ranges = await redis.calls("fcall_ro"), await redis.calls("lrange")
+    back = time.monotonic()
+    for follower in stage.followers:
+        follower.come_back()
+    newest = {p.channel: p.id for p in stage.ledger.publications}
+    while not all(f.has(c, newest[c]) for f in stage.followers for c in f.log.channels):
+        await asyncio.sleep(0.02)
+        assert time.monotonic() - back < 60
+
+    stage.figure("all caught up", time.monotonic() - back, 15)
+    stage.figure("log reads", await redis.calls("fcall_ro") - reads, len(channels), "reads")
+    stage.figures["lrange calls"] = str(await redis.calls("lrange") - ranges)
+    stage.figures["clients"] = f"{count} on {len(channels)} channels"
+    stage.verdict()
+
+
+async def test_15_the_event_loop_is_stalled(stage: Stage) -> None:
+    redis = await stage.redis()
+    gateway = await stage.gateway(redis.url)
+    channels = names(10)
+    stage.follow(stage.size(40, 500), two_of(channels), EVERY_TRANSPORT)
+    await stage.all_ready()
+    send = stage.function(redis.url)
+    stall = stage.size(2, 5)
+
+    async with stage.load([send], channels, stage.size(100, 500), keep=10_000):
+        await asyncio.sleep(0.5)
+        gateway.hang()
+        await asyncio.sleep(stall)
+        gateway.go_on()
+        went_on = time.monotonic()
+        await asyncio.sleep(0.2)
+    await stage.caught_up(send, 5, since=went_on)
+
+    async with asyncio.timeout(3):
+        while (stalled := await gateway.metric("gateway_loop_stalled_seconds_total")) < stall - 1.5:
+            await asyncio.sleep(0.1)
+    stage.figures["stall shown by the metric"] = f"{stalled:.1f} s"
+    stage.verdict()
+
+
+async def test_16_file_descriptors_are_used_up(stage: Stage) -> None:
+    redis = await stage.redis()
+    gateway = await stage.gateway(redis.url, files=100)
+    channels = names(3)
+    stage.follow(30, two_of(channels))
+    await stage.all_ready()
+    send = stage.function(redis.url)
+
+    held = []
+    for _ in range(150):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", gateway.port))
+        held.append(sock)
+    late = stage.follow(3, two_of(channels))
+    await asyncio.sleep(0.5)
+    busy = gateway.cpu_seconds()
+    async with stage.load([send], channels, 50, keep=10_000):
+        await asyncio.sleep(stage.size(2, 8))
+    stage.figure("share of a core", (gateway.cpu_seconds() - busy) / stage.size(2, 8), 0.6, "")
+    await stage.caught_up(send, 5, followers=stage.followers[:30])
+    reconnects = sum(f.reconnects for f in stage.followers[:30])
+    for sock in held:
+        sock.close()
+    await stage.all_ready(late, 15)
+    await stage.caught_up(send, 5)
+
+    assert reconnects == 0
+    stage.verdict()
