@@ -90,10 +90,9 @@ class Connections:
     Args:
         limits: how many there may be
         heartbeat: seconds between two heartbeats
-        stalled: seconds without a byte taken after which a client is cut, at the next look
     """
 
-    def __init__(self, limits: Limits, heartbeat: float, stalled: float = STALLED_SECONDS) -> None:
+    def __init__(self, limits: Limits, heartbeat: float) -> None:
         self._open: dict[Connection, _State] = {}
         self._added = 0
         self._count = 0
@@ -101,7 +100,6 @@ class Connections:
         self._subjects: Counter[str] = Counter()
         self._limits = limits
         self._heartbeat = heartbeat
-        self._stalled = stalled
         self._tasks: asyncio.TaskGroup | None = None
 
     def __len__(self) -> int:
@@ -213,7 +211,7 @@ class Connections:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(min(CHECK_SECONDS, self._stalled))
+            await asyncio.sleep(CHECK_SECONDS)
             for connection, state in tuple(self._open.items()):
                 if not connection.writer.buffered():
                     state.taken = -1
@@ -221,9 +219,9 @@ class Connections:
                 taken = connection.writer.taken()
                 if taken != state.taken:
                     state.taken, state.since = taken, loop.time()
-                elif loop.time() - state.since > self._stalled:
+                elif loop.time() - state.since > STALLED_SECONDS:
                     metrics.STALLED.inc()
-                    logger.info("%s client cut with %d: it took no bytes for %.0f s", connection.transport, STALLED, self._stalled)
+                    logger.info("%s client cut with %d: it took no bytes for %.0f s", connection.transport, STALLED, STALLED_SECONDS)
                     connection.writer.abort()
 
 

@@ -47,7 +47,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_gateway(redis_url: str, *arguments: str, plain: bool = False, wait: bool = True, **settings: str) -> Iterator[Server]:
+def running_gateway(
+    redis_url: str, *arguments: str, plain: bool = False, wait: bool = True, before: str = "", **settings: str
+) -> Iterator[Server]:
     """Run ``gateway serve`` on a free port.
 
     Args:
@@ -55,6 +57,7 @@ def running_gateway(redis_url: str, *arguments: str, plain: bool = False, wait: 
         arguments: more of the command line
         plain: under uvicorn's own protocols instead, without direct writes
         wait: until it can deliver
+        before: Python to run in it first, such as shorter deadlines
         settings: by their lower-case names without ``GATEWAY_``
     """
     port = free_port()
@@ -62,14 +65,16 @@ def running_gateway(redis_url: str, *arguments: str, plain: bool = False, wait: 
     chosen = {"redis_url": redis_url, "auth": "none", "log_level": "info", "drain_seconds": "0"} | settings
     environ |= {f"GATEWAY_{name.upper()}": value for name, value in chosen.items()}
     if plain:
-        command = ["uvicorn", "--factory", "gateway.app:create_app", "--http", "h11", "--loop", "asyncio", "--log-level", "warning"]
+        command = ["-m", "uvicorn", "--factory", "gateway.app:create_app", "--http", "h11", "--loop", "asyncio", "--log-level", "warning"]
+    elif before:
+        command = ["-c", f"{before}\nfrom gateway.cli import main\nmain()", "serve"]
     else:
-        command = ["gateway", "serve"]
+        command = ["-m", "gateway", "serve"]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--port", str(port), *arguments], env=environ, stdout=output, stderr=output
+                [sys.executable, *command, "--port", str(port), *arguments], env=environ, stdout=output, stderr=output
             )
         server = Server(port, process, log)
         try:

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import httptools
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import BadRequest, GatewayError, HeadTooLarge, UpgradeRequired, UriTooLong
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URI_BYTES, Head, answer, check_head
+
+HOST = (b"host", b"a")
+UPGRADE = [
+    HOST,
+    (b"connection", b"keep-alive, Upgrade"),
+    (b"upgrade", b"WebSocket"),
+    (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+    (b"sec-websocket-version", b"13"),
+]
+
+
+def test_a_head_says_whether_it_upgrades_and_whether_a_body_follows() -> None:
+    assert check_head(b"GET", "1.1", b"/", [HOST]) == Head(upgrade=False, has_body=False)
+    assert check_head(b"GET", "1.1", b"/ws", UPGRADE) == Head(upgrade=True, has_body=False)
+    assert check_head(b"POST", "1.1", b"/", [HOST, (b"content-length", b"5")]).has_body
+    assert check_head(b"POST", "1.1", b"/", [HOST, (b"transfer-encoding", b"chunked")]).has_body
+    assert not check_head(b"POST", "1.1", b"/", [HOST, (b"content-length", b"0")]).has_body
+
+
+@pytest.mark.parametrize(
+    ("uri", "headers", "error"),
+    [
+        (b"/" * MAX_URI_BYTES, [HOST], None),
+        (b"/" * (MAX_URI_BYTES + 1), [HOST], UriTooLong),
+        (b"/", [HOST, *[(b"a", b"b")] * (MAX_HEADERS - 1)], None),
+        (b"/", [HOST, *[(b"a", b"b")] * MAX_HEADERS], HeadTooLarge),
+        (b"/", [HOST, (b"a", b"b" * (MAX_HEAD_BYTES - 7))], None),
+        (b"/", [HOST, (b"a", b"b" * (MAX_HEAD_BYTES - 6))], HeadTooLarge),
+    ],
+    ids=["address", "address + 1", "headers", "headers + 1", "head", "head + 1"],
+)
+def test_the_limits_are_exact(uri: bytes, headers: list[tuple[bytes, bytes]], error: type[GatewayError] | None) -> None:
+    if error is None:
+        assert check_head(b"GET", "1.1", uri, headers) == Head(upgrade=False, has_body=False)
+    else:
+        with pytest.raises(error):
+            check_head(b"GET", "1.1", uri, headers)
+
+
+@pytest.mark.parametrize("host", [b"a", b"a.b-c_d.example", b"a:0", b"a:65535", b"127.0.0.1:8000", b"[::1]", b"[::ffff:1.2.3.4]:80"])
+def test_a_good_host_is_taken(host: bytes) -> None:
+    assert check_head(b"GET", "1.1", b"/", [(b"host", host)]) == Head(upgrade=False, has_body=False)
+
+
+@pytest.mark.parametrize("host", [b"", b"/", b"a/b", b"a?b", b"a#b", b"a@b", b"a b", b" a", b"a:", b"a:b", b"[a", b"a]", b"\xff", b"a\\b"])
+def test_a_bad_host_is_refused(host: bytes) -> None:
+    with pytest.raises(BadRequest, match="host"):
+        check_head(b"GET", "1.1", b"/", [(b"host", host)])
+
+
+def test_an_older_version_of_websocket_is_told_the_one_that_is_known() -> None:
+    with pytest.raises(UpgradeRequired) as caught:
+        check_head(b"GET", "1.1", b"/ws", [*UPGRADE[:-1], (b"sec-websocket-version", b"8")])
+
+    assert b"\r\nsec-websocket-version: 13\r\n" in answer(caught.value)
+
+
+def test_an_error_tells_the_path_and_not_the_query() -> None:
+    with pytest.raises(BadRequest) as caught:
+        check_head(b"GET", "1.1", b"/path?token=secret#", [HOST])
+
+    assert "/path" in caught.value.detail
+    assert "secret" not in caught.value.detail
+
+
+NAMES = [b"host", b"connection", b"upgrade", b"content-length", b"transfer-encoding", b"origin", *(name for name, _ in UPGRADE)]
+VALUES = st.one_of(st.binary(max_size=30), st.sampled_from([value for _, value in UPGRADE]))
+
+
+@given(
+    st.sampled_from([b"GET", b"POST", b"HEAD"]),
+    st.sampled_from(["1.0", "1.1", "2.0", "0.9"]),
+    st.binary(max_size=50),
+    st.lists(st.tuples(st.sampled_from(NAMES), VALUES), max_size=10),
+)
+def test_any_head_is_taken_or_refused_with_an_answer_that_is_http(
+    method: bytes, version: str, uri: bytes, headers: list[tuple[bytes, bytes]]
+) -> None:
+    refused, head = None, Head(upgrade=False, has_body=False)
+    try:
+        head = check_head(method, version, uri, headers)
+    except GatewayError as error:
+        refused = error
+
+    assert not (head.upgrade and head.has_body)
+    assert refused is None or status_of(answer(refused)) == refused.status
+    assert refused is not None or version in ("1.0", "1.1")
+
+
+class Response:
+    """What a client's parser calls."""
+
+    complete = False
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def status_of(data: bytes) -> int:
+    response = Response()
+    parser = httptools.HttpResponseParser(response)
+    parser.feed_data(data)
+    assert response.complete
+    status: int = parser.get_status_code()
+    return status

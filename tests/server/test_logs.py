@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import logging.config
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.server.logs import log_config
+
+SECRET = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2VjcmV0"
+
+
+@pytest.fixture(params=["text", "json"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def output(kind: str) -> Iterator[io.StringIO]:
+    """What is logged, at the level that tells most."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    stream = io.StringIO()
+    config = log_config("debug", kind)
+    config["handlers"]["stderr"]["stream"] = stream
+    logging.config.dictConfig(config)
+    yield stream
+    root.handlers[:], root.level = before[0], before[1]
+    for name in ("gateway", "uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+def test_our_own_lines_are_told_at_the_level_that_is_set(output: io.StringIO) -> None:
+    logging.getLogger("gateway.feed").debug("a line")
+
+    assert "a line" in output.getvalue()
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "websockets.server", "httpx", "asyncio"])
+def test_what_libraries_say_of_each_request_is_left_out(output: io.StringIO, name: str) -> None:
+    for level in (5, logging.DEBUG, logging.INFO):
+        logging.getLogger(name).log(level, '%s - "WebSocket %s" [accepted]', "127.0.0.1:5", f"/ws?token={SECRET}")
+
+    assert output.getvalue() == ""
+
+
+def test_what_libraries_warn_of_is_told(output: io.StringIO) -> None:
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+
+    assert "Exception in ASGI application" in output.getvalue()
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\r\nb", "a\x00b", "a\x1b[31mb", "a\x85b", "a\u2028b", "a\u2029b"])
+def test_a_line_stays_one_line_whatever_is_in_it(output: io.StringIO, kind: str, text: str) -> None:
+    logging.getLogger("gateway").warning("from a stranger: %s", text)
+
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 1 or kind == "json"
+    if kind == "json":
+        assert json.loads(output.getvalue())["message"] == f"from a stranger: {text}"
+        assert len(output.getvalue().strip("\n").split("\n")) == 1
+    else:
+        assert not any(character in lines[0] for character in "\x00\x1b")

@@ -1,0 +1,211 @@
+"""What is relied upon of uvicorn and websockets, neither of which promises it: a new version that changes it must fail here."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import Protocol
+
+from gateway.server.protocols import HttpProtocol, WebSocketProtocol
+from gateway.transports.writer import EXTENSION, HIGH_BYTES
+from tests.support.wire import CLOSE, Wire, frame, request, upgrade, websocket
+
+OURS = {"begin", "_fail", "_gone", "_busy", "_expect", "_relax", "_late", "_refuse", "_write", "_upgrade", "_disconnect"}
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(HttpProtocol, HttpToolsProtocol), (WebSocketProtocol, WebSocketsSansIOProtocol)])
+def test_each_method_that_is_overridden_is_there_with_the_same_parameters(mine: type, theirs: type) -> None:
+    for name, method in vars(mine).items():
+        if inspect.isfunction(method) and name not in OURS:
+            assert list(inspect.signature(method).parameters) == list(inspect.signature(getattr(theirs, name)).parameters), name
+
+
+def test_what_is_called_and_read_is_there() -> None:
+    cycle = inspect.signature(RequestResponseCycle).parameters
+    source = inspect.getsource(RequestResponseCycle) + inspect.getsource(HttpToolsProtocol) + inspect.getsource(WebSocketsSansIOProtocol)
+
+    assert {"scope", "message_event"} <= cycle.keys()
+    for name in ("disconnected", "response_started", "response_complete", "timeout_keep_alive_task", "pipeline", "server_state"):
+        assert f"self.{name}" in source
+    for name in ("handshake_complete", "close_sent", "frames", "curr_msg_data_type", "response", "conn"):
+        assert f"self.{name}" in source
+    assert inspect.isgeneratorfunction(Protocol.parse)
+    assert callable(HttpToolsProtocol._unset_keepalive_if_required)
+
+
+App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
+Serve = Callable[[App], Awaitable[int]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Runs an application under our protocols; gives its port."""
+    running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+
+    async def start(app: App) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(app, http=HttpProtocol, ws=WebSocketProtocol, lifespan="off", log_config=None, ws_max_size=65_536)
+        server = uvicorn.Server(config)
+        server.capture_signals = contextlib_null  # type: ignore[method-assign]
+        running.append((server, asyncio.create_task(server.serve([listener]))))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        return int(listener.getsockname()[1])
+
+    yield start
+    for server, task in running:
+        server.should_exit = True
+        server.force_exit = True
+        await task
+
+
+class contextlib_null:  # noqa: N801 - takes the place of a method
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+async def test_bytes_written_to_the_writer_arrive_as_they_are_and_it_tells_when_the_client_is_gone(serve: Serve) -> None:
+    gone = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        writer = scope["extensions"][EXTENSION]
+        writer.on_gone = gone.set
+        await receive()
+        await send({"type": "websocket.accept"})
+        writer.write(b"\x81\x02hi")
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    port = await serve(app)
+
+    def client() -> tuple[int, bytes] | None:
+        with websocket(port) as wire:
+            return wire.frame()
+
+    assert await asyncio.to_thread(client) == (1, b"hi")
+    await asyncio.wait_for(gone.wait(), 5)
+
+
+async def test_a_stream_has_a_writer_too_once_it_has_begun_in_chunks(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        scope["extensions"][EXTENSION].write(b"2\r\nhi\r\n")
+        await send({"type": "http.response.body", "body": b""})
+
+    port = await serve(app)
+
+    def client() -> bytes:
+        with Wire(port) as wire:
+            return wire.send(request("/", "Connection: close")).rest()
+
+    answer = await asyncio.to_thread(client)
+    assert b"transfer-encoding: chunked\r\n" in answer.lower()
+    assert answer.endswith(b"\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("kind", ["websocket", "http"])
+async def test_the_writer_tells_when_it_is_full_and_when_there_is_room(serve: Serve, kind: str) -> None:
+    told: list[str] = []
+    room = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        writer = scope["extensions"][EXTENSION]
+        writer.on_full = lambda: told.append("full")
+        writer.on_room = lambda: (told.append("room"), room.set())
+        if kind == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        written = 0
+        while not told:
+            writer.write(b"\x82\x7e\xff\xff" + b"x" * 65_535)
+            written += 65_539
+        assert writer.buffered() > HIGH_BYTES
+        await room.wait()
+        assert writer.taken() > written - writer.buffered() - 1 or writer.taken() < 0
+        writer.abort()
+
+    port = await serve(app)
+
+    def client() -> int:
+        with Wire(port, receive_buffer=65_536) as wire:
+            return len(wire.send(upgrade() if kind == "websocket" else request()).rest())
+
+    received = await asyncio.to_thread(client)
+    assert told[:2] == ["full", "room"]
+    assert received > HIGH_BYTES
+
+
+async def test_a_head_is_given_to_the_application_as_it_came(serve: Serve) -> None:
+    scopes: list[dict[str, Any]] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        await receive()
+        await send({"type": "websocket.accept", "headers": [(b"x-b", b"c")]})
+        await receive()
+
+    port = await serve(app)
+
+    def client() -> dict[str, str]:
+        with Wire(port) as wire:
+            return wire.send(upgrade("/a%20b?c=%64", "X-A: \xe9", "x-a: 2")).answer().headers
+
+    headers = await asyncio.to_thread(client)
+    scope = scopes[0]
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b", b"/a%20b", b"c=%64")
+    assert [value for name, value in scope["headers"] if name == b"x-a"] == [b"\xe9", b"2"]
+    assert headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert headers["x-b"] == "c"
+
+
+async def test_frames_pass_both_ways_and_a_close_is_answered(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        message = await receive()
+        await send({"type": "websocket.send", "text": message["text"][::-1]})
+        await send({"type": "websocket.close", "code": 4400, "reason": "bye"})
+        assert (await receive())["code"] == 4400
+
+    port = await serve(app)
+
+    def client() -> list[Any]:
+        with websocket(port) as wire:
+            wire.send(frame(b"abc"))
+            return [wire.frame(), wire.frame()]
+
+    assert await asyncio.to_thread(client) == [(1, b"cba"), (CLOSE, b"\x110bye")]
+
+
+async def test_trailers_are_no_headers(serve: Serve) -> None:
+    seen: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        seen.extend(name for name, _ in scope["headers"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    port = await serve(app)
+
+    def client() -> int:
+        with Wire(port) as wire:
+            head = request("/", "Transfer-Encoding: chunked", method="POST")
+            return wire.send(head + b"1\r\na\r\n0\r\nAuthorization: Bearer x\r\n\r\n").answer().status
+
+    assert await asyncio.to_thread(client) == 200
+    assert seen == [b"host", b"transfer-encoding"]
