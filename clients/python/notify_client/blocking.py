@@ -1,0 +1,50 @@
+"""watch: subscribe for scripts without asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Unpack
+
+from notify_client.event import Event
+from notify_client.subscription import Channels, Options, Subscription
+
+
+def watch(url: str, channels: Channels, **options: Unpack[Options]) -> Iterator[Event]:
+    """As ``subscribe``, for an ordinary loop.
+
+        for event in watch("http://localhost:8000", ["jobs:42"], until_final=True):
+            print(event.type, event.data)
+
+    The connection lives in a thread of its own, so that it stays alive while the loop's body works, and closes when the loop
+    is left. ``token`` and ``on_gap`` are called in other threads than the caller's.
+
+    Args, raises: as ``subscribe``.
+    """
+    return _events(Subscription(url, channels, **options))
+
+
+def _events(subscription: Subscription) -> Iterator[Event]:
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def live() -> None:
+        left = asyncio.Event()
+        started.set_result((asyncio.get_running_loop(), left))
+        async with subscription:
+            await left.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(live()), name="notify-watch", daemon=True)
+    thread.start()
+    loop, left = started.result()
+    try:
+        while True:
+            try:
+                event = asyncio.run_coroutine_threadsafe(subscription.__anext__(), loop).result()
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        loop.call_soon_threadsafe(left.set)
+        thread.join()

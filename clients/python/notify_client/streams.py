@@ -1,0 +1,242 @@
+"""Streams: one connection to the gateway, over WebSocket or SSE. They carry text, and every failure ends as ``Ended``.
+
+Needs the extra ``subscribe``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Protocol, Self
+
+import httpx
+import websockets.asyncio.client
+from httpx_sse import EventSource, SSEError
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from notify_client.following import NO_CONTENT, Ended, Following, address
+
+OPEN_SECONDS: Final = 10.0
+MAX_MESSAGE_BYTES: Final = 2**24
+MAX_ANSWER_BYTES: Final = 4_096  # of a refusal, for its reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How to connect.
+
+    Attributes:
+        url: of the gateway
+        headers: more of them, for a proxy in front
+        ssl: for https
+        silence: seconds without a sign of life after which a connection is given up
+    """
+
+    url: str
+    headers: Mapping[str, str]
+    ssl: ssl.SSLContext | None
+    silence: float
+
+    def headers_with(self, token: str | None) -> dict[str, str]:
+        """The headers of a request."""
+        return dict(self.headers) | ({} if token is None else {"Authorization": f"Bearer {token}"})
+
+
+class Stream(Protocol):
+    """One connection."""
+
+    @classmethod
+    async def open(cls, ways: Ways, following: Following, token: str | None) -> Self:
+        """
+        Raises:
+            Ended: if it does not open.
+        """
+
+    async def receive(self) -> str:
+        """The next message. One that is cancelled loses nothing.
+
+        Raises:
+            Ended: when there is none.
+        """
+
+    async def follow(self, channel: str) -> bool:
+        """Follow a channel more; ``False`` if that takes a new connection."""
+
+    async def unfollow(self, channel: str) -> bool:
+        """Leave a channel; ``False`` if that takes a new connection."""
+
+    async def close(self) -> None:
+        """Close it. Never fails."""
+
+
+def retry_after(text: str | None) -> float | None:
+    """The seconds that Retry-After says (RFC 9110, section 10.2.3); ``None`` if it says nothing."""
+    if text is None:
+        return None
+    with suppress(ValueError):
+        return float(int(text))
+    with suppress(ValueError, TypeError):
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    return None
+
+
+class WebSocketStream:
+    """A WebSocket; channels are followed by commands."""
+
+    def __init__(self, socket: websockets.asyncio.client.ClientConnection, following: Following) -> None:
+        self._socket = socket
+        self._following = following
+
+    @classmethod
+    async def open(cls, ways: Ways, following: Following, token: str | None) -> Self:
+        """
+        Raises:
+            Ended: if it does not open.
+        """
+        query = "?until=final" if following.until_final else ""
+        beat = ways.silence / 2
+        extra: dict[str, Any] = {} if ways.ssl is None else {"ssl": ways.ssl}
+        try:
+            socket = await websockets.asyncio.client.connect(
+                address(ways.url, "ws") + query,
+                additional_headers=ways.headers_with(token),
+                compression=None,
+                max_size=MAX_MESSAGE_BYTES,
+                open_timeout=OPEN_SECONDS,
+                close_timeout=1,
+                ping_interval=beat,
+                ping_timeout=beat,
+                **extra,
+            )
+        except InvalidStatus as error:
+            answer = error.response
+            # A server on the way refused the upgrade; the gateway itself opens and closes with a code.
+            raise Ended(answer.status_code, answer.reason_phrase, retry_after(answer.headers.get("Retry-After"))) from None
+        except (OSError, WebSocketException) as error:  # TimeoutError is an OSError
+            raise Ended(0, _describe(error)) from error
+        stream = cls(socket, following)
+        try:
+            await stream._send(following.subscribe_command())
+        except asyncio.CancelledError:
+            socket.transport.abort()
+            raise
+        return stream
+
+    async def _send(self, command: str | None) -> None:
+        if command is not None:
+            with suppress(ConnectionClosed):  # receive() says why
+                await self._socket.send(command)
+
+    async def receive(self) -> str:
+        try:
+            message = await self._socket.recv()
+        except ConnectionClosed as closed:
+            if closed.rcvd is None:
+                raise Ended(0, closed.sent.reason if closed.sent is not None else "the connection broke") from None
+            raise Ended(closed.rcvd.code, closed.rcvd.reason) from None
+        return message if isinstance(message, str) else message.decode(errors="replace")
+
+    async def follow(self, channel: str) -> bool:
+        await self._send(self._following.subscribe_command([channel]))
+        return True
+
+    async def unfollow(self, channel: str) -> bool:
+        await self._send(f'{{"op":"unsubscribe","channels":["{channel}"]}}')
+        return True
+
+    async def close(self) -> None:
+        with suppress(OSError, WebSocketException):
+            await self._socket.close()
+
+
+class SseStream:
+    """An event stream; its channels stand in its URL."""
+
+    def __init__(self, client: httpx.AsyncClient, answer: httpx.Response) -> None:
+        self._client = client
+        self._answer = answer
+        self._messages = self._read()
+        self._next: asyncio.Task[str] | None = None
+
+    @classmethod
+    async def open(cls, ways: Ways, following: Following, token: str | None) -> Self:
+        """
+        Raises:
+            Ended: if it does not open.
+        """
+        timeout = httpx.Timeout(OPEN_SECONDS, read=ways.silence)
+        client = httpx.AsyncClient(timeout=timeout, verify=ways.ssl if ways.ssl is not None else True)
+        try:
+            url = f"{address(ways.url, 'sse')}?{following.query()}"
+            headers = ways.headers_with(token) | {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+            async with asyncio.timeout(OPEN_SECONDS):
+                answer = await client.send(client.build_request("GET", url, headers=headers), stream=True)
+                await _check(answer)
+        except (OSError, httpx.HTTPError) as error:
+            await client.aclose()
+            raise Ended(0, _describe(error)) from error
+        except BaseException:
+            await client.aclose()
+            raise
+        return cls(client, answer)
+
+    async def _read(self) -> AsyncIterator[str]:
+        try:
+            async for event in EventSource(self._answer).aiter_sse():
+                if event.data:
+                    yield event.data
+        except (OSError, httpx.HTTPError, SSEError) as error:
+            raise Ended(0, _describe(error)) from error
+        raise Ended(0, "the stream ended")
+
+    async def _take(self) -> str:
+        return await anext(self._messages)
+
+    async def receive(self) -> str:
+        # To cancel the read of a body breaks the connection, so the read goes on and its result waits for the next call.
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._take())
+        await asyncio.wait([self._next])
+        done, self._next = self._next, None
+        return done.result()
+
+    async def follow(self, channel: str) -> bool:
+        return False
+
+    async def unfollow(self, channel: str) -> bool:
+        return True  # what still comes of it is dropped, and the next connection does not ask for it
+
+    async def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait([self._next])
+            if not self._next.cancelled():
+                self._next.exception()
+        with suppress(OSError, httpx.HTTPError):
+            await self._answer.aclose()
+        await self._client.aclose()
+
+
+async def _check(answer: httpx.Response) -> None:
+    """
+    Raises:
+        Ended: if this is no event stream, with the problem's detail (RFC 9457) or the status in words.
+    """
+    if answer.status_code == 200:
+        return
+    reason = answer.reason_phrase
+    if answer.status_code != NO_CONTENT and int(answer.headers.get("content-length", MAX_ANSWER_BYTES + 1)) <= MAX_ANSWER_BYTES:
+        with suppress(ValueError, KeyError, TypeError, httpx.HTTPError):
+            await answer.aread()
+            reason = str(answer.json()["detail"])
+    await answer.aclose()
+    raise Ended(answer.status_code, reason, retry_after(answer.headers.get("retry-after")))
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

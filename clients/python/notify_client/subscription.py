@@ -1,0 +1,210 @@
+"""Subscription: the events of channels as an async iterator that comes back by itself, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from ssl import SSLContext
+from typing import TYPE_CHECKING, Final, Literal, Self, TypedDict, Unpack
+
+from notify_client.event import Event, Refused
+from notify_client.following import Ended, Following, Gap, address
+
+if TYPE_CHECKING:
+    from notify_client.streams import Stream
+
+Channels = Iterable[str] | Mapping[str, str | None]
+"""Names, or names with the cursors to go on from."""
+
+SILENCE: Final = 50.0  # the gateway gives a sign of life every 20 s
+
+logger: Final = logging.getLogger("notify_client")
+
+
+class Options(TypedDict, total=False):
+    """How to follow.
+
+    Attributes:
+        token: a token, or a function (also an async one) that gives one; it is asked for each connection
+        since: where to begin on channels without a cursor: the newest event (``None``, ``"last"``), all that is kept (``"0"``), only
+            what is new (``"now"``), or after an id
+        until_final: end when the final event of every channel was delivered
+        transport: ``"ws"`` for WebSocket, ``"sse"``, or ``"auto"``: WebSocket, and SSE where WebSocket does not get through
+        on_gap: called with a channel's name, and awaited if it is async, when events of that channel are missing because the log
+            no longer holds them; the next event of that channel comes after it. Load the channel's state from your own backend
+            there. Without it a warning is logged
+        headers: more of them, for a proxy in front
+        ssl: for ``https``, if the system's certificates are not the right ones
+        silence: seconds without a sign of life after which a connection counts as dead
+    """
+
+    token: str | Callable[[], str | Awaitable[str]] | None
+    since: str | None
+    until_final: bool
+    transport: Literal["auto", "ws", "sse"]
+    on_gap: Callable[[str], object] | None
+    headers: Mapping[str, str] | None
+    ssl: SSLContext | None
+    silence: float
+
+
+class Subscription:
+    """The events of some channels, as they come. Made by ``subscribe``.
+
+    An async iterator of ``Event``, and an async context manager that closes the connection. A call of ``anext`` that is
+    cancelled loses nothing. One task may iterate; ``follow`` and ``unfollow`` belong to that task, too.
+    """
+
+    def __init__(self, url: str, channels: Channels, **options: Unpack[Options]) -> None:
+        try:
+            from notify_client import streams  # noqa: PLC0415 - publishing needs no HTTP
+        except ImportError as error:
+            raise ImportError(f"subscribe needs {error.name}: pip install 'notify-client[subscribe]'") from error
+        if unknown := options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"{', '.join(sorted(unknown))}: unknown; known are {', '.join(Options.__annotations__)}")
+        address(url, "ws")
+        silence = options.get("silence", SILENCE)
+        if not silence > 0:
+            raise ValueError(f"silence {silence}: seconds above 0 are expected")
+        self._token = options.get("token")
+        self._on_gap = options.get("on_gap")
+        self._following = Following(
+            channels,
+            since=options.get("since"),
+            until_final=options.get("until_final", False),
+            transport=options.get("transport", "auto"),
+            renewable=callable(self._token),
+        )
+        self._ways = streams.Ways(url=url, headers=options.get("headers") or {}, ssl=options.get("ssl"), silence=silence)
+        self._kinds: Final[dict[str, type[Stream]]] = {"ws": streams.WebSocketStream, "sse": streams.SseStream}
+        self._stream: Stream | None = None
+        self._not_before = 0.0
+        self._gap: str | None = None
+        self._closed = False
+
+    @property
+    def cursors(self) -> dict[str, str | None]:
+        """Where each channel goes on; ``subscribe`` takes them as its channels, in another process for instance."""
+        return dict(self._following.cursors)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event.
+
+        Raises:
+            StopAsyncIteration: when every channel is over (``until_final``), or this was closed.
+            Refused: if the gateway will not serve it. Iterating again asks again.
+        """
+        loop = asyncio.get_running_loop()
+        while not self._closed and not self._following.is_over:
+            try:
+                await self._tell_gap()
+                if self._stream is None:
+                    await asyncio.sleep(self._not_before - loop.time())
+                    self._stream = await self._kinds[self._following.transport].open(self._ways, self._following, await self._get_token())
+                item = self._following.receive(await self._stream.receive(), loop.time())
+            except Ended as ended:
+                await self._lose(ended)
+            except Refused:
+                await self._drop()
+                raise
+            else:
+                if isinstance(item, Event):
+                    return item
+                self._gap = item.channel if isinstance(item, Gap) else None
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def _tell_gap(self) -> None:
+        channel, self._gap = self._gap, None
+        if channel is None:
+            return
+        if self._on_gap is None:
+            logger.warning("events of channel %s are missing; give on_gap to hear of it", channel)
+            return
+        try:
+            told = self._on_gap(channel)
+            if inspect.isawaitable(told):
+                await told
+        except asyncio.CancelledError:
+            self._gap = channel  # told again by the next call
+            raise
+
+    async def _get_token(self) -> str | None:
+        if not callable(self._token):
+            return self._token
+        # In a thread if it is an ordinary function: it may ask a server.
+        token = self._token() if inspect.iscoroutinefunction(self._token) else await asyncio.to_thread(self._token)
+        return await token if inspect.isawaitable(token) else token
+
+    async def _lose(self, ended: Ended) -> None:
+        await self._drop()
+        now = asyncio.get_running_loop().time()
+        wait = self._following.end(ended, now)
+        if wait is None:
+            self._closed = True
+            return
+        # One word about each trouble, not one for each attempt.
+        first = self._following.failures == 2
+        logger.log(logging.WARNING if first else logging.DEBUG, "no connection to the gateway: %s; next attempt in %.1f s", ended, wait)
+        self._not_before = now + wait
+
+    async def _drop(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.close()
+
+    async def follow(self, channel: str, cursor: str | None = None) -> None:
+        """Follow a channel more, from its cursor if given, else as ``since`` says.
+
+        Raises:
+            ValueError: if the name or the cursor is none. A channel that is not allowed is refused while iterating.
+        """
+        self._following.follow(channel, cursor)
+        if self._stream is not None and not await self._stream.follow(channel):
+            await self._drop()
+
+    async def unfollow(self, channel: str) -> None:
+        """Leave a channel. Nothing more of it is delivered."""
+        self._following.unfollow(channel)
+        if self._stream is not None:
+            await self._stream.unfollow(channel)
+
+    async def aclose(self) -> None:
+        """Close the connection; the iteration ends."""
+        self._closed = True
+        await self._drop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def subscribe(url: str, channels: Channels, **options: Unpack[Options]) -> Subscription:
+    """Follow channels of a gateway.
+
+        async with subscribe("http://localhost:8000", ["jobs:42"], token=get_token, until_final=True) as events:
+            async for event in events:
+                print(event.type, event.data)
+
+    It comes back by itself after whatever breaks the connection, goes on where it was, and delivers no event twice.
+
+    Args:
+        url: of the gateway, as ``http://localhost:8000`` or ``https://example.com/notify``
+        channels: names, or names with the cursors to go on from
+        options: see ``Options``
+
+    Raises:
+        ValueError: if an argument is wrong.
+        ImportError: without the extra ``subscribe``.
+
+    While iterating, ``Refused`` if the gateway will not serve this: the request is wrong, a channel is not allowed, or the token
+    is bad and ``token`` gave no better one.
+    """
+    return Subscription(url, channels, **options)
