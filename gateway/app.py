@@ -8,16 +8,12 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from gateway.auth.backend import Backend
-from gateway.auth.jwks import Jwks
-from gateway.auth.keys import FixedKey, Keys, pem_key, secret_key
-from gateway.auth.tokens import Tokens
 from gateway.errors import GatewayError, NotFound, SettingsError, UpgradeRequired
 from gateway.feed import Feed
 from gateway.server.checks import promises
@@ -41,6 +37,9 @@ from gateway.transports.status import LiveEndpoint, MetricsEndpoint, ReadyEndpoi
 from gateway.transports.tickets import TicketEndpoint
 from gateway.transports.websocket import WebSocketEndpoint
 from gateway.transports.writer import Receive, Send
+
+if TYPE_CHECKING:
+    from gateway.auth.keys import Keys
 
 logger = logging.getLogger("gateway")
 
@@ -192,19 +191,30 @@ def _gate(settings: Settings, access: Access, tickets: Tickets) -> tuple[Gate, l
     if settings.auth == "none":
         return OpenGate(origins), []
     works: list[_Work] = []
-    keys: Keys | None = None
-    if settings.jwt_secret is not None:
-        keys = FixedKey(secret_key(settings.jwt_secret))
-    elif settings.jwt_public_key is not None:
-        keys = FixedKey(pem_key(settings.jwt_public_key))
-    elif settings.jwks_url is not None:
-        keys = jwks = Jwks(settings.jwks_url)
-        works.append(jwks)
-    tokens = None if keys is None else Tokens(keys, settings.jwt_audience, settings.jwt_issuer)
-    backend = None if settings.authorize_url is None else Backend(settings.authorize_url)
-    if backend is not None:
+    tokens = backend = None
+    # Cryptography and the HTTP client take a third of a second to import; not every command and every start needs them.
+    if settings.authorize_url is not None:
+        from gateway.auth.backend import Backend  # noqa: PLC0415
+
+        backend = Backend(settings.authorize_url)
         works.append(backend)
+    if settings.jwt_secret or settings.jwt_public_key or settings.jwks_url:
+        from gateway.auth.tokens import Tokens  # noqa: PLC0415
+
+        tokens = Tokens(_keys(settings, works), settings.jwt_audience, settings.jwt_issuer)
     return TokenGate(origins, access, tickets, tokens, backend), works
+
+
+def _keys(settings: Settings, works: list[_Work]) -> Keys:
+    from gateway.auth.keys import FixedKey, pem_key, secret_key  # noqa: PLC0415
+
+    if settings.jwks_url is not None:
+        from gateway.auth.jwks import Jwks  # noqa: PLC0415
+
+        jwks = Jwks(settings.jwks_url)
+        works.append(jwks)
+        return jwks
+    return FixedKey(secret_key(settings.jwt_secret) if settings.jwt_secret is not None else pem_key(settings.jwt_public_key or ""))
 
 
 def _files() -> dict[str, Path]:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from gateway.auth.backend import Backend
-from gateway.auth.tokens import Tokens
 from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Unauthorized
 from gateway.store.tickets import Tickets
 from gateway.transports.access import Access
 from gateway.transports.origin import Origins
 from gateway.transports.request import Scope, headers, query
+
+if TYPE_CHECKING:
+    from gateway.auth.backend import Backend
+    from gateway.auth.tokens import Tokens
 
 COOKIE: Final = "notify_token"
 
