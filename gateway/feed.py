@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
 from redis.asyncio import Redis
@@ -21,7 +22,7 @@ from gateway import metrics
 from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_announcement
 from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
-from gateway.core.subscription import Cursor, Ref, Subscription
+from gateway.core.subscription import Cursor, Ref, Subscription, is_current
 from gateway.errors import Unavailable
 from gateway.store.listener import Listener
 from gateway.store.log import Log
@@ -33,8 +34,20 @@ READS_AT_ONCE: Final = 4  # pipelines on their way to Redis
 READS_IN_PIPELINE: Final = 64
 SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the same cursor
 LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
+STALL_SECONDS: Final = 0.1
 PROBE_SECONDS: Final = 1.0
 READY_SECONDS: Final = 5.0  # the youngest probe that came back may be so old
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """A read of one channel's log, on its way or answered; ``known`` is the newest id any answer had shown when it was asked."""
+
+    channel: Channel
+    since: Since
+    size: int
+    known: int
+    page: asyncio.Future[Page]
 
 
 class Reads:
@@ -47,58 +60,59 @@ class Reads:
     def __init__(self, log: Log, hub: Hub) -> None:
         self._log = log
         self._hub = hub
-        self._pages: dict[Channel, dict[tuple[Since, int], asyncio.Future[Page]]] = {}
+        self._reads: dict[Channel, dict[tuple[Since, int], Read]] = {}
         self._size = 0
-        self._batch: list[tuple[Channel, Since, int, asyncio.Future[Page]]] = []
+        self._known = 0
+        self._batch: list[Read] = []
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def forget(self, channel: Channel | None = None) -> None:
         """Share no more what was read on this channel, or on any: its announcements are no longer heard."""
         if channel is None:
-            self._pages.clear()
+            self._reads.clear()
             self._size = 0
         else:
-            self._pages.pop(channel, None)
+            self._reads.pop(channel, None)
 
     async def read(self, cursors: Iterable[Cursor], reaching: int) -> dict[Cursor, Page]:
-        """A page for each cursor, good for delivery up to the id ``reaching`` at least.
+        """A page for each cursor; one that ends its log is good for delivery up to the id ``reaching`` at least.
 
         Raises:
-            RedisError, OSError: if Redis is away.
+            RedisError, OSError: if Redis is away or refuses.
         """
-        futures = {}
         cursors = list(cursors)
-        size = max(1, READ_BYTES // max(1, len(cursors)))
-        for cursor in cursors:
-            futures[cursor] = self._share(cursor.channel, cursor.start, size, reaching)
-        if futures:
-            await asyncio.wait(futures.values())
-        return {cursor: future.result() for cursor, future in futures.items()}
+        # A channel that was read to its end brings little more, so the others may have the room.
+        long = [cursor for cursor in cursors if cursor.more]
+        share, long_share = _share_of(len(cursors)), _share_of(len(long))
+        pages = {cursor: self._share(cursor, long_share if cursor.more else share, reaching) for cursor in cursors}
+        if pages:
+            await asyncio.wait(pages.values())
+        return {cursor: page.result() for cursor, page in pages.items()}
 
-    def _share(self, channel: Channel, since: Since, size: int, reaching: int) -> asyncio.Future[Page]:
-        pages = self._pages.setdefault(channel, {})
-        future = pages.get((since, size))
-        if future is not None and self._is_good(future, channel, reaching):
+    def _share(self, cursor: Cursor, size: int, reaching: int) -> asyncio.Future[Page]:
+        channel, since = cursor.channel, cursor.start
+        reads = self._reads.setdefault(channel, {})
+        read = reads.get((since, size))
+        if read is not None and self._is_good(read, reaching):
             metrics.SHARED_READS.inc()
-            return future
-        future = asyncio.get_running_loop().create_future()
-        if len(pages) >= READS_IN_PIPELINE:
-            pages.clear()
-        pages[since, size] = future
+            return read.page
+        if len(reads) >= READS_IN_PIPELINE:
+            reads.clear()
+        read = reads[since, size] = Read(channel, since, size, self._known, asyncio.get_running_loop().create_future())
         if not self._batch:
             asyncio.get_running_loop().call_soon(self._send)
-        self._batch.append((channel, since, size, future))
-        return future
+        self._batch.append(read)
+        return read.page
 
-    def _is_good(self, future: asyncio.Future[Page], channel: Channel, reaching: int) -> bool:
-        if not future.done():
-            # On its way. If something is announced before it is answered, the cursor's check finds it missing.
-            return not reaching
-        if future.exception() is not None:
+    def _is_good(self, read: Read, reaching: int) -> bool:
+        if not read.page.done():
+            # On its way. If something is announced before it is answered, the subscription's check finds it missing.
+            return read.known >= reaching
+        if read.page.exception() is not None:
             return False
-        page = future.result()
-        return page.complete and channel.heard <= page.position and max(page.horizon, self._hub.heard) >= reaching
+        page = read.page.result()
+        return is_current(read.channel, page) and (not page.complete or max(page.horizon, self._hub.heard) >= reaching)
 
     def _send(self) -> None:
         batch, self._batch = self._batch, []
@@ -107,24 +121,38 @@ class Reads:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, batch: list[tuple[Channel, Since, int, asyncio.Future[Page]]]) -> None:
+    async def _run(self, batch: list[Read]) -> None:
         error: BaseException = asyncio.CancelledError()
         try:
             async with self._slots:
                 metrics.READS.inc(len(batch))
-                pages = await self._log.read([(channel.name, since, size) for channel, since, size, _ in batch])
-            for (_, _, _, future), page in zip(batch, pages, strict=True):
-                future.set_result(page)
-                self._size += page.size
+                heard = [read.channel.heard for read in batch]
+                pages = await self._log.read([(read.channel.name, read.since, read.size) for read in batch])
+            for read, page, id in zip(batch, pages, heard, strict=True):
+                self._take(read, page, id)
             if self._size > SHARED_BYTES:
                 self.forget()
         except Exception as caught:  # noqa: BLE001 - it is raised where the pages are awaited
             error = caught
         finally:
-            for *_, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()  # seen, even if everybody who waited is gone
+            for read in batch:
+                if not read.page.done():
+                    read.page.set_exception(error)
+                if not read.page.cancelled():
+                    read.page.exception()  # seen, even if everybody who waited is gone
+
+    def _take(self, read: Read, page: Page | RedisError, heard: int) -> None:
+        if isinstance(page, RedisError):
+            read.page.set_exception(page)
+            return
+        read.page.set_result(replace(page, heard=heard))
+        self._known = max(self._known, page.position)
+        self._size += page.size
+
+
+def _share_of(count: int) -> int:
+    # A power of two, so that clients with a few channels more or less share their reads.
+    return 1 << (READ_BYTES // max(1, count)).bit_length() - 1
 
 
 class Feed:
@@ -179,7 +207,7 @@ class Feed:
     async def _probe_redis(self) -> None:
         while True:
             # Not through: the missing probe says so.
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(READY_SECONDS):
                     await self.listener.confirmed([self._probe])
                     await self.log.announce(self._probe, str(time.monotonic_ns()).encode())
@@ -189,7 +217,10 @@ class Feed:
         while True:
             before = time.monotonic()
             await asyncio.sleep(LINGER_SECONDS / 2)
-            metrics.LOOP_LAG.set(max(0.0, time.monotonic() - before - LINGER_SECONDS / 2))
+            late = max(0.0, time.monotonic() - before - LINGER_SECONDS / 2)
+            metrics.LOOP_LAG.set(late)
+            if late > STALL_SECONDS:
+                metrics.LOOP_STALLED.inc(late)
             self.sweep(time.monotonic() - LINGER_SECONDS)
 
     def sweep(self, before: float) -> None:
@@ -269,7 +300,7 @@ class Feed:
             pages = await self.log.read([(name, since, 1) for name, since in wanted.items()])
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis is away: {type(error).__name__}") from error
-        return all(page.final and not page.items for page in pages)
+        return all(not isinstance(page, RedisError) and page.final and not page.items for page in pages)
 
     def catch_up(self, subscription: Subscription) -> None:
         """Read the log for a subscription that is behind. A subscription's ``on_behind``."""

@@ -43,7 +43,6 @@ class Hub:
     Attributes:
         heard: id of the newest announcement on any channel; they come in order of id
         written: events written, by wire
-        dropped: events that a client had already
     """
 
     def __init__(self) -> None:

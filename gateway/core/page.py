@@ -7,7 +7,7 @@ these three a reader at any cursor sees each hole, and no hole where there is no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from gateway.core.event import Event
 
@@ -39,51 +39,67 @@ class Answer:
     entries: list[Entry]
 
 
+class Item(NamedTuple):
+    """One thing to deliver: an event, or a gap (``event`` is ``None``).
+
+    Attributes:
+        id: its place in the order over all channels. A gap's place is where the reader stands: told any later, an event of
+            another channel could carry a client's one cursor over what is missing here, and nobody would ever tell
+        position: the reader's cursor behind it
+    """
+
+    id: int
+    event: Event | None
+    position: int
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """The answer as a reader at one cursor takes it.
 
     Attributes:
-        items: what to deliver, rising by id; a gap is ``None`` at the id of what follows it
+        items: what to deliver, rising by id
         position: the reader's cursor after all items
         horizon: up to this id nothing is missing from the items
         complete: whether the items reach the end of the log
         final: whether the channel's newest event is final, and the reader has it after this page
         size: bytes of JSON in the items
+        heard: what had been announced on the channel when the log was asked: so far the page covers it, whatever it holds
     """
 
-    items: list[tuple[int, Event | None]]
+    items: list[Item]
     position: int
     horizon: int
     complete: bool
     final: bool
     size: int
+    heard: int = 0
 
 
-def _walk(cursor: int, answer: Answer) -> tuple[list[tuple[int, Event | None]], int]:
+def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
     """Go through the entries after the cursor and put a gap wherever the chain of ids has a hole."""
-    items: list[tuple[int, Event | None]] = []
-    position = cursor
-
-    def floor_between(position: int, end: int) -> bool:
-        return EARLIEST <= position < answer.floor <= end
-
     if cursor > answer.clock:
         # An id that Redis does not know of: it lost the newest part of its data.
-        return [(answer.clock, None)], answer.clock
+        return [Item(answer.clock, None, answer.clock)], answer.clock
+    items: list[Item] = []
+    position = cursor
+
+    def missing(newest: int, end: int) -> int:
+        """The newest id that may be missing between the position and what comes at the end."""
+        lost = answer.floor if EARLIEST <= position < answer.floor <= end else 0
+        return max(newest, lost)
+
     for entry in answer.entries:
         if not position < entry.id <= answer.clock:
             continue  # not of publish.lua's making: its ids rise, and the clock knows them
-        if entry.before > position or floor_between(position, entry.id):
-            items.append((entry.id, None))
+        if (gone := missing(entry.before, entry.id)) > position:
+            items.append(Item(position + 1, None, min(gone, entry.id - 1)))
         if entry.event is not None:
-            items.append((entry.id, entry.event))
+            items.append(Item(entry.id, entry.event, entry.id))
         position = entry.id
-    if not answer.more:
-        end = max(answer.newest, answer.floor if floor_between(position, answer.floor) else 0)
-        if end > position:
-            items.append((end, None))
-            position = end
+    if not answer.more and (gone := missing(answer.newest, answer.floor)) > position:
+        items.append(Item(position + 1, None, gone))
+        position = gone
     return items, position
 
 
@@ -92,7 +108,7 @@ def make_page(since: Since, answer: Answer) -> Page:
     if isinstance(since, int):
         items, position = _walk(since, answer)
     else:
-        items = [(entry.id, entry.event) for entry in answer.entries if entry.event is not None]
+        items = [Item(entry.id, entry.event, entry.id) for entry in answer.entries if entry.event is not None]
         position = max(answer.newest, answer.floor) if answer.newest else answer.clock
     return Page(
         items=items,
@@ -100,5 +116,5 @@ def make_page(since: Since, answer: Answer) -> Page:
         horizon=position if answer.more else max(answer.clock, position),
         complete=not answer.more,
         final=answer.final and not answer.more,
-        size=sum(len(event.json) for _, event in items if event is not None),
+        size=sum(len(item.event.json) for item in items if item.event is not None),
     )

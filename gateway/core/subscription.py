@@ -12,7 +12,7 @@ Events of several channels leave in the order of their ids, because an SSE clien
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -40,12 +40,14 @@ class Cursor:
     Attributes:
         position: id up to which the client has everything; meaningless while ``since`` is set
         since: where the first read begins, ``None`` once that is done
+        covered: an announcement up to this id is dealt with, even if the position lies below it (Redis lost its data)
         live: whether the next event may be written at once
         unread: whether the log must be read before that
+        more: whether the last read did not reach the end of the log
         done: whether the channel's final event was delivered
     """
 
-    __slots__ = ("channel", "done", "live", "position", "since", "subscription", "unread", "write")
+    __slots__ = ("channel", "covered", "done", "live", "more", "position", "since", "subscription", "unread", "write")
 
     def __init__(self, subscription: Subscription, channel: Channel, since: Since) -> None:
         self.subscription = subscription
@@ -53,8 +55,10 @@ class Cursor:
         self.write = subscription.write
         self.since: Since | None = None if isinstance(since, int) else since
         self.position = since if isinstance(since, int) else 0
+        self.covered = 0
         self.live = False
         self.unread = True
+        self.more = False
         self.done = False
 
     @property
@@ -74,7 +78,7 @@ class Subscription:
         on_done: called when ``until_final`` is fulfilled
         on_failed: called when reading for it failed for good
         full: whether the writer holds as much as it may; set by ``pause`` and ``resume``
-        wanted: the next read is of use only if it reaches to this id
+        wanted: once the logs are read so far, the client may go live; 0 while that is not known
     """
 
     wire: Wire
@@ -181,48 +185,49 @@ class Subscription:
             heard: the newest id announced to this process on any channel
         """
         pages = {cursor: page for cursor, page in pages.items() if self.cursors.get(cursor.channel.name) is cursor}
-        fell_behind = self._queue is None  # while the read was under way: deliver it, and read again
-        self._deliver(pages, heard)
-        if fell_behind:
+        fell_behind = self._queue is None
+        finished = self._deliver(pages, heard)
+        if fell_behind or self._queue is None:
+            # While the read was under way, or because it filled the writer: what it brought is delivered, the rest is read again.
             self.fall_behind()
             return
         self._tell_ready()
-        queue, self._queue = self._queue, None
-        if queue is not None and not self.full:
-            self._go_live(queue)
+        if finished:
+            self._go_live()
         self.check_done()
 
-    def _deliver(self, pages: Mapping[Cursor, Page], heard: int) -> None:
+    def _deliver(self, pages: Mapping[Cursor, Page], heard: int) -> bool:
+        """Write what was read in order of id, as far as all pages reach; whether that is all of it."""
         # The channels were read at different moments. What one page holds beyond the earliest of them might overtake an
-        # event of another channel, so it waits for the next read.
+        # event of another channel.
         horizon = min((_horizon(cursor, page, heard) for cursor, page in pages.items()), default=0)
-        self.wanted = max((page.position for page in pages.values() if page.position > horizon), default=0)
-        items = sorted(
-            (
-                (id, event is not None, cursor.channel.name, event)
-                for cursor, page in pages.items()
-                for id, event in page.items
-                if id <= horizon
-            ),
-            key=lambda item: item[:3],
-        )
-        for id, _, name, event in items:
-            cursor = self.cursors[name]
-            if event is None:
+        items = [(item, cursor) for cursor, page in pages.items() for item in page.items if item.id <= horizon]
+        items.sort(key=lambda pair: (pair[0].id, pair[0].event is not None, pair[1].channel.name))
+        for item, cursor in items:
+            if item.event is None:
                 self.gaps += 1
-                self.notice("gap", {"channel": name})
+                self.notice("gap", {"channel": cursor.channel.name})
             else:
-                self.write(event.encode(self.wire))
-                cursor.done |= event.final
-            cursor.position = id
+                self.write(item.event.encode(self.wire))
+                cursor.done |= item.event.final
+            cursor.position = item.position
+        finished = self._is_finished(pages.values(), horizon)
         for cursor, page in pages.items():
-            if page.position <= horizon:
-                cursor.position = page.position
-                cursor.done |= page.final
-                cursor.since = None
-                cursor.unread = not page.complete
-            elif any(id <= horizon for id, _ in page.items):
-                cursor.since = None
+            _move(cursor, page, horizon, finished=finished)
+        return finished
+
+    def _is_finished(self, pages: Collection[Page], horizon: int) -> bool:
+        if not all(page.complete for page in pages):
+            return False
+        newest = max((page.position for page in pages if page.position > horizon), default=0)
+        if newest and not self.wanted:
+            self.wanted = newest
+            return False
+        # What lies beyond the horizon now was published since. It comes by announcement, from the queue or soon. A gap does not.
+        if any(_has_gap(page, horizon) for page in pages):
+            return False
+        self.wanted = 0
+        return True
 
     def _tell_ready(self) -> None:
         still: list[tuple[Ref, list[Cursor]]] = []
@@ -234,17 +239,15 @@ class Subscription:
             self.notice("ready", fields | {"channels": {c.channel.name: str(c.position) for c in cursors}})
         self._expecting = still
 
-    def _go_live(self, queue: list[tuple[Cursor, Event]]) -> None:
-        if any(cursor.unread for cursor in self.cursors.values()):
-            return  # what is still to be read comes before what was queued
-        self.live = True
-        for cursor, event in queue:
-            if self.live and cursor.channel.name in self.cursors:
+    def _go_live(self) -> None:
+        queue, self._queue = self._queue, None
+        self.live = queue is not None and not self.full
+        for cursor, event in queue or ():
+            if self.live and self.cursors.get(cursor.channel.name) is cursor:
                 self._offer(cursor, event)
-        for cursor in self.cursors.values():
-            if cursor.channel.heard > cursor.position:
-                cursor.unread = True
-        self.live = self.live and not any(cursor.unread for cursor in self.cursors.values())
+        if self.live and any(c.channel.heard > max(c.position, c.covered) for c in self.cursors.values()):
+            # Announced before the queue was there, or the queue was too small. Of all channels, to keep their order.
+            self.fall_behind()
         for cursor in self.cursors.values():
             cursor.live = self.live
 
@@ -260,13 +263,34 @@ class Subscription:
             self.on_done()
 
     def positions(self) -> dict[str, str]:
-        """The cursors as the client may hand them back."""
-        return {name: str(cursor.position) for name, cursor in self.cursors.items()}
+        """The cursors as the client may hand them back; none for a channel that has not been read yet."""
+        return {name: str(cursor.position) for name, cursor in self.cursors.items() if not isinstance(cursor.since, str)}
+
+
+def is_current(channel: Channel, page: Page) -> bool:
+    """Whether nothing has been announced on the channel that the page does not cover."""
+    return channel.heard <= max(page.position, page.heard)
 
 
 def _horizon(cursor: Cursor, page: Page, heard: int) -> int:
     # Announcements come in order of id. If none has come on this channel since the page was read, the page is complete up
     # to the newest announcement of all.
-    if page.complete and cursor.channel.heard <= page.position:
-        return max(page.horizon, heard)
-    return page.horizon
+    return max(page.horizon, heard) if page.complete and is_current(cursor.channel, page) else page.horizon
+
+
+def _has_gap(page: Page, horizon: int) -> bool:
+    return any(item.event is None and item.id > horizon for item in page.items)
+
+
+def _move(cursor: Cursor, page: Page, horizon: int, *, finished: bool) -> None:
+    """Let the cursor follow what was delivered of its page."""
+    cursor.unread = not finished
+    cursor.more = not page.complete
+    begun = any(item.id <= horizon for item in page.items)
+    if not (begun or finished or page.position <= horizon):
+        return
+    cursor.since = None
+    cursor.position = max(cursor.position, min(page.position, horizon))
+    if not page.items or page.items[-1].id <= horizon:
+        cursor.covered = page.heard
+        cursor.done |= page.final

@@ -155,19 +155,24 @@ class Log:
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis is away: {type(error).__name__}") from error
 
-    async def read(self, wanted: Sequence[tuple[str, Since, int]]) -> list[Page]:
+    async def read(self, wanted: Sequence[tuple[str, Since, int]]) -> list[Page | RedisError]:
         """Read logs: for each channel after a cursor, at most so many bytes (but at least one entry).
 
+        Returns:
+            for each a page, or what Redis refused it with, so that one key of a wrong kind does not spoil the others
+
         Raises:
-            RedisError, OSError: if Redis is away or refuses.
+            RedisError, OSError: if Redis is away.
         """
         self.reads += len(wanted)
         results = await self._run("read", [(channel, since, size) for channel, since, size in wanted])
-        pages = []
+        pages: list[Page | RedisError] = []
         for (channel, since, _), result in zip(wanted, results, strict=True):
-            if isinstance(result, Exception):
-                raise result
-            pages.append(make_page(since, self._answer(channel, result)))
+            if isinstance(result, RedisError):
+                logger.warning("channel %s: its log could not be read: %s", channel, show(str(result), 200))
+                pages.append(result)
+            else:
+                pages.append(make_page(since, self._answer(channel, result)))
         return pages
 
     def _answer(self, channel: str, reply: list[Any]) -> Answer:

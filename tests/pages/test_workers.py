@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.core.page import Page
 from gateway.embedded import embedded_server, free_port
 from gateway.errors import Unavailable, Unprocessable
 from gateway.pages.workers import KINDS, MAX_JOBS, Job, Workers
@@ -40,7 +41,8 @@ def make_workers(url: str, speed: float = FAST) -> Workers:
 
 async def read(log: Log, channel: str) -> list[dict[str, Any]]:
     page = (await log.read([(channel, 0, 1_000_000)]))[0]
-    return [msgspec.json.decode(event.json) for _, event in page.items if event is not None]
+    assert isinstance(page, Page)
+    return [msgspec.json.decode(item.event.json) for item in page.items if item.event is not None]
 
 
 async def run_job(workers: Workers, log: Log, kind: str) -> list[dict[str, Any]]:

@@ -1,0 +1,161 @@
+"""A model of what publish.lua and read.lua keep in Redis, and of the ledger that no Redis has: all that was ever recorded.
+
+It answers with the bytes that Redis would, so the gateway's own code takes them apart. Two things are left out, because no
+reader could see them: a log evicted together with the key of its newest id (as if the channel had never had an event); and
+a clock set back behind ids that are lost at the same time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+START = 1_800_000_000_000_000
+ENTRY = re.compile(rb"(\d+) (\d+) ([^\n]*)\n")
+PAGE = 3  # entries of one read, to have pages that are not the last
+
+
+@dataclass
+class Recorded:
+    """An event that was published."""
+
+    id: int
+    json: bytes
+    collapsed: bool = False  # a later one took its place in the log
+
+
+@dataclass(eq=False)
+class Connection:
+    """The pub/sub connection of one process: what Redis has written to it and the process has not read."""
+
+    alive: bool = True
+    subscribed: set[str] = field(default_factory=set)
+    stream: deque[list[Any]] = field(default_factory=deque)
+
+
+class RedisModel:
+    """One Redis.
+
+    Attributes:
+        ledger: by channel and id
+        lossy: ids up to this one may have been lost with Redis's data
+        cuts: how often the head of a channel's log was taken away
+    """
+
+    def __init__(self, channels: list[str]) -> None:
+        self.time = START
+        self.run = 0
+        self.clock: dict[str, int] = {}
+        self.logs: dict[str, list[bytes]] = {name: [] for name in channels}
+        self.newest: dict[str, bytes] = {}
+        self.connections: list[Connection] = []
+        self.ledger: dict[str, dict[int, Recorded]] = {name: {} for name in channels}
+        self.lossy = 0
+        self.issued = 0
+        self.cuts = dict.fromkeys(channels, 0)
+        self._may_have_lost = False
+        self.save()
+
+    # publish.lua
+
+    def _open(self) -> int:
+        last = self.clock.get("last")
+        if last is not None and self.clock["server"] == self.run:
+            return last
+        if last is None or self._may_have_lost:
+            last = max(self.time, (last or 0) + 1)
+            self.clock = {"last": last, "floor": last, "server": self.run}
+        else:
+            self.clock["server"] = self.run
+        self._may_have_lost = False
+        return last
+
+    def greet(self, heard: int) -> None:
+        if heard > self._open():
+            self.clock["last"] = self.clock["floor"] = heard + 1
+
+    def publish(self, channel: str, data: int, *, final: bool, keep: int, collapse: str) -> None:
+        json = b'{"type":"n","data":%d%b}' % (data, b',"final":true' if final else b"")
+        id = max(self.time, self._open() + 1)
+        log, last = self.logs[channel], self.newest.get(channel)
+        newest = ENTRY.match(log[-1]) if log else None
+        before = int(last.rstrip(b"!")) if last is not None else int(newest[1]) if newest else 0
+        if collapse and newest and newest[3] == collapse.encode():
+            self.ledger[channel][int(newest[1])].collapsed = True
+            log[-1] = b"%d %b %b\n%b" % (id, newest[2], collapse.encode(), json)
+        else:
+            log.append(b"%d %d %b\n%b" % (id, before, collapse.encode(), json))
+            if len(log) > keep:
+                del log[:-keep]
+                self.cuts[channel] += 1
+        self.newest[channel] = b"%d%b" % (id, b"!" if final else b"")
+        self.clock["last"] = self.issued = id
+        self.ledger[channel][id] = Recorded(id, json)
+        self.announce(channel, b"%d %d\n%b" % (id, before, json))
+
+    def announce(self, channel: str, payload: bytes) -> None:
+        for connection in self.connections:
+            if connection.alive and channel in connection.subscribed:
+                connection.stream.append([b"message", b"notify:" + channel.encode(), payload])
+
+    # read.lua
+
+    def read(self, channel: str, cursor: int | str) -> list[Any]:
+        log = self.logs[channel]
+        head = [b"%d" % self.clock.get("last", 0), b"%d" % self.clock.get("floor", 0), self.newest.get(channel, b""), 0]
+        if cursor == "now" or not log:
+            return head
+        if cursor == "last":
+            return [*head, *[entry for entry in log if ENTRY.match(entry)][-1:]]
+        ids = [int(ours[1]) if (ours := ENTRY.match(entry)) else 0 for entry in log]
+        after = next((i for i, id in enumerate(ids) if id > int(cursor)), len(log))
+        entries = log[after : after + PAGE]
+        head[3] = int(after + PAGE < len(log))
+        return [*head, *entries]
+
+    # What happens to it
+
+    def set_clock_back(self, by: int) -> None:
+        """Not behind what was lost: a clock set back and data lost at once is more than anyone could mend."""
+        self.time = max(self.time - by, self.lossy + 1)
+
+    def holds(self, channel: str) -> set[int]:
+        return {int(ours[1]) for entry in self.logs[channel] if (ours := ENTRY.match(entry))}
+
+    def cut(self, channel: str) -> None:
+        """Expired or evicted: the log is gone, the key with its newest id outlives it."""
+        self.logs[channel].clear()
+        self.cuts[channel] += 1
+
+    def _lose(self) -> None:
+        self.lossy = max(self.lossy, self.issued, self.clock.get("last", 0))
+        self.time = max(self.time, self.lossy + 1)
+
+    def flush(self) -> None:
+        """All keys are gone, the process goes on."""
+        self._lose()
+        self.clock = {}
+        self.newest = {}
+        for channel in self.ledger:
+            self.cut(channel)
+
+    def save(self) -> None:
+        """A snapshot: what a restart without an append-only file, or a replica that lags, begins with."""
+        self._saved = dict(self.clock), {name: list(log) for name, log in self.logs.items()}, dict(self.newest)
+
+    def restart(self, *, keeps_all: bool) -> None:
+        """The process is another one; it begins with the last snapshot, or has an append-only file and keeps all."""
+        for connection in self.connections:
+            connection.alive = False
+        self.run += 1
+        self._may_have_lost |= not keeps_all
+        if keeps_all:
+            return
+        self._lose()
+        clock, logs, newest = self._saved
+        self.clock, self.newest = dict(clock), dict(newest)
+        self.logs = {name: list(log) for name, log in logs.items()}
+        for channel in self.ledger:
+            self.cuts[channel] += 1
