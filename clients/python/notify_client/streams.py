@@ -33,7 +33,7 @@ class Ways:
     Attributes:
         url: of the gateway
         headers: more of them, for a proxy in front
-        ssl: for https
+        ssl: for https; ``None`` for http
         silence: seconds without a sign of life after which a connection is given up
     """
 
@@ -58,7 +58,7 @@ class Stream(Protocol):
         """
 
     async def receive(self) -> str:
-        """The next message. One that is cancelled loses nothing.
+        """The next message. One that is cancelled is the last.
 
         Raises:
             Ended: when there is none.
@@ -161,7 +161,6 @@ class SseStream:
         self._client = client
         self._answer = answer
         self._messages = self._read()
-        self._next: asyncio.Task[str] | None = None
 
     @classmethod
     async def open(cls, ways: Ways, following: Following, token: str | None) -> Self:
@@ -170,7 +169,7 @@ class SseStream:
             Ended: if it does not open.
         """
         timeout = httpx.Timeout(OPEN_SECONDS, read=ways.silence)
-        client = httpx.AsyncClient(timeout=timeout, verify=ways.ssl if ways.ssl is not None else True)
+        client = httpx.AsyncClient(timeout=timeout, verify=ways.ssl or False)
         try:
             url = f"{address(ways.url, 'sse')}?{following.query()}"
             headers = ways.headers_with(token) | {"Accept": "text/event-stream", "Cache-Control": "no-store"}
@@ -194,16 +193,8 @@ class SseStream:
             raise Ended(0, _describe(error)) from error
         raise Ended(0, "the stream ended")
 
-    async def _take(self) -> str:
-        return await anext(self._messages)
-
     async def receive(self) -> str:
-        # To cancel the read of a body breaks the connection, so the read goes on and its result waits for the next call.
-        if self._next is None:
-            self._next = asyncio.ensure_future(self._take())
-        await asyncio.wait([self._next])
-        done, self._next = self._next, None
-        return done.result()
+        return await anext(self._messages)
 
     async def follow(self, channel: str) -> bool:
         return False
@@ -212,11 +203,6 @@ class SseStream:
         return True  # what still comes of it is dropped, and the next connection does not ask for it
 
     async def close(self) -> None:
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.wait([self._next])
-            if not self._next.cancelled():
-                self._next.exception()
         with suppress(OSError, httpx.HTTPError):
             await self._answer.aclose()
         await self._client.aclose()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from ssl import SSLContext
 from typing import TYPE_CHECKING, Final, Literal, Self, TypedDict, Unpack
 
 from notify_client.event import Event, Refused
@@ -46,7 +46,7 @@ class Options(TypedDict, total=False):
     transport: Literal["auto", "ws", "sse"]
     on_gap: Callable[[str], object] | None
     headers: Mapping[str, str] | None
-    ssl: SSLContext | None
+    ssl: ssl.SSLContext | None
     silence: float
 
 
@@ -64,7 +64,7 @@ class Subscription:
             raise ImportError(f"subscribe needs {error.name}: pip install 'notify-client[subscribe]'") from error
         if unknown := options.keys() - Options.__annotations__.keys():
             raise TypeError(f"{', '.join(sorted(unknown))}: unknown; known are {', '.join(Options.__annotations__)}")
-        address(url, "ws")
+        secure = address(url, "ws").startswith("wss:")
         silence = options.get("silence", SILENCE)
         if not silence > 0:
             raise ValueError(f"silence {silence}: seconds above 0 are expected")
@@ -77,9 +77,11 @@ class Subscription:
             transport=options.get("transport", "auto"),
             renewable=callable(self._token),
         )
-        self._ways = streams.Ways(url=url, headers=options.get("headers") or {}, ssl=options.get("ssl"), silence=silence)
+        context = (options.get("ssl") or ssl.create_default_context()) if secure else None
+        self._ways = streams.Ways(url=url, headers=options.get("headers") or {}, ssl=context, silence=silence)
         self._kinds: Final[dict[str, type[Stream]]] = {"ws": streams.WebSocketStream, "sse": streams.SseStream}
         self._stream: Stream | None = None
+        self._pending: asyncio.Task[Event | None] | None = None
         self._not_before = 0.0
         self._gap: str | None = None
         self._closed = False
@@ -99,13 +101,26 @@ class Subscription:
             StopAsyncIteration: when every channel is over (``until_final``), or this was closed.
             Refused: if the gateway will not serve it. Iterating again asks again.
         """
+        # A task of its own, which a cancelled call leaves to the next one: it may be about to connect, or hold an event.
+        if self._pending is None:
+            self._pending = asyncio.ensure_future(self._next())
+        await asyncio.wait([self._pending])
+        done, self._pending = self._pending, None
+        event = None if done.cancelled() else done.result()
+        if event is None:
+            await self.aclose()
+            raise StopAsyncIteration
+        return event
+
+    async def _next(self) -> Event | None:
         loop = asyncio.get_running_loop()
         while not self._closed and not self._following.is_over:
             try:
                 await self._tell_gap()
                 if self._stream is None:
                     await asyncio.sleep(self._not_before - loop.time())
-                    self._stream = await self._kinds[self._following.transport].open(self._ways, self._following, await self._get_token())
+                    kind = self._kinds[self._following.transport]
+                    self._stream = await kind.open(self._ways, self._following, await self._get_token())
                 item = self._following.receive(await self._stream.receive(), loop.time())
             except Ended as ended:
                 await self._lose(ended)
@@ -116,8 +131,7 @@ class Subscription:
                 if isinstance(item, Event):
                     return item
                 self._gap = item.channel if isinstance(item, Gap) else None
-        await self.aclose()
-        raise StopAsyncIteration
+        return None
 
     async def _tell_gap(self) -> None:
         channel, self._gap = self._gap, None
@@ -158,6 +172,14 @@ class Subscription:
         if stream is not None:
             await stream.close()
 
+    async def _interrupt(self) -> None:
+        """Close the connection under whoever waits for it."""
+        if self._pending is not None and self._pending.cancel():
+            await asyncio.wait([self._pending])
+            if self._pending.cancelled():
+                self._pending = None
+        await self._drop()
+
     async def follow(self, channel: str, cursor: str | None = None) -> None:
         """Follow a channel more, from its cursor if given, else as ``since`` says.
 
@@ -166,7 +188,7 @@ class Subscription:
         """
         self._following.follow(channel, cursor)
         if self._stream is not None and not await self._stream.follow(channel):
-            await self._drop()
+            await self._interrupt()
 
     async def unfollow(self, channel: str) -> None:
         """Leave a channel. Nothing more of it is delivered."""
@@ -177,7 +199,7 @@ class Subscription:
     async def aclose(self) -> None:
         """Close the connection; the iteration ends."""
         self._closed = True
-        await self._drop()
+        await self._interrupt()
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import pytest
 from httpx_sse._decoders import SSEDecoder, SSELineDecoder
@@ -14,7 +14,10 @@ READY = '{"op":"ready","channels":{"jobs:1":"5"}}'
 
 
 def cases(name):
-    return [pytest.param(case, id=str(case.get("name", number))) for number, case in enumerate(json.loads((VECTORS / name).read_text())["cases"])]
+    return [
+        pytest.param(case, id=str(case.get("name", number)))
+        for number, case in enumerate(json.loads((VECTORS / name).read_text())["cases"])
+    ]
 
 
 def event(id, channel="jobs:1", **more):
@@ -81,7 +84,9 @@ def test_an_event_is_whole():
     assert following.receive('{"op":"pong"}', 0) is None
 
 
-@pytest.mark.parametrize("text", ["", "nope", "[1]", "5", "null", '{"op":"gap"}', '{"type":"a"}', '{"op":"ready","channels":{"jobs:1":"x"}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "nope", "[1]", "5", "null", '{"op":"gap"}', '{"type":"a"}', '{"op":"ready","channels":{"jobs:1":"x"}}', "[" * 100_000]
+)
 def test_nonsense_ends_the_connection_and_not_the_subscription(text):
     following = Following(["jobs:1"])
     with pytest.raises(Ended) as ended:

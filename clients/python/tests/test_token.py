@@ -1,0 +1,54 @@
+"""Tokens that a backend makes."""
+
+from __future__ import annotations
+
+import time
+
+import jwt
+import pytest
+from notify_client import issue_token
+
+SECRET = "a secret of at least thirty-two bytes"
+
+
+def claims(token: str) -> dict[str, object]:
+    return jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_aud": False})
+
+
+def test_a_line_makes_a_token_that_a_jwt_library_reads() -> None:
+    now = time.time()
+
+    found = claims(issue_token(SECRET, "ann", subscribe=["jobs:42", "user:ann"], publish=("x:*",), ttl=60, aud="gateway", jti="t1"))
+
+    assert found["sub"] == "ann"
+    assert found["subscribe"] == ["jobs:42", "user:ann"]
+    assert found["publish"] == ["x:*"]
+    assert (found["aud"], found["jti"]) == ("gateway", "t1")
+    assert found["exp"] == pytest.approx(now + 60, abs=5)
+    assert found["iat"] == pytest.approx(now, abs=5)
+
+
+def test_what_is_not_given_is_not_claimed() -> None:
+    assert set(claims(issue_token(SECRET, "ann"))) == {"sub", "iat", "exp"}
+    assert claims(issue_token(SECRET, "ann", subscribe=[]))["subscribe"] == []
+
+
+def test_a_subject_may_be_any_text() -> None:
+    assert claims(issue_token(SECRET, "Zoë|✓"))["sub"] == "Zoë|✓"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error"),
+    [
+        (("short", "ann"), {}, "32 bytes"),
+        ((SECRET, ""), {}, "sub"),
+        ((SECRET, "ann"), {"ttl": 0}, "ttl"),
+        ((SECRET, "ann"), {"ttl": float("nan")}, "ttl"),
+        ((SECRET, "ann"), {"subscribe": "jobs:*"}, "a list"),
+    ],
+)
+def test_a_mistake_is_named_and_the_secret_is_not(arguments, options, error: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=error) as raised:
+        issue_token(*arguments, **options)
+
+    assert arguments[0] not in str(raised.value)
