@@ -1,0 +1,124 @@
+"""Access: who reads, and the moment from which they may not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.core.grant import Grant, Patterns
+from gateway.errors import GatewayError, Unauthorized, Unavailable
+from gateway.feed import Feed
+from gateway.store.connect import redis_client
+from gateway.store.revoked import Revoked
+from gateway.transports import access as module
+from gateway.transports.access import Access
+
+
+def grant(sub: str = "ann", seconds: float = 60) -> Grant:
+    return Grant(subject=sub, subscribe=Patterns(), expires=time.time() + seconds, issued=time.time())
+
+
+class Reader:
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+        self.lost: asyncio.Future[GatewayError] = asyncio.get_running_loop().create_future()
+
+    def lose(self, error: GatewayError) -> None:
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+
+@pytest.fixture
+async def running(redis_url: str) -> AsyncIterator[tuple[Access, Revoked]]:
+    client = redis_client(redis_url)
+    feed = Feed(client)
+    revoked = Revoked(client)
+    access = Access(feed, revoked)
+    tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
+    yield access, revoked
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await client.aclose()
+
+
+async def test_it_ends_within_a_second_and_not_before(running: tuple[Access, Revoked]) -> None:
+    access, _ = running
+    reader, other = Reader(grant(seconds=0.3)), Reader(grant())
+    access.admit(reader)
+    access.admit(other)
+
+    error = await asyncio.wait_for(reader.lost, 5)
+
+    assert error.close_code == 4401
+    assert 0 <= time.time() - reader.grant.expires < 1
+    assert not other.lost.done()
+
+
+async def test_another_grant_takes_the_place_of_the_first(running: tuple[Access, Revoked]) -> None:
+    access, _ = running
+    refreshed, gone, last = Reader(grant(seconds=0.2)), Reader(grant(seconds=0.2)), Reader(grant(seconds=0.5))
+    for reader in (refreshed, gone, last):
+        access.admit(reader)
+    access.change(refreshed, grant())
+    access.dismiss(gone)
+
+    await asyncio.wait_for(last.lost, 5)
+
+    assert not refreshed.lost.done()
+    assert not gone.lost.done()
+
+
+async def test_nothing_is_kept_of_those_who_left(running: tuple[Access, Revoked]) -> None:
+    access, _ = running
+    readers = [Reader(grant(seconds=i)) for i in range(1, 1000)]
+    for reader in readers:
+        access.admit(reader)
+    for reader in readers:
+        access.dismiss(reader)
+
+    assert not access._holders
+    assert not access._expiring
+
+
+async def test_who_was_let_in_while_its_token_was_revoked_does_not_stay(running: tuple[Access, Revoked]) -> None:
+    access, revoked = running
+    late = Reader(grant())
+    await access.check(late.grant)
+    witness = Reader(grant())
+    access.admit(witness)
+    await revoked.revoke(sub="ann")
+    await asyncio.wait_for(witness.lost, 5)
+
+    access.admit(late)
+
+    assert late.lost.done()
+    with pytest.raises(Unauthorized, match="revoked"):
+        await access.check(late.grant)
+
+
+async def test_what_was_revoked_before_the_start_is_known_to_the_first_caller(redis_url: str) -> None:
+    client = redis_client(redis_url)
+    old = grant()
+    await Revoked(client).revoke(sub="ann")
+    feed = Feed(client)
+    access = Access(feed, Revoked(client))
+    tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
+
+    with pytest.raises(Unauthorized):
+        await access.check(old)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await client.aclose()
+
+
+async def test_while_it_cannot_be_known_the_answer_is_not_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOAD_SECONDS", 0.05)
+    client = redis_client("redis://127.0.0.1:1")
+
+    with pytest.raises(Unavailable, match="what was revoked"):
+        await Access(Feed(client), Revoked(client)).check(grant())

@@ -1,0 +1,51 @@
+"""Body: refused before it is read where that can be known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.errors import TooLarge, UnsupportedMedia
+from gateway.transports.body import read_body
+
+
+def scope(**headers: str) -> dict[str, Any]:
+    return {"headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]}
+
+
+class Parts:
+    """Gives a body in parts, and counts how many were asked for."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = list(parts)
+        self.asked = 0
+
+    async def __call__(self) -> dict[str, Any]:
+        self.asked += 1
+        return {"type": "http.request", "body": self.parts.pop(0), "more_body": bool(self.parts)}
+
+
+async def test_a_body_comes_in_parts() -> None:
+    assert await read_body(scope(content_type="application/json; charset=utf-8"), Parts(b"{", b"}"), 10) == b"{}"
+
+
+async def test_what_is_announced_as_too_long_is_not_read() -> None:
+    parts = Parts(b"x")
+
+    with pytest.raises(TooLarge):
+        await read_body(scope(content_length="11"), parts, 10)
+    assert parts.asked == 0
+
+
+async def test_what_turns_out_too_long_is_not_read_on() -> None:
+    parts = Parts(*[b"xxxx"] * 10)
+
+    with pytest.raises(TooLarge):
+        await read_body(scope(), parts, 10)
+    assert parts.asked == 3
+
+
+async def test_what_says_that_it_is_no_json_is_refused() -> None:
+    with pytest.raises(UnsupportedMedia, match="text/plain"):
+        await read_body(scope(content_type="text/plain"), Parts(b"{}"), 10)

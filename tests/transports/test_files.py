@@ -1,0 +1,79 @@
+"""What is served as it stands: the browser client, and a description that says what is really there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway import Settings, create_app
+from tests.support.servers import Server
+
+PAGES = Path(__file__).parents[2] / "gateway" / "pages"
+
+
+@pytest.fixture
+def description(server: Server) -> Any:
+    return httpx.get(f"{server.http}/openapi.json").raise_for_status().json()
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/client.js", "text/javascript"), ("/openapi.json", "application/json")])
+def test_a_file_is_sent_once_and_then_only_that_it_has_not_changed(server: Server, path: str, kind: str) -> None:
+    first = httpx.get(server.http + path)
+    again = httpx.get(server.http + path, headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})
+    other = httpx.get(server.http + path, headers={"If-None-Match": '"other"'})
+    head = httpx.head(server.http + path)
+
+    assert first.status_code == other.status_code == head.status_code == 200
+    assert first.headers["content-type"].startswith(kind)
+    assert first.headers["cache-control"] == "no-cache"
+    assert head.headers["content-length"] == str(len(first.content))
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    assert httpx.post(server.http + path).status_code == 405
+
+
+def walk(value: Any) -> Any:
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from walk(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from walk(inner)
+
+
+def test_each_reference_of_the_description_leads_somewhere(description: Any) -> None:
+    assert description["openapi"].startswith("3.1.")
+    for reference in {part["$ref"] for part in walk(description) if "$ref" in part}:
+        found = description
+        for name in reference.removeprefix("#/").split("/"):
+            found = found[name]
+
+
+def test_each_operation_has_a_name_of_its_own_and_says_what_it_answers(description: Any) -> None:
+    operations = [operation for path in description["paths"].values() for operation in path.values()]
+
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    for operation in operations:
+        assert operation["responses"]
+        assert all(re.fullmatch("[1-5][0-9]{2}", status) for status in operation["responses"])
+        assert all("description" in answer or "$ref" in answer for answer in operation["responses"].values())
+    schemes = set(description["components"]["securitySchemes"])
+    assert all(set(way) <= schemes for operation in [description, *operations] for way in operation.get("security", []))
+
+
+def test_the_description_names_every_route_and_no_other(description: Any) -> None:
+    routes = {route.path for route in create_app(Settings(redis_url="redis://127.0.0.1:1", auth="none")).routes}  # type: ignore[attr-defined]
+
+    assert routes - {"/ws"} == set(description["paths"])
+
+
+def test_what_the_description_promises_is_answered(server: Server, description: Any) -> None:
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            answer = httpx.request(method, server.http + path, json={} if "requestBody" in operation else None)
+            known = set(operation["responses"])
+            assert str(answer.status_code) in known, (method, path, answer.status_code)

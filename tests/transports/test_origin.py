@@ -1,0 +1,83 @@
+"""Origins: compared as a whole, and what a gateway without authentication takes for its own machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.errors import Forbidden
+from gateway.transports.origin import Origins
+
+
+def scope(**fields: str) -> dict[str, Any]:
+    return {"headers": [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in fields.items()]}
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://app.example", True),
+        ("http://localhost:3000", True),
+        ("https://app.example:443", False),
+        ("https://app.example/", False),
+        ("https://app.example.evil.example", False),
+        ("https://sub.app.example", False),
+        ("http://app.example", False),
+        ("http://localhost:3001", False),
+        ("null", False),
+        ("", False),
+        ("*", False),
+    ],
+)
+def test_an_origin_is_compared_as_a_whole(origin: str, allowed: bool) -> None:
+    origins = Origins(("https://app.example", "http://localhost:3000"))
+
+    assert origins.allow(origin) is allowed
+    if allowed:
+        origins.check_ambient(scope(origin=origin))
+    else:
+        with pytest.raises(Forbidden, match="GATEWAY_ALLOWED_ORIGINS"):
+            origins.check_ambient(scope(origin=origin))
+
+
+def test_two_origins_are_none() -> None:
+    both = {"headers": [(b"origin", b"https://app.example"), (b"origin", b"https://evil.example")]}
+
+    with pytest.raises(Forbidden):
+        Origins(("https://app.example",)).check_ambient(both)
+
+
+def test_a_page_of_the_gateways_own_is_known_by_what_no_page_can_set() -> None:
+    Origins(()).check_ambient(scope(sec_fetch_site="same-origin"))
+    for other in ("same-site", "cross-site", "none"):
+        with pytest.raises(Forbidden, match="absent"):
+            Origins(()).check_ambient(scope(sec_fetch_site=other))
+    with pytest.raises(Forbidden):
+        Origins(()).check_ambient(scope(sec_fetch_site="same-origin", origin="https://evil.example"))
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "192.0.2.7:80", "gateway", "testserver", "a.localhost:1", "app.example"]
+)
+def test_hosts_that_nobody_else_can_point_here_are_served(host: str) -> None:
+    Origins(("https://app.example",), local=True).check_local(scope(host=host))
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.", "a b", "localhost:x"])
+def test_hosts_that_may_have_been_rebound_are_not(host: str) -> None:
+    with pytest.raises(Forbidden, match="host"):
+        Origins((), local=True).check_local(scope(host=host))
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:5173", "https://127.0.0.1", "http://[::1]:3000", "http://gateway:8000"])
+def test_pages_of_this_machine_are_served(origin: str) -> None:
+    Origins((), local=True).check_local(scope(host="gateway:8000", origin=origin))
+
+
+@pytest.mark.parametrize(
+    "origin", ["null", "https://evil.example", "http://localhost.evil.example", "file://", "http://127.0.0.1.evil.example"]
+)
+def test_pages_of_elsewhere_are_not(origin: str) -> None:
+    with pytest.raises(Forbidden, match="origin"):
+        Origins((), local=True).check_local(scope(host="localhost:8000", origin=origin))
