@@ -17,7 +17,8 @@ from gateway.embedded import embedded_server
 def run(*words: str, timeout: float = 20, **settings: str) -> subprocess.CompletedProcess[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     environ |= {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run([sys.executable, "-m", "gateway", *words], env=environ, capture_output=True, text=True, timeout=timeout)
+    command = [sys.executable, "-m", "gateway", *words]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("publish",), ("watch",), ("check",), ("token",)])

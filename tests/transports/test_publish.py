@@ -27,7 +27,7 @@ def channel() -> str:
 
 async def test_an_event_is_recorded_under_the_id_that_is_answered(client: httpx.AsyncClient, server: Server, channel: str) -> None:
     answer = await client.post("/publish", json={"channel": channel, "type": "completed", "data": {"url": "/f"}, "final": True})
-    [event, ready] = await take(sse(server.http, f"channel={channel}"), 1, ready=True)
+    [event, _] = await take(sse(server.http, f"channel={channel}"), 1, ready=True)
 
     assert answer.status_code == 200
     assert answer.json() == {"ids": {channel: event["id"]}}

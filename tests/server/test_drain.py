@@ -1,0 +1,71 @@
+"""A shutdown that nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+
+import httpx
+import pytest
+import websockets
+
+from tests.support.clients import sse
+from tests.support.servers import Server, running_gateway
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_streams_are_closed_one_after_the_other_and_the_exit_is_clean(redis_url: str, workers: str) -> None:
+    with running_gateway(redis_url, "--workers", workers, drain_seconds="2") as server:
+        sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(12)]
+        for socket in sockets:
+            assert json.loads(await socket.recv())["op"] == "ready"
+        stream = sse(server.http, "channel=jobs:1")
+        assert (await anext(stream))["op"] == "ready"
+        server.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+
+        async def closed(socket: websockets.ClientConnection) -> tuple[int | None, float]:
+            await socket.wait_closed()
+            return socket.close_code, time.monotonic() - started
+
+        ends = await asyncio.gather(*(closed(socket) for socket in sockets))
+        bye = await anext(stream)
+        await stream.aclose()
+        exit_code = await asyncio.to_thread(server.process.wait, 10)
+
+    assert {code for code, _ in ends} == {1012}
+    assert max(at for _, at in ends) - min(at for _, at in ends) > 0.8
+    assert (bye["op"], bye["code"]) == ("bye", 1012)
+    assert exit_code == 0
+
+
+async def test_while_it_drains_it_is_not_ready_and_takes_nobody(redis_url: str) -> None:
+    with running_gateway(redis_url, drain_seconds="3") as server:
+        sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(2)]
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        async with httpx.AsyncClient() as client:
+            ready = await client.get(f"{server.http}/readyz")
+            stream = await client.get(f"{server.http}/sse?channel=jobs:1")
+        for socket in sockets:
+            await socket.close()
+
+    assert ready.status_code == stream.status_code == 503
+    assert int(stream.headers["retry-after"]) >= 1
+
+
+def test_a_second_signal_ends_it_at_once(redis_url: str) -> None:
+    with running_gateway(redis_url, drain_seconds="60") as server:
+        asyncio.run(hold_and_end(server))
+
+        assert server.process.wait(8) is not None
+
+
+async def hold_and_end(server: Server) -> None:
+    async with websockets.connect(f"{server.ws}/ws?channel=jobs:1"), websockets.connect(f"{server.ws}/ws?channel=jobs:1"):
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(server.process.wait, 8)

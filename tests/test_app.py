@@ -1,0 +1,35 @@
+"""The application as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway import Settings, create_app
+from gateway.errors import SettingsError
+
+
+def test_without_an_address_of_redis_there_is_no_application() -> None:
+    with pytest.raises(SettingsError, match="GATEWAY_REDIS_URL"):
+        create_app(Settings(auth="none"))
+
+
+async def test_a_feed_that_dies_stops_the_process(redis_url: str) -> None:
+    stopped = asyncio.Event()
+    gateway = create_app(Settings(redis_url=redis_url, auth="none"), stop=stopped.set)
+    async with gateway.run():
+        # A bug in what every announcement goes through: the gravest there can be.
+        gateway.services.feed.listener._take = None  # type: ignore[method-assign,assignment]
+        async with asyncio.timeout(10):
+            await stopped.wait()
+
+        assert not gateway.services.running
+
+
+async def test_it_can_be_started_and_stopped_again_and_again(redis_url: str) -> None:
+    for _ in range(3):
+        gateway = create_app(Settings(redis_url=redis_url, auth="none"))
+        async with gateway.run(), asyncio.timeout(5):
+            while not gateway.services.feed.ready:
+                await asyncio.sleep(0.01)

@@ -1,0 +1,68 @@
+"""What a poll gathers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+
+import httpx
+
+from tests.conftest import Publish
+from tests.support.servers import Server
+
+
+async def test_a_poll_is_answered_when_something_comes(server: Server, publish: Publish) -> None:
+    channel = f"jobs:{uuid.uuid4().hex}"
+    async with httpx.AsyncClient() as client:
+        waiting = asyncio.ensure_future(client.get(f"{server.http}/poll?channel={channel}&wait=20"))
+        await asyncio.sleep(0.3)
+        started = time.monotonic()
+        id = await publish(channel, "completed", final=True)
+        answer = (await waiting).json()
+
+    assert [event["id"] for event in answer["events"]] == [id]
+    assert answer["channels"] == {channel: id}
+    assert answer["gaps"] == []
+    assert time.monotonic() - started < 5
+
+
+async def test_a_gap_is_told_with_what_is_left(server: Server, publish: Publish) -> None:
+    channel = f"jobs:{uuid.uuid4().hex}"
+    for i in range(5):
+        await publish(channel, "progress", i, keep=3)
+    async with httpx.AsyncClient() as client:
+        answer = (await client.get(f"{server.http}/poll?channel={channel}&since=0")).json()
+
+    assert answer["gaps"] == [channel]
+    assert [event["data"] for event in answer["events"]] == [2, 3, 4]
+
+
+async def test_a_long_log_comes_in_several_answers(server: Server, publish: Publish) -> None:
+    channel = f"jobs:{uuid.uuid4().hex}"
+    for i in range(100):
+        await publish(channel, "progress", [i, "x" * 10_000], keep=1_000)
+    got, cursor, answers = [], "0", 0
+    async with httpx.AsyncClient() as client:
+        while len(got) < 100:
+            answer = (await client.get(f"{server.http}/poll?channel={channel},{cursor}&wait=1")).json()
+            got += [event["data"][0] for event in answer["events"]]
+            cursor = answer["channels"][channel]
+            answers += 1
+            assert len(json.dumps(answer)) < 600_000
+
+    assert got == list(range(100))
+    assert answers > 1
+
+
+async def test_a_poll_whose_client_goes_leaves_nothing_behind(server: Server) -> None:
+    async with httpx.AsyncClient() as client:
+        for _ in range(5):
+            with contextlib.suppress(httpx.ReadTimeout):
+                await client.get(f"{server.http}/poll?channel=jobs:nobody&wait=20", timeout=0.2)
+        answer = await client.get(f"{server.http}/livez")
+
+    assert answer.status_code == 200
+    assert "Traceback" not in server.output()

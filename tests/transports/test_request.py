@@ -1,0 +1,107 @@
+"""What a request asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.grant import Grant
+from gateway.errors import BadRequest, Forbidden
+from gateway.transports.request import check_readable, header, headers, parse_since, query, wait_seconds, wanted
+
+
+def scope(query_string: str = "", *sent: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "query_string": query_string.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in sent],
+    }
+
+
+def channels(query_string: str, *sent: tuple[str, str]) -> dict[str, Any]:
+    return wanted(scope(query_string, *sent), 128).channels
+
+
+def test_without_a_cursor_a_channel_begins_at_its_newest_event() -> None:
+    assert channels("channel=jobs:42&channel=user:ann") == {"jobs:42": "last", "user:ann": "last"}
+
+
+def test_since_is_for_channels_without_a_cursor_of_their_own() -> None:
+    assert channels("channel=a&channel=b,5&since=0") == {"a": 0, "b": 5}
+    assert channels("since=now&channel=a&channel=b,last") == {"a": "now", "b": "last"}
+
+
+def test_the_last_event_id_outranks_since_and_what_is_older() -> None:
+    last = ("last-event-id", "7")
+
+    assert channels("channel=a&channel=b,5&channel=c,9&since=0", last) == {"a": 7, "b": 7, "c": 9}
+    assert channels("channel=a&lastEventId=7") == channels("channel=a&last_event_id=7") == {"a": 7}
+    assert channels("channel=a", ("last-event-id", "")) == {"a": "last"}
+
+
+def test_a_client_with_a_cursor_has_been_here_before() -> None:
+    assert not wanted(scope("channel=a&since=0"), 128).resumed
+    assert wanted(scope("channel=a,5"), 128).resumed
+    assert wanted(scope("channel=a", ("last-event-id", "5")), 128).resumed
+
+
+def test_percent_encoding_is_undone_and_what_is_unknown_passed_over() -> None:
+    assert channels("channel=user%3Aann%40b.org&x=1&&y") == {"user:ann@b.org": "last"}
+
+
+def test_a_channel_asked_for_twice_is_one_unless_the_cursors_differ() -> None:
+    assert channels("channel=a&channel=a") == {"a": "last"}
+    with pytest.raises(BadRequest, match="twice"):
+        channels("channel=a,1&channel=a,2")
+
+
+def test_only_final_ends_a_stream() -> None:
+    assert wanted(scope("channel=a&until=final"), 128).until_final
+    with pytest.raises(BadRequest, match="until 'end'"):
+        wanted(scope("channel=a&until=end"), 128)
+
+
+def test_no_more_channels_than_are_allowed() -> None:
+    with pytest.raises(BadRequest, match="3 channels: at most 2"):
+        wanted(scope("channel=a&channel=b&channel=c"), 2)
+
+
+def test_a_value_that_is_no_utf_8_is_not_repeated() -> None:
+    with pytest.raises(BadRequest) as error:
+        query(scope("token=secret%FF"))
+
+    assert "secret" not in error.value.detail
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1.5", "0x10", "١", "9" * 17, str(2**53 + 1)])
+def test_what_is_no_cursor_is_named(text: str) -> None:
+    with pytest.raises(BadRequest, match="cursor "):
+        parse_since(text)
+
+
+def test_headers_are_found_by_their_names() -> None:
+    sent = scope("", ("cookie", "a=1"), ("cookie", "b=2"))
+
+    assert header(sent, b"cookie") == "b=2"
+    assert headers(sent, b"cookie") == ["a=1", "b=2"]
+    assert header(sent, b"origin") is None
+
+
+def test_how_long_a_poll_waits() -> None:
+    assert wait_seconds(scope()) == 25
+    assert wait_seconds(scope("wait=0")) == 0
+    assert wait_seconds(scope("wait=2.5", ("prefer", "wait=9"))) == 2.5
+    assert wait_seconds(scope("wait=600")) == 60
+    assert wait_seconds(scope("", ("prefer", "respond-async, wait=10"))) == 10
+    assert wait_seconds(scope("", ("prefer", "wait=soon"))) == 25
+    with pytest.raises(BadRequest, match="wait 'soon'"):
+        wait_seconds(scope("wait=soon"))
+
+
+def test_a_channel_that_is_not_allowed_is_named() -> None:
+    grant = Grant.from_claims({"sub": "ann", "exp": 2_000_000_000})
+
+    check_readable(grant, ["user:ann", "user:ann:inbox"])
+    with pytest.raises(Forbidden, match="'user:bob'") as error:
+        check_readable(grant, ["user:ann", "user:bob"])
+    assert error.value.channel == "user:bob"

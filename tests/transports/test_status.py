@@ -1,0 +1,58 @@
+"""Whether the process lives, and whether events get through."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import httpx
+import pytest
+
+from gateway.embedded import find_server, free_port
+from tests.support.servers import Server, running_gateway
+
+
+def test_it_is_alive_and_ready(server: Server) -> None:
+    assert httpx.get(f"{server.http}/livez").status_code == 200
+    assert httpx.get(f"{server.http}/readyz").json() == {"status": "ready"}
+
+
+def test_a_redis_that_hangs_makes_it_unready_and_one_that_wakes_ready_again(tmp_path) -> None:
+    port = free_port()
+    with subprocess.Popen([find_server(), "--port", str(port), "--dir", str(tmp_path), "--save", ""], stdout=subprocess.DEVNULL) as redis:
+        try:
+            with running_gateway(f"redis://127.0.0.1:{port}") as server:
+                os.kill(redis.pid, signal.SIGSTOP)
+                hung = time.monotonic()
+                while httpx.get(f"{server.http}/readyz").status_code == 200:
+                    assert time.monotonic() - hung < 6
+                    time.sleep(0.05)
+                unready = httpx.get(f"{server.http}/readyz")
+                alive = httpx.get(f"{server.http}/livez")
+                os.kill(redis.pid, signal.SIGCONT)
+                server.wait_ready(5)
+        finally:
+            os.kill(redis.pid, signal.SIGCONT)
+            redis.terminate()
+
+    assert unready.headers["content-type"] == "application/problem+json"
+    assert "Redis" in unready.json()["detail"]
+    assert alive.status_code == 200
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+def test_figures_are_for_this_machine_only(server: Server, header: str) -> None:
+    here = httpx.get(f"{server.http}/metrics")
+    through_a_proxy = httpx.get(f"{server.http}/metrics", headers={header: "1.2.3.4"})
+
+    assert "gateway_connections" in here.text
+    assert through_a_proxy.status_code == 404
+
+
+def test_what_is_not_there_is_named(server: Server) -> None:
+    answer = httpx.get(f"{server.http}/nope%0d%0a")
+
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == r"path '/nope\r\n': there is nothing here"

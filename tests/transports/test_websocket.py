@@ -1,0 +1,91 @@
+"""What a client may say over a WebSocket, and what it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+import websockets
+
+from gateway.errors import TooMany
+from gateway.transports.websocket import COMMANDS_AT_ONCE, MAX_REASON_BYTES, Allowance, close_reason
+from tests.support.servers import Server
+
+
+def test_a_reason_fits_a_close_frame_and_stays_utf_8() -> None:
+    assert close_reason("short") == "short"
+    for text in ("x" * 200, "ä" * 200, "\U0001f600" * 100):
+        assert len(close_reason(text).encode()) <= MAX_REASON_BYTES
+        assert close_reason(text).endswith("...")
+
+
+def test_an_allowance_is_used_up_and_comes_back_with_time() -> None:
+    allowance = Allowance(0)
+    for _ in range(COMMANDS_AT_ONCE):
+        allowance.take(0)
+    with pytest.raises(TooMany):
+        allowance.take(0)
+
+    allowance.take(1)
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("nope", "no JSON object"),
+        ("[1]", "no JSON object"),
+        ('{"op":"dance"}', "op 'dance'"),
+        ("{}", "op None"),
+        ('{"op":"subscribe"}', "channels None"),
+        ('{"op":"subscribe","channels":["a"]}', "channels ['a']"),
+        ('{"op":"subscribe","channels":{"a b":null}}', "channel 'a b'"),
+        ('{"op":"subscribe","channels":{"a":"x"}}', "cursor 'x'"),
+        ('{"op":"subscribe","channels":{"a":5}}', "cursor 5"),
+        ('{"op":"unsubscribe","channels":"a"}', "channels 'a'"),
+        ('{"op":"ping","ref":{}}', "ref {}"),
+        (json.dumps({"op": "subscribe", "channels": {f"c{i}": None for i in range(129)}}), "129 channels"),
+    ],
+)
+async def test_a_wrong_command_is_named_and_the_connection_goes_on(server: Server, command: str, named: str) -> None:
+    async with websockets.connect(f"{server.ws}/ws") as socket:
+        await socket.send(command)
+        error = json.loads(await socket.recv())
+        await socket.send('{"op":"ping"}')
+        pong = json.loads(await socket.recv())
+
+    assert (error["op"], error["status"]) == ("error", 400)
+    assert named in error["detail"]
+    assert pong["op"] == "pong"
+
+
+async def test_a_refusal_carries_its_reference(server: Server) -> None:
+    async with websockets.connect(f"{server.ws}/ws") as socket:
+        await socket.send('{"op":"dance","ref":"seven"}')
+
+        assert json.loads(await socket.recv())["ref"] == "seven"
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"\x00\x01", 1003), ("x" * 70_000, 1009)])
+async def test_what_is_no_command_at_all_ends_it(server: Server, data: bytes | str, code: int) -> None:
+    async with websockets.connect(f"{server.ws}/ws") as socket:
+        await socket.send(data)
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await socket.recv()
+
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == code
+
+
+async def test_a_thousand_commands_at_once_are_too_many(server: Server) -> None:
+    async with websockets.connect(f"{server.ws}/ws") as socket:
+        with contextlib.suppress(websockets.ConnectionClosed):
+            for _ in range(1_000):
+                await socket.send('{"op":"ping"}')
+        with contextlib.suppress(websockets.ConnectionClosed):
+            async with asyncio.timeout(10):
+                while True:
+                    await socket.recv()
+
+    assert socket.close_code == 1008

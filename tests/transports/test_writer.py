@@ -1,0 +1,67 @@
+"""The writer for servers that have no direct writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from gateway.transports.writer import HIGH_BYTES, LOW_BYTES, SendWriter
+
+
+class Client:
+    """Takes what is sent, once it is let."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.may_take = asyncio.Event()
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        await self.may_take.wait()
+        self.got.append(message["body"])
+
+
+def writer(client: Client, *, join: bool) -> SendWriter:
+    return SendWriter(client.send, lambda data: {"body": data}, join=join)
+
+
+@pytest.mark.parametrize(("join", "expected"), [(True, [b"onetwothree"]), (False, [b"one", b"two", b"three"])])
+async def test_bytes_leave_in_order(join: bool, expected: list[bytes]) -> None:
+    client = Client()
+    client.may_take.set()
+    carrying = writer(client, join=join)
+    for data in (b"one", b"two", b"three"):
+        carrying.write(data)
+    task = asyncio.ensure_future(carrying.run())
+    await carrying.flushed()
+    task.cancel()
+
+    assert client.got == expected
+    assert (carrying.buffered(), carrying.taken()) == (0, 11)
+
+
+async def test_a_client_that_takes_nothing_makes_it_full_and_one_that_takes_gives_room() -> None:
+    client, said = Client(), []
+    carrying = writer(client, join=False)
+    carrying.on_full = lambda: said.append("full")
+    carrying.on_room = lambda: said.append("room")
+    task = asyncio.ensure_future(carrying.run())
+    for _ in range(2 * HIGH_BYTES // 1_000):
+        carrying.write(b"x" * 1_000)
+    waiting = (list(said), carrying.buffered() > HIGH_BYTES)
+    client.may_take.set()
+    await carrying.flushed()
+    task.cancel()
+
+    assert waiting == (["full"], True)
+    assert said == ["full", "room"]
+    assert carrying.buffered() < LOW_BYTES
+
+
+async def test_who_gives_up_is_heard() -> None:
+    carrying = writer(Client(), join=False)
+    carrying.abort()
+
+    await asyncio.wait_for(carrying.aborted(), 1)
