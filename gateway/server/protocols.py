@@ -83,6 +83,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     writer: TransportWriter | None = None
     _counter: FrameCounter
     _cut: asyncio.TimerHandle | None = None
+    _failed = False
 
     def begin(self, request: Request) -> None:
         """Take a head that is parsed and checked: websockets would parse it again, within narrower limits, and not always answer."""
@@ -98,6 +99,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             cast("dict[str, Any]", self.scope["extensions"])[EXTENSION] = self.writer
 
     def data_received(self, data: bytes) -> None:
+        if self._failed:
+            return
         if not self.handshake_complete:
             self.transport.abort()  # a client waits for the answer (RFC 6455, section 4.1)
             return
@@ -131,8 +134,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_close(event)
 
     def handle_parser_exception(self) -> None:
+        """End with the code of ``conn.fail``. The socket stays a moment: closed with bytes unread it is reset, and the code lost."""
         self._gone()
-        super().handle_parser_exception()
+        self._failed = self.close_sent = True
+        closed = self.conn.close_sent
+        if closed is not None:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": closed.code, "reason": closed.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.write_eof()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def shutdown(self) -> None:
         self._gone()

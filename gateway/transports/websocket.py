@@ -91,11 +91,13 @@ class Socket:
     # What the client sends
 
     async def serve(self, receive: Receive) -> None:
-        """Take commands until the client is gone.
+        """Take commands until the client is gone, or is sent away for them."""
+        try:
+            await self._take(receive)
+        except GatewayError as error:
+            await self.goodbye(error.close_code, error.detail)
 
-        Raises:
-            GatewayError: what the connection ends with.
-        """
+    async def _take(self, receive: Receive) -> None:
         loop = asyncio.get_running_loop()
         allowance = Allowance(loop.time())
         while (message := await receive())["type"] != "websocket.disconnect":
@@ -241,7 +243,7 @@ async def _carry(writer: SendWriter, socket: Socket, receive: Receive) -> None:
     try:
         await asyncio.wait([serve, *others], return_when=asyncio.FIRST_COMPLETED)
         if serve.done():
-            serve.result()
+            await serve
     finally:
         for task in (serve, *others):
             task.cancel()
