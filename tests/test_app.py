@@ -27,9 +27,12 @@ async def test_a_feed_that_dies_stops_the_process(redis_url: str) -> None:
         assert not gateway.services.running
 
 
-async def test_it_can_be_started_and_stopped_again_and_again(redis_url: str) -> None:
-    for _ in range(3):
+async def test_it_can_be_stopped_at_any_moment(redis_url: str) -> None:
+    # Among others while a command is on its way to Redis, where Python 3.11 may swallow the cancellation.
+    for moment in range(40):
         gateway = create_app(Settings(redis_url=redis_url, auth="none"))
-        async with gateway.run(), asyncio.timeout(5):
-            while not gateway.services.feed.ready:
-                await asyncio.sleep(0.01)
+        running = gateway.run()
+        await running.__aenter__()
+        await asyncio.sleep(moment / 4_000)
+        async with asyncio.timeout(5):
+            await running.__aexit__(None, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -31,9 +32,14 @@ def _options() -> dict[str, Any]:
 
 
 def _honest(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The connection class, so that a write to a connection that has closed is an error of Redis's on every event loop.
+    """The connection class, so that a write ends as it should.
 
-    asyncio's own loop takes such a write in silence, and the read that follows fails; uvloop raises ``RuntimeError``.
+    To a connection that has closed: asyncio's own loop takes it in silence, and the read that follows fails; uvloop raises
+    ``RuntimeError``. Here it is an error of Redis's on every event loop.
+
+    In a task that is cancelled at this moment: redis-py writes under ``asyncio.wait_for``, which swallows a cancellation before
+    Python 3.12 (python/cpython#86296), and a loop that should end goes on for ever. Here it is raised, and the connection dropped,
+    because nobody will read the answer.
     """
 
     class Connection(base):  # type: ignore[valid-type, misc]
@@ -42,6 +48,9 @@ def _honest(base: type[AbstractConnection]) -> type[AbstractConnection]:
                 await super().send_packed_command(command, check_health)
             except RuntimeError as error:
                 raise RedisConnectionError(f"the connection is closed: {error}") from error
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                await self.disconnect(nowait=True)
+                raise asyncio.CancelledError
 
     return Connection
 
