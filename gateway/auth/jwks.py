@@ -129,7 +129,6 @@ class Jwks:
         wait = BACKOFF[0]
         async with http_client(1) as client:
             while True:
-                self._asked.clear()
                 self._fetched_at = time.monotonic()
                 try:
                     await self._fetch(client)
@@ -137,6 +136,7 @@ class Jwks:
                 except (NoAnswer, ValueError) as error:
                     logger.warning("GATEWAY_JWKS_URL: the keys last seen hold on: %s", error)
                     wait = min(wait * 2, BACKOFF[1])
+                self._asked.clear()  # who asked meanwhile has this answer
                 self._turn.set()
                 self._turn = asyncio.Event()
                 await self._pause(wait)

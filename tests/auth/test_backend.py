@@ -130,7 +130,7 @@ async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server
 
     assert all(isinstance(result, Unavailable) for result in results)
     assert time.monotonic() - started < 0.8
-    assert len(server.requests) <= module.IN_FLIGHT
+    assert len(server.requests) < 2 * module.IN_FLIGHT  # a place that is given up in time may be taken once more
 
 
 async def test_so_many_callers_may_wait_and_no_more(backend: Backend, server: Answering, monkeypatch) -> None:
