@@ -30,4 +30,4 @@ def test_what_will_pass_says_when_to_come_back() -> None:
 def test_the_range_of_a_close_code_says_whether_to_retry() -> None:
     for kind in every(errors.GatewayError):
         is_final = 4400 <= kind.close_code <= 4403
-        assert is_final == (kind.status in {400, 401, 403, 404, 405, 408, 422, 426}), kind
+        assert is_final == (kind.status in {400, 401, 403, 404, 405, 408, 414, 422, 426, 431}), kind

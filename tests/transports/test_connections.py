@@ -1,0 +1,53 @@
+"""Who is counted for what; cutting and heartbeats are tested over real sockets in tests/server/test_edge.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.errors import Unavailable
+from gateway.transports.connections import Connections, Limits, address_of
+
+
+@pytest.mark.parametrize(
+    ("client", "address"),
+    [
+        (None, ""),
+        (("203.0.113.1", 5), "203.0.113.1"),
+        (("::ffff:203.0.113.1", 5), "203.0.113.1"),
+        (("2001:db8:1:2:3:4:5:6", 5), "2001:db8:1:2::/64"),
+        (("testclient", 5), "testclient"),
+        (("a:b", 5), "a:b"),
+    ],
+)
+def test_an_address_counts_by_what_one_customer_has(client: tuple[str, int] | None, address: str) -> None:
+    assert address_of({"client": client}) == address
+
+
+def test_what_has_left_makes_room_and_leaves_nothing_behind() -> None:
+    connections = Connections(Limits(3, 2, 1), 20)
+    with connections.counted("a", "ann"), connections.counted("a", "bob"):
+        with pytest.raises(Unavailable, match="address"):
+            connections.check_room("a", "cid")
+        with pytest.raises(Unavailable, match="sub"):
+            connections.check_room("b", "ann")
+        with connections.counted("b", "cid"), pytest.raises(Unavailable, match="3 connections are open"):
+            connections.check_room("c", "dan")
+        connections.check_room("c", "dan")
+
+    connections.check_room("a", "ann")
+    assert not connections._addresses
+    assert not connections._subjects
+
+
+def test_without_limits_of_their_own_addresses_and_subjects_have_any_number() -> None:
+    connections = Connections(Limits(100), 20)
+    for _ in range(99):
+        connections.counted("a", "ann").__enter__()
+
+    connections.check_room("a", "ann")
+
+
+def test_who_has_no_address_or_no_sub_is_not_counted_for_one() -> None:
+    connections = Connections(Limits(100, 1, 1), 20)
+    with connections.counted("", ""):
+        connections.check_room("", "")
