@@ -390,7 +390,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   async function pause(milliseconds) {
     /** @type {any} */
     let timer, off;
-    await new Promise((resolve) => {
+    await new Promise((/** @type {any} */ resolve) => {
       timer = setTimeout(resolve, milliseconds);
       off = on("!", resolve);
     });
@@ -463,7 +463,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     /** @type {any} */
     let timer;
     // A token in the URL would stand in the logs of every proxy; a ticket is good once.
-    const ticket = given ? (await (await get("tickets?", signal, given, "POST")).json()).ticket : "";
+    const ticket = given ? (await (await get(address(base, "tickets", []), signal, given, "POST")).json()).ticket : "";
     const socket = new WebSocket(`${address(base, "ws", []).replace("http", "ws")}${ticket && `ticket=${ticket}`}`);
     const renew = (/** @type {Token} */ old) => {
       const { exp } = claims(old);
@@ -497,7 +497,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {AbortSignal} signal @param {Token} given */
   async function stream(signal, given) {
-    const { body } = await get(address("", "sse", cursors(link)), signal, given);
+    const { body } = await get(address(base, "sse", cursors(link)), signal, given);
     const chunks = /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).getReader();
     const read = reader(take);
     for (;;) {
@@ -515,12 +515,12 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {Iterable<[string, Cursor]>} places @param {number} wait seconds @param {AbortSignal} signal @param {Token} given */
   async function poll(places, wait, signal, given) {
-    return (await get(`${address("", "poll", cursors(places))}&wait=${wait}`, signal, given)).json();
+    return (await get(`${address(base, "poll", cursors(places))}&wait=${wait}`, signal, given)).json();
   }
 
-  /** @param {string} path @param {AbortSignal} signal @param {Token} given @param {string} [method] */
-  async function get(path, signal, given, method) {
-    const response = await fetch(base.replace(/\/?$/, "/") + path, {
+  /** @param {string} url @param {AbortSignal} signal @param {Token} given @param {string} [method] */
+  async function get(url, signal, given, method) {
+    const response = await fetch(url, {
       method,
       signal,
       credentials: given ? "same-origin" : "include",

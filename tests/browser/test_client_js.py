@@ -1,0 +1,528 @@
+"""client.js in Chromium, against real gateways: whatever happens, every log that a page keeps equals the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import httpx
+import pytest
+from notify_client import Publisher
+from playwright.sync_api import Browser, BrowserContext, Page, Route
+
+from gateway.embedded import free_port
+from tests.browser.conftest import CLIENT
+from tests.support.servers import Server, running_gateway
+from tests.support.tokens import SECRET, make_token
+
+SECONDS = 10.0
+
+# What every page of these tests runs first. The log is what the handlers got, in order.
+PAGE = """async () => {
+    const { connect } = await import("/client.js");
+    window.connect = connect;
+    window.begin = (channels, options = {}) => {
+        const feed = (window.feed = connect("/", { channels, ...options }));
+        window.log = {};
+        window.gaps = [];
+        window.states = [];
+        window.problem = null;
+        feed.on("*", (event) => (log[event.channel] ??= []).push(event.id));
+        feed.on("gap", (gap) => gaps.push(gap.channel));
+        feed.on("status", (notice) => {
+            states.push(notice.status);
+            if (notice.status === "stopped") problem = { status: notice.problem.status, text: notice.problem.message };
+        });
+    };
+}"""
+
+# As a proxy that knows no WebSocket, and one that keeps streams back until they end.
+NO_WEBSOCKET = "window.WebSocket = class { constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: '' })) } close() {} };"
+
+
+class Ledger:
+    """Publishes as a worker does, and keeps what was acknowledged."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.publisher = publisher
+        self.ids: dict[str, list[str]] = {}
+
+    def publish(self, channel: str, type: str = "progress", data: Any = None, *, final: bool = False) -> str:
+        id = self.publisher.publish(channel, type, data, final=final)
+        assert id is not None
+        self.ids.setdefault(channel, []).append(str(id))
+        return str(id)
+
+
+@pytest.fixture(scope="module")
+def publisher(shared_redis_url: str) -> Iterator[Publisher]:
+    with Publisher(shared_redis_url) as publisher:
+        yield publisher
+
+
+@pytest.fixture
+def ledger(publisher: Publisher) -> Ledger:
+    return Ledger(publisher)
+
+
+numbers = count(1)
+
+
+@pytest.fixture
+def channel() -> str:
+    return f"jobs:{next(numbers)}"
+
+
+@contextmanager
+def gateway_on(port: int, redis_url: str, **settings: str) -> Iterator[Server]:
+    with running_gateway(redis_url, "--port", str(port), wait=False, **settings) as server:
+        server.port, server.http, server.ws = port, f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_redis_url: str) -> Iterator[Server]:
+    """Open to everybody."""
+    with running_gateway(shared_redis_url, heartbeat_seconds="1") as server:
+        yield server
+        assert "Traceback" not in server.output()
+
+
+@pytest.fixture(scope="module")
+def guarded(shared_redis_url: str) -> Iterator[Server]:
+    """Asks for tokens."""
+    with running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET) as server:
+        yield server
+        assert "Traceback" not in server.output()
+        assert "eyJ" not in server.output()
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    context = chromium.new_context()
+    context.set_default_timeout(SECONDS * 1000)
+    errors: list[str] = []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    yield context
+    context.close()
+    assert errors == []
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(context: BrowserContext) -> Open:
+    def open_page(server: Server, channels: list[str] | None = None, **options: Any) -> Page:
+        page = context.new_page()
+        page.goto(f"{server.http}/openapi.json")  # any document of this origin
+        page.evaluate(PAGE)
+        if channels is not None:
+            begin(page, channels, **options)
+        return page
+
+    return open_page
+
+
+def begin(page: Page, channels: list[str], **options: Any) -> None:
+    page.evaluate("([channels, options]) => begin(channels, options)", [channels, options])
+
+
+def wait_live(page: Page) -> None:
+    page.wait_for_function("feed.status === 'live'")
+
+
+def wait_for_log(page: Page, channel: str, ids: list[str]) -> None:
+    """Wait until the page has so many events of a channel, and see that they are those of the ledger."""
+    page.wait_for_function("([channel, count]) => (log[channel] ?? []).length >= count", arg=[channel, len(ids)])
+
+    assert page.evaluate("log")[channel] == ids
+    assert page.evaluate("gaps") == []
+
+
+def transport(page: Page) -> int:
+    """0 WebSocket, 1 SSE, 2 long polling: what the client remembers."""
+    found: int = page.evaluate("JSON.parse(Object.entries(localStorage).find(([key]) => key.startsWith('notify '))?.[1] ?? '[0]')[0]")
+    return found
+
+
+def test_a_job_in_three_lines(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway)
+    page.evaluate(
+        """(channel) => {
+        window.seen = [];
+        const feed = connect("/", { channels: [channel] });
+        feed.on("progress", (event) => seen.push(event.data.percent));
+        window.last = feed.done(channel);
+        window.feed = feed;
+    }""",
+        channel,
+    )
+    wait_live(page)
+    for percent in (10, 50, 90):
+        ledger.publish(channel, "progress", {"percent": percent})
+    id = ledger.publish(channel, "completed", {"url": "/files/42"}, final=True)
+
+    last = page.evaluate("last")
+    assert page.evaluate("seen") == [10, 50, 90]
+    assert last == {"type": "completed", "data": {"url": "/files/42"}, "final": True, "channel": channel, "id": id}
+
+
+def test_a_reload_in_the_middle_and_after_the_end(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway, [channel])
+    ledger.publish(channel)
+    wait_for_log(page, channel, ledger.ids[channel])
+    page.reload()
+    page.evaluate(PAGE)
+    begin(page, [channel])
+    wait_live(page)
+    middle = page.evaluate("log")
+    ledger.publish(channel)
+    ledger.publish(channel, "completed", final=True)
+    wait_for_log(page, channel, ledger.ids[channel])
+    page.reload()
+    page.evaluate(PAGE)
+
+    assert middle == {channel: ledger.ids[channel][:1]}
+    assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == ledger.ids[channel][-1]
+
+
+@pytest.mark.parametrize("level", [0, 1, 2], ids=["websocket", "sse", "polling"])
+def test_a_gateway_that_is_killed_and_another_in_its_place(
+    chromium: Browser, context: BrowserContext, open_page: Open, shared_redis_url: str, ledger: Ledger, channel: str, level: int
+) -> None:
+    if level:
+        context.add_init_script(NO_WEBSOCKET)
+    if level == 2:
+        context.route("**/sse?*", lambda route: route.abort())
+    port = free_port()
+    ledger.publish(channel)
+    with gateway_on(port, shared_redis_url) as server:
+        page = open_page(server, [channel], since="0")
+        wait_live(page)
+        ledger.publish(channel)
+        wait_for_log(page, channel, ledger.ids[channel])
+        assert transport(page) == level
+        server.process.kill()
+        server.process.wait()
+    page.wait_for_function("feed.status === 'waiting'")
+    for _ in range(20):
+        ledger.publish(channel)
+    with gateway_on(port, shared_redis_url):
+        wait_live(page)
+        ledger.publish(channel, "completed", final=True)
+
+        wait_for_log(page, channel, ledger.ids[channel])
+        assert transport(page) == level
+
+
+@pytest.mark.parametrize("level", [0, 1], ids=["websocket", "sse"])
+def test_offline_and_online(context: BrowserContext, open_page: Open, gateway: Server, ledger: Ledger, channel: str, level: int) -> None:
+    if level:
+        context.add_init_script(NO_WEBSOCKET)
+    page = open_page(gateway, [channel], quiet=1000)
+    wait_live(page)
+    context.set_offline(True)
+    for _ in range(5):
+        ledger.publish(channel)
+    context.set_offline(False)
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+
+
+def connections(server: Server) -> int:
+    """How many streams the gateway has open."""
+    text = httpx.get(f"{server.http}/metrics").text
+    return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("gateway_connections{"))
+
+
+def wait_connections(server: Server, number: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while (found := connections(server)) != number:
+        assert time.monotonic() < deadline, f"{found} connections"
+        time.sleep(0.02)
+
+
+def test_tabs_share_one_connection_and_the_next_one_takes_over(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    wait_connections(gateway, 0)
+    other = f"{channel}:other"
+    late = f"{channel}:late"
+    for _ in range(3):
+        ledger.publish(channel)
+        ledger.publish(other)
+    first = open_page(gateway, [channel], since="0")
+    wait_live(first)
+    second = open_page(gateway, [channel, other], since="0")
+    third = open_page(gateway, [other])
+    for page in (second, third):
+        wait_live(page)
+    assert connections(gateway) == 1
+    ledger.publish(channel)
+    ledger.publish(other)
+    wait_for_log(first, channel, ledger.ids[channel])
+    wait_for_log(second, channel, ledger.ids[channel])
+    wait_for_log(second, other, ledger.ids[other])
+    wait_for_log(third, other, ledger.ids[other][2:])
+
+    first.close()
+    for _ in range(5):
+        ledger.publish(channel)
+        ledger.publish(other)
+    second.evaluate("(late) => feed.follow(late)", late)
+    ledger.publish(late)
+    wait_for_log(second, channel, ledger.ids[channel])
+    wait_for_log(second, other, ledger.ids[other])
+    wait_for_log(third, other, ledger.ids[other][2:])
+    wait_for_log(second, late, ledger.ids[late])
+    assert connections(gateway) == 1
+
+    second.evaluate("feed.close()")
+    ledger.publish(other, "completed", final=True)
+    wait_for_log(third, other, ledger.ids[other][2:])
+    assert connections(gateway) == 1
+
+
+def test_tabs_that_come_and_go_under_load_lose_nothing(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    pages = [open_page(gateway, [channel], since="0") for _ in range(2)]
+    for turn in range(3):
+        for _ in range(15):
+            ledger.publish(channel)
+        pages.append(open_page(gateway, [channel], since="0"))
+        for _ in range(15):
+            ledger.publish(channel)
+        if turn != 1:
+            pages.pop(0).close()
+        else:
+            pages.pop(0).evaluate("feed.close()")
+
+    for page in pages:
+        wait_for_log(page, channel, ledger.ids[channel])
+
+
+def test_tabs_of_different_users_share_nothing(open_page: Open, guarded: Server, ledger: Ledger, channel: str) -> None:
+    wait_connections(guarded, 0)
+    ann = open_page(guarded, [channel], token=make_token("ann", subscribe=["jobs:*"]))
+    bob = open_page(guarded, [channel], token=make_token("bob", subscribe=["jobs:*"]))
+    twin = open_page(guarded, [channel], token=make_token("bob", subscribe=["jobs:*"]))
+    for page in (ann, bob, twin):
+        wait_live(page)
+    ledger.publish(channel)
+
+    for page in (ann, bob, twin):
+        wait_for_log(page, channel, ledger.ids[channel])
+    wait_connections(guarded, 2)
+
+
+def test_a_leader_that_says_nothing_is_left(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    sleeping = open_page(gateway)
+    sleeping.evaluate("void navigator.locks.request('notify ' + location.origin + '/ ', () => new Promise(() => {}))")
+    page = open_page(gateway, [channel])
+    wait_live(page)
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+
+
+TOKENS = "(tokens) => (window.asked = 0, () => tokens[Math.min(asked++, tokens.length - 1)])"
+
+
+@pytest.mark.parametrize("level", [0, 1, 2], ids=["websocket", "sse", "polling"])
+def test_a_token_that_expires_is_renewed(
+    context: BrowserContext, open_page: Open, guarded: Server, ledger: Ledger, channel: str, level: int
+) -> None:
+    if level:
+        context.add_init_script(NO_WEBSOCKET)
+    if level == 2:
+        context.route("**/sse?*", lambda route: route.abort())
+    page = open_page(guarded)
+    tokens = [make_token("ann", subscribe=["jobs:*"], exp=time.time() + life) for life in (2, 2, 60)]
+    page.evaluate(f"([channel, tokens]) => begin([channel], {{ token: ({TOKENS})(tokens), since: '0' }})", [channel, tokens])
+    wait_live(page)
+    deadline = time.monotonic() + 2.5
+    while time.monotonic() < deadline:
+        ledger.publish(channel)
+        page.wait_for_timeout(100)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    assert page.evaluate("asked") >= 2
+    # Over an open WebSocket nobody notices.
+    assert ("waiting" in page.evaluate("states")) == (level > 0)
+
+
+def test_a_token_that_is_refused_is_asked_for_once_more(open_page: Open, guarded: Server, channel: str) -> None:
+    page = open_page(guarded)
+    bad = make_token("ann", subscribe=["jobs:*"], key="a-key-of-somebody-else-altogether-really")
+    page.evaluate(f"([channel, tokens]) => begin([channel], {{ share: false, token: ({TOKENS})(tokens) }})", [channel, [bad]])
+    page.wait_for_function("feed.status === 'stopped'")
+
+    assert page.evaluate("problem.status") == 401
+    assert page.evaluate("asked") == 2
+
+
+def test_another_users_job_is_refused_and_ones_own_goes_on(open_page: Open, guarded: Server, ledger: Ledger, channel: str) -> None:
+    own, other = f"user:ann:{channel}", f"user:bob:{channel}"
+    page = open_page(guarded, [own, other], token=make_token("ann"))
+    problem = page.evaluate("(other) => feed.done(other).catch((problem) => ({ ...problem, text: problem.message }))", other)
+    wait_live(page)
+    ledger.publish(other)
+    ledger.publish(own)
+
+    wait_for_log(page, own, ledger.ids[own])
+    assert problem["status"] == 403
+    assert problem["channel"] == other
+    assert page.evaluate("Object.keys(log)") == [own]
+
+
+def test_websocket_blocked_then_sse_blocked(
+    context: BrowserContext, open_page: Open, gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    wait_connections(gateway, 0)
+    context.add_init_script(NO_WEBSOCKET)
+    page = open_page(gateway, [channel])
+    wait_live(page)
+    ledger.publish(channel)
+    wait_for_log(page, channel, ledger.ids[channel])
+    assert transport(page) == 1
+    page.evaluate("feed.follow('jobs:more')")
+    ledger.publish("jobs:more")
+    wait_for_log(page, "jobs:more", ledger.ids["jobs:more"][-1:])
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=502)
+
+    context.route("**/sse?*", refuse)
+    page.reload()
+    page.evaluate(PAGE)
+    begin(page, [channel], since=ledger.ids[channel][0])
+    wait_live(page)
+    ledger.publish(channel)
+    wait_for_log(page, channel, ledger.ids[channel][1:])
+    assert transport(page) == 2
+
+
+def test_a_websocket_that_hangs_falls_to_sse(
+    context: BrowserContext, open_page: Open, gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    context.add_init_script("window.WebSocket = class { close() {} };")
+    page = open_page(gateway, [channel])
+    wait_live(page)
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    assert transport(page) == 1
+
+
+def test_subscribing_and_unsubscribing_inside_handlers(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway, [channel])
+    wait_live(page)
+    page.evaluate(
+        """(channel) => {
+        window.calls = [];
+        const off = feed.on("progress", () => { calls.push("once"); off(); removed(); feed.on("progress", () => calls.push("new")); });
+        const removed = feed.on("progress", () => calls.push("removed"));
+        feed.on("progress", () => { throw new Error("a handler's own"); });
+        feed.on("progress", () => calls.push("always"));
+        feed.on("next", () => { feed.unfollow(channel); feed.follow(channel + ":next"); });
+        addEventListener("error", (event) => { calls.push(event.message); event.preventDefault(); });
+    }""",
+        channel,
+    )
+    for type in ("progress", "progress", "next"):
+        ledger.publish(channel, type)
+    page.wait_for_function("(channel) => log[channel]?.length === 3", arg=channel)
+    ledger.publish(channel)
+    ledger.publish(f"{channel}:next")
+    wait_for_log(page, f"{channel}:next", ledger.ids[f"{channel}:next"])
+
+    error = "Uncaught Error: a handler's own"
+    assert page.evaluate("calls")[:2] == ["once", error]
+    assert page.evaluate("calls").count("removed") == 0
+    assert page.evaluate("calls").count("always") == 3
+    assert page.evaluate("(channel) => log[channel]", channel) == ledger.ids[channel][:3]
+
+
+def test_a_loop_over_all_events_ends_when_the_feed_is_closed(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway, [channel])
+    page.evaluate("""() => {
+        window.looped = (async () => {
+            const ids = [];
+            for await (const event of feed) {
+                ids.push(event.id);
+                if (event.final) feed.close();
+            }
+            return ids;
+        })();
+    }""")
+    wait_live(page)
+    ledger.publish(channel)
+    ledger.publish(channel, "completed", final=True)
+
+    assert page.evaluate("looped") == ledger.ids[channel]
+    assert page.evaluate("feed.status") == "closed"
+    assert page.evaluate("(channel) => feed.done(channel).catch((problem) => problem.message)", channel) == "the feed was closed"
+
+
+def test_what_was_trimmed_is_a_gap(open_page: Open, gateway: Server, ledger: Ledger, publisher: Publisher, channel: str) -> None:
+    first = ledger.publish(channel)
+    for _ in range(4):
+        publisher.publish(channel, "progress", None, keep=2)
+    page = open_page(gateway, [channel], since=first)
+    wait_live(page)
+
+    assert page.evaluate("gaps") == [channel]
+    assert len(page.evaluate("log")[channel]) == 2
+
+
+def test_a_final_event_that_is_there_already(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    id = ledger.publish(channel, "completed", final=True)
+    page = open_page(gateway)
+
+    assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == id
+
+
+def test_ready_tells_the_newest_event_or_that_there_is_none(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    id = ledger.publish(channel)
+    page = open_page(gateway, [])
+
+    assert page.evaluate("(channel) => feed.ready(channel).then((event) => event.id)", channel) == id
+    assert page.evaluate("feed.ready('jobs:never').then((event) => event === undefined)")
+
+
+def test_native_event_source_is_cut_and_resumes(open_page: Open, shared_redis_url: str, ledger: Ledger, channel: str) -> None:
+    port = free_port()
+    with gateway_on(port, shared_redis_url) as server:
+        page = open_page(server)
+        page.evaluate(
+            """(channel) => {
+            window.log = {};
+            window.gaps = [];
+            const source = new EventSource(`/sse?channel=${channel}&since=0`);
+            source.onmessage = ({ data }) => { const event = JSON.parse(data); (log[event.channel] ??= []).push(event.id); };
+            source.addEventListener("gap", ({ data }) => gaps.push(JSON.parse(data).channel));
+        }""",
+            channel,
+        )
+        ledger.publish(channel)
+        wait_for_log(page, channel, ledger.ids[channel])
+        server.process.kill()
+        server.process.wait()
+    for _ in range(10):
+        ledger.publish(channel)
+    with gateway_on(port, shared_redis_url):
+        ledger.publish(channel)
+
+        wait_for_log(page, channel, ledger.ids[channel])
+
+
+def test_the_served_file_is_the_source(gateway: Server) -> None:
+    answer = httpx.get(f"{gateway.http}/client.js")
+    again = httpx.get(f"{gateway.http}/client.js", headers={"if-none-match": answer.headers["etag"]})
+
+    assert answer.content == (CLIENT / "client.js").read_bytes()
+    assert answer.headers["content-type"].startswith("text/javascript")
+    assert again.status_code == 304
