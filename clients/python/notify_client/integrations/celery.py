@@ -1,0 +1,117 @@
+"""Celery: one line, and every task of an app reports.
+
+    from notify_client.integrations.celery import report_tasks
+    report_tasks(app, "redis://localhost:6379")
+
+A task's id is its job's id. Its owner is a header, which the tasks that it starts inherit: chains, groups, chords, retries.
+
+    resize.apply_async((42,), headers={"notify_owner": "ann"})
+
+Progress is ``self.update_state(state="PROGRESS", meta={"percent": 40})``, as ever, or ``progress(percent=40)``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import celery
+from celery import signals, states
+from celery.exceptions import TimeLimitExceeded
+from celery.worker.request import Request
+
+from notify_client.integrations.jobs import OWNER, Job, Jobs, Words
+from notify_client.publisher import Publisher
+
+_jobs: WeakKeyDictionary[celery.Celery, Jobs] = WeakKeyDictionary()
+
+
+def _owner(request: Any) -> str | None:
+    # Where a header of one's own arrives differs between versions, and between real and eager calls.
+    return getattr(request, OWNER, None) or (getattr(request, "headers", None) or {}).get(OWNER)
+
+
+def _job(task: Any, request: Any) -> Job:
+    return Job(request.id, task.name, _owner(request))
+
+
+def progress(**fields: Any) -> None:
+    """Report how far the running task is. Outside of one it does nothing."""
+    task = celery.current_task
+    if task and task.request.id and task.app in _jobs:
+        _jobs[task.app].tell(_job(task, task.request), "progress", fields)
+
+
+def report_tasks(app: celery.Celery, publisher: Publisher | str, *, results: bool = False, messages: bool = False) -> None:
+    """Publish what happens to each task of an app. To be called in workers and in whatever starts tasks, before tasks are defined.
+
+    Args:
+        app: the app
+        publisher: or the URL of the gateway's Redis
+        results: whether ``completed`` has what the task returned
+        messages: whether ``failed`` and ``retrying`` have the error's text
+    """
+    _jobs[app] = jobs = Jobs(publisher, Words(results=results, messages=messages))
+
+    def reports(task: Any) -> bool:
+        return task.app is app and not task.name.startswith("celery.")
+
+    def on_publish(sender: str, headers: dict[str, Any], **_: Any) -> None:
+        running = app.current_worker_task
+        if OWNER not in headers and running and (owner := _owner(running.request)):
+            headers[OWNER] = owner
+        # Before it is sent, a retry too: another process may be faster than what comes after.
+        if "id" in headers and not sender.startswith("celery."):
+            retrying = bool(headers.get("retries"))
+            error = sys.exc_info()[1] if retrying else None
+            jobs.tell(Job(headers["id"], sender, headers.get(OWNER)), "retrying" if retrying else "queued", error=error)
+
+    def on_start(task: Any, **_: Any) -> None:
+        if reports(task):
+            jobs.tell(_job(task, task.request), "started")
+
+    def on_success(sender: Any, result: Any, **_: Any) -> None:
+        if reports(sender):
+            jobs.tell(_job(sender, sender.request), "completed", {"result": result})
+
+    def on_failure(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
+        if reports(sender):
+            owner = _owner(sender.request) if sender.request.id == task_id else None
+            jobs.tell(Job(task_id, sender.name, owner), "failed", error=exception)
+
+    def on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:
+        if reports(sender):
+            jobs.tell(_job(sender, request), "failed", error="Expired" if expired else "Terminated" if terminated else "Revoked")
+
+    class ReportingRequest(Request):
+        """A request whose hard time limit is told: the worker kills the process that would have told it."""
+
+        def on_timeout(self, soft: bool, timeout: float) -> None:
+            self.task.request_stack.push(self._context)  # for on_failure to know the owner
+            try:
+                super().on_timeout(soft, timeout)
+            finally:
+                self.task.request_stack.pop()
+            if not soft and reports(self.task):  # Celery 5.5 and older send no signal
+                jobs.tell(_job(self.task, self._context), "failed", error=TimeLimitExceeded(timeout))
+
+    update_state = app.Task.update_state
+
+    def reporting_update_state(
+        self: Any, task_id: str | None = None, state: str | None = None, meta: Any = None, *args: Any, **more: Any
+    ) -> None:
+        update_state(self, task_id, state, meta, *args, **more)
+        if self.request.id and task_id in (None, self.request.id) and state is not None and state not in states.ALL_STATES:
+            jobs.tell(_job(self, self.request), "progress", meta if isinstance(meta, dict) else {"value": meta})
+
+    app.Task.update_state = reporting_update_state
+    app.Task.Request = ReportingRequest
+    for signal, handler in (
+        (signals.before_task_publish, on_publish),
+        (signals.task_prerun, on_start),
+        (signals.task_success, on_success),
+        (signals.task_failure, on_failure),
+        (signals.task_revoked, on_revoked),
+    ):
+        signal.connect(handler, weak=False)

@@ -1,0 +1,124 @@
+"""RQ: the jobs of a real worker with real work-horses report."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from redis import Redis
+
+from clients.python.tests.integrations.support import HERE, need, running
+
+rq = need("rq")
+
+COMMAND = ("-m", "rq.cli", "worker", "--worker-class", "notify_client.integrations.rq.ReportingWorker", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def queue(redis_url):
+    from notify_client.integrations.rq import ReportingQueue
+
+    with Redis.from_url(redis_url) as connection:
+        yield ReportingQueue(connection=connection)
+
+
+@pytest.fixture(scope="module")
+def worker(redis_url):
+    with running(*COMMAND, "--url", redis_url) as process:
+        yield process
+
+
+def enqueue(queue, name, **options):
+    return queue.enqueue(f"{HERE}.rq_jobs.{name}", **options)
+
+
+def wait_for_status(job, status):
+    deadline = time.monotonic() + 5
+    while job.get_status() != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_job_reports_from_the_queue_to_its_end(queue, worker, log):
+    job = enqueue(queue, "resize", meta={"notify_owner": "ann"})
+
+    events = log.wait(f"jobs:{job.id}", "completed")
+    rest = {"job": job.id, "task": f"{HERE}.rq_jobs.resize"}
+    assert [event["type"] for event in events] == ["queued", "started", "progress", "completed"]
+    assert events[2]["data"] == {"percent": 2, **rest}
+    assert events[3] == {"type": "completed", "data": rest, "final": True}
+    log.wait("user:ann", "completed")
+    assert log.types("user:ann") == ["queued", "started", "progress", "completed"]
+
+
+def test_a_failure_names_its_kind_and_nothing_more(queue, worker, log):
+    job = enqueue(queue, "broken")
+
+    event = log.wait(f"jobs:{job.id}", "failed")[-1]
+    assert event["data"] == {"error": "ValueError", "job": job.id, "task": f"{HERE}.rq_jobs.broken"}
+
+
+def test_a_job_whose_work_horse_is_killed_fails_once(queue, worker, log):
+    job = enqueue(queue, "die", meta={"notify_owner": "bob"})
+    log.wait(f"jobs:{job.id}", "failed")
+    log.wait(f"jobs:{enqueue(queue, 'resize').id}", "completed")  # whatever else the worker had to say of it
+
+    assert log.types(f"jobs:{job.id}") == ["queued", "started", "failed"]
+    assert log.read(f"jobs:{job.id}")[-1]["data"]["error"] == "WorkHorseKilled"
+    assert log.types("user:bob") == ["queued", "started", "failed"]
+
+
+@pytest.mark.parametrize(("name", "error"), [("broken", "ValueError"), ("die", "WorkHorseKilled")])
+def test_a_retry_is_no_end(queue, worker, log, name, error):
+    job = enqueue(queue, name, retry=rq.Retry(max=1))
+
+    events = log.wait(f"jobs:{job.id}", "failed")
+    assert [event["type"] for event in events] == ["queued", "started", "retrying", "started", "failed"]
+    assert [events[2]["data"]["error"], events[4]["data"]["error"]] == [error, error]
+
+
+def test_a_job_may_ask_to_be_run_again(queue, worker, log):
+    job = enqueue(queue, "again")
+
+    events = log.wait(f"jobs:{job.id}", "failed")
+    assert [event["type"] for event in events] == ["queued", "started", "retrying", "started", "failed"]
+    assert events[-1]["data"]["error"] == "MaxRetriesExceeded"
+
+
+def test_a_job_that_is_stopped_has_failed(queue, worker, log):
+    job = enqueue(queue, "wait")
+    wait_for_status(job, "started")  # RQ knows only then which job it is to stop
+    rq.command.send_stop_job_command(queue.connection, job.id)
+
+    assert log.wait(f"jobs:{job.id}", "failed")[-1]["data"]["error"] == "Stopped"
+
+
+def test_a_job_that_failed_and_is_requeued_has_an_end_of_its_own(queue, worker, log):
+    job = enqueue(queue, "broken")
+    log.wait(f"jobs:{job.id}", "failed")
+    wait_for_status(job, "failed")
+    job.func_name = f"{HERE}.rq_jobs.resize"
+    job.save()
+    job.requeue()
+
+    assert [event["type"] for event in log.wait(f"jobs:{job.id}", "completed")][:3] == ["queued", "started", "failed"]
+
+
+def test_a_job_whose_worker_is_killed_is_reported_by_the_next_worker(queue, redis_url, log):
+    with running(*COMMAND, "--url", redis_url, "lonely") as process:
+        lonely = type(queue)("lonely", connection=queue.connection)
+        job = enqueue(lonely, "wait", meta={"notify_owner": "cas"})
+        log.wait(f"jobs:{job.id}", "started")
+        horses = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+        for pid in (process.pid, *map(int, horses)):
+            os.kill(pid, signal.SIGKILL)
+    registry = lonely.started_job_registry
+    for entry in queue.connection.zrange(registry.key, 0, -1):
+        queue.connection.zadd(registry.key, {entry: 1})  # as if its time were up
+    with running(*COMMAND, "--url", redis_url, "--burst", "lonely"):
+        events = log.wait(f"jobs:{job.id}", "failed")
+
+    assert [event["type"] for event in events] == ["queued", "started", "failed"]
+    assert events[-1]["data"]["error"] == "AbandonedJobError"
+    assert log.types("user:cas") == ["queued", "started", "failed"]
