@@ -11,8 +11,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import jwt
@@ -46,7 +47,7 @@ def publish(url: str, channel: str, size: int = 10) -> None:
         client.execute_command("FCALL", "notify_publish", 1, channel, json.dumps("x" * size))
 
 
-def eventually(condition, seconds: float = 5.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -60,21 +61,22 @@ def eventually(condition, seconds: float = 5.0) -> bool:
 
 def closed_after(sockets: list[socket.socket], seconds: float) -> tuple[dict[socket.socket, float], dict[socket.socket, bytes]]:
     """When each was closed by the gateway, counted from now, and what it sent."""
-    started, ended, came = time.monotonic(), {}, dict.fromkeys(sockets, b"")
+    started = dripped = time.monotonic()
+    ended: dict[socket.socket, float] = {}
+    came = dict.fromkeys(sockets, b"")
     with selectors.DefaultSelector() as selector:
         for sock in sockets:
             sock.setblocking(False)
             selector.register(sock, selectors.EVENT_READ)
-        dripped = started
         while len(ended) < len(sockets) and time.monotonic() - started < seconds:
             for key, _ in selector.select(0.1):
-                data = b""
+                sock, data = cast("socket.socket", key.fileobj), b""
                 with contextlib.suppress(ConnectionResetError):
-                    data = key.fileobj.recv(4_096)
-                came[key.fileobj] += data
+                    data = sock.recv(4_096)
+                came[sock] += data
                 if not data:
-                    ended[key.fileobj] = time.monotonic() - started
-                    selector.unregister(key.fileobj)
+                    ended[sock] = time.monotonic() - started
+                    selector.unregister(sock)
             if time.monotonic() - dripped > 2:
                 dripped = time.monotonic()
                 for sock in sockets[5:]:
@@ -202,7 +204,7 @@ STREAMS = [upgrade("/ws?channel=a"), request("/sse?channel=a"), request("/poll?c
 
 @pytest.fixture(scope="module")
 def limited(shared_redis_url: str) -> Iterator[Server]:
-    limits = {"max_connections": "8", "max_connections_per_ip": "3", "trusted_proxies": "127.0.0.9,10.0.0.0/8"}
+    limits: dict[str, Any] = {"max_connections": "8", "max_connections_per_ip": "3", "trusted_proxies": "127.0.0.9,10.0.0.0/8"}
     with running_gateway(shared_redis_url, **limits) as server:
         yield server
 
@@ -272,7 +274,7 @@ def test_one_sub_has_no_more_connections_than_allowed(shared_redis_url: str) -> 
     def token(sub: str) -> str:
         return jwt.encode({"sub": sub, "exp": time.time() + 60, "subscribe": ["*"]}, SECRET, "HS256")
 
-    settings = {"auth": "jwt", "jwt_secret": SECRET, "max_connections_per_sub": "1"}
+    settings: dict[str, Any] = {"auth": "jwt", "jwt_secret": SECRET, "max_connections_per_sub": "1"}
     with running_gateway(shared_redis_url, **settings) as server, websocket(server.port, f"/ws?channel=a&token={token('ann')}") as first:
         assert first.message()["op"] == "ready"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,7 +55,7 @@ async def serve() -> AsyncIterator[Serve]:
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(app, http=HttpProtocol, ws=WebSocketProtocol, lifespan="off", log_config=None, ws_max_size=65_536)
         server = uvicorn.Server(config)
-        server.capture_signals = contextlib_null  # type: ignore[method-assign]
+        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment, method-assign]
         running.append((server, asyncio.create_task(server.serve([listener]))))
         while not server.started:
             await asyncio.sleep(0.01)
@@ -65,14 +66,6 @@ async def serve() -> AsyncIterator[Serve]:
         server.should_exit = True
         server.force_exit = True
         await task
-
-
-class contextlib_null:  # noqa: N801 - takes the place of a method
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 async def test_bytes_written_to_the_writer_arrive_as_they_are_and_it_tells_when_the_client_is_gone(serve: Serve) -> None:
@@ -119,10 +112,14 @@ async def test_the_writer_tells_when_it_is_full_and_when_there_is_room(serve: Se
     told: list[str] = []
     room = asyncio.Event()
 
+    def has_room() -> None:
+        told.append("room")
+        room.set()
+
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         writer = scope["extensions"][EXTENSION]
         writer.on_full = lambda: told.append("full")
-        writer.on_room = lambda: (told.append("room"), room.set())
+        writer.on_room = has_room
         if kind == "websocket":
             await receive()
             await send({"type": "websocket.accept"})
