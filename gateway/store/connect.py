@@ -44,11 +44,13 @@ def _honest(base: type[AbstractConnection]) -> type[AbstractConnection]:
 
     class Connection(base):  # type: ignore[valid-type, misc]
         async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            task = asyncio.current_task()
+            before = task.cancelling() if task is not None else 0  # a task group that ended may have left some behind
             try:
                 await super().send_packed_command(command, check_health)
             except RuntimeError as error:
                 raise RedisConnectionError(f"the connection is closed: {error}") from error
-            if (task := asyncio.current_task()) is not None and task.cancelling():
+            if task is not None and task.cancelling() > before:
                 await self.disconnect(nowait=True)
                 raise asyncio.CancelledError
 
