@@ -1,0 +1,21 @@
+"""What the Huey consumer of the tests does."""
+
+import os
+
+from huey import RedisHuey
+from notify_client.integrations.huey import progress, report_tasks
+
+huey = RedisHuey("tests", url=os.environ["TEST_REDIS_URL"])
+report_tasks(huey, os.environ["TEST_REDIS_URL"], owner=lambda task: task.kwargs.get("user"), results=True)
+
+
+@huey.task()
+def resize(user=None):
+    for percent in range(3):
+        progress(percent=percent)
+    return {"url": "/files/42"}
+
+
+@huey.task(retries=1)
+def broken(user=None):
+    raise ValueError("the secret of the team")
