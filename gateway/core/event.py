@@ -172,10 +172,14 @@ def read_entry(channel: str, entry: bytes, limit: int = MAX_EVENT_BYTES) -> Even
 class Wire:
     """A wire form: how an event and a notice become bytes for one kind of connection."""
 
-    def __init__(self, name: str, event: Callable[[Event], bytes], notice: Callable[[str, bytes], bytes]) -> None:
+    def __init__(self, name: str, event: Callable[[Event], bytes], notice: Callable[[str, bytes, int], bytes]) -> None:
         self.name = name
         self.event = event
-        self.notice = notice
+        self._notice = notice
+
+    def notice(self, name: str, json: bytes, id: int = 0) -> bytes:
+        """The notice's bytes; with ``id`` for the one that tells an SSE client where it stands."""
+        return self._notice(name, json, id)
 
     def __repr__(self) -> str:
         return f"<Wire {self.name}>"
@@ -201,8 +205,8 @@ def _block(event: Event) -> bytes:
     return b"id: %d\n%b" % (event.id, data) if event.id else data
 
 
-def _notice_block(name: str, json: bytes) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), json)
+def _notice_block(name: str, json: bytes, id: int) -> bytes:
+    return b"%bevent: %b\ndata: %b\n\n" % (b"id: %d\n" % id if id else b"", name.encode(), json)
 
 
 def http_chunk(data: bytes) -> bytes:
@@ -210,7 +214,7 @@ def http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-TEXT: Final = Wire("text", lambda event: event.json, lambda _name, json: json)
-FRAME: Final = Wire("frame", lambda event: text_frame(event.json), lambda _name, json: text_frame(json))
+TEXT: Final = Wire("text", lambda event: event.json, lambda _name, json, _id: json)
+FRAME: Final = Wire("frame", lambda event: text_frame(event.json), lambda _name, json, _id: text_frame(json))
 BLOCK: Final = Wire("block", _block, _notice_block)
-CHUNK: Final = Wire("chunk", lambda event: http_chunk(event.encode(BLOCK)), lambda name, json: http_chunk(_notice_block(name, json)))
+CHUNK: Final = Wire("chunk", lambda event: http_chunk(event.encode(BLOCK)), lambda *notice: http_chunk(_notice_block(*notice)))

@@ -100,6 +100,9 @@ def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
     if not answer.more and (gone := missing(answer.newest, answer.floor)) > position:
         items.append(Item(position + 1, None, gone))
         position = gone
+    if not answer.more and position < EARLIEST:
+        # Nothing here yet. From now on the reader has all, and must hear of it if Redis loses its data before the first event.
+        position = max(position, answer.floor)
     return items, position
 
 
@@ -109,7 +112,9 @@ def make_page(since: Since, answer: Answer) -> Page:
         items, position = _walk(since, answer)
     else:
         items = [Item(entry.id, entry.event, entry.id) for entry in answer.entries if entry.event is not None]
-        position = max(answer.newest, answer.floor) if answer.newest else answer.clock
+        # A channel without events has one place for all who come, the floor, so that they share their reads later. Except
+        # for "now": if it is only its newest id that is gone, there are events above the floor.
+        position = (max(answer.newest, answer.floor) if answer.newest or since == "last" else 0) or answer.clock
     return Page(
         items=items,
         position=position,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.core.page import Page, Since
+from gateway.core.page import EARLIEST, Page, Since
 
 if TYPE_CHECKING:
     from gateway.core.event import Event, Wire
@@ -97,6 +97,7 @@ class Subscription:
     _queue: list[tuple[Cursor, Event]] | None = None
     _queued: int = 0
     _expecting: list[tuple[Ref, list[Cursor]]] = field(default_factory=list)
+    _placed: bool = False  # the client has an id to come back with
 
     # What the client asks for
 
@@ -104,6 +105,7 @@ class Subscription:
         """Add channels; once all of their log was read a ready notice follows."""
         for cursor in cursors:
             self.cursors[cursor.channel.name] = cursor
+            self._placed |= cursor.position >= EARLIEST
         self._expecting.append((ref, cursors))
         self._stop_live()
 
@@ -209,6 +211,7 @@ class Subscription:
                 self.notice("gap", {"channel": cursor.channel.name})
             else:
                 self.write(item.event.encode(self.wire))
+                self._placed = True
                 cursor.done |= item.event.final
             cursor.position = item.position
         finished = self._is_finished(pages.values(), horizon)
@@ -236,7 +239,10 @@ class Subscription:
                 still.append((ref, cursors))
                 continue
             fields: dict[str, object] = {} if ref is None else {"ref": ref}
-            self.notice("ready", fields | {"channels": {c.channel.name: str(c.position) for c in cursors}})
+            # An SSE client that comes back before its first event would begin anew, so ready is where it gets its cursor. All
+            # channels were delivered in order of id: where one of them stands, nothing of the others is missing.
+            id = 0 if self._placed else max((cursor.position for cursor in self.cursors.values()), default=0)
+            self.notice("ready", fields | {"channels": {c.channel.name: str(c.position) for c in cursors}}, id)
         self._expecting = still
 
     def _go_live(self) -> None:
@@ -253,9 +259,9 @@ class Subscription:
 
     # What the client is told
 
-    def notice(self, name: str, fields: Mapping[str, object]) -> None:
-        """Write a notice."""
-        self.write(self.wire.notice(name, notice(name, fields)))
+    def notice(self, name: str, fields: Mapping[str, object], id: int = 0) -> None:
+        """Write a notice; with ``id`` as ``Wire.notice`` takes it."""
+        self.write(self.wire.notice(name, notice(name, fields), id))
 
     def check_done(self) -> None:
         """End the stream if all channels are over and the client wanted no more (``until=final``)."""

@@ -367,7 +367,9 @@ class PollFollower(Follower):
             while self._up.is_set():
                 try:
                     # A load balancer sends each request where it likes.
-                    answer = await client.get(f"http://{self._rng.choice(list(self.gateways))}/poll?{self.query()}&wait=3")
+                    address = self._rng.choice(list(self.gateways))
+                    wait = 2 if self.ready.is_set() else 0
+                    answer = await client.get(f"http://{address}/poll?{self.query()}&wait={wait}")
                 except httpx.HTTPError as error:
                     return type(error).__name__
                 if answer.status_code != 200:

