@@ -67,7 +67,8 @@ def publisher(client: Redis) -> Publish:
         event = {"type": type, "data": data} | ({"final": True} if final else {})
         words = [word for name, value in options.items() for word in (name.upper(), value)]
         answer = await client.execute_command("FCALL", "notify_publish", 1, channel, msgspec.json.encode(event), *words)
-        return answer.decode()
+        id: str = answer.decode()
+        return id
 
     return publish
 

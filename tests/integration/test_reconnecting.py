@@ -12,6 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -47,7 +48,7 @@ class Client:
         self.gateways = gateways
         self.http = httpx.AsyncClient(timeout=60)
 
-    def take(self, message: dict) -> None:
+    def take(self, message: dict[str, Any]) -> None:
         if message.get("op") == "gap":
             self.gaps += 1
         elif "op" not in message:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -14,14 +14,14 @@ from httpx_sse import aconnect_sse
 Message = dict[str, Any]
 
 
-async def websocket(address: str, query: str) -> AsyncIterator[Message]:
+async def websocket(address: str, query: str) -> AsyncGenerator[Message, None]:
     """What comes over ``/ws``."""
     async with websockets.connect(f"{address.replace('http', 'ws', 1)}/ws?{query}", max_size=None) as socket:
         async for text in socket:
             yield json.loads(text)
 
 
-async def sse(address: str, query: str) -> AsyncIterator[Message]:
+async def sse(address: str, query: str) -> AsyncGenerator[Message, None]:
     """What comes over ``/sse``; a notice is known by its ``op``, as elsewhere."""
     async with httpx.AsyncClient(timeout=60) as client, aconnect_sse(client, "GET", f"{address}/sse?{query}") as source:
         source.response.raise_for_status()
@@ -29,7 +29,7 @@ async def sse(address: str, query: str) -> AsyncIterator[Message]:
             yield event.json()
 
 
-async def poll(address: str, query: str) -> AsyncIterator[Message]:
+async def poll(address: str, query: str) -> AsyncGenerator[Message, None]:
     """What comes over ``/poll``, as the others tell it: first ready, and so on from there with the cursors."""
     ready = False
     async with httpx.AsyncClient(timeout=90) as client:
@@ -51,12 +51,12 @@ async def poll(address: str, query: str) -> AsyncIterator[Message]:
 TRANSPORTS = {"ws": websocket, "sse": sse, "poll": poll}
 
 
-async def take(messages: AsyncIterator[Message], events: int = 0, *, ready: bool = False) -> list[Message]:
+async def take(messages: AsyncGenerator[Message, None], events: int = 0, *, ready: bool = False) -> list[Message]:
     """Messages up to so many events, and up to ready if asked for."""
     taken: list[Message] = []
     if events == 0 and not ready:
         return taken
-    async with aclosing(messages):  # type: ignore[type-var]
+    async with aclosing(messages):
         async for message in messages:
             taken.append(message)
             events -= "channel" in message and "op" not in message

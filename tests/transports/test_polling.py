@@ -44,7 +44,8 @@ async def test_a_long_log_comes_in_several_answers(server: Server, publish: Publ
     channel = f"jobs:{uuid.uuid4().hex}"
     for i in range(100):
         await publish(channel, "progress", [i, "x" * 10_000], keep=1_000)
-    got, cursor, answers = [], "0", 0
+    got: list[int] = []
+    cursor, answers = "0", 0
     async with httpx.AsyncClient() as client:
         while len(got) < 100:
             answer = (await client.get(f"{server.http}/poll?channel={channel},{cursor}&wait=1")).json()
