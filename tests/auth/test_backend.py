@@ -106,7 +106,7 @@ async def test_any_other_answer_is_not_now(backend: Backend, server: Answering, 
         await backend.ask(b"a=1", None, [])
 
 
-async def test_a_backend_that_fails_is_left_alone_for_a_while(backend: Backend, server: Answering, monkeypatch) -> None:
+async def test_a_backend_that_fails_is_left_alone_for_a_while(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE", (0.2, 0.2))
     server.answer = (500, b"")
     for _ in range(20):
@@ -120,7 +120,7 @@ async def test_a_backend_that_fails_is_left_alone_for_a_while(backend: Backend, 
     assert (await backend.ask(b"a=1", None, [])).subject == "ann"
 
 
-async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server: Answering, monkeypatch) -> None:
+async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (module, fetch):
         monkeypatch.setattr(each, "SECONDS", 0.2)
     server.delay = 1
@@ -133,7 +133,7 @@ async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server
     assert len(server.requests) < 2 * module.IN_FLIGHT  # a place that is given up in time may be taken once more
 
 
-async def test_so_many_callers_may_wait_and_no_more(backend: Backend, server: Answering, monkeypatch) -> None:
+async def test_so_many_callers_may_wait_and_no_more(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITING", 10 - module.IN_FLIGHT)
     server.delay = 0.1
 

@@ -130,7 +130,7 @@ async def test_an_address_in_the_token_is_not_even_read(jwks: Jwks, server: Answ
 async def test_the_algorithm_goes_with_the_key(jwks: Jwks, server: Answering) -> None:
     await jwks.find(token())
 
-    for bad in (make_token(header={"kid": "old"}), jwt.encode({"sub": "ann"}, None, algorithm="none", headers={"kid": "old"})):
+    for bad in (make_token(header={"kid": "old"}), jwt.encode({"sub": "ann"}, "", algorithm="none", headers={"kid": "old"})):
         with pytest.raises(Unauthorized):
             await jwks.find(bad)
     for garbage in ("", "a.b.c", "[[["):
@@ -150,7 +150,9 @@ async def test_without_keys_the_answer_is_not_now(server: Answering, monkeypatch
     await asyncio.wait([task])
 
 
-async def test_while_the_address_does_not_answer_the_last_keys_hold_for_a_day(jwks: Jwks, server: Answering, monkeypatch) -> None:
+async def test_while_the_address_does_not_answer_the_last_keys_hold_for_a_day(
+    jwks: Jwks, server: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await jwks.find(token())
     server.answer = (200, b"<html>sorry</html>")
     await asyncio.sleep(0.3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -9,8 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from gateway.auth.keys import FixedKey, pem_key, secret_key
 
 
-def pem(private) -> str:
-    return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+def pem(private: Any) -> str:
+    text: str = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    return text
 
 
 @pytest.mark.parametrize(
@@ -21,7 +24,7 @@ def pem(private) -> str:
         (ed25519.Ed25519PrivateKey.generate(), "EdDSA"),
     ],
 )
-async def test_a_public_key_has_its_algorithm(private, algorithm: str) -> None:
+async def test_a_public_key_has_its_algorithm(private: Any, algorithm: str) -> None:
     key = pem_key(pem(private))
 
     assert key.algorithm == algorithm
@@ -31,7 +34,7 @@ async def test_a_public_key_has_its_algorithm(private, algorithm: str) -> None:
 @pytest.mark.parametrize(
     "private", [rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP384R1()), ed448.Ed448PrivateKey.generate()]
 )
-def test_other_keys_are_refused(private) -> None:
+def test_other_keys_are_refused(private: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         pem_key(pem(private))
 

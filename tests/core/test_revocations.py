@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gateway.core.grant import Grant, Patterns
 from gateway.core.revocations import Revocation, Revocations
 
 
-def grant(**fields) -> Grant:
+def grant(**fields: Any) -> Grant:
     return Grant(subject="ann", subscribe=Patterns(), **fields)
 
 

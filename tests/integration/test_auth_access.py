@@ -34,7 +34,7 @@ def token(*arguments: Any, **claims: Any) -> str:
 @pytest.fixture(scope="module", params=["direct", "plain"])
 def servers(request: pytest.FixtureRequest, shared_redis_url: str) -> Iterator[list[Server]]:
     """Two gateways on one Redis."""
-    settings = {"auth": "jwt", "jwt_secret": SECRET, "allowed_origins": ORIGIN, "log_level": "debug"}
+    settings: dict[str, Any] = {"auth": "jwt", "jwt_secret": SECRET, "allowed_origins": ORIGIN, "log_level": "debug"}
     plain = request.param == "plain"
     with (
         running_gateway(shared_redis_url, plain=plain, **settings) as one,
@@ -190,7 +190,7 @@ async def test_a_revoked_subject_is_cut_on_every_gateway_within_a_second(servers
     one, other = servers
     old = token(ann)
     started = asyncio.Event()
-    waiting = [
+    waiting: list[asyncio.Future[Any]] = [
         asyncio.ensure_future(bye(other, old, f"user:{ann}", started)),
         asyncio.ensure_future(poll(other, token(ann), f"user:{ann}")),
     ]
@@ -286,7 +286,7 @@ def backend() -> Iterator[Answering]:
 
 @pytest.fixture(scope="module")
 def asking(shared_redis_url: str, backend: Answering) -> Iterator[Server]:
-    settings = {"auth": "jwt", "authorize_url": backend.url, "allowed_origins": ORIGIN, "log_level": "debug"}
+    settings: dict[str, Any] = {"auth": "jwt", "authorize_url": backend.url, "allowed_origins": ORIGIN, "log_level": "debug"}
     with running_gateway(shared_redis_url, **settings) as server:
         yield server
         assert "Traceback" not in server.output()

@@ -30,7 +30,7 @@ def token(*arguments: Any, **claims: Any) -> str:
 
 @pytest.fixture(scope="module", params=["direct", "plain"])
 def server(request: pytest.FixtureRequest, shared_redis_url: str) -> Iterator[Server]:
-    settings = {"auth": "jwt", "jwt_secret": SECRET, "allowed_origins": ORIGIN, "log_level": "debug"}
+    settings: dict[str, Any] = {"auth": "jwt", "jwt_secret": SECRET, "allowed_origins": ORIGIN, "log_level": "debug"}
     with running_gateway(shared_redis_url, plain=request.param == "plain", **settings) as server:
         yield server
         output = server.output()

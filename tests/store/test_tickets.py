@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
@@ -19,7 +20,7 @@ GRANT = Grant.from_claims(
 
 
 @pytest.fixture
-async def client(shared_redis_url: str):
+async def client(shared_redis_url: str) -> AsyncIterator[Redis]:
     client = redis_client(shared_redis_url, connections=50)
     yield client
     await client.aclose()
