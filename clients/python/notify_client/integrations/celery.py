@@ -84,7 +84,7 @@ def report_tasks(app: celery.Celery, publisher: Publisher | str, *, results: boo
         if reports(sender):
             jobs.tell(_job(sender, request), "failed", error="Expired" if expired else "Terminated" if terminated else "Revoked")
 
-    class ReportingRequest(Request):
+    class ReportingRequest(Request):  # type: ignore[misc]
         """A request whose hard time limit is told: the worker kills the process that would have told it."""
 
         def on_timeout(self, soft: bool, timeout: float) -> None:

@@ -35,7 +35,7 @@ class _Running(threading.local):
 _running = _Running()
 
 
-def _job(message: dramatiq.Message[Any]) -> Job:
+def _job(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> Job:
     return Job(message.message_id, message.actor_name, message.options.get(OWNER))
 
 

@@ -5,10 +5,11 @@
     queue = ReportingQueue(connection=Redis())
     queue.enqueue(resize, 42, meta={"notify_owner": "ann"})
 
-By themselves they publish to RQ's own Redis. Where the gateway has another, or results are to be told, give a subclass its ``jobs``:
+By themselves they publish to RQ's own Redis. Where the gateway has another, or results are to be told, give a
+subclass its ``reports``:
 
     class Worker(ReportingWorker):
-        jobs = Jobs("redis://gateway-redis:6379", Words(results=True))
+        reports = Jobs("redis://gateway-redis:6379", Words(results=True))
 
 In a job, ``progress(percent=40)``.
 """
@@ -56,14 +57,14 @@ def progress(**fields: Any) -> None:
 class ReportingQueue(rq.Queue):
     """A queue that tells of each job that is put on it."""
 
-    jobs: ClassVar[Jobs | None] = None
+    reports: ClassVar[Jobs | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._jobs = self.jobs or _jobs_at(self.connection)
+        self._reports = self.reports or _jobs_at(self.connection)
 
     def _enqueue_job(self, job: RqJob, *args: Any, **kwargs: Any) -> RqJob:
-        self._jobs.tell(_job(job), "queued")  # before: a worker may be faster than what comes after
+        self._reports.tell(_job(job), "queued")  # before: a worker may be faster than what comes after
         return super()._enqueue_job(job, *args, **kwargs)
 
 
@@ -73,17 +74,17 @@ class ReportingWorker(rq.Worker):
     Its own methods rather than RQ's callbacks: those are not called when the work-horse is killed.
     """
 
-    jobs: ClassVar[Jobs | None] = None
+    reports: ClassVar[Jobs | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._jobs = self.jobs or _jobs_at(self.connection)
-        self.push_exc_handler(self._report_abandoned)
+        self._reports = self.reports or _jobs_at(self.connection)
+        self.push_exc_handler(self._report_abandoned)  # type: ignore[no-untyped-call]
 
     def perform_job(self, job: RqJob, queue: rq.Queue) -> bool:
         global _running  # noqa: PLW0603 - a work-horse performs one job
-        _running = self._jobs, _job(job)
-        self._jobs.tell(_job(job), "started")
+        _running = self._reports, _job(job)
+        self._reports.tell(_job(job), "started")
         try:
             return super().perform_job(job, queue)
         finally:
@@ -92,24 +93,24 @@ class ReportingWorker(rq.Worker):
     def handle_job_success(self, job: RqJob, *args: Any, **kwargs: Any) -> None:
         run = _job(job)
         super().handle_job_success(job, *args, **kwargs)
-        self._jobs.tell(run, "completed", {"result": job._result})  # noqa: SLF001 - return_value() would ask Redis
+        self._reports.tell(run, "completed", {"result": job._result})  # noqa: SLF001 - return_value() would ask Redis
 
     def handle_job_failure(self, job: RqJob, *args: Any, **kwargs: Any) -> None:
         run, error = _job(job), sys.exc_info()[1]
         stopped = self._stopped_job_id == job.id
         if job.should_retry and not stopped:
-            self._jobs.tell(run, "retrying", error=error or "WorkHorseKilled")
+            self._reports.tell(run, "retrying", error=error or "WorkHorseKilled")
             super().handle_job_failure(job, *args, **kwargs)
         else:
             super().handle_job_failure(job, *args, **kwargs)
-            self._jobs.tell(run, "failed", error=error or ("Stopped" if stopped else "WorkHorseKilled"))
+            self._reports.tell(run, "failed", error=error or ("Stopped" if stopped else "WorkHorseKilled"))
 
     def handle_job_retry(self, job: RqJob, queue: rq.Queue, retry: rq.Retry, *args: Any, **kwargs: Any) -> None:
         run, over = _job(job), bool(job.number_of_retries and job.number_of_retries >= retry.max)
-        self._jobs.tell(run, "failed" if over else "retrying", error="MaxRetriesExceeded" if over else None)
+        self._reports.tell(run, "failed" if over else "retrying", error="MaxRetriesExceeded" if over else None)
         super().handle_job_retry(job, queue, retry, *args, **kwargs)
 
     def _report_abandoned(self, job: RqJob, kind: type[BaseException], *_: Any) -> None:
         """The worker that had the job is gone as a whole, and this one found its leavings."""
         if kind is AbandonedJobError:
-            self._jobs.tell(_job(job), "retrying" if job.retries_left else "failed", error=kind.__name__)
+            self._reports.tell(_job(job), "retrying" if job.retries_left else "failed", error=kind.__name__)
