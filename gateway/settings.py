@@ -41,7 +41,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     max_event_bytes: int = 65_536
     max_channels: int = 128
-    max_connections: int = 20_000
+    max_connections: int = 16_000
     max_connections_per_ip: int = 0
     max_connections_per_sub: int = 0
     trusted_proxies: tuple[str, ...] = ()
