@@ -51,10 +51,10 @@ class Log:
 
 
 @contextmanager
-def running(*command, **environ):
+def running(*command, python=(sys.executable,), **environ):
     """A worker as a process of its own."""
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=os.environ | environ, stdout=output, stderr=output)
+        process = subprocess.Popen([*python, *command], cwd=ROOT, env=os.environ | environ, stdout=output, stderr=output)
         try:
             yield process
         except BaseException:
