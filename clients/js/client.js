@@ -32,28 +32,35 @@
  *
  * @typedef {ReturnType<typeof connect>} Feed
  *
- * @typedef {{cursor: string | null, lost?: boolean, queue?: Message[], ready?: boolean}} Cursor
- *   `lost`: after a gap, when any id is news. `queue`: this tab is behind, and this came meanwhile.
+ * @typedef {{cursor: string, lost?: boolean, queue?: Message[] | null, ready?: boolean}} Cursor
+ *   `lost`: after a gap, when any id is news. `queue`: this tab is behind; `null` until the link has the channel, then what comes
+ *   while the log is read. `ready`: the link has it.
  *
- * @typedef {Cursor & {reading?: object, last?: GatewayEvent, read: Outcome<GatewayEvent | undefined>, done: Outcome<GatewayEvent>}} Place
+ * @typedef {Cursor & {last?: GatewayEvent, done: Promise<GatewayEvent>, resolve: (event: GatewayEvent) => void,
+ *   reject: (problem: Problem) => void}} Place
+ *
  * @typedef {{op: "ready", channels: Record<string, string>}} Ready
  * @typedef {{op: "error", channel: string}} Refusal
  * @typedef {GatewayEvent | Gap | Ready | Refusal} Message what one tab hands on to the others
  * @typedef {{events: GatewayEvent[], channels: Record<string, string>, gaps: string[]}} Answer to a poll
  */
-/** @template T @typedef {{promise: Promise<T>, resolve: (value: T) => void, reject: (problem: Problem) => void}} Outcome */
 
 const ANSWER = 5_000; // milliseconds for a connection to open, and for the other side to answer
 const STEADY = 10_000; // so long a connection must have lasted for the delays to begin anew
 const KEPT = 3_600_000; // for so long no better transport is tried than the one that got through
 const MOST = 10_000; // events that wait for a slow loop
 const LONGEST = 2 ** 31 - 1; // that a timer can wait
+/** @type {Record<string, string>} */
+let memory = {};
+try {
+  memory = localStorage;
+} catch {
+  // A browser that keeps nothing, or none at all.
+}
+const CHANGED = {}; // why a connection is cut that must ask for other channels
 
 /** @param {number} status @param {string} [detail] @param {string} [channel] @param {number} [after] @returns {Problem} */
-const problem = (status, detail, channel, after = 0) =>
-  Object.assign(Error(detail || `ended with ${status}`), { status, channel, after: Math.min(after, 3_600) });
-
-const CHANGED = problem(0, "other channels");
+const problem = (status, detail, channel, after = 0) => Object.assign(Error(detail || `ended with ${status}`), { status, channel, after });
 
 /** What to do after a close code or a status. @param {number} code */
 export function action(code) {
@@ -69,30 +76,26 @@ export function action(code) {
  */
 export function delay(failures, { status, after }) {
   const least = !after && action(status) === "later" ? 3 : 0;
-  return after * 1_000 + Math.random() * Math.min(20_000, 500 * 2 ** Math.max(failures, least));
+  return Math.min(after, 3_600) * 1_000 + Math.random() * Math.min(20_000, 500 * 2 ** Math.max(failures, least));
 }
 
-/** Where to connect. @param {string} base @param {string} path @param {[string, string | null][]} cursors */
-export function address(base, path, cursors) {
-  const query = new URLSearchParams(cursors.map(([channel, cursor]) => ["channel", cursor ? `${channel},${cursor}` : channel]));
-  return `${base.replace(/\/?$/, "/")}${path}?${query}`;
+/** Where to connect. @param {string | URL} url @param {string} [path] @param {string[][]} [cursors] channel and cursor of each */
+export function address(url, path = "", cursors = []) {
+  const query = cursors.map((pair) => `channel=${encodeURIComponent(pair.join())}`);
+  return new URL(url, globalThis.location?.href).href.replace(/\/?$/, `/${path}?${query.join("&")}`);
 }
 
 /**
- * Takes the chunks of an event stream (WHATWG HTML, section 9.2) and gives its data as values, which hold all the rest too.
+ * Takes the chunks of an event stream and gives its data as values. The gateway writes the JSON of each on one line, with all
+ * that the stream's other fields say.
  * @param {(value: any) => void} take @returns {(chunk: string) => void}
  */
 export function reader(take) {
   let rest = "";
-  /** @type {string[]} */
-  let data = [];
   return (chunk) => {
-    const lines = (rest + chunk).split(/\r\n|\n|\r(?!$)/);
-    rest = lines.pop() ?? "";
-    for (const line of lines) {
-      if (/^data(:|$)/.test(line)) data.push(line.replace(/^data:? ?/, ""));
-      else if (!line && data.length) take(JSON.parse(data.splice(0).join("\n")));
-    }
+    const lines = (rest + chunk).split("\n");
+    rest = /** @type {string} */ (lines.pop());
+    for (const line of lines) if (line.startsWith("data:")) take(JSON.parse(line.slice(5)));
   };
 }
 
@@ -103,19 +106,23 @@ export const messages = ({ events, channels, gaps }) => [
   { op: "ready", channels },
 ];
 
-/** Whether a message is news; moves the cursors. @param {Map<string, Cursor>} cursors @param {any} message */
-export function advance(cursors, { op, channel, id, channels = { [channel]: id } }) {
-  const found = cursors.get(channel);
-  if (op === "gap") {
-    if (found) found.lost = true;
-  } else if (id && found && !found.lost && Number(id) <= Number(found.cursor)) return false;
-  else
-    for (const name in channels) {
-      const cursor = channels[name];
-      const place = cursors.get(name);
-      if (place && cursor && !(place.queue && op)) Object.assign(place, { cursor, lost: false });
-    }
-  return op === "ready" || !!found;
+/** Whether an event or a gap is news on a channel; moves its cursor. @param {Cursor} place @param {GatewayEvent | Gap} message */
+export function advance(place, message) {
+  if (message.op) place.lost = true;
+  else if (message.id) {
+    if (!place.lost && Number(message.id) <= Number(place.cursor)) return false;
+    place.cursor = message.id;
+    place.lost = false;
+  }
+  return true;
+}
+
+/** Move cursors to where the gateway is ready. @param {Map<string, Cursor>} places @param {Record<string, string>} channels */
+export function reach(places, channels) {
+  for (const channel in channels) {
+    const place = places.get(channel);
+    if (place?.queue === undefined) Object.assign(place ?? {}, { cursor: channels[channel], lost: false, ready: true });
+  }
 }
 
 /** The claims of a token, which are not proved. @param {any} token @returns {{sub?: string, exp?: number}} */
@@ -127,29 +134,21 @@ function claims(token) {
   }
 }
 
-/** @template T @returns {Outcome<T>} */
-function outcome() {
-  const found = /** @type {Outcome<T>} */ ({});
-  found.promise = new Promise((resolve, reject) => Object.assign(found, { resolve, reject }));
-  found.promise.catch(() => {}); // not everybody asks
-  return found;
-}
-
 /**
  * Follow channels of the gateway at this address, until closed.
  * @param {string | URL} url @param {Options} [options]
  */
 export function connect(url, { channels = [], token, since = "last", share, quiet = 20_000 } = {}) {
-  const base = new URL(url, globalThis.location?.href).href;
+  const name = address(url);
   const bell = new EventTarget();
   const closing = new AbortController();
   const ended = closing.signal;
-  const id = Math.random();
   /** @type {Status} */
   let status = "connecting";
   /** @type {Map<string, Place>} */
   const places = new Map();
 
+  const me = Math.random();
   /** @type {BroadcastChannel | undefined} */
   let bus;
   let leading = false;
@@ -159,13 +158,15 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @type {Map<string, Cursor>} */
   const link = new Map();
-  let through = 0; // when the first byte came
+  let through = 0; // when its first byte came
   let level = 0;
+  /** @type {Token} */
+  let given;
   /** @type {((command: object) => void) | undefined} */
   let send;
   /** @type {(() => void) | undefined} */
   let ping;
-  /** @type {(problem?: Problem) => void} */
+  /** @type {(reason?: any) => void} */
   let cut = () => {};
   /** @type {any} */
   let timer;
@@ -183,7 +184,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
    * @param {(value: T extends "gap" ? Gap : T extends "status" ? StatusNotice : GatewayEvent) => void} handler
    */
   function on(type, handler) {
-    const listener = (/** @type {any} */ event) => handler(event.detail);
+    const listener = (/** @type {any} */ { detail }) => handler(detail);
     bell.addEventListener(type, listener);
     return () => bell.removeEventListener(type, listener);
   }
@@ -197,99 +198,85 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** Say that all is well, if it is. */
   function settle() {
-    if (status === "live") return;
-    if (leading && !up) {
-      up = through > 0 && [...link.values()].every(({ ready }) => ready);
-      if (up) tell({ up });
-    }
-    if (up && [...places.values()].every(({ queue }) => !queue)) say("live");
+    if (leading && !up && through && [...link.values()].every(({ ready }) => ready)) tell({ up: (up = true) });
+    if (up && [...places.values()].every(({ queue }) => queue === undefined)) say("live");
   }
 
   // Places
 
   /** @param {string} channel */
   function follow(channel) {
-    if (ended.aborted || places.has(channel)) return;
-    const queue = leading && !link.has(channel) ? undefined : [];
-    places.set(channel, { cursor: since, queue, read: outcome(), done: outcome() });
+    let place = places.get(channel);
+    if (place || ended.aborted) return;
+    place = /** @type {Place} */ ({ cursor: since, queue: leading && !link.has(channel) ? undefined : null });
+    place.done = new Promise((resolve, reject) => Object.assign(/** @type {Place} */ (place), { resolve, reject }));
+    place.done.catch(() => {}); // not everybody asks
+    places.set(channel, place);
     cover();
   }
 
   /** @param {string} channel @param {Problem} reason */
   function drop(channel, reason) {
-    const place = places.get(channel);
-    places.delete(channel);
-    place?.read.reject(reason);
-    place?.done.reject(reason);
-    return !!place;
+    places.get(channel)?.reject(reason);
+    return places.delete(channel);
   }
 
   /** Give a message to the handlers. @param {Message} message @param {boolean} [fromLog] read while behind */
   function deliver(message, fromLog) {
-    if (message.op === "ready") return arrive(message);
+    if (message.op === "ready") {
+      reach(places, message.channels);
+      for (const [channel, place] of places) if (place.queue === null && channel in message.channels) catchUp(channel, place);
+      return settle();
+    }
     const place = places.get(message.channel);
     if (!place) return;
     if (message.op === "error") return alone(); // the leader may not read it, but perhaps this tab may
-    if (place.queue && !fromLog) return void place.queue.push(message);
-    if (!advance(places, message)) return;
+    if (place.queue !== undefined && !fromLog) return void place.queue?.push(message);
+    if (!advance(place, message)) return;
     if (message.op) return emit("gap", message);
     place.last = message;
-    if (message.final) place.done.resolve(message);
+    if (message.final) place.resolve(message);
     if (!/^(gap|status)$/.test(message.type)) emit(message.type, message);
     emit("*", message);
   }
 
-  /** The link has all of these channels, up to these ids. @param {Ready} message */
-  function arrive(message) {
-    advance(places, message);
-    const found = [...places].filter(([channel]) => channel in message.channels);
-    for (const [, { queue, read, last }] of found) if (!queue) read.resolve(last);
-    const behind = found.filter(([, { queue, reading }]) => queue && !reading);
-    if (behind.length) catchUp(behind);
-    settle();
-  }
-
-  /** Read the log until nothing is left, then go on with what came meanwhile. @param {[string, Place][]} behind */
-  function catchUp(behind) {
-    const reading = {};
-    for (const [, place] of behind) place.reading = reading;
-    keep(async () => {
-      const given = await ask();
-      for (;;) {
-        // Who has a new leader, or follows anew, is read for by somebody else.
-        behind = behind.filter(([channel, place]) => place.reading === reading && places.get(channel) === place);
-        if (!behind.length) return;
-        for (const [, place] of behind) place.queue = [];
-        const signal = AbortSignal.any([ended, AbortSignal.timeout(3 * ANSWER)]);
-        const answer = await poll(behind, 0, signal, given);
+  /** Read the log until nothing is left, then go on with what came meanwhile. @param {string} channel @param {Place} place */
+  async function catchUp(channel, place) {
+    /** @type {Message[]} */
+    let queue = (place.queue = []);
+    try {
+      given = await ask();
+      for (let more = true; more; ) {
+        queue = place.queue = [];
+        const answer = await poll([[channel, place]], 0, AbortSignal.timeout(ANSWER * 3));
+        if (place.queue !== queue || places.get(channel) !== place) return; // there is a new leader, or it is followed anew
         for (const message of messages(answer)) if (message.op !== "ready") deliver(message, true);
-        for (const [channel, place] of behind) {
-          if (place.reading !== reading) continue;
-          place.cursor = answer.channels[channel] ?? place.cursor;
-          if (answer.events.length) continue;
-          const queue = place.queue ?? [];
-          place.queue = place.reading = undefined;
-          queue.forEach((message) => deliver(message));
-          place.read.resolve(place.last);
-        }
-        settle();
+        place.cursor = answer.channels[channel] ?? place.cursor;
+        more = answer.events.length > 0;
       }
-    });
+      place.queue = undefined;
+      for (const message of queue) deliver(message);
+      settle();
+    } catch (/** @type {any} */ error) {
+      if (place.queue) place.queue = null; // again with the next ready
+      if (action(error.status) === "stop") drop(channel, error);
+    }
   }
 
   // Tabs
 
   async function start() {
     const { locks } = globalThis.navigator ?? {};
-    let name = locks && (share ?? (token ? claims(await ask().catch(() => 0)).sub : "")); // with a cookie all tabs are one user's
-    if (typeof name !== "string" || ended.aborted) return lead();
-    name = `notify ${base} ${name}`;
-    bus = new BroadcastChannel(name);
+    // Tabs of different users have nothing to share. A cookie is the whole browser's.
+    let key = locks && (share ?? (token ? claims(await ask().catch(() => 0)).sub : ""));
+    if (typeof key !== "string" || ended.aborted) return lead();
+    key = name + key;
+    bus = new BroadcastChannel(key);
     bus.onmessage = ({ data }) => hear(data);
-    ping = () => tell({ from: id, want: [...places.keys()] });
+    ping = () => tell({ from: me, want: [...places.keys()] });
     cut = alone; // a leader that was put to sleep still has the lock, and says nothing
     wake();
-    locks.request(name, { signal: ended }, lead).catch(() => {});
+    locks.request(key, { signal: ended }, lead).catch(() => {});
   }
 
   const tell = (/** @type {object} */ message) => bus?.postMessage(message);
@@ -297,23 +284,24 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @param {any} message */
   function hear(message) {
     if (leading) {
-      if (message.want) {
-        wants.set(message.from, message.want);
-        cover();
-      } else if (message.wake) wake(message.wake.online);
-      return;
+      if (!message.want) return wake(message.wake);
+      wants.set(message.from, message.want);
+      return cover();
     }
     alive();
+    up = message.up ?? up;
     if (message.lead) {
-      for (const place of places.values()) Object.assign(place, { queue: [], reading: undefined });
+      for (const place of places.values()) place.queue = null;
       cover();
-    } else if ("up" in message) {
-      up = message.up;
-      if (!up) say("waiting", message);
-      // The timers of a tab that nobody looks at may come a minute late.
-      if (message.retry) setTimeout(() => tell({ wake: {} }), message.retry);
-      settle();
-    } else deliver(message);
+    } else if (message.op || message.channel) deliver(message);
+    else if (up) settle();
+    else say("waiting");
+  }
+
+  function leave() {
+    tell({ from: me, want: [] });
+    bus?.close();
+    bus = undefined;
   }
 
   function alone() {
@@ -321,56 +309,51 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     lead();
   }
 
-  function leave() {
-    tell({ from: id, want: [] });
-    bus?.close();
-    bus = undefined;
-  }
-
   async function lead() {
     if (leading || ended.aborted) return;
     leading = true;
-    ping = undefined;
     up = false;
+    ping = undefined;
     cut = () => {};
     clearTimeout(timer);
-    for (const place of places.values()) place.queue = place.reading = undefined;
+    for (const place of places.values()) place.queue = undefined;
     tell({ lead: true });
     cover();
-    await keep(connection);
+    await keep();
   }
 
   /** See that the link has the channels of all tabs, and tell them where it is. */
   function cover() {
     if (!leading) return ping?.();
     const wanted = new Set([...places.keys(), ...[...wants.values()].flat()]);
-    const gone = [...link.keys()].filter((channel) => !wanted.has(channel));
+    const gone = [...link.keys()].filter((channel) => !wanted.has(channel) && link.delete(channel));
     const fresh = [...wanted].filter((channel) => !link.has(channel));
-    for (const channel of gone) link.delete(channel);
     for (const channel of fresh) link.set(channel, { cursor: places.get(channel)?.cursor ?? "now" });
-    if (gone.length) send?.({ op: "unsubscribe", channels: gone });
-    if (fresh.length) subscribe(fresh);
-    if (!send && gone.length + fresh.length) cut(CHANGED);
-    if (link.size === fresh.length) emit("!");
-    tell({ up });
+    if (send) {
+      if (gone.length) send({ op: "unsubscribe", channels: gone });
+      subscribe(fresh);
+    } else if (gone.length + fresh.length) {
+      cut(CHANGED);
+      emit("!");
+    }
     const known = cursors(link).filter(([, cursor]) => Number(cursor));
     const ready = /** @type {Ready} */ ({ op: "ready", channels: Object.fromEntries(known) });
-    tell(ready);
-    arrive(ready);
+    tell({ ...ready, up });
+    deliver(ready);
   }
 
   // Coming back
 
-  /** Do it until it is done; after a failure come back, or end, as the failure says. @param {() => Promise<void>} work */
-  async function keep(work) {
+  /** Be connected; after each loss come back, or end, as its reason says. */
+  async function keep() {
     let failures = 0;
     let refused = false;
     while (!ended.aborted) {
       try {
-        return await work();
+        await connection();
       } catch (/** @type {any} */ error) {
         if (ended.aborted || error === CHANGED) continue;
-        const reason = "status" in error ? error : problem(0, `${error}`);
+        const reason = error.status >= 0 ? error : problem(0, error);
         const next = action(reason.status);
         if (next === "stop" && refuse(reason)) continue;
         if (through) refused = false;
@@ -378,8 +361,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         if (next === "stop" || (next === "token" && (refused || typeof token !== "function"))) return end("stopped", reason);
         refused ||= next === "token";
         const retry = delay(failures++, reason);
-        up = false;
-        if (leading) tell({ up, retry });
+        tell({ up: (up = false) });
         say("waiting", { retry, problem: reason });
         await pause(retry);
       }
@@ -388,20 +370,18 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {number} milliseconds */
   async function pause(milliseconds) {
-    /** @type {any} */
-    let timer, off;
-    await new Promise((/** @type {any} */ resolve) => {
-      timer = setTimeout(resolve, milliseconds);
-      off = on("!", resolve);
-    });
+    const { promise, resolve } = Promise.withResolvers();
+    const timer = setTimeout(resolve, milliseconds);
+    const off = on("!", resolve);
+    await promise;
     clearTimeout(timer);
     off();
   }
 
-  /** Wait no longer, and see whether the other side is still there. @param {boolean} [online] the network was away */
+  /** Wait no longer, and see whether the other side is still there. @param {any} [online] the network was away */
   function wake(online) {
     emit("!");
-    if (!leading) tell({ wake: { online } });
+    if (!leading) tell({ wake: online });
     if (ping) {
       ping();
       watch(ANSWER);
@@ -418,10 +398,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   function alive() {
     if (leading && !through) {
       through = Date.now();
-      remember(base, level);
+      if (level !== recall()) memory[name] = `${level} ${Date.now() + KEPT}`;
     }
     if (ping) watch(quiet, wake);
     else watch(quiet * 2 + ANSWER);
+  }
+
+  /** The transport that got through last time: 0 WebSocket, 1 SSE, 2 long polling. */
+  function recall() {
+    const [level = 0, until = 0] = (memory[name] ?? "").split(" ").map(Number);
+    return until > Date.now() ? level : 0;
   }
 
   /** @param {Status} last @param {Problem} reason */
@@ -440,15 +426,15 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   async function connection() {
     while (!link.size && !ended.aborted) await pause(LONGEST);
-    const given = await ask();
-    for (level = recall(base); ; level++) {
+    given = await ask();
+    for (level = recall(); ; level++) {
       const attempt = new AbortController();
       cut = (reason = problem(0, "no answer")) => attempt.abort(reason);
       through = 0;
       for (const cursor of link.values()) cursor.ready = false;
       watch(ANSWER);
       try {
-        await (level > 1 ? polls : level ? stream : socket)(attempt.signal, given);
+        await (level > 1 ? polls : level ? stream : socket)(attempt.signal);
       } catch (/** @type {any} */ error) {
         if (through || level > 1 || ended.aborted || error === CHANGED || action(error.status) !== "retry") throw error;
       } finally {
@@ -458,46 +444,49 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     }
   }
 
-  /** @param {AbortSignal} signal @param {Token} given */
-  async function socket(signal, given) {
+  /** @param {AbortSignal} signal */
+  async function socket(signal) {
     /** @type {any} */
     let timer;
     // A token in the URL would stand in the logs of every proxy; a ticket is good once.
-    const ticket = given ? (await (await get(address(base, "tickets", []), signal, given, "POST")).json()).ticket : "";
-    const socket = new WebSocket(`${address(base, "ws", []).replace("http", "ws")}${ticket && `ticket=${ticket}`}`);
-    const renew = (/** @type {Token} */ old) => {
-      const { exp } = claims(old);
-      if (!exp) return;
-      timer = setTimeout(
-        async () => {
-          const fresh = await ask().catch(() => old);
-          if (fresh !== old) send?.({ op: "auth", token: fresh });
-          renew(fresh);
-        },
-        Math.min(Math.max(exp * 800 - Date.now() * 0.8, 1_000), LONGEST),
-      );
+    const ticket = given ? (await (await get(address(url, "tickets"), signal, "POST")).json()).ticket : "";
+    const socket = new WebSocket(address(url, "ws").replace("http", "ws") + (ticket && `ticket=${ticket}`));
+    const renew = () => {
+      const { exp } = claims(given);
+      if (exp && typeof token === "function")
+        timer = setTimeout(
+          async () => {
+            const old = given;
+            given = await ask().catch(() => old);
+            if (given !== old) send?.({ op: "auth", token: given });
+            renew();
+          },
+          Math.min(Math.max((exp * 1_000 - Date.now()) * 0.8, 1_000), LONGEST),
+        );
     };
-    await new Promise((_, reject) => {
-      signal.onabort = () => reject(signal.reason);
-      socket.onclose = ({ code, reason }) => reject(problem(code, reason));
-      socket.onmessage = ({ data }) => take(JSON.parse(data));
-      socket.onopen = () => {
-        send = (command) => socket.send(JSON.stringify(command));
-        ping = () => send?.({ op: "ping" });
-        ping();
-        subscribe([...link.keys()]);
-        if (typeof token === "function") renew(given);
-      };
-    }).finally(() => {
+    try {
+      await new Promise((_, reject) => {
+        signal.onabort = () => reject(signal.reason);
+        socket.onclose = ({ code, reason }) => reject(problem(code, reason));
+        socket.onmessage = ({ data }) => take(JSON.parse(data));
+        socket.onopen = () => {
+          send = (command) => socket.send(JSON.stringify(command));
+          ping = () => send?.({ op: "ping" });
+          ping();
+          subscribe([...link.keys()]);
+          renew();
+        };
+      });
+    } finally {
       clearTimeout(timer);
       socket.onopen = socket.onmessage = null;
       socket.close();
-    });
+    }
   }
 
-  /** @param {AbortSignal} signal @param {Token} given */
-  async function stream(signal, given) {
-    const { body } = await get(address(base, "sse", cursors(link)), signal, given);
+  /** @param {AbortSignal} signal */
+  async function stream(signal) {
+    const { body } = await get(address(url, "sse", cursors(link)), signal);
     const chunks = /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).getReader();
     const read = reader(take);
     for (;;) {
@@ -508,24 +497,20 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     }
   }
 
-  /** @param {AbortSignal} signal @param {Token} given */
-  async function polls(signal, given) {
-    for (let wait = 0; ; wait = 25) messages(await poll(link, wait, signal, given)).forEach(take);
+  /** @param {AbortSignal} signal */
+  async function polls(signal) {
+    for (let wait = 0; ; wait = 25) messages(await poll(link, wait, signal)).forEach(take);
   }
 
-  /** @param {Iterable<[string, Cursor]>} places @param {number} wait seconds @param {AbortSignal} signal @param {Token} given */
-  async function poll(places, wait, signal, given) {
-    return (await get(`${address(base, "poll", cursors(places))}&wait=${wait}`, signal, given)).json();
+  /** @param {Iterable<[string, Cursor]>} places @param {number} wait seconds @param {AbortSignal} signal @returns {Promise<Answer>} */
+  async function poll(places, wait, signal) {
+    return (await get(`${address(url, "poll", cursors(places))}&wait=${wait}`, signal)).json();
   }
 
-  /** @param {string} url @param {AbortSignal} signal @param {Token} given @param {string} [method] */
-  async function get(url, signal, given, method) {
-    const response = await fetch(url, {
-      method,
-      signal,
-      credentials: given ? "same-origin" : "include",
-      headers: given ? { authorization: `Bearer ${given}` } : {},
-    });
+  /** @param {string} url @param {AbortSignal} signal @param {string} [method] */
+  async function get(url, signal, method) {
+    const headers = new Headers(given ? { authorization: `Bearer ${given}` } : {});
+    const response = await fetch(url, { method, signal, headers, credentials: "include" });
     if (response.ok) return response;
     const { detail, channel } = await response.json().catch(() => ({}));
     throw problem(response.status, detail, channel, Number(response.headers.get("retry-after")) || 0);
@@ -534,13 +519,13 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @returns {Promise<Token>} */
   const ask = async () => (typeof token === "function" ? token() : token);
 
-  /** @param {Iterable<[string, Cursor]>} places @returns {[string, string | null][]} */
+  /** @param {Iterable<[string, Cursor]>} places @returns {[string, string][]} */
   const cursors = (places) => [...places].map(([channel, { cursor }]) => [channel, cursor]);
 
-  /** @param {string[]} channels */
-  function subscribe(channels) {
-    const wanted = cursors(link).filter(([channel]) => channels.includes(channel));
-    if (wanted.length) send?.({ op: "subscribe", channels: Object.fromEntries(wanted), ref: 1 });
+  /** @param {string[]} names */
+  function subscribe(names) {
+    const channels = Object.fromEntries(cursors(link).filter(([name]) => names.includes(name)));
+    if (names.length) send?.({ op: "subscribe", channels, ref: 1 });
   }
 
   /** Take what comes over the link. @param {any} message */
@@ -551,15 +536,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     else if (op === "error") {
       const reason = problem(message.status, message.detail, channel);
       if (channel ? !refuse(reason) : ref) cut(reason);
-      else if (ref) subscribe([...link].filter(([, { ready }]) => !ready).map(([name]) => name));
-    } else {
-      if (op === "ready") for (const name in message.channels) Object.assign(link.get(name) ?? {}, { ready: true });
-      if (op !== "pong" && advance(link, message)) {
+      else if (ref) subscribe([...link.keys()].filter((name) => !link.get(name)?.ready));
+    } else if (op !== "pong") {
+      const place = link.get(channel);
+      reach(link, message.channels);
+      if (op === "ready" || (place && advance(place, message))) {
         tell(message);
         deliver(message);
       }
-      settle();
     }
+    settle();
   }
 
   /** One channel may not be read; whether it was followed. @param {Problem} reason */
@@ -571,7 +557,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   }
 
   for (const channel of channels) follow(channel);
-  globalThis.addEventListener?.("online", () => wake(true), { signal: ended });
+  globalThis.addEventListener?.("online", () => wake(1), { signal: ended });
   globalThis.document?.addEventListener("visibilitychange", () => document.hidden || wake(), { signal: ended });
   start();
 
@@ -588,16 +574,10 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     /** The final event of a channel, which is followed for it. Rejects with a `Problem` if it cannot be had. @param {string} channel */
     done(channel) {
       follow(channel);
-      return places.get(channel)?.done.promise ?? Promise.reject(ended.reason);
+      return places.get(channel)?.done ?? Promise.reject(ended.reason);
     },
 
-    /** The newest event of a channel once its log was read; `undefined` for an empty one. @param {string} channel */
-    ready(channel) {
-      follow(channel);
-      return places.get(channel)?.read.promise ?? Promise.reject(ended.reason);
-    },
-
-    /** The newest event that has come so far. @param {string} channel */
+    /** The newest event that has come on a channel. @param {string} channel */
     last: (channel) => places.get(channel)?.last,
 
     get status() {
@@ -612,13 +592,13 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       /** @type {GatewayEvent[]} */
       const events = [];
       let wake = () => {};
-      const offs = [on("*", (event) => (events.push(event), wake())), on("status", () => wake())];
+      const offs = [on("*", (event) => (events.push(event), wake())), on("!", () => wake())];
       try {
         while (events.length || !ended.aborted) {
           if (events.length > MOST) throw problem(0, `${MOST} events wait: the loop is too slow`);
           const event = events.shift();
           if (event) yield event;
-          else await new Promise((resolve) => (wake = () => resolve(0)));
+          else await new Promise((/** @type {any} */ resolve) => (wake = resolve));
         }
         if (status === "stopped") throw ended.reason;
       } finally {
@@ -626,23 +606,4 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       }
     },
   };
-}
-
-/** The transport that got through last time: 0 WebSocket, 1 SSE, 2 long polling. @param {string} url */
-function recall(url) {
-  try {
-    const [level, until] = JSON.parse(localStorage[`notify ${url}`]);
-    return until > Date.now() ? level : 0;
-  } catch {
-    return 0;
-  }
-}
-
-/** @param {string} url @param {number} level */
-function remember(url, level) {
-  try {
-    if (level !== recall(url)) localStorage[`notify ${url}`] = JSON.stringify([level, Date.now() + KEPT]);
-  } catch {
-    // A browser that keeps nothing: the next page finds out by itself.
-  }
 }

@@ -146,7 +146,7 @@ def wait_for_log(page: Page, channel: str, ids: list[str]) -> None:
 
 def transport(page: Page) -> int:
     """0 WebSocket, 1 SSE, 2 long polling: what the client remembers."""
-    found: int = page.evaluate("JSON.parse(Object.entries(localStorage).find(([key]) => key.startsWith('notify '))?.[1] ?? '[0]')[0]")
+    found: int = page.evaluate("Number(localStorage[location.origin + '/?']?.split(' ')[0] ?? 0)")
     return found
 
 
@@ -320,7 +320,7 @@ def test_tabs_of_different_users_share_nothing(open_page: Open, guarded: Server,
 
 def test_a_leader_that_says_nothing_is_left(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
     sleeping = open_page(gateway)
-    sleeping.evaluate("void navigator.locks.request('notify ' + location.origin + '/ ', () => new Promise(() => {}))")
+    sleeping.evaluate("void navigator.locks.request(location.origin + '/?', () => new Promise(() => {}))")
     page = open_page(gateway, [channel])
     wait_live(page)
     ledger.publish(channel)
@@ -483,14 +483,6 @@ def test_a_final_event_that_is_there_already(open_page: Open, gateway: Server, l
     page = open_page(gateway)
 
     assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == id
-
-
-def test_ready_tells_the_newest_event_or_that_there_is_none(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
-    id = ledger.publish(channel)
-    page = open_page(gateway, [])
-
-    assert page.evaluate("(channel) => feed.ready(channel).then((event) => event.id)", channel) == id
-    assert page.evaluate("feed.ready('jobs:never').then((event) => event === undefined)")
 
 
 def test_native_event_source_is_cut_and_resumes(open_page: Open, shared_redis_url: str, ledger: Ledger, channel: str) -> None:
