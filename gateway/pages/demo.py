@@ -219,6 +219,6 @@ def run_demo(port: int, *, speed: float = 1.0) -> None:
             max_connections=500,  # what a laptop's limit of open files allows
             auth="none",
             drain_seconds=0,
-            log_level="warning",
+            log_level="error",
         )
         serve(Demo(settings, greeting(settings, private=chosen.redis_url is None), speed), settings, listener)
