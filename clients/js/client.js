@@ -204,7 +204,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   // Places
 
-  /** @param {string} channel */
+  /** Follow one more channel. @param {string} channel */
   function follow(channel) {
     let place = places.get(channel);
     if (place || ended.aborted) return;
@@ -370,10 +370,12 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {number} milliseconds */
   async function pause(milliseconds) {
-    const { promise, resolve } = Promise.withResolvers();
-    const timer = setTimeout(resolve, milliseconds);
-    const off = on("!", resolve);
-    await promise;
+    /** @type {any} */
+    let timer, off;
+    await new Promise((resolve) => {
+      timer = setTimeout(resolve, milliseconds);
+      off = on("!", resolve);
+    });
     clearTimeout(timer);
     off();
   }

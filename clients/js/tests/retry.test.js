@@ -1,0 +1,174 @@
+// When to come back and when not: against servers that answer what a gateway rarely does.
+// Node 20 has no WebSocket, so the client is where a proxy lets none through: on event streams.
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { test } from "node:test";
+import { connect } from "../client.js";
+
+/**
+ * A server that answers the requests for an event stream one after the other, the last answer for ever.
+ * @param {import("node:test").TestContext} t
+ * @param {((response: import("node:http").ServerResponse, request: import("node:http").IncomingMessage) => void)[]} answers
+ */
+async function serve(t, ...answers) {
+  /** @type {{path: string, token: string | undefined, at: number}[]} */
+  const requests = [];
+  const server = createServer((request, response) => {
+    requests.push({ path: request.url ?? "", token: request.headers.authorization, at: Date.now() });
+    const answer = answers.length > 1 ? answers.shift() : answers[0];
+    answer?.(response, request);
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => (server.closeAllConnections(), server.close()));
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
+  return { url: `http://127.0.0.1:${port}`, requests };
+}
+
+/** @param {number} status @param {Record<string, string>} [headers] @param {object} [problem] */
+const refuse = (status, headers = {}, problem = {}) => (/** @type {import("node:http").ServerResponse} */ response) => {
+  response.writeHead(status, { "content-type": "application/problem+json", ...headers }).end(JSON.stringify({ status, ...problem }));
+};
+
+/** @param {string[]} lines */
+const stream = (...lines) => (/** @type {import("node:http").ServerResponse} */ response) => {
+  response.writeHead(200, { "content-type": "text/event-stream" }).write("retry: 1000\n" + lines.map((line) => `data: ${line}\n\n`).join(""));
+};
+
+const READY = '{"op":"ready","channels":{"jobs:1":"5"}}';
+const DONE = '{"type":"completed","data":null,"final":true,"channel":"jobs:1","id":"6"}';
+
+for (const status of [400, 403]) {
+  test(`${status} is the end`, async (t) => {
+    const { url, requests } = await serve(t, refuse(status, {}, { detail: "why" }));
+    const feed = connect(url, { channels: ["jobs:1"] });
+
+    await assert.rejects(feed.done("jobs:1"), { status, message: "why" });
+    assert.equal(feed.status, "stopped");
+    assert.equal(requests.length, 1);
+    await assert.rejects(feed.done("jobs:2"), { status });
+  });
+}
+
+test("403 for one channel lets the others go on", async (t) => {
+  const { url, requests } = await serve(t, refuse(403, {}, { channel: "jobs:2" }), stream(READY, DONE));
+  const feed = connect(url, { channels: ["jobs:1", "jobs:2"] });
+
+  await assert.rejects(feed.done("jobs:2"), { status: 403, channel: "jobs:2" });
+  assert.equal((await feed.done("jobs:1")).id, "6");
+  assert.ok(!requests[1]?.path.includes("jobs%3A2"));
+  feed.close();
+});
+
+test("a refused token is asked for once more", async (t) => {
+  const { url, requests } = await serve(t, refuse(401), stream(READY, DONE));
+  const tokens = ["old", "new"];
+  const feed = connect(url, { channels: ["jobs:1"], token: () => tokens.shift(), share: false });
+  // The first request is for a ticket.
+  await feed.done("jobs:1").catch(() => {});
+
+  assert.deepEqual(requests.slice(0, 2).map(({ token }) => token), ["Bearer old", "Bearer new"]);
+  feed.close();
+});
+
+test("a token that is refused twice is the end, and one that is no function at once", async (t) => {
+  const { url, requests } = await serve(t, refuse(401));
+  const feed = connect(url, { channels: ["jobs:1"], token: () => "bad", share: false });
+  await assert.rejects(feed.done("jobs:1"), { status: 401 });
+  assert.equal(requests.length, 2);
+  const fixed = connect(url, { channels: ["jobs:1"], token: "bad", share: false });
+
+  await assert.rejects(fixed.done("jobs:1"), { status: 401 });
+  assert.equal(requests.length, 3);
+});
+
+test("Retry-After is waited for", async (t) => {
+  const { url, requests } = await serve(t, refuse(503, { "retry-after": "1" }), stream(READY, DONE));
+  const feed = connect(url, { channels: ["jobs:1"] });
+  await feed.done("jobs:1");
+  const [first, second] = requests;
+
+  assert.ok(first && second && second.at - first.at >= 990, JSON.stringify(requests));
+  feed.close();
+});
+
+test("a server that accepts and cuts is asked less and less often", async (t) => {
+  const { url, requests } = await serve(t, (response) => {
+    stream(READY)(response);
+    setTimeout(() => response.destroy(), 5);
+  });
+  const feed = connect(url, { channels: ["jobs:1"] });
+  /** @type {number[]} */
+  const retries = [];
+  await new Promise((resolve) => feed.on("status", ({ retry }) => retry !== undefined && retries.push(retry) === 4 && resolve(0)));
+  feed.close();
+
+  assert.ok(requests.length <= 4, `${requests.length} requests`);
+  retries.forEach((retry, i) => assert.ok(retry <= 500 * 2 ** i, `${retries}`));
+});
+
+test("a stream that ends with bye 4403 is the end", async (t) => {
+  const { url } = await serve(t, stream(READY, '{"op":"bye","code":4403,"reason":"not yours"}'));
+  const feed = connect(url, { channels: ["jobs:1"] });
+
+  await assert.rejects(feed.done("jobs:1"), { status: 4403, message: "not yours" });
+});
+
+test("where no stream comes through it polls, with the cursors", async (t) => {
+  const { url, requests } = await serve(t, refuse(404), (response) => response.end('{"events":[],"channels":{"jobs:1":"5"},"gaps":[]}'), (response) =>
+    response.end(`{"events":[${DONE}],"channels":{"jobs:1":"6"},"gaps":[]}`),
+  );
+  const feed = connect(url, { channels: ["jobs:1"] });
+  await feed.done("jobs:1");
+  feed.close();
+
+  assert.deepEqual(requests.slice(0, 3).map(({ path }) => path), [
+    "/sse?channel=jobs%3A1%2Clast",
+    "/poll?channel=jobs%3A1%2Clast&wait=0",
+    "/poll?channel=jobs%3A1%2C5&wait=25",
+  ]);
+});
+
+test("silence is found out and the cursor taken along", async (t) => {
+  const { url, requests } = await serve(t, stream(READY), stream(DONE));
+  const feed = connect(url, { channels: ["jobs:1"], quiet: -2_400 }); // 2 * quiet + 5 s: after 200 ms
+  await feed.done("jobs:1");
+  feed.close();
+
+  assert.deepEqual(requests.map(({ path }) => path), ["/sse?channel=jobs%3A1%2Clast", "/sse?channel=jobs%3A1%2C5"]);
+});
+
+test("a token callback that fails is tried again", async (t) => {
+  const { url } = await serve(t, (response, request) =>
+    request.url?.startsWith("/tickets") ? response.end('{"ticket":"x"}') : stream(READY, DONE)(response),
+  );
+  let asked = 0;
+  const token = () => {
+    if (asked++ === 0) throw new Error("the backend is away");
+    return "good";
+  };
+  const feed = connect(url, { channels: ["jobs:1"], token, share: false });
+
+  assert.equal((await feed.done("jobs:1")).id, "6");
+  feed.close();
+});
+
+test("close lets go of everything", async (t) => {
+  const { url } = await serve(t, stream(READY));
+  const feed = connect(url, { channels: ["jobs:1"] });
+  /** @type {string[]} */
+  const states = [];
+  feed.on("status", ({ status }) => {
+    states.push(status);
+    feed.close();
+  });
+  const done = feed.done("jobs:1");
+  const events = [];
+  for await (const event of feed) events.push(event);
+
+  await assert.rejects(done, /closed/);
+  assert.deepEqual(states, ["live", "closed"]);
+  assert.deepEqual(events, []);
+});
