@@ -131,6 +131,19 @@ def redis_client(url: str, connections: int = 8) -> Redis:
     return Redis.from_pool(pool)
 
 
+async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:
+    """Whether the Sentinels name another master than the one that this connection leads to. Without Sentinels: no.
+
+    Raises:
+        RedisError, OSError: if none of them knows.
+    """
+    pool = client.connection_pool
+    if not isinstance(pool, _SentinelPool) or not isinstance(connection, SentinelManagedConnection):
+        return False
+    address: tuple[str, int] = await pool.get_master_address()  # type: ignore[no-untyped-call]
+    return address != (connection.host, connection.port)
+
+
 def make_connection(client: Redis) -> AbstractConnection:
     """A connection of its own, outside the client's pool; its owner connects and closes it."""
     connection: AbstractConnection = client.connection_pool.make_connection()

@@ -22,11 +22,12 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from gateway.store.connect import DEADLINE, make_connection
+from gateway.store.connect import DEADLINE, is_elsewhere, make_connection
 
 logger = logging.getLogger("gateway.listener")
 
 PING_SECONDS: Final = 0.5
+SENTINEL_SECONDS: Final = 1.0
 MESSAGES_AT_ONCE: Final = 64  # between two turns of the event loop: each may go to thousands of clients
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
 BACKOFF: Final = (0.05, 1.0)  # seconds: first and longest wait before connecting again
@@ -136,6 +137,7 @@ class Listener:
             group.create_task(receiver.wait())
             group.create_task(self._send(connection))
             group.create_task(self._watch(connection, receiver))
+            group.create_task(self._watch_sentinels(connection))
 
     async def _send(self, connection: AbstractConnection) -> None:
         while True:
@@ -157,6 +159,14 @@ class Listener:
                 continue  # it was this process that stood still: what has come meanwhile is still to be read
             if loop.time() - receiver.heard_at > self._silence:
                 raise Lost(f"nothing heard for {self._silence} s")
+
+    async def _watch_sentinels(self, connection: AbstractConnection) -> None:
+        # A master that is replaced while it is well learns of it ten seconds later, and takes events until then.
+        while True:
+            await asyncio.sleep(SENTINEL_SECONDS)
+            with suppress(RedisError, OSError):
+                if await is_elsewhere(self._client, connection):
+                    raise Lost("the Sentinels name another master")
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, Exception):

@@ -156,8 +156,8 @@ class Follower:
 
     # What it is sent
 
-    def note(self, kind: Literal["event", "gap", "ready", "open", "end"], channel: str = "", id: int = 0, number: int = -1, text: str = "") -> None:
-        self.log.lines.append(Line(time.monotonic(), kind, channel, id, number, text))
+    def note(self, kind: Literal["gap", "ready", "open", "end"], channel: str = "", text: str = "") -> None:
+        self.log.lines.append(Line(time.monotonic(), kind, channel, text=text))
 
     def take(self, json: bytes) -> None:
         """Log an event or a notice, and move the cursor."""

@@ -18,6 +18,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 Outcome = Literal["unknown", "acknowledged", "refused"]
@@ -83,7 +84,8 @@ class Line:
     answer: int = 0
 
     def __str__(self) -> str:
-        return f"{self.time:.3f} {self.kind} {self.channel} {self.id or ''} {f'(publication {self.number})' if self.number >= 0 else ''}{self.text}"
+        number = f"(publication {self.number})" if self.number >= 0 else ""
+        return f"{self.time:.3f} {self.kind} {self.channel} {self.id or ''} {number}{self.text}"
 
 
 @dataclass(slots=True)
@@ -110,7 +112,8 @@ class Verdict:
     faults: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"{self.clients} clients, {self.published} events published, {self.received} received, {self.gaps} gaps, {len(self.faults)} faults"
+        events = f"{self.published} events published, {self.received} received"
+        return f"{self.clients} clients, {events}, {self.gaps} gaps, {len(self.faults)} faults"
 
 
 class Oracle:
@@ -136,7 +139,7 @@ class Oracle:
         """Hold each log against the ledger."""
         verdict = Verdict(published=len(self._ledger.publications))
         everything = sorted(p.id for publications in self._acknowledged.values() for p in publications)
-        for first, second in zip(everything, everything[1:], strict=False):
+        for first, second in pairwise(everything):
             if first == second:
                 self._faults.append(f"L2: two publications were acknowledged with the id {first}\n")
         for log in logs:
@@ -202,7 +205,7 @@ class Oracle:
         elif self._seen.setdefault(line.number, line.id) != line.id:
             self._blame(log, line, f"L4: this event also came with the id {self._seen[line.number]}")
 
-    def _judge_between(
+    def _judge_between(  # noqa: PLR0917 - a step of _judge_channel, with all of its state
         self, log: ClientLog, channel: str, after: int, before: int, gap: Line | None, losses: list[float], line: Line | None
     ) -> None:
         """Nothing may be missing between two ids, unless a gap was told; and a gap must be one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, Self
 
 Mode = Literal["pass", "swallow", "refuse"]
 
@@ -36,7 +36,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._pairs: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
-    async def __aenter__(self) -> Proxy:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=READ_BYTES, backlog=4096)
         self.port = self._server.sockets[0].getsockname()[1]
         return self

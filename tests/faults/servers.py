@@ -40,7 +40,8 @@ class Forked:
     def returncode(self) -> int | None:
         return self._process.exitcode
 
-    poll = returncode.fget
+    def poll(self) -> int | None:
+        return self._process.exitcode
 
     def wait(self) -> None:
         self._process.join()
@@ -162,12 +163,13 @@ class RedisServer(Process):
             self._client = Redis(port=self.port, protocol=2, socket_timeout=5, retry=Retry(NoBackoff(), 0))
         return self._client
 
-    async def start(self, *arguments: str) -> None:
+    async def start(self, *arguments: str, wait: bool = True) -> None:
         """Start it with the data it has, and wait until it answers."""
         command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         command += ["--appendonly", "yes" if self.aof else "no", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
         self._launch([*command, *self.arguments, *arguments])
-        await self.answering()
+        if wait:
+            await self.answering()
 
     async def answering(self) -> None:
         """Wait until it answers, its data loaded."""
@@ -202,7 +204,8 @@ class Sentinel(Process):
         self.lines = lines
         self.client = Redis(port=self.port, protocol=2, socket_timeout=5, retry=Retry(NoBackoff(), 0), decode_responses=True)
 
-    async def start(self, master: RedisServer, quorum: int = 1, down_after_ms: int = 500) -> None:
+    async def start(self, master: RedisServer, quorum: int = 1, down_after_ms: int = 500, password: str | None = None) -> None:
+        self.client.connection_pool.connection_kwargs["password"] = password
         config = self.folder / "sentinel.conf"
         lines = [
             f"port {self.port}",

@@ -16,7 +16,8 @@ from notify_client import AsyncPublisher
 
 from gateway.errors import Unavailable
 from gateway.store.connect import redis_client
-from gateway.store.log import Log, Publication as Words
+from gateway.store.log import Log
+from gateway.store.log import Publication as Words
 from tests.faults.clients import FOLLOWERS, Follower, Transport
 from tests.faults.oracle import Ledger, Outcome, Publication, Verdict, judge
 from tests.faults.proxy import Proxy
@@ -145,12 +146,14 @@ class Stage:
         name = f"library {redis_url}"
         if name not in self._sends:
             publisher = AsyncPublisher(redis_url)
+            self._stack.push_async_callback(publisher.close)  # again, for what the first could not close in its short time
             self._stack.push_async_callback(publisher.close)
 
             async def send(words: Words) -> str:
                 event = msgspec.json.decode(words.json)
-                options = {"key": words.key, "keep": words.keep, "ttl": words.ttl, "collapse": words.collapse}
-                id = await publisher.publish(words.channel, event["type"], event["data"], **options)
+                id = await publisher.publish(
+                    words.channel, event["type"], event["data"], key=words.key, keep=words.keep, ttl=words.ttl, collapse=words.collapse
+                )
                 if id is None:
                     raise OSError("dropped")
                 return id
@@ -173,7 +176,7 @@ class Stage:
                 return str(answer.json()["ids"][words.channel])
             if answer.status_code == 503 and "Redis refused" in answer.json()["detail"]:
                 raise Refused(answer.text)
-            assert answer.status_code == 503, answer.text
+            assert answer.status_code == 503, f"{answer.status_code} {answer.text}"
             raise OSError(answer.text)
 
         return send
@@ -186,7 +189,8 @@ class Stage:
         label: str | None = None,
         size: int = 0,
         retry: float = 0.0,
-        **options: Any,
+        keep: int | None = None,
+        ttl: int | None = None,
     ) -> Publication:
         """Publish one event and note how it went.
 
@@ -196,12 +200,13 @@ class Stage:
             label: of COLLAPSE
             size: bytes of ballast in its data
             retry: with an idempotency key, seconds to go on trying until it is acknowledged; 0 for one try without a key
-            options: ``keep`` and ``ttl``
+            keep: events of the log
+            ttl: seconds of the log
         """
         publication = self.ledger.begin(channel, label)
         data = {"n": publication.number, "t": time.monotonic()} | ({"x": "x" * size} if size else {})
         json = msgspec.json.encode({"type": "progress", "data": data})
-        words = Words(channel, json, f"{publication.number}" if retry else None, collapse=label, **options)
+        words = Words(channel, json, f"{publication.number}" if retry else None, keep, ttl, label)
         deadline = time.monotonic() + retry
         while True:
             try:
@@ -222,16 +227,15 @@ class Stage:
         self, sends: Sequence[Send], channels: Sequence[str], rate: float, *, labels: float = 0.0, workers: int = 8, **options: Any
     ) -> AsyncIterator[None]:
         """Publish on channels drawn by chance, so many a second, while entered. ``labels`` is the share that collapses."""
-        running = True
-        started, begun = time.monotonic(), 0
+        started, begun, ends = time.monotonic(), 0, float("inf")
 
         async def work() -> None:
             nonlocal begun
-            while running:
+            while time.monotonic() < ends:
                 due = started + begun / rate
                 begun += 1
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                if not running:
+                if time.monotonic() > ends:
                     return
                 label = "progress" if self.rng.random() < labels else None
                 await self.publish(self.rng.choice(sends), self.rng.choice(channels), label=label, **options)
@@ -240,7 +244,7 @@ class Stage:
         try:
             yield
         finally:
-            running = False
+            ends = 0.0
             async with asyncio.timeout(40):
                 await asyncio.gather(*tasks)
 

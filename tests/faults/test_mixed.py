@@ -163,20 +163,22 @@ async def play(stage: Stage, seconds: float) -> str:
     sends = [direct, stage.function(url), stage.http(), stage.library(url)]
     trouble = Trouble(stage, redis, way, lossy=lossy)
 
-    async with stage.load(sends, channels, stage.size(80, 300), labels=0.2, retry=0 if lossy else 30, keep=10_000):
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            await asyncio.gather(*(trouble.one() for _ in range(stage.rng.choice([1, 1, 2]))))
-            await asyncio.sleep(stage.rng.uniform(0, 0.7))
-        for gateway in stage.gateways:
-            await gateway.ready()
-        healed = time.monotonic()
-        await asyncio.sleep(0.3)
     try:
+        async with stage.load(sends, channels, stage.size(80, 300), labels=0.2, retry=0 if lossy else 30, keep=10_000):
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                await asyncio.gather(*(trouble.one() for _ in range(stage.rng.choice([1, 1, 2]))))
+                await asyncio.sleep(stage.rng.uniform(0, 0.7))
+            for gateway in stage.gateways:
+                await gateway.ready()
+            healed = time.monotonic()
+            await asyncio.sleep(0.3)
         await stage.caught_up(direct, 10, since=healed)
         stage.verdict(gaps=None if lossy else 0)
-    except AssertionError as error:
+    except Exception as error:
         error.add_note(f"seed of this round: {stage.seed}; it was {'lossy' if lossy else 'safe'}: {', '.join(trouble.done)}")
+        for gateway in stage.gateways:
+            error.add_note(f"log of {gateway.name}, its end:\n{gateway.output()[-4000:]}")
         raise
     return f"seed {stage.seed} {'lossy' if lossy else 'safe'}, {len(trouble.done)} faults: {stage.figures['oracle']}"
 

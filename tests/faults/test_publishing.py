@@ -10,7 +10,8 @@ import httpx
 import msgspec
 
 from gateway.store.connect import redis_client
-from gateway.store.log import Log, Publication as Words
+from gateway.store.log import Log
+from gateway.store.log import Publication as Words
 from tests.faults.clients import Follower, _WebSocket
 from tests.faults.stage import EVERY_TRANSPORT, Stage
 from tests.faults.test_redis import names, two_of
@@ -97,7 +98,7 @@ async def test_18_a_burst(stage: Stage) -> None:
 
     for _ in range(stage.size(50, 500)):
         publications = [stage.ledger.begin(stage.rng.choice(channels)) for _ in range(200)]
-        words = [Words(p.channel, msgspec.json.encode({"data": {"n": p.number}, "type": "x"}), keep=stage.size(1_000, 1_000)) for p in publications]
+        words = [Words(p.channel, msgspec.json.encode({"data": {"n": p.number}, "type": "x"}), keep=1_000) for p in publications]
         for publication, id in zip(publications, await log.append(words), strict=True):
             assert isinstance(id, str)
             publication.acknowledge(int(id))
@@ -148,7 +149,8 @@ async def test_19_events_come_while_clients_subscribe_unsubscribe_and_reconnect(
     redis = await stage.redis()
     await stage.gateway(redis.url)
     channels = names(4)
-    changing = [Changing(f"changing-{i}", stage.addresses, dict.fromkeys(channels, "0"), seed=stage.seed) for i in range(stage.size(15, 60))]
+    everything = dict.fromkeys(channels, "0")
+    changing = [Changing(f"changing-{i}", stage.addresses, everything, seed=stage.seed) for i in range(stage.size(15, 60))]
     for follower in changing:
         stage.followers.append(follower)
         stage._stack.push_async_callback(follower.stop)
@@ -163,5 +165,3 @@ async def test_19_events_come_while_clients_subscribe_unsubscribe_and_reconnect(
     await stage.caught_up(send, 5)
 
     stage.verdict()
-
-

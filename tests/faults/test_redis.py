@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -106,10 +107,9 @@ async def test_02_each_client_is_told_of_the_gap_before_its_next_event(stage: St
     await stage.publish(send, "jobs:1", retry=5)
     await stage.caught_up(send, 5)
 
-    kinds = {tuple(line.kind for line in f.log.lines if line.kind in ("event", "gap")) for f in stage.followers}
-    assert {tuple(k for i, k in enumerate(kind) if kind[:i + 1] != kind[:i] + ("gap",) or kind[i - 1] != "gap") for kind in kinds} == {
-        ("event", "event", "gap", "event", "event")
-    }
+    # Two events, then at least one notice of the gap, then the others.
+    kinds = {" ".join(line.kind for line in f.log.lines if line.kind in ("event", "gap")) for f in stage.followers}
+    assert {re.sub("(gap )+", "gap ", kind) for kind in kinds} == {"event event gap event event"}
     stage.verdict(gaps=None)
 
 
@@ -277,7 +277,7 @@ async def test_07_the_log_no_longer_reaches_back_to_the_cursor(stage: Stage) -> 
         follower.go_away()
     for _ in range(10):
         for channel in channels[:4]:
-            await stage.publish(send, channel, **{"trimmed": {"keep": 3}, "expired": {"ttl": 1}}.get(channel, {}))
+            await stage.publish(send, channel, keep=3 if channel == "trimmed" else None, ttl=1 if channel == "expired" else None)
     await redis.client.unlink("notify:log:{evicted}")
     async with asyncio.timeout(5):
         while await redis.client.exists("notify:log:{expired}"):
