@@ -370,8 +370,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {number} milliseconds */
   async function pause(milliseconds) {
-    /** @type {any} */
-    let timer, off;
+    /** @type {any[]} */
+    let [timer, off] = [];
     await new Promise((resolve) => {
       timer = setTimeout(resolve, milliseconds);
       off = on("!", resolve);

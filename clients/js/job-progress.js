@@ -1,0 +1,121 @@
+// <job-progress channel="jobs:42">: shows how far a job is, and says so to those who cannot see it.
+//
+//   <script type="module" src="job-progress.js"></script>
+//   <job-progress channel="jobs:42">Converting holiday.mp4</job-progress>
+//
+// All elements of a page share one feed. With a token: JobProgress.feed = connect("/", { token }) before the first is shown.
+
+import { connect } from "./client.js";
+
+/** @typedef {import("./client.js").Feed} Feed @typedef {import("./client.js").GatewayEvent} GatewayEvent */
+
+/** What an event says about its job; other types are progress. @type {Record<string, string>} */
+const STATES = { queued: "queued", retrying: "retrying", failed: "failed", completed: "done" };
+
+/** @type {WeakMap<Feed, Map<string, number>>} */
+const users = new WeakMap();
+
+/** Count who follows a channel: the last one to leave it lets go. @param {Feed} feed @param {string} channel @param {1 | -1} change */
+function use(feed, channel, change) {
+  const counts = users.get(feed) ?? new Map();
+  users.set(feed, counts);
+  const count = (counts.get(channel) ?? 0) + change;
+  counts.set(channel, count);
+  if (change > 0) feed.follow(channel);
+  else if (count === 0) feed.unfollow(channel);
+}
+
+const STYLE = `
+  :host { display: block; font: inherit; }
+  :host([hidden]) { display: none; }
+  progress { width: 100%; accent-color: var(--job-progress-color, currentColor); }
+  :host([state="failed"]) progress { accent-color: var(--job-progress-failed, #b3261e); }
+  .row { display: flex; justify-content: space-between; gap: 1em; }
+`;
+
+/**
+ * Attributes: `channel`, and `state`, which it sets: `waiting`, `queued`, `running`, `retrying`, `done`, `failed` or `refused`.
+ * Each event of the channel is dispatched as `job-event`, the last one also as `job-done`; both bubble, with the event as `detail`.
+ * Parts for styling: `bar`, `text`.
+ */
+export class JobProgress extends HTMLElement {
+  static observedAttributes = ["channel"];
+
+  /** What the elements of this page follow; a connection to this page's origin if nothing was set. @type {Feed | undefined} */
+  static feed;
+
+  #bar = document.createElement("progress");
+  #text = document.createElement("span");
+  /** @type {(() => void) | undefined} */
+  #leave;
+
+  constructor() {
+    super();
+    const row = document.createElement("div");
+    row.className = "row";
+    row.append(document.createElement("slot"), this.#text);
+    this.#bar.part.add("bar");
+    this.#text.part.add("text");
+    this.#text.setAttribute("role", "status");
+    const style = new CSSStyleSheet(); // no inline style: a strict Content-Security-Policy forbids that
+    style.replaceSync(STYLE);
+    const root = this.attachShadow({ mode: "open" });
+    root.adoptedStyleSheets = [style];
+    root.append(row, this.#bar);
+  }
+
+  connectedCallback() {
+    this.#follow();
+  }
+
+  disconnectedCallback() {
+    this.#leave?.();
+    this.#leave = undefined;
+  }
+
+  attributeChangedCallback() {
+    if (this.isConnected) this.#follow();
+  }
+
+  #follow() {
+    this.#leave?.();
+    this.#leave = undefined;
+    const channel = this.getAttribute("channel");
+    this.#show("waiting");
+    if (!channel) return;
+    const feed = (JobProgress.feed ??= connect("/"));
+    use(feed, channel, 1);
+    const off = feed.on("*", (event) => event.channel === channel && this.#take(event));
+    let left = false;
+    feed.done(channel).catch((problem) => left || this.#show("refused", undefined, problem.message));
+    this.#leave = () => {
+      left = true;
+      off();
+      use(feed, channel, -1);
+    };
+    const last = feed.last(channel);
+    if (last) this.#take(last);
+  }
+
+  /** @param {GatewayEvent} event */
+  #take(event) {
+    const { percent, text, error } = Object(event.data);
+    this.#show(STATES[event.type] ?? (event.final ? "done" : "running"), percent, text ?? error);
+    this.dispatchEvent(new CustomEvent("job-event", { detail: event, bubbles: true, composed: true }));
+    if (event.final) this.dispatchEvent(new CustomEvent("job-done", { detail: event, bubbles: true, composed: true }));
+  }
+
+  /** @param {string} state @param {unknown} [percent] @param {unknown} [text] */
+  #show(state, percent, text) {
+    this.setAttribute("state", state);
+    this.#bar.max = 100;
+    if (state === "done") this.#bar.value = 100;
+    else if (typeof percent === "number") this.#bar.value = percent;
+    else if (state === "waiting" || state === "queued") this.#bar.removeAttribute("value"); // not known: it moves to and fro
+    const shown = typeof text === "string" ? text : state === "running" && typeof percent === "number" ? `${Math.round(percent)} %` : state;
+    if (this.#text.textContent !== shown) this.#text.textContent = shown;
+    this.#bar.setAttribute("aria-label", this.textContent?.trim() || this.getAttribute("channel") || "job");
+  }
+}
+
+customElements.define("job-progress", JobProgress);

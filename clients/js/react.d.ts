@@ -1,0 +1,52 @@
+/**
+ * Follow a job for as long as the component is shown. `null` or an empty channel follows nothing yet.
+ * @param {string | null | undefined} channel @returns {Job}
+ */
+export function useJob(channel: string | null | undefined): Job;
+/** @typedef {import("./client.js").Feed} Feed @typedef {import("./client.js").GatewayEvent} GatewayEvent */
+/**
+ * @typedef {object} Job
+ * @property {import("./client.js").Status} status of the connection
+ * @property {GatewayEvent} [event] the newest
+ * @property {number} [progress] the newest `data.percent`
+ * @property {GatewayEvent} [final] the last one, once the job is over
+ * @property {Error} [error] why it cannot be followed
+ */
+/**
+ * The feed for the components below: `<FeedContext.Provider value={connect("/", { token })}>`, made once, outside of a component.
+ * Without one they follow this page's origin.
+ */
+export const FeedContext: import("react").Context<{
+    on: <T extends string>(type: T, handler: (value: T extends "gap" ? import("./client.js").Gap : T extends "status" ? import("./client.js").StatusNotice : import("./client.js").GatewayEvent) => void) => () => void;
+    follow: (channel: string) => void;
+    unfollow(channel: string): void;
+    done(channel: string): Promise<import("./client.js").GatewayEvent>;
+    last: (channel: string) => import("./client.js").GatewayEvent | undefined;
+    readonly status: import("./client.js").Status;
+    close: () => void;
+    [Symbol.asyncIterator](): AsyncGenerator<import("./client.js").GatewayEvent, void, unknown>;
+} | undefined>;
+export type Feed = import("./client.js").Feed;
+export type GatewayEvent = import("./client.js").GatewayEvent;
+export type Job = {
+    /**
+     * of the connection
+     */
+    status: import("./client.js").Status;
+    /**
+     * the newest
+     */
+    event?: import("./client.js").GatewayEvent | undefined;
+    /**
+     * the newest `data.percent`
+     */
+    progress?: number | undefined;
+    /**
+     * the last one, once the job is over
+     */
+    final?: import("./client.js").GatewayEvent | undefined;
+    /**
+     * why it cannot be followed
+     */
+    error?: Error | undefined;
+};

@@ -1,0 +1,120 @@
+// useJob(channel): a job's state in a React component. All components of a page share one feed.
+
+import { createContext, useContext, useMemo, useSyncExternalStore } from "react";
+import { connect } from "./client.js";
+
+/** @typedef {import("./client.js").Feed} Feed @typedef {import("./client.js").GatewayEvent} GatewayEvent */
+
+/**
+ * @typedef {object} Job
+ * @property {import("./client.js").Status} status of the connection
+ * @property {GatewayEvent} [event] the newest
+ * @property {number} [progress] the newest `data.percent`
+ * @property {GatewayEvent} [final] the last one, once the job is over
+ * @property {Error} [error] why it cannot be followed
+ */
+
+/**
+ * The feed for the components below: `<FeedContext.Provider value={connect("/", { token })}>`, made once, outside of a component.
+ * Without one they follow this page's origin.
+ */
+export const FeedContext = createContext(/** @type {Feed | undefined} */ (undefined));
+
+/** @type {Feed | undefined} */
+let own;
+
+/** @type {Job} */
+const NOTHING = { status: "connecting" };
+
+/** @type {WeakMap<Feed, Map<string, Store>>} */
+const stores = new WeakMap();
+
+/** What is known of one channel, for all components that show it. */
+class Store {
+  job = NOTHING;
+  /** @type {Set<() => void>} */
+  #listeners = new Set();
+  /** @type {(() => void)[]} */
+  #offs = [];
+
+  /** @param {Feed} feed @param {string} channel */
+  constructor(feed, channel) {
+    this.feed = feed;
+    this.channel = channel;
+  }
+
+  /** @param {() => void} listener */
+  add(listener) {
+    this.#listeners.add(listener);
+    if (this.#listeners.size === 1) this.#follow();
+    return () => {
+      this.#listeners.delete(listener);
+      if (this.#listeners.size === 0) this.#leave();
+    };
+  }
+
+  /** @param {Partial<Job>} change */
+  #change(change) {
+    this.job = { ...this.job, ...change };
+    for (const listener of [...this.#listeners]) listener();
+  }
+
+  /** @param {GatewayEvent} event */
+  #take(event) {
+    const { percent } = Object(event.data);
+    this.#change({
+      event,
+      ...(typeof percent === "number" && { progress: percent }),
+      ...(event.final && { final: event }),
+    });
+  }
+
+  #follow() {
+    const { feed, channel } = this;
+    this.#offs = [
+      feed.on("*", (event) => event.channel === channel && this.#take(event)),
+      feed.on("status", ({ status }) => this.#change({ status })),
+    ];
+    feed.follow(channel);
+    const offs = this.#offs;
+    feed.done(channel).catch((error) => this.#offs === offs && this.#change({ error }));
+    this.#change({ status: feed.status, error: undefined });
+    const last = feed.last(channel);
+    if (last && last !== this.job.event) this.#take(last);
+  }
+
+  #leave() {
+    for (const off of this.#offs) off();
+    this.#offs = [];
+    this.feed.unfollow(this.channel);
+  }
+}
+
+/** @param {Feed | undefined} given @param {string} channel */
+function storeOf(given, channel) {
+  const feed = given ?? (own ??= connect("/"));
+  const found = stores.get(feed) ?? new Map();
+  stores.set(feed, found);
+  const store = found.get(channel) ?? new Store(feed, channel);
+  found.set(channel, store);
+  return store;
+}
+
+/**
+ * Follow a job for as long as the component is shown. `null` or an empty channel follows nothing yet.
+ * @param {string | null | undefined} channel @returns {Job}
+ */
+export function useJob(channel) {
+  const feed = useContext(FeedContext);
+  const [subscribe, read] = useMemo(() => {
+    /** @type {Store} */
+    let store;
+    // Only what is shown in a browser connects: a server renders without effects.
+    const subscribe = (/** @type {() => void} */ listener) => {
+      if (!channel) return () => {};
+      return (store = storeOf(feed, channel)).add(listener);
+    };
+    return [subscribe, () => store?.job ?? NOTHING];
+  }, [feed, channel]);
+  return useSyncExternalStore(subscribe, read, () => NOTHING);
+}
