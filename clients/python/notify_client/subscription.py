@@ -100,6 +100,7 @@ class Subscription:
         Raises:
             StopAsyncIteration: when every channel is over (``until_final``), or this was closed.
             Refused: if the gateway will not serve it. Iterating again asks again.
+            Exception: what ``token`` or ``on_gap`` raise. Iterating again goes on.
         """
         # A task of its own, which a cancelled call leaves to the next one: it may be about to connect, or hold an event.
         if self._pending is None:

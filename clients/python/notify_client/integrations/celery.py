@@ -7,12 +7,15 @@ A task's id is its job's id. Its owner is a header, which the tasks that it star
 
     resize.apply_async((42,), headers={"notify_owner": "ann"})
 
-Progress is ``self.update_state(state="PROGRESS", meta={"percent": 40})``, as ever, or ``progress(percent=40)``.
+Progress is ``self.update_state(state="PROGRESS", meta={"percent": 40})``, as ever, or ``progress(percent=40)``. Of a task whose base
+class does not come from ``app.Task`` only the latter is seen.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -44,7 +47,9 @@ def progress(**fields: Any) -> None:
 
 
 def report_tasks(app: celery.Celery, publisher: Publisher | str, *, results: bool = False, messages: bool = False) -> None:
-    """Publish what happens to each task of an app. To be called in workers and in whatever starts tasks, before tasks are defined.
+    """Publish what happens to each task of an app.
+
+    To be called once, where the app is made, so that workers and those who start tasks have it.
 
     Args:
         app: the app
@@ -85,16 +90,26 @@ def report_tasks(app: celery.Celery, publisher: Publisher | str, *, results: boo
             jobs.tell(_job(sender, request), "failed", error="Expired" if expired else "Terminated" if terminated else "Revoked")
 
     class ReportingRequest(Request):  # type: ignore[misc]
-        """A request whose hard time limit is told: the worker kills the process that would have told it."""
+        """A request that tells, in the worker's main process, what its child process cannot tell any more: it was killed."""
+
+        def on_failure(self, *args: Any, **more: Any) -> None:
+            with self._known():
+                super().on_failure(*args, **more)
 
         def on_timeout(self, soft: bool, timeout: float) -> None:
-            self.task.request_stack.push(self._context)  # for on_failure to know the owner
-            try:
+            with self._known():
                 super().on_timeout(soft, timeout)
+            if not soft and reports(self.task):  # older Celery sends no signal
+                jobs.tell(_job(self.task, self._context), "failed", error=TimeLimitExceeded(timeout))
+
+        @contextmanager
+        def _known(self) -> Iterator[None]:
+            """Have the signal's receiver find the request, and with it the owner."""
+            self.task.request_stack.push(self._context)
+            try:
+                yield
             finally:
                 self.task.request_stack.pop()
-            if not soft and reports(self.task):  # Celery 5.5 and older send no signal
-                jobs.tell(_job(self.task, self._context), "failed", error=TimeLimitExceeded(timeout))
 
     update_state = app.Task.update_state
 

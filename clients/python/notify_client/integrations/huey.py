@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Final
 
 import huey as library
-from huey import signals
 
 from notify_client.integrations.jobs import Job, Jobs, Words
 from notify_client.publisher import Publisher
 
-ENDS = {signals.SIGNAL_REVOKED: "Revoked", signals.SIGNAL_EXPIRED: "Expired", signals.SIGNAL_INTERRUPTED: "Interrupted"}
-ENDS_WITHOUT_RETRIES = {
-    signals.SIGNAL_ERROR: "Error",
-    signals.SIGNAL_TIMEOUT: "TaskTimeout",
-    signals.SIGNAL_RATE_LIMITED: "RateLimitExceeded",
-    signals.SIGNAL_LOCKED: "TaskLocked",
-    signals.SIGNAL_CANCELED: "Canceled",
+# By their names: older versions do not know all of them.
+ENDS: Final = {"revoked": "Revoked", "expired": "Expired", "interrupted": "Interrupted"}
+ENDS_WITHOUT_RETRIES: Final = {
+    "error": "Error",
+    "timeout": "TaskTimeout",
+    "rate-limited": "RateLimitExceeded",
+    "locked": "TaskLocked",
+    "canceled": "Canceled",
 }
 
 _running: ContextVar[tuple[Jobs, Job] | None] = ContextVar("notify_job", default=None)
@@ -62,12 +62,12 @@ def report_tasks(
 
     def on_signal(signal: str, task: Any, error: BaseException | None = None) -> None:
         job = job_of(task)
-        if signal == signals.SIGNAL_ENQUEUED:
+        if signal == "enqueued":
             jobs.tell(job, "queued")
-        elif signal == signals.SIGNAL_EXECUTING:
+        elif signal == "executing":
             _running.set((jobs, job))
             jobs.tell(job, "started")
-        elif signal == signals.SIGNAL_RETRYING:
+        elif signal == "retrying":
             jobs.tell(job, "retrying")
         elif signal in ENDS:
             jobs.tell(job, "failed", error=ENDS[signal])

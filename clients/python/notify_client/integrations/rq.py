@@ -98,7 +98,7 @@ class ReportingWorker(rq.Worker):
     def handle_job_failure(self, job: RqJob, *args: Any, **kwargs: Any) -> None:
         run, error = _job(job), sys.exc_info()[1]
         stopped = self._stopped_job_id == job.id
-        if job.should_retry and not stopped:
+        if job.retries_left and not stopped:
             self._reports.tell(run, "retrying", error=error or "WorkHorseKilled")
             super().handle_job_failure(job, *args, **kwargs)
         else:

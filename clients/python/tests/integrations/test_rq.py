@@ -109,7 +109,7 @@ def test_a_job_whose_worker_is_killed_is_reported_by_the_next_worker(queue, redi
     with running(*COMMAND, "--url", redis_url, "lonely") as process:
         lonely = type(queue)("lonely", connection=queue.connection)
         job = enqueue(lonely, "wait", meta={"notify_owner": "cas"})
-        log.wait(f"jobs:{job.id}", "started")
+        wait_for_status(job, "started")
         horses = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
         for pid in (process.pid, *map(int, horses)):
             os.kill(pid, signal.SIGKILL)
