@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import atheris  # type: ignore[import-untyped]
+import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
