@@ -1,8 +1,10 @@
-"""A real Chromium, and pages of a gateway's own origin in it."""
+"""A real Chromium, and what npm installs for the tests of the browser client."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.conftest import need
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NODE = shutil.which("node")
 CLIENT = Path(__file__).parent.parent.parent / "clients" / "js"
 
 
@@ -23,3 +26,23 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def modules() -> Path:
+    """What npm has installed for the tests, beside the client; that is kept for the next run."""
+    need(NODE, "Node: apt-get install nodejs npm")
+    installed = CLIENT / "node_modules"
+    wanted = json.loads((CLIENT / "package.json").read_text())["devDependencies"]
+
+    def version(name: str) -> str | None:
+        found = installed / name / "package.json"
+        return json.loads(found.read_text())["version"] if found.is_file() else None
+
+    if any(version(name) != wanted[name] for name in wanted):
+        npm = shutil.which("npm")
+        need(npm, "npm: apt-get install npm")
+        command = [str(npm), "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
+        done = subprocess.run(command, check=False, cwd=CLIENT, capture_output=True, timeout=100)
+        need(done.returncode == 0, "what clients/js tests with: cd clients/js && npm install")
+    return installed

@@ -77,8 +77,8 @@ def channel() -> str:
 
 
 @contextmanager
-def gateway_on(port: int, redis_url: str, **settings: str) -> Iterator[Server]:
-    with running_gateway(redis_url, "--port", str(port), wait=False, **settings) as server:
+def gateway_on(port: int, redis_url: str) -> Iterator[Server]:
+    with running_gateway(redis_url, "--port", str(port), wait=False) as server:
         server.port, server.http, server.ws = port, f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
         server.wait_ready()
         yield server
@@ -193,7 +193,7 @@ def test_a_reload_in_the_middle_and_after_the_end(open_page: Open, gateway: Serv
 
 @pytest.mark.parametrize("level", [0, 1, 2], ids=["websocket", "sse", "polling"])
 def test_a_gateway_that_is_killed_and_another_in_its_place(
-    chromium: Browser, context: BrowserContext, open_page: Open, shared_redis_url: str, ledger: Ledger, channel: str, level: int
+    *, context: BrowserContext, open_page: Open, shared_redis_url: str, ledger: Ledger, channel: str, level: int
 ) -> None:
     if level:
         context.add_init_script(NO_WEBSOCKET)
@@ -221,7 +221,7 @@ def test_a_gateway_that_is_killed_and_another_in_its_place(
 
 
 @pytest.mark.parametrize("level", [0, 1], ids=["websocket", "sse"])
-def test_offline_and_online(context: BrowserContext, open_page: Open, gateway: Server, ledger: Ledger, channel: str, level: int) -> None:
+def test_offline_and_online(*, context: BrowserContext, open_page: Open, gateway: Server, ledger: Ledger, channel: str, level: int) -> None:
     if level:
         context.add_init_script(NO_WEBSOCKET)
     page = open_page(gateway, [channel], quiet=1000)
@@ -333,7 +333,7 @@ TOKENS = "(tokens) => (window.asked = 0, () => tokens[Math.min(asked++, tokens.l
 
 @pytest.mark.parametrize("level", [0, 1, 2], ids=["websocket", "sse", "polling"])
 def test_a_token_that_expires_is_renewed(
-    context: BrowserContext, open_page: Open, guarded: Server, ledger: Ledger, channel: str, level: int
+    *, context: BrowserContext, open_page: Open, guarded: Server, ledger: Ledger, channel: str, level: int
 ) -> None:
     if level:
         context.add_init_script(NO_WEBSOCKET)

@@ -17,7 +17,7 @@ export function useJob(channel: string | null | undefined): Job;
  * Without one they follow this page's origin.
  */
 export const FeedContext: import("react").Context<{
-    on: <T extends string>(type: T, handler: (value: T extends "gap" ? import("./client.js").Gap : T extends "status" ? import("./client.js").StatusNotice : import("./client.js").GatewayEvent) => void) => () => void;
+    on: <T extends string>(type: T, handler: (value: T extends "gap" ? Gap : T extends "status" ? StatusNotice : import("./client.js").GatewayEvent) => void) => () => void;
     follow: (channel: string) => void;
     unfollow(channel: string): void;
     done(channel: string): Promise<import("./client.js").GatewayEvent>;

@@ -1,0 +1,116 @@
+"""``<job-progress>`` and ``useJob`` in Chromium, against a real gateway."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from notify_client import Publisher
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import CLIENT
+from tests.support.servers import Server, running_gateway
+
+COMPONENT = """
+    import { createElement, StrictMode } from "react";
+    import { createRoot } from "react-dom/client";
+    import { useJob } from "./react.js";
+
+    function Job({ channel }) {
+        const { status, event, progress, final, error } = useJob(channel);
+        return createElement("p", { id: channel }, [status, event?.type, progress, final?.data.url, error?.message].join(" "));
+    }
+    const root = createRoot(document.body);
+    window.show = (...channels) =>
+        root.render(createElement(StrictMode, null, channels.map((channel, key) => createElement(Job, { channel, key }))));
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_redis_url: str) -> Iterator[Server]:
+    with running_gateway(shared_redis_url) as server:
+        yield server
+
+
+@pytest.fixture
+def publisher(shared_redis_url: str) -> Iterator[Publisher]:
+    with Publisher(shared_redis_url) as publisher:
+        yield publisher
+
+
+@pytest.fixture
+def page(chromium: Browser, gateway: Server) -> Iterator[Page]:
+    context = chromium.new_context()
+    context.set_default_timeout(10_000)
+    context.route("**/job-progress.js", lambda route: route.fulfill(path=CLIENT / "job-progress.js", content_type="text/javascript"))
+    errors: list[str] = []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    page = context.new_page()
+    page.goto(f"{gateway.http}/openapi.json")
+    yield page
+    context.close()
+    assert errors == []
+
+
+def test_job_progress_shows_a_job_from_wherever_it_is(page: Page, publisher: Publisher) -> None:
+    publisher.publish("jobs:1", "progress", {"percent": 40})
+    page.evaluate("""async () => {
+        document.body.innerHTML = '<job-progress channel="jobs:1">Film</job-progress><job-progress channel="jobs:2">Song</job-progress>';
+        window.done = new Promise((resolve) => document.addEventListener("job-done", ({ detail }) => resolve(detail.data.url)));
+        await import("/job-progress.js");
+    }""")
+    job, other = page.locator("job-progress").all()
+    expect(job).to_have_attribute("state", "running")
+    expect(job.locator("progress")).to_have_attribute("value", "40")
+    expect(job.get_by_role("status")).to_have_text("40 %")
+    expect(other).to_have_attribute("state", "waiting")
+    publisher.publish("jobs:1", "completed", {"url": "/files/1"}, final=True)
+    publisher.publish("jobs:2", "failed", {"error": "no disk"}, final=True)
+
+    expect(job).to_have_attribute("state", "done")
+    expect(job.locator("progress")).to_have_attribute("value", "100")
+    expect(other).to_have_attribute("state", "failed")
+    expect(other.get_by_role("status")).to_have_text("no disk")
+    assert page.evaluate("done") == "/files/1"
+
+
+def test_job_progress_follows_the_channel_it_is_given_now(page: Page, publisher: Publisher) -> None:
+    for channel, percent in (("jobs:3", 30), ("jobs:4", 40)):
+        publisher.publish(channel, "progress", {"percent": percent})
+    page.evaluate("""async () => {
+        const { JobProgress } = await import("/job-progress.js");
+        document.body.innerHTML = '<job-progress channel="jobs:3"></job-progress><job-progress channel="jobs:3"></job-progress>';
+    }""")
+    first, second = page.locator("job-progress").all()
+    expect(second.get_by_role("status")).to_have_text("30 %")
+    first.evaluate("(element) => element.setAttribute('channel', 'jobs:4')")
+    expect(first.get_by_role("status")).to_have_text("40 %")
+    publisher.publish("jobs:3", "progress", {"percent": 31})
+
+    expect(second.get_by_role("status")).to_have_text("31 %")
+    expect(first.get_by_role("status")).to_have_text("40 %")
+
+
+@pytest.fixture(scope="module")
+def component(modules: Path) -> str:
+    command = [str(modules / ".bin" / "esbuild"), "--bundle", "--format=iife", '--define:process.env.NODE_ENV="development"']
+    return subprocess.run(command, check=True, cwd=CLIENT, input=COMPONENT, capture_output=True, text=True).stdout
+
+
+def test_use_job_gives_a_components_job_from_the_first_render_to_the_end(page: Page, publisher: Publisher, component: str) -> None:
+    publisher.publish("jobs:5", "progress", {"percent": 50})
+    page.evaluate("document.body.innerHTML = ''")
+    page.add_script_tag(content=component)
+    page.evaluate("show('jobs:5', 'jobs:6')")
+    job, other = page.locator("p[id='jobs:5']"), page.locator("p[id='jobs:6']")
+    expect(job).to_have_text("live progress 50  ")
+    expect(other).to_have_text("live    ")
+    page.evaluate("show('jobs:5')")
+    page.evaluate("show('jobs:5', 'jobs:6')")
+    publisher.publish("jobs:6", "started", {})
+    publisher.publish("jobs:5", "completed", {"url": "/files/5"}, final=True)
+
+    expect(job).to_have_text("live completed 50 /files/5 ")
+    expect(other).to_have_text("live started   ")

@@ -1,0 +1,85 @@
+"""What needs Node: the browser client's own tests, its types and its size, and SSE clients from npm."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.browser.conftest import CLIENT, NODE
+from tests.conftest import need, publisher
+from tests.faults.proxy import Proxy
+from tests.support.servers import running_gateway
+
+MOST_BYTES = 3_800
+
+CUTS = 2
+EVENTS = 30  # before each of them, and after the last
+
+
+def node(*arguments: str | Path, cwd: Path = CLIENT, text: str | None = None) -> str:
+    """Run something to its end; what it printed."""
+    done = subprocess.run([*arguments], check=False, cwd=cwd, input=text, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_clients_own_tests() -> None:
+    need(NODE, "Node: apt-get install nodejs npm")
+    node(str(NODE), "--test", "--test-reporter=dot", *sorted((CLIENT / "tests").glob("*.test.js")))
+
+
+def test_types_hold_and_are_those_that_are_shipped(modules: Path, tmp_path: Path) -> None:
+    node(str(NODE), modules / "typescript" / "bin" / "tsc", "--outDir", str(tmp_path))
+
+    shipped = {path.name: path.read_text() for path in (CLIENT / "types").iterdir()}
+    assert shipped == {path.name: path.read_text() for path in tmp_path.iterdir()}, "write them again: npm run types"
+
+
+def test_the_size_of_what_a_page_loads(modules: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a page's bundler puts it in: ``connect`` and what it needs, without comments and with short names, gzipped.
+
+    What the gateway serves is the source, for who reads it: that is larger, and in the browser's cache after the first time.
+    """
+    code = 'export { connect } from "./client.js"'
+    bundle = node(modules / ".bin" / "esbuild", "--bundle", "--minify", "--format=esm", text=code)
+    size = len(gzip.compress(bundle.encode(), 9, mtime=0))
+    source = len(gzip.compress((CLIENT / "client.js").read_bytes(), 9, mtime=0))
+    with capsys.disabled():
+        print(f"\nclient.js: {size:,} bytes minified and gzipped, at most {MOST_BYTES:,}; {source:,} as it is served, gzipped")
+
+    assert size <= MOST_BYTES
+
+
+@pytest.mark.parametrize("name", ["eventsource", "fetch-event-source"])
+async def test_sse_clients_from_npm_are_cut_and_lose_nothing(modules: Path, shared_redis_url: str, shared_redis: Redis, name: str) -> None:
+    publish = publisher(shared_redis)
+    channel = f"npm:{name}"
+    script = modules / "foreign.mjs"  # where its imports are found
+    shutil.copy(Path(__file__).parent / script.name, script)
+    ledger: list[str] = []
+    with running_gateway(shared_redis_url) as gateway:
+        async with Proxy(gateway.port) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}/sse?channel={channel}&since=0"
+            arguments = (str(script), name, url, str(EVENTS * (CUTS + 1)))
+            client = await asyncio.create_subprocess_exec(str(NODE), *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            async with asyncio.timeout(60):
+                for cuts_left in range(CUTS, -1, -1):
+                    before = proxy.carried
+                    ledger += [await publish(channel, "progress", i, keep=1_000) for i in range(EVENTS)]
+                    while cuts_left and proxy.carried < before + EVENTS * 50:
+                        await asyncio.sleep(0.01)
+                    if cuts_left:
+                        proxy.reset()
+                output, errors = await client.communicate()
+
+    assert client.returncode == 0, errors.decode()
+    log = json.loads(output)
+    assert log["ids"] == ledger
+    assert log["gaps"] == 0
