@@ -205,7 +205,7 @@ class Oracle:
         elif self._seen.setdefault(line.number, line.id) != line.id:
             self._blame(log, line, f"L4: this event also came with the id {self._seen[line.number]}")
 
-    def _judge_between( - a step of _judge_channel, with all of its state
+    def _judge_between(
         self, log: ClientLog, channel: str, after: int, before: int, gap: Line | None, losses: list[float], line: Line | None
     ) -> None:
         """Nothing may be missing between two ids, unless a gap was told; and a gap must be one."""
