@@ -63,6 +63,7 @@ def test_a_retry_is_no_end(tasks, worker, log):
     events = log.wait(f"jobs:{id}", "completed")
     assert [event["type"] for event in events] == ["queued", "started", "retrying", "started", "retrying", "started", "completed"]
     assert events[2]["data"]["error"] == "ValueError"
+    log.wait("user:bob", "completed")
     assert log.types("user:bob") == log.types(f"jobs:{id}")
 
 
@@ -81,6 +82,7 @@ def test_a_task_whose_process_is_killed_fails_once(tasks, worker, log, name, err
     assert log.wait(f"jobs:{id}", "failed")[-1]["data"]["error"] == error
     log.wait(f"jobs:{tasks.resize.delay().id}", "completed")  # whatever else the worker had to say of it
     assert ends(log, f"jobs:{id}") == ["failed"]
+    log.wait(f"user:{owner}", "failed")
     assert log.types(f"user:{owner}") == ["queued", "started", "failed"]
 
 

@@ -66,6 +66,7 @@ def test_a_job_whose_work_horse_is_killed_fails_once(queue, worker, log):
 
     assert log.types(f"jobs:{job.id}") == ["queued", "started", "failed"]
     assert log.read(f"jobs:{job.id}")[-1]["data"]["error"] == "WorkHorseKilled"
+    log.wait("user:bob", "failed")
     assert log.types("user:bob") == ["queued", "started", "failed"]
 
 
@@ -121,4 +122,5 @@ def test_a_job_whose_worker_is_killed_is_reported_by_the_next_worker(queue, redi
 
     assert [event["type"] for event in events] == ["queued", "started", "failed"]
     assert events[-1]["data"]["error"] == "AbandonedJobError"
+    log.wait("user:cas", "failed")
     assert log.types("user:cas") == ["queued", "started", "failed"]
