@@ -60,6 +60,12 @@ def _honest(base: type[AbstractConnection]) -> type[AbstractConnection]:
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """A bounded pool of connections to the master of the moment. Closed as a whole it closes those to the Sentinels too."""
 
+    async def release(self, connection: AbstractConnection) -> None:
+        # One that was in use when the master changed.
+        if self.master_address not in (None, (getattr(connection, "host", None), getattr(connection, "port", None))):
+            await connection.disconnect(nowait=True)
+        await super().release(connection)
+
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
         if inuse_connections:

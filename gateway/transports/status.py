@@ -40,7 +40,7 @@ class ReadyEndpoint:
         if self._services.draining:
             raise Unavailable("the gateway is shutting down")
         if not self._services.running or not self._services.feed.ready:
-            raise Unavailable(f"no probe has come back from Redis in the last {READY_SECONDS:.0f} s")
+            raise Unavailable(f"no probe has come back from Redis in the last {READY_SECONDS:g} s")
         await answer_json(send, {"status": "ready"})
 
 

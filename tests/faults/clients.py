@@ -292,6 +292,8 @@ class _WebSocket(_Wire):
     def send(self, text: bytes) -> None:
         """A command."""
         assert self.transport is not None
+        if self.transport.is_closing():
+            return
         size = bytes((0x80 | len(text),)) if len(text) < 126 else b"\xfe" + len(text).to_bytes(2, "big")
         self.transport.write(b"\x81" + size + b"\0\0\0\0" + text)
 

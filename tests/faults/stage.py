@@ -251,7 +251,7 @@ class Stage:
     # The end
 
     async def caught_up(
-        self, send: Send, within: float, *, since: float | None = None, followers: Sequence[Follower] | None = None, **options: Any
+        self, send: Send, within: float, *, since: float | None = None, followers: Sequence[Follower] | None = None
     ) -> float:
         """Publish a last event on each channel and wait until every client has it.
 
@@ -263,7 +263,7 @@ class Stage:
         channels = sorted({channel for _, channel in waiting})
         marks: dict[str, int] = {}
         for channel in channels:
-            mark = await self.publish(send, channel, retry=30, **options)
+            mark = await self.publish(send, channel, retry=30, keep=10_000)
             assert mark.outcome == "acknowledged", f"nothing can be published on {channel}: {mark}"
             marks[channel] = mark.id
         while waiting := [(f, c) for f, c in waiting if not f.has(c, marks[c])]:

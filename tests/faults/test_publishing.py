@@ -67,16 +67,17 @@ async def test_17_poison_in_the_log_and_on_pubsub(stage: Stage) -> None:
     send = stage.function(redis.url)
     poison = [
         b"", b"\0", b"not JSON", b"\xff\xfe\xfd", b"{" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'"' + b"x" * 5_000_000 + b'"',
-        b"5 0 3\n", b"99999999999999999999999999 0 \n{}", b"5 0 \n{}}", b"5 0\n\xff", b'{"type":"\\ud800"}', b"NaN", b"-1 0 \n1",
-        b'{"type":"x","data":1,"channel":"other","id":"1"}', b" ", b"\n", b"0 0 \n1",
+        b"99999999999999999999999999 0 \n{}", b"5 0\n\xff", b'{"type":"\\ud800"}', b"NaN", b"-1 0 \n1",
+        b'{"type":"x","data":1,"channel":"other","id":"1"}', b" ", b"\n",
     ]  # fmt: skip
 
     for piece in stage.rng.sample(poison, len(poison)):
         await redis.client.rpush("notify:log:{jobs:1}", piece)
         await redis.client.lpush("notify:log:{jobs:1}", piece)
-        if not piece.startswith((b'{"type":"x"', b"0 0")):  # these are live-only events, and no poison
+        if not piece.startswith(b'{"type":"x"'):  # that is a live-only event, and no poison
             await redis.client.publish("notify:jobs:1", piece)
-        await stage.publish(send, "jobs:1")
+        published = await stage.publish(send, "jobs:1")
+        await redis.client.rpush("notify:log:{jobs:1}", b"%d %d \n{not JSON" % (published.id + 1, published.id))
         for follower in stage.rng.sample(stage.followers, 4):
             follower.drop()
     await stage.caught_up(send, 5)
@@ -127,7 +128,7 @@ class Changing(Follower):
     async def ask(self, op: str, channels: object) -> None:
         """Send a command and wait for its answer; a connection that is lost answers it too."""
         protocol = self.protocol
-        if not isinstance(protocol, _WebSocket) or not self.connected:
+        if not isinstance(protocol, _WebSocket) or not self.connected or protocol.over.done():
             return
         ref = str(len(self.log.lines)) + op
         self.answers[ref] = answered = asyncio.get_running_loop().create_future()

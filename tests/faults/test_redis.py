@@ -41,7 +41,7 @@ async def not_ready(gateway: Gateway, since: float, within: float) -> float:
 async def test_01_redis_stopped_and_started_again_with_aof(stage: Stage) -> None:
     redis = await stage.redis(aof=True)
     gateway = await stage.gateway(redis.url)
-    channels = names(10)
+    channels = names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     sends = [stage.function(redis.url), stage.http(), stage.library(redis.url)]
@@ -67,7 +67,7 @@ async def test_01_redis_stopped_and_started_again_with_aof(stage: Stage) -> None
 async def test_02_redis_killed_without_persistence(stage: Stage) -> None:
     redis = await stage.redis()
     await stage.gateway(redis.url)
-    channels = names(10)
+    channels = names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     sends = [stage.function(redis.url), stage.library(redis.url)]
@@ -120,7 +120,7 @@ async def test_03_fail_over_to_a_replica_that_lags(stage: Stage) -> None:
     way = await stage.proxy(master.port)
     url = f"redis://127.0.0.1:{way.port}"
     await stage.gateway(url)
-    channels = names(10)
+    channels = names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     await in_step(replica)
@@ -184,7 +184,7 @@ async def test_04_connection_to_redis_is_half_open(stage: Stage) -> None:
     redis = await stage.redis(aof=True)
     way = await stage.proxy(redis.port)
     gateway = await stage.gateway(f"redis://127.0.0.1:{way.port}")
-    channels = names(10)
+    channels = names(stage.size(10, 50))
     stage.follow(stage.size(40, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     send = stage.function(redis.url)
@@ -205,7 +205,7 @@ async def test_04_connection_to_redis_is_half_open(stage: Stage) -> None:
 async def test_05_the_pubsub_connection_is_killed_every_200_ms(stage: Stage) -> None:
     redis = await stage.redis()
     gateway = await stage.gateway(redis.url)
-    channels = names(10)
+    channels = names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     sends = [stage.function(redis.url), stage.http()]
@@ -324,26 +324,28 @@ async def test_03_sentinel_fails_over(stage: Stage) -> None:
     async with asyncio.timeout(20):
         while not await sentinel.replicas():
             await asyncio.sleep(0.05)
+    dead = stage.rng.random() < 0.5
     nobody = random.Random(stage.seed).choice(["127.0.0.1:1", f"127.0.0.1:{sentinel.port}"])
     url = f"redis+sentinel://{nobody},127.0.0.1:{sentinel.port}/mymaster"
     await stage.gateway(url)
-    channels = names(10)
+    channels = names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
-    sends = [stage.function(url), stage.http()]
+    # Of two masters at once only the gateway knows which is the right one: whoever publishes to the old one by himself loses it.
+    sends = [stage.http(), *([stage.function(url)] if dead else [])]
 
     async with stage.load(sends, channels, stage.size(100, 500), keep=10_000):
         await asyncio.sleep(0.5)
         stage.ledger.may_lose()
-        if stage.rng.random() < 0.5:
+        if dead:
             master.kill()
-        else:  # the old master lives on as a replica
+        else:  # it lives on, as a replica in the end
             await sentinel.client.execute_command("SENTINEL", "FAILOVER", "mymaster")
         async with asyncio.timeout(30):
             while await sentinel.master() != replica.port:
                 await asyncio.sleep(0.02)
         healed = time.monotonic()
         await asyncio.sleep(0.5)
-    await stage.caught_up(sends[1], 5, since=healed)
+    await stage.caught_up(sends[0], 5, since=healed)
 
     stage.verdict(gaps=None)
