@@ -36,7 +36,7 @@ SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the sam
 LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
 STALL_SECONDS: Final = 0.1
 PROBE_SECONDS: Final = 1.0
-READY_SECONDS: Final = 5.0  # the youngest probe that came back may be so old
+READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
