@@ -1,0 +1,37 @@
+"""Whether a Redis can keep what the gateway promises."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from gateway.embedded import embedded_server
+from gateway.server.checks import promises, redis_problems
+
+
+async def test_a_redis_with_an_append_only_file_keeps_its_promises() -> None:
+    with embedded_server("--appendonly", "yes") as url:
+        assert await redis_problems(url, "notify", 65_536) == []
+
+
+async def test_what_cannot_be_promised_has_a_line_each() -> None:
+    with embedded_server("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as url:
+        async with Redis.from_url(url) as client:
+            lines = await promises(client)
+
+    assert [words in line for line, words in zip(lines, ("maxmemory-policy allkeys-lru", "appendonly no"), strict=True)] == [True, True]
+
+
+async def test_a_replica_is_named(redis_url: str) -> None:
+    with embedded_server("--appendonly", "yes", "--replicaof", f"127.0.0.1 {redis_url.rpartition(':')[2]}") as url:
+        async with Redis.from_url(url) as client:
+            lines = await promises(client)
+
+    assert len(lines) == 1
+    assert "replica" in lines[0]
+
+
+async def test_a_redis_that_is_away_is_one_problem() -> None:
+    lines = await redis_problems("redis://127.0.0.1:1", "notify", 65_536)
+
+    assert len(lines) == 1
+    assert "does not answer" in lines[0]

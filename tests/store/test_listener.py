@@ -1,0 +1,182 @@
+"""The one pub/sub connection, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.embedded import embedded_server, find_server, free_port
+from gateway.store.connect import redis_client
+from gateway.store.listener import MESSAGES_AT_ONCE, Listener
+
+
+class Heard:
+    """What a listener says."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        self.lost = 0
+        self.connected = 0
+
+    async def on_connected(self) -> None:
+        self.connected += 1
+
+
+@contextlib.asynccontextmanager
+async def listening(url: str, heard: Heard) -> AsyncIterator[Listener]:
+    client = redis_client(url)
+
+    def lose() -> None:
+        heard.lost += 1
+
+    listener = Listener(
+        client,
+        "notify",
+        on_message=lambda name, payload: heard.messages.append((name, payload)),
+        on_lost=lose,
+        on_connected=heard.on_connected,
+    )
+    running = asyncio.ensure_future(listener.run())
+    try:
+        yield listener
+        assert not running.done()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await client.aclose()
+
+
+async def until(condition, seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_announced_after_the_confirmation_is_heard(redis_url: str, redis: Redis) -> None:
+    heard = Heard()
+    async with listening(redis_url, heard) as listener:
+        for name in ("a", "b"):
+            listener.subscribe(name)
+        await listener.confirmed(["a", "b"])
+        await redis.publish("notify:a", "1")
+        await redis.publish("notify:c", "2")
+        await redis.publish("notify:b", b"\xff")
+        await until(lambda: len(heard.messages) == 2)
+
+    assert heard.messages == [("a", b"1"), ("b", b"\xff")]
+
+
+async def test_what_is_given_up_is_heard_no_longer(redis_url: str, redis: Redis) -> None:
+    heard = Heard()
+    async with listening(redis_url, heard) as listener:
+        listener.subscribe("a")
+        too_early = listener.unsubscribe("a")
+        await listener.confirmed(["a"])
+        in_time = listener.unsubscribe("a")
+        listener.subscribe("b")
+        await listener.confirmed(["b"])
+        await redis.publish("notify:a", "1")
+        await redis.publish("notify:b", "2")
+        await until(lambda: heard.messages)
+
+    assert (too_early, in_time) == (False, True)
+    assert heard.messages == [("b", b"2")]
+
+
+async def test_thousands_are_subscribed_in_few_commands(redis_url: str, redis: Redis) -> None:
+    async with listening(redis_url, Heard()) as listener:
+        names = [f"c{i}" for i in range(5_000)]
+        for name in names:
+            listener.subscribe(name)
+        await listener.confirmed(names)
+
+    assert (await redis.info("commandstats"))["cmdstat_subscribe"]["calls"] <= 6
+
+
+async def test_a_killed_connection_is_told_and_comes_back(redis_url: str, redis: Redis) -> None:
+    heard = Heard()
+    async with listening(redis_url, heard) as listener:
+        listener.subscribe("a")
+        for turn in range(10):
+            await listener.confirmed(["a"])
+            lost = heard.lost
+            await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await until(lambda lost=lost: heard.lost > lost)
+            await listener.confirmed(["a"])
+            await redis.publish("notify:a", str(turn))
+            await until(lambda turn=turn: ("a", str(turn).encode()) in heard.messages)
+
+    assert heard.connected == 11
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+async def test_a_server_that_hangs_or_dies_is_noticed_within_3_seconds(tmp_path: Path, how: signal.Signals) -> None:
+    port, heard = free_port(), Heard()
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([find_server(), "--port", str(port), "--dir", str(tmp_path), "--save", ""], stdout=subprocess.DEVNULL)
+
+    server = start()
+    try:
+        async with listening(f"redis://127.0.0.1:{port}", heard) as listener:
+            listener.subscribe("a")
+            await listener.confirmed(["a"])
+            lost = heard.lost
+            os.kill(server.pid, how)
+            await until(lambda: heard.lost > lost, 3.5)
+            if how == signal.SIGKILL:
+                server.wait()
+                server = start()
+            else:
+                os.kill(server.pid, signal.SIGCONT)
+            async with asyncio.timeout(5):
+                await listener.confirmed(["a"])
+    finally:
+        server.kill()
+        server.wait()
+
+
+async def test_a_burst_leaves_turns_to_others_and_keeps_its_order(redis_url: str, redis: Redis) -> None:
+    heard, most, seen = Heard(), 0, 0
+    async with listening(redis_url, heard) as listener:
+        listener.subscribe("a")
+        await listener.confirmed(["a"])
+        async with redis.pipeline(transaction=False) as pipeline:
+            for i in range(5_000):
+                pipeline.publish("notify:a", str(i))
+            publishing = asyncio.ensure_future(pipeline.execute())
+            while len(heard.messages) < 5_000:
+                await asyncio.sleep(0)
+                most, seen = max(most, len(heard.messages) - seen), len(heard.messages)
+            await publishing
+
+    assert [int(payload) for _, payload in heard.messages] == list(range(5_000))
+    assert most <= 4 * MESSAGES_AT_ONCE
+
+
+async def test_an_error_in_what_hears_is_no_loss_of_the_connection() -> None:
+    with embedded_server() as url:
+        client = redis_client(url)
+
+        def fail(_name: str, _payload: bytes) -> None:
+            raise ZeroDivisionError
+
+        listener = Listener(client, "notify", on_message=fail, on_lost=lambda: None, on_connected=Heard().on_connected)
+        listener.subscribe("a")
+        running = asyncio.ensure_future(listener.run())
+        await listener.confirmed(["a"])
+        await client.publish("notify:a", "1")
+        async with asyncio.timeout(5):
+            with pytest.raises(BaseExceptionGroup) as group:
+                await running
+        await client.aclose()
+
+    assert group.group_contains(ZeroDivisionError)

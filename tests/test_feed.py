@@ -1,0 +1,131 @@
+"""The feed: behind, then live, and reads that are shared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from redis.asyncio import Redis
+
+from gateway.core.event import TEXT
+from gateway.core.page import Since
+from gateway.core.subscription import Subscription
+from gateway.feed import LINGER_SECONDS, Feed
+from gateway.store.connect import redis_client
+from tests.conftest import publisher
+
+
+@contextlib.asynccontextmanager
+async def running(url: str) -> AsyncIterator[Feed]:
+    client = redis_client(url)
+    feed = Feed(client)
+    task = asyncio.ensure_future(feed.run())
+    try:
+        async with asyncio.timeout(5):
+            while not feed.ready:
+                await asyncio.sleep(0.01)
+        yield feed
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await client.aclose()
+
+
+class Client:
+    """Takes what a subscription writes."""
+
+    def __init__(self, feed: Feed, channel: str, since: Since) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.subscription = Subscription(
+            wire=TEXT,
+            write=lambda data: self.got.append(json.loads(data)),
+            on_behind=feed.catch_up,
+            on_done=lambda: None,
+            on_failed=lambda: None,
+        )
+        feed.follow(self.subscription, {channel: since})
+
+    async def until_ready(self) -> None:
+        async with asyncio.timeout(10):
+            while not any(message.get("op") == "ready" for message in self.got):
+                await asyncio.sleep(0.01)
+
+    @property
+    def ids(self) -> list[str]:
+        return [message["id"] for message in self.got if "id" in message]
+
+
+async def reads(client: Redis) -> int:
+    stats = await client.info("commandstats")
+    return int(stats.get("cmdstat_fcall_ro", {}).get("calls", 0))
+
+
+async def test_a_thousand_who_come_back_at_one_cursor_share_one_read(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(5)]
+        before = await reads(redis)
+        clients = [Client(feed, "jobs:1", int(published[1])) for _ in range(1_000)]
+        await asyncio.gather(*(client.until_ready() for client in clients))
+        shared = await reads(redis) - before
+
+        assert shared == 1
+        assert all(client.ids == published[2:] for client in clients)
+
+
+async def test_who_keeps_up_costs_no_read(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        client = Client(feed, "jobs:1", 0)
+        await client.until_ready()
+        before = await reads(redis)
+        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(100)]
+        async with asyncio.timeout(5):
+            while len(client.ids) < 100:
+                await asyncio.sleep(0.01)
+
+        assert client.ids == published
+        assert await reads(redis) == before
+        assert client.subscription.live
+
+
+async def test_a_full_client_is_behind_and_reads_on_when_there_is_room(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        client = Client(feed, "jobs:1", 0)
+        await client.until_ready()
+        client.subscription.pause()
+        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(10)]
+        await asyncio.sleep(0.2)
+        while_full = list(client.ids)
+        client.subscription.resume()
+        async with asyncio.timeout(5):
+            while len(client.ids) < 10:
+                await asyncio.sleep(0.01)
+
+        assert while_full == []
+        assert client.ids == published
+
+
+async def test_a_channel_nobody_follows_is_given_up_after_a_while(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        client = Client(feed, "jobs:1", 0)
+        await client.until_ready()
+        feed.leave(client.subscription)
+        kept = await redis.pubsub_numsub("notify:jobs:1")
+        async with asyncio.timeout(LINGER_SECONDS + 5):
+            while (await redis.pubsub_numsub("notify:jobs:1"))[0][1]:
+                await asyncio.sleep(0.05)
+
+        assert kept == [(b"notify:jobs:1", 1)]
+        assert "jobs:1" not in feed.hub.channels
+
+
+async def test_a_job_is_over_for_who_has_its_final_event(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        first = int(await publisher(redis)("jobs:1", "progress"))
+        end = int(await publisher(redis)("jobs:1", "completed", final=True))
+
+        assert [await feed.is_over({"jobs:1": cursor}) for cursor in (first, end)] == [False, True]
+        assert not await feed.is_over({"jobs:1": end, "jobs:2": end})
