@@ -1,10 +1,8 @@
 // client.js: follows channels of a Notify Gateway, and comes back after every loss with the cursor of each channel.
 //
-// Three layers, from the outside in:
-//   places   what this page follows, and up to where each channel was delivered to its handlers
-//   tabs     the one that holds a Web Lock leads: it alone is connected, and hands on by BroadcastChannel what comes. A tab
-//            that may have missed something is behind: it reads the log from its own cursor, and queues what comes meanwhile
-//   link     the leader's connection for the channels of all tabs: WebSocket, else SSE, else long polling
+// Of all tabs one leads, the one that holds a Web Lock. It follows the channels of all, and hands on by BroadcastChannel what
+// comes. The rule is the gateway's: a tab that may have missed something has a connection of its own, from its own cursors,
+// until it is where the leader is; then it listens to the leader. That is one more transport beside WebSocket, SSE and polling.
 
 /**
  * @typedef {{type: string, data: any, final?: true, channel: string, id?: string, op?: undefined}} GatewayEvent
@@ -32,16 +30,14 @@
  *
  * @typedef {ReturnType<typeof connect>} Feed
  *
- * @typedef {{cursor: string, lost?: boolean, queue?: Message[] | null, ready?: boolean}} Cursor
- *   `lost`: after a gap, when any id is news. `queue`: this tab is behind; `null` until the link has the channel, then what comes
- *   while the log is read. `ready`: the link has it.
+ * @typedef {{cursor: string, lost?: boolean, ready?: boolean, heard?: number}} Cursor
+ *   `lost`: after a gap, when any id is news. `ready`: all that was there has come. `heard`: how far the leader is.
  *
- * @typedef {Cursor & {last?: GatewayEvent, done: Promise<GatewayEvent>, resolve: (event: GatewayEvent) => void,
+ * @typedef {Cursor & {mine: boolean, last?: GatewayEvent, done: Promise<GatewayEvent>, resolve: (event: GatewayEvent) => void,
  *   reject: (problem: Problem) => void}} Place
  *
  * @typedef {{op: "ready", channels: Record<string, string>}} Ready
- * @typedef {{op: "error", channel: string}} Refusal
- * @typedef {GatewayEvent | Gap | Ready | Refusal} Message what one tab hands on to the others
+ * @typedef {GatewayEvent | Gap | Ready} Message
  * @typedef {{events: GatewayEvent[], channels: Record<string, string>, gaps: string[]}} Answer to a poll
  */
 
@@ -106,7 +102,7 @@ export const messages = ({ events, channels, gaps }) => [
   { op: "ready", channels },
 ];
 
-/** Whether an event or a gap is news on a channel; moves its cursor. @param {Cursor} place @param {GatewayEvent | Gap} message */
+/** Whether an event or a gap is news on a channel; moves its cursor. @param {Cursor} place @param {{op?: string, id?: string}} message */
 export function advance(place, message) {
   if (message.op) place.lost = true;
   else if (message.id) {
@@ -117,11 +113,11 @@ export function advance(place, message) {
   return true;
 }
 
-/** Move cursors to where the gateway is ready. @param {Map<string, Cursor>} places @param {Record<string, string>} channels */
+/** The gateway is ready up to these ids. @param {Map<string, Cursor>} places @param {Record<string, string>} channels */
 export function reach(places, channels) {
   for (const channel in channels) {
     const place = places.get(channel);
-    if (place?.queue === undefined) Object.assign(place ?? {}, { cursor: channels[channel], lost: false, ready: true });
+    if (place) place.ready = advance(place, { id: channels[channel] }) || true;
   }
 }
 
@@ -146,19 +142,19 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @type {Status} */
   let status = "connecting";
   /** @type {Map<string, Place>} */
-  const places = new Map();
+  const places = new Map(); // a leader's are those of all tabs
 
   const me = Math.random();
   /** @type {BroadcastChannel | undefined} */
   let bus;
   let leading = false;
-  let up = false; // the link has all that it was asked for
+  let merged = false; // this tab listens to the leader
   /** @type {Map<number, string[]>} */
-  const wants = new Map();
+  const wants = new Map(); // what the other tabs follow
+  /** @type {Set<string>} */
+  const refused = new Set(); // what of that this one may not
 
-  /** @type {Map<string, Cursor>} */
-  const link = new Map();
-  let through = 0; // when its first byte came
+  let through = 0; // when the first byte of this connection came
   let level = 0;
   /** @type {Token} */
   let given;
@@ -193,26 +189,28 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   function say(next, more) {
     if (/ed$/.test(status) || (next === status && !more)) return; // stopped and closed are for good
     status = next;
+    if (leading) tell({ status });
     emit("status", { status, ...more });
   }
 
-  /** Say that all is well, if it is. */
-  function settle() {
-    if (leading && !up && through && [...link.values()].every(({ ready }) => ready)) tell({ up: (up = true) });
-    if (up && [...places.values()].every(({ queue }) => queue === undefined)) say("live");
-  }
-
-  // Places
+  // What is followed
 
   /** Follow one more channel. @param {string} channel */
   function follow(channel) {
-    let place = places.get(channel);
-    if (place || ended.aborted) return;
-    place = /** @type {Place} */ ({ cursor: since, queue: leading && !link.has(channel) ? undefined : null });
-    place.done = new Promise((resolve, reject) => Object.assign(/** @type {Place} */ (place), { resolve, reject }));
+    const found = places.get(channel);
+    if (found?.mine || ended.aborted) return;
+    if (found) tell({ lead: true }); // it begins anew here, so the others must see for themselves
+    add(channel, since, true);
+    if (found || !send) change();
+    else subscribe([channel]);
+  }
+
+  /** @param {string} channel @param {string} cursor @param {boolean} mine */
+  function add(channel, cursor, mine) {
+    const place = /** @type {Place} */ ({ cursor, mine });
+    place.done = new Promise((resolve, reject) => Object.assign(place, { resolve, reject }));
     place.done.catch(() => {}); // not everybody asks
     places.set(channel, place);
-    cover();
   }
 
   /** @param {string} channel @param {Problem} reason */
@@ -221,18 +219,49 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     return places.delete(channel);
   }
 
-  /** Give a message to the handlers. @param {Message} message @param {boolean} [fromLog] read while behind */
-  function deliver(message, fromLog) {
-    if (message.op === "ready") {
+  /** Connect anew, with other channels. */
+  function change() {
+    merged = false;
+    cut(CHANGED);
+    emit("!");
+  }
+
+  /** Follow what the tabs want, no more and no less, and tell them how far it is. */
+  function cover() {
+    const wanted = [...wants.values()].flat();
+    const fresh = wanted.filter((channel) => !places.has(channel) && !refused.has(channel));
+    const gone = [...places.keys()].filter((channel) => !places.get(channel)?.mine && !wanted.includes(channel));
+    for (const channel of fresh) add(channel, "now", false);
+    for (const channel of gone) places.delete(channel);
+    if (send) {
+      if (gone.length) send({ op: "unsubscribe", channels: gone });
+      subscribe(fresh);
+    } else if (fresh.length + gone.length && !merged) change();
+    if (leading) tell({ op: "ready", channels: Object.fromEntries(cursors().filter(([, cursor]) => Number(cursor))) });
+  }
+
+  /** Take what has come. @param {any} message */
+  function take(message) {
+    const { op, channel, ref } = message;
+    alive();
+    if (op === "bye") cut(problem(message.code, message.reason));
+    else if (op === "error") {
+      const reason = problem(message.status, message.detail, channel);
+      if (channel ? !refuse(reason) : ref) cut(reason);
+      else if (ref) subscribe([...places.keys()].filter((name) => !places.get(name)?.ready));
+    } else if (op !== "pong") {
+      const place = places.get(channel);
+      if (op !== "ready" && !(place && advance(place, message))) return;
       reach(places, message.channels);
-      for (const [channel, place] of places) if (place.queue === null && channel in message.channels) catchUp(channel, place);
-      return settle();
+      if (leading) tell(message);
+      else if (!merged) want();
+      if (place?.mine) deliver(place, message);
     }
-    const place = places.get(message.channel);
-    if (!place) return;
-    if (message.op === "error") return alone(); // the leader may not read it, but perhaps this tab may
-    if (place.queue !== undefined && !fromLog) return void place.queue?.push(message);
-    if (!advance(place, message)) return;
+    settle();
+  }
+
+  /** @param {Place} place @param {GatewayEvent | Gap} message */
+  function deliver(place, message) {
     if (message.op) return emit("gap", message);
     place.last = message;
     if (message.final) place.resolve(message);
@@ -240,27 +269,24 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     emit("*", message);
   }
 
-  /** Read the log until nothing is left, then go on with what came meanwhile. @param {string} channel @param {Place} place */
-  async function catchUp(channel, place) {
-    /** @type {Message[]} */
-    let queue = (place.queue = []);
-    try {
-      given = await ask();
-      for (let more = true; more; ) {
-        queue = place.queue = [];
-        const answer = await poll([[channel, place]], 0, AbortSignal.timeout(ANSWER * 3));
-        if (place.queue !== queue || places.get(channel) !== place) return; // there is a new leader, or it is followed anew
-        for (const message of messages(answer)) if (message.op !== "ready") deliver(message, true);
-        place.cursor = answer.channels[channel] ?? place.cursor;
-        more = answer.events.length > 0;
-      }
-      place.queue = undefined;
-      for (const message of queue) deliver(message);
-      settle();
-    } catch (/** @type {any} */ error) {
-      if (place.queue) place.queue = null; // again with the next ready
-      if (action(error.status) === "stop") drop(channel, error);
+  /** See whether all has come, and whether the leader can go on from here. */
+  function settle() {
+    const all = [...places.values()];
+    if (all.every(({ ready }) => ready)) say("live");
+    if (bus && !leading && !merged && all.every(({ heard, cursor }) => Number(heard) <= Number(cursor))) {
+      merged = true;
+      cut(CHANGED);
     }
+  }
+
+  /** A channel may not be read; whether it was followed. @param {Problem} reason */
+  function refuse(reason) {
+    const { channel = "" } = reason;
+    if (places.get(channel)?.mine === false) {
+      refused.add(channel);
+      tell({ lead: true }); // another tab may be allowed to
+    }
+    return drop(channel, reason);
   }
 
   // Tabs
@@ -268,100 +294,75 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   async function start() {
     const { locks } = globalThis.navigator ?? {};
     // Tabs of different users have nothing to share. A cookie is the whole browser's.
-    let key = locks && (share ?? (token ? claims(await ask().catch(() => 0)).sub : ""));
-    if (typeof key !== "string" || ended.aborted) return lead();
-    key = name + key;
-    bus = new BroadcastChannel(key);
-    bus.onmessage = ({ data }) => hear(data);
-    ping = () => tell({ from: me, want: [...places.keys()] });
-    cut = alone; // a leader that was put to sleep still has the lock, and says nothing
-    wake();
-    locks.request(key, { signal: ended }, lead).catch(() => {});
+    const key = locks && (share ?? (token ? claims(await ask().catch(() => 0)).sub : ""));
+    if (typeof key === "string" && !ended.aborted) {
+      bus = new BroadcastChannel(name + key);
+      bus.onmessage = ({ data }) => hear(data);
+      const lead = () => {
+        leading = true;
+        tell({ lead: true });
+        if (merged) change();
+        return new Promise((resolve) => (ended.onabort = resolve));
+      };
+      locks.request(name + key, { signal: ended }, lead).catch(() => {});
+    }
+    keep();
   }
 
   const tell = (/** @type {object} */ message) => bus?.postMessage(message);
+
+  const want = () => tell({ from: me, want: [...places.keys()] });
 
   /** @param {any} message */
   function hear(message) {
     if (leading) {
       if (!message.want) return wake(message.wake);
       wants.set(message.from, message.want);
-      return cover();
-    }
-    alive();
-    up = message.up ?? up;
-    if (message.lead) {
-      for (const place of places.values()) place.queue = null;
       cover();
-    } else if (message.op || message.channel) deliver(message);
-    else if (up) settle();
-    else say("waiting");
-  }
-
-  function leave() {
-    tell({ from: me, want: [] });
-    bus?.close();
-    bus = undefined;
-  }
-
-  function alone() {
-    leave();
-    lead();
-  }
-
-  async function lead() {
-    if (leading || ended.aborted) return;
-    leading = true;
-    up = false;
-    ping = undefined;
-    cut = () => {};
-    clearTimeout(timer);
-    for (const place of places.values()) place.queue = undefined;
-    tell({ lead: true });
-    cover();
-    await keep();
-  }
-
-  /** See that the link has the channels of all tabs, and tell them where it is. */
-  function cover() {
-    if (!leading) return ping?.();
-    const wanted = new Set([...places.keys(), ...[...wants.values()].flat()]);
-    const gone = [...link.keys()].filter((channel) => !wanted.has(channel) && link.delete(channel));
-    const fresh = [...wanted].filter((channel) => !link.has(channel));
-    for (const channel of fresh) link.set(channel, { cursor: places.get(channel)?.cursor ?? "now" });
-    if (send) {
-      if (gone.length) send({ op: "unsubscribe", channels: gone });
-      subscribe(fresh);
-    } else if (gone.length + fresh.length) {
-      cut(CHANGED);
-      emit("!");
+    } else if (message.lead) {
+      for (const place of places.values()) place.heard = undefined;
+      if (merged) change();
+      else want();
+    } else if (merged) {
+      if (message.status) say(message.status);
+      else take(message);
+    } else {
+      const ids = message.channels ?? { [message.channel]: places.get(message.channel)?.heard && message.id };
+      for (const channel in ids) if (ids[channel]) Object.assign(places.get(channel) ?? {}, { heard: ids[channel] });
+      settle();
     }
-    const known = cursors(link).filter(([, cursor]) => Number(cursor));
-    const ready = /** @type {Ready} */ ({ op: "ready", channels: Object.fromEntries(known) });
-    tell({ ...ready, up });
-    deliver(ready);
   }
+
+  /** Listen to the leader. One that was put to sleep still has the lock, and says nothing. */
+  const sharing = () =>
+    new Promise((_, reject) => {
+      cut = () => {
+        merged = false;
+        reject(CHANGED);
+      };
+      ping = want;
+      wake();
+    });
 
   // Coming back
 
   /** Be connected; after each loss come back, or end, as its reason says. */
   async function keep() {
     let failures = 0;
-    let refused = false;
+    let denied = false;
     while (!ended.aborted) {
       try {
-        await connection();
+        await (merged ? sharing() : connection());
       } catch (/** @type {any} */ error) {
         if (ended.aborted || error === CHANGED) continue;
         const reason = error.status >= 0 ? error : problem(0, error);
         const next = action(reason.status);
         if (next === "stop" && refuse(reason)) continue;
-        if (through) refused = false;
+        if (through) denied = false;
         if (through && Date.now() - through > STEADY) failures = 0;
-        if (next === "stop" || (next === "token" && (refused || typeof token !== "function"))) return end("stopped", reason);
-        refused ||= next === "token";
+        if (next === "stop" || (next === "token" && (denied || typeof token !== "function"))) return end("stopped", reason);
+        denied ||= next === "token";
         const retry = delay(failures++, reason);
-        tell({ up: (up = false) });
         say("waiting", { retry, problem: reason });
         await pause(retry);
       }
@@ -398,9 +399,9 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** Something has come. */
   function alive() {
-    if (leading && !through) {
+    if (!through) {
       through = Date.now();
-      if (level !== recall()) memory[name] = `${level} ${Date.now() + KEPT}`;
+      if (level !== recall()) memory[name] = `${level} ${through + KEPT}`;
     }
     if (ping) watch(quiet, wake);
     else watch(quiet * 2 + ANSWER);
@@ -415,7 +416,9 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @param {Status} last @param {Problem} reason */
   function end(last, reason) {
     if (ended.aborted) return;
-    leave();
+    tell({ from: me, want: [] });
+    bus?.close();
+    bus = undefined;
     closing.abort(reason);
     cut(reason);
     clearTimeout(timer);
@@ -424,16 +427,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     emit("!");
   }
 
-  // The link
+  // Connections
 
   async function connection() {
-    while (!link.size && !ended.aborted) await pause(LONGEST);
+    while (!places.size && !ended.aborted) await pause(LONGEST);
     given = await ask();
     for (level = recall(); ; level++) {
       const attempt = new AbortController();
       cut = (reason = problem(0, "no answer")) => attempt.abort(reason);
       through = 0;
-      for (const cursor of link.values()) cursor.ready = false;
+      for (const place of places.values()) place.ready = false;
       watch(ANSWER);
       try {
         await (level > 1 ? polls : level ? stream : socket)(attempt.signal);
@@ -475,7 +478,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
           send = (command) => socket.send(JSON.stringify(command));
           ping = () => send?.({ op: "ping" });
           ping();
-          subscribe([...link.keys()]);
+          subscribe([...places.keys()]);
           renew();
         };
       });
@@ -488,9 +491,9 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {AbortSignal} signal */
   async function stream(signal) {
-    const { body } = await get(address(url, "sse", cursors(link)), signal);
+    const { body } = await get(address(url, "sse", cursors()), signal);
     const chunks = /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).getReader();
-    const read = reader(take);
+    const read = reader((message) => signal.aborted || take(message));
     for (;;) {
       const { done, value } = await chunks.read();
       if (done) throw problem(1001, "the stream has ended");
@@ -501,12 +504,10 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {AbortSignal} signal */
   async function polls(signal) {
-    for (let wait = 0; ; wait = 25) messages(await poll(link, wait, signal)).forEach(take);
-  }
-
-  /** @param {Iterable<[string, Cursor]>} places @param {number} wait seconds @param {AbortSignal} signal @returns {Promise<Answer>} */
-  async function poll(places, wait, signal) {
-    return (await get(`${address(url, "poll", cursors(places))}&wait=${wait}`, signal)).json();
+    for (let wait = 0; ; wait = 25) {
+      const answer = await (await get(`${address(url, "poll", cursors())}&wait=${wait}`, signal)).json();
+      for (const message of messages(answer)) signal.aborted || take(message);
+    }
   }
 
   /** @param {string} url @param {AbortSignal} signal @param {string} [method] */
@@ -521,41 +522,12 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @returns {Promise<Token>} */
   const ask = async () => (typeof token === "function" ? token() : token);
 
-  /** @param {Iterable<[string, Cursor]>} places @returns {[string, string][]} */
-  const cursors = (places) => [...places].map(([channel, { cursor }]) => [channel, cursor]);
+  const cursors = () => [...places].map(([channel, { cursor }]) => [channel, cursor]);
 
   /** @param {string[]} names */
   function subscribe(names) {
-    const channels = Object.fromEntries(cursors(link).filter(([name]) => names.includes(name)));
+    const channels = Object.fromEntries(cursors().filter(([name]) => names.includes(String(name))));
     if (names.length) send?.({ op: "subscribe", channels, ref: 1 });
-  }
-
-  /** Take what comes over the link. @param {any} message */
-  function take(message) {
-    const { op, channel, ref } = message;
-    alive();
-    if (op === "bye") cut(problem(message.code, message.reason));
-    else if (op === "error") {
-      const reason = problem(message.status, message.detail, channel);
-      if (channel ? !refuse(reason) : ref) cut(reason);
-      else if (ref) subscribe([...link.keys()].filter((name) => !link.get(name)?.ready));
-    } else if (op !== "pong") {
-      const place = link.get(channel);
-      reach(link, message.channels);
-      if (op === "ready" || (place && advance(place, message))) {
-        tell(message);
-        deliver(message);
-      }
-    }
-    settle();
-  }
-
-  /** One channel may not be read; whether it was followed. @param {Problem} reason */
-  function refuse(reason) {
-    const { channel = "" } = reason;
-    const found = link.delete(channel);
-    if (found) tell({ op: "error", channel });
-    return drop(channel, reason) || found;
   }
 
   for (const channel of channels) follow(channel);
@@ -569,8 +541,11 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
     /** Follow a channel no more. @param {string} channel */
     unfollow(channel) {
-      drop(channel, problem(0, `channel ${channel} is followed no more`));
+      const place = places.get(channel);
+      place?.reject(problem(0, `channel ${channel} is followed no more`));
+      if (place) place.mine = false;
       cover();
+      ping === want && want();
     },
 
     /** The final event of a channel, which is followed for it. Rejects with a `Problem` if it cannot be had. @param {string} channel */

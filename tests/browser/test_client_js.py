@@ -261,7 +261,7 @@ def test_tabs_share_one_connection_and_the_next_one_takes_over(open_page: Open, 
     third = open_page(gateway, [other])
     for page in (second, third):
         wait_live(page)
-    assert connections(gateway) == 1
+    wait_connections(gateway, 1)
     ledger.publish(channel)
     ledger.publish(other)
     wait_for_log(first, channel, ledger.ids[channel])
@@ -279,12 +279,12 @@ def test_tabs_share_one_connection_and_the_next_one_takes_over(open_page: Open, 
     wait_for_log(second, other, ledger.ids[other])
     wait_for_log(third, other, ledger.ids[other][2:])
     wait_for_log(second, late, ledger.ids[late])
-    assert connections(gateway) == 1
+    wait_connections(gateway, 1)
 
     second.evaluate("feed.close()")
     ledger.publish(other, "completed", final=True)
     wait_for_log(third, other, ledger.ids[other][2:])
-    assert connections(gateway) == 1
+    wait_connections(gateway, 1)
 
 
 def test_tabs_that_come_and_go_under_load_lose_nothing(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:

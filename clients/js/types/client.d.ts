@@ -16,9 +16,12 @@ export function address(url: string | URL, path?: string, cursors?: string[][]):
  * @param {(value: any) => void} take @returns {(chunk: string) => void}
  */
 export function reader(take: (value: any) => void): (chunk: string) => void;
-/** Whether an event or a gap is news on a channel; moves its cursor. @param {Cursor} place @param {GatewayEvent | Gap} message */
-export function advance(place: Cursor, message: GatewayEvent | Gap): boolean;
-/** Move cursors to where the gateway is ready. @param {Map<string, Cursor>} places @param {Record<string, string>} channels */
+/** Whether an event or a gap is news on a channel; moves its cursor. @param {Cursor} place @param {{op?: string, id?: string}} message */
+export function advance(place: Cursor, message: {
+    op?: string;
+    id?: string;
+}): boolean;
+/** The gateway is ready up to these ids. @param {Map<string, Cursor>} places @param {Record<string, string>} channels */
 export function reach(places: Map<string, Cursor>, channels: Record<string, string>): void;
 /**
  * Follow channels of the gateway at this address, until closed.
@@ -98,16 +101,16 @@ export type Options = {
 };
 export type Feed = ReturnType<typeof connect>;
 /**
- * `lost`: after a gap, when any id is news. `queue`: this tab is behind; `null` until the link has the channel, then what comes
- * while the log is read. `ready`: the link has it.
+ * `lost`: after a gap, when any id is news. `ready`: all that was there has come. `heard`: how far the leader is.
  */
 export type Cursor = {
     cursor: string;
     lost?: boolean;
-    queue?: Message[] | null;
     ready?: boolean;
+    heard?: number;
 };
 export type Place = Cursor & {
+    mine: boolean;
     last?: GatewayEvent;
     done: Promise<GatewayEvent>;
     resolve: (event: GatewayEvent) => void;
@@ -117,14 +120,7 @@ export type Ready = {
     op: "ready";
     channels: Record<string, string>;
 };
-export type Refusal = {
-    op: "error";
-    channel: string;
-};
-/**
- * what one tab hands on to the others
- */
-export type Message = GatewayEvent | Gap | Ready | Refusal;
+export type Message = GatewayEvent | Gap | Ready;
 /**
  * to a poll
  */
