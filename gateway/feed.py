@@ -39,22 +39,27 @@ PROBE_SECONDS: Final = 1.0
 READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Read:
-    """A read of one channel's log, on its way or answered; ``known`` is the newest id any answer had shown when it was asked."""
+    """A read of one channel's log: to be sent, on its way, or answered.
+
+    Attributes:
+        known: the newest id that any answer had shown when it was asked for
+    """
 
     channel: Channel
     since: Since
     size: int
     known: int
     page: asyncio.Future[Page]
+    sent: bool = False
 
 
 class Reads:
     """Reads of logs, shared: followers of one channel at one cursor cost Redis one read.
 
-    What was read stays good until something is announced on the channel, because this process listens since before the
-    read. So ten thousand clients that come back one after the other share it too.
+    What was read after a cursor stays good until something is announced on the channel, because this process listens since
+    before the read. So ten thousand clients that come back one after the other share it too.
     """
 
     def __init__(self, log: Log, hub: Hub) -> None:
@@ -106,6 +111,8 @@ class Reads:
         return read.page
 
     def _is_good(self, read: Read, reaching: int) -> bool:
+        if isinstance(read.since, str):
+            return not read.sent  # the newest event at a moment before this client came is not what it asked for
         if not read.page.done():
             # On its way. If something is announced before it is answered, the subscription's check finds it missing.
             return read.known >= reaching
@@ -126,10 +133,9 @@ class Reads:
         try:
             async with self._slots:
                 metrics.READS.inc(len(batch))
-                heard = [read.channel.heard for read in batch]
-                pages = await self._log.read([(read.channel.name, read.since, read.size) for read in batch])
-            for read, page, id in zip(batch, pages, heard, strict=True):
-                self._take(read, page, id)
+                if not await self._ask(batch):
+                    await self._log.open(self._hub.heard)
+                    await self._ask(batch, anyhow=True)
             if self._size > SHARED_BYTES:
                 self.forget()
         except Exception as caught:  # noqa: BLE001 - it is raised where the pages are awaited
@@ -140,6 +146,19 @@ class Reads:
                     read.page.set_exception(error)
                 if not read.page.cancelled():
                     read.page.exception()  # seen, even if everybody who waited is gone
+
+    async def _ask(self, batch: list[Read], *, anyhow: bool = False) -> bool:
+        """Read, and take what was read; not from a Redis that has lost its clock, or what this process has heard of."""
+        newest = max(1, self._hub.heard)
+        heard = [read.channel.heard for read in batch]
+        for read in batch:
+            read.sent = True
+        pages = await self._log.read([(read.channel.name, read.since, read.size) for read in batch])
+        if not anyhow and any(page.clock < newest for page in pages if isinstance(page, Page)):
+            return False
+        for read, page, id in zip(batch, pages, heard, strict=True):
+            self._take(read, page, id)
+        return True
 
     def _take(self, read: Read, page: Page | RedisError, heard: int) -> None:
         if isinstance(page, RedisError):

@@ -64,6 +64,7 @@ class Page:
         complete: whether the items reach the end of the log
         final: whether the channel's newest event is final, and the reader has it after this page
         size: bytes of JSON in the items
+        clock: the newest id that Redis knew of
         heard: what had been announced on the channel when the log was asked: so far the page covers it, whatever it holds
     """
 
@@ -73,36 +74,44 @@ class Page:
     complete: bool
     final: bool
     size: int
+    clock: int
     heard: int = 0
 
 
 def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
     """Go through the entries after the cursor and put a gap wherever the chain of ids has a hole."""
     if cursor > answer.clock:
-        # An id that Redis does not know of: it lost the newest part of its data.
-        return [Item(answer.clock, None, answer.clock)], answer.clock
+        # An id that Redis does not know of: it lost the newest part of its data. Who has read a Redis that knows of none keeps
+        # the cursor, for 0 would say that there is nothing to miss.
+        position = answer.clock or cursor
+        return [Item(answer.clock, None, position)], position
     items: list[Item] = []
     position = cursor
+    floor = answer.floor
 
-    def missing(newest: int, end: int) -> int:
-        """The newest id that may be missing between the position and what comes at the end."""
-        lost = answer.floor if EARLIEST <= position < answer.floor <= end else 0
-        return max(newest, lost)
+    def lost(end: int) -> int:
+        """The floor, the first time that it may stand for a loss between the position and what comes at the end."""
+        nonlocal floor
+        # There may have been other floors before this one, so who comes from below is told at once. Who wants all that the log
+        # holds is told where this one is crossed.
+        if not EARLIEST <= position < floor or not (cursor >= EARLIEST or floor <= end):
+            return 0
+        found, floor = floor, 0
+        return found
 
     for entry in answer.entries:
         if not position < entry.id <= answer.clock:
             continue  # not of publish.lua's making: its ids rise, and the clock knows them
-        if (gone := missing(entry.before, entry.id)) > position:
+        if (gone := max(entry.before, lost(entry.id))) > position:
             items.append(Item(position + 1, None, min(gone, entry.id - 1)))
         if entry.event is not None:
             items.append(Item(entry.id, entry.event, entry.id))
         position = entry.id
-    if not answer.more and (gone := missing(answer.newest, answer.floor)) > position:
-        items.append(Item(position + 1, None, gone))
-        position = gone
-    if not answer.more and position < EARLIEST:
-        # Nothing here yet. From now on the reader has all, and must hear of it if Redis loses its data before the first event.
-        position = max(position, answer.floor)
+    if not answer.more:
+        if (gone := max(answer.newest, lost(floor))) > position:
+            items.append(Item(position + 1, None, gone))
+        # From now on the reader has all, and must hear of it if Redis loses its data again.
+        position = max(position, gone, answer.floor)
     return items, position
 
 
@@ -122,4 +131,5 @@ def make_page(since: Since, answer: Answer) -> Page:
         complete=not answer.more,
         final=answer.final and not answer.more,
         size=sum(len(item.event.json) for item in items if item.event is not None),
+        clock=answer.clock,
     )

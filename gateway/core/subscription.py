@@ -40,6 +40,7 @@ class Cursor:
     Attributes:
         position: id up to which the client has everything; meaningless while ``since`` is set
         since: where the first read begins, ``None`` once that is done
+        announced: what had been announced on the channel when the queue was begun
         covered: an announcement up to this id is dealt with, even if the position lies below it (Redis lost its data)
         live: whether the next event may be written at once
         unread: whether the log must be read before that
@@ -47,7 +48,7 @@ class Cursor:
         done: whether the channel's final event was delivered
     """
 
-    __slots__ = ("channel", "covered", "done", "live", "more", "position", "since", "subscription", "unread", "write")
+    __slots__ = ("announced", "channel", "covered", "done", "live", "more", "position", "since", "subscription", "unread", "write")
 
     def __init__(self, subscription: Subscription, channel: Channel, since: Since) -> None:
         self.subscription = subscription
@@ -55,6 +56,7 @@ class Cursor:
         self.write = subscription.write
         self.since: Since | None = None if isinstance(since, int) else since
         self.position = since if isinstance(since, int) else 0
+        self.announced = 0
         self.covered = 0
         self.live = False
         self.unread = True
@@ -78,7 +80,7 @@ class Subscription:
         on_done: called when ``until_final`` is fulfilled
         on_failed: called when reading for it failed for good
         full: whether the writer holds as much as it may; set by ``pause`` and ``resume``
-        wanted: once the logs are read so far, the client may go live; 0 while that is not known
+        wanted: the next read is of use only if it reaches to this id
     """
 
     wire: Wire
@@ -96,6 +98,7 @@ class Subscription:
     wanted: int = 0
     _queue: list[tuple[Cursor, Event]] | None = None
     _queued: int = 0
+    _waited: bool = False  # all logs were read to their ends, at different moments
     _expecting: list[tuple[Ref, list[Cursor]]] = field(default_factory=list)
     _placed: bool = False  # the client has an id to come back with
 
@@ -140,6 +143,7 @@ class Subscription:
 
     def _stop_live(self) -> None:
         self.live = False
+        self._waited = False
         self._queue = None
         for cursor in self.cursors.values():
             cursor.live = False
@@ -178,6 +182,8 @@ class Subscription:
         """From now on announcements are queued: what the read does not bring, they do."""
         self._queue = []
         self._queued = 0
+        for cursor in self.cursors.values():
+            cursor.announced = cursor.channel.heard
 
     def end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
         """Deliver what was read and what was queued meanwhile, and go live if nothing is missing.
@@ -220,16 +226,17 @@ class Subscription:
         return finished
 
     def _is_finished(self, pages: Collection[Page], horizon: int) -> bool:
+        self.wanted = max((page.position for page in pages if page.position > horizon), default=0)
         if not all(page.complete for page in pages):
             return False
-        newest = max((page.position for page in pages if page.position > horizon), default=0)
-        if newest and not self.wanted:
-            self.wanted = newest
+        if self.wanted and not self._waited:
+            self._waited = True
             return False
         # What lies beyond the horizon now was published since. It comes by announcement, from the queue or soon. A gap does not.
         if any(_has_gap(page, horizon) for page in pages):
             return False
         self.wanted = 0
+        self._waited = False
         return True
 
     def _tell_ready(self) -> None:
@@ -248,12 +255,13 @@ class Subscription:
     def _go_live(self) -> None:
         queue, self._queue = self._queue, None
         self.live = queue is not None and not self.full
+        if self.live and any(c.announced > max(c.position, c.covered) for c in self.cursors.values()):
+            self.fall_behind()  # announced before the queue was begun, and not in the log when it was read
         for cursor, event in queue or ():
             if self.live and self.cursors.get(cursor.channel.name) is cursor:
                 self._offer(cursor, event)
         if self.live and any(c.channel.heard > max(c.position, c.covered) for c in self.cursors.values()):
-            # Announced before the queue was there, or the queue was too small. Of all channels, to keep their order.
-            self.fall_behind()
+            self.fall_behind()  # the queue was too small. All channels, to keep their order
         for cursor in self.cursors.values():
             cursor.live = self.live
 

@@ -24,6 +24,7 @@ class Recorded:
     id: int
     json: bytes
     collapsed: bool = False  # a later one took its place in the log
+    gone: bool = False  # it was taken from the log; a snapshot may have brought it back
 
 
 @dataclass(eq=False)
@@ -88,8 +89,7 @@ class RedisModel:
         else:
             log.append(b"%d %d %b\n%b" % (id, before, collapse.encode(), json))
             if len(log) > keep:
-                del log[:-keep]
-                self.cuts[channel] += 1
+                self._drop(channel, log[-keep:])
         self.newest[channel] = b"%d%b" % (id, b"!" if final else b"")
         self.clock["last"] = self.issued = id
         self.ledger[channel][id] = Recorded(id, json)
@@ -124,10 +124,16 @@ class RedisModel:
     def holds(self, channel: str) -> set[int]:
         return {int(ours[1]) for entry in self.logs[channel] if (ours := ENTRY.match(entry))}
 
+    def _drop(self, channel: str, rest: list[bytes]) -> None:
+        before = self.holds(channel)
+        self.logs[channel] = rest
+        self.cuts[channel] += 1
+        for id in before - self.holds(channel):
+            self.ledger[channel][id].gone = True
+
     def cut(self, channel: str) -> None:
         """Expired or evicted: the log is gone, the key with its newest id outlives it."""
-        self.logs[channel].clear()
-        self.cuts[channel] += 1
+        self._drop(channel, [])
 
     def _lose(self) -> None:
         self.lossy = max(self.lossy, self.issued, self.clock.get("last", 0))
@@ -156,6 +162,5 @@ class RedisModel:
         self._lose()
         clock, logs, newest = self._saved
         self.clock, self.newest = dict(clock), dict(newest)
-        self.logs = {name: list(log) for name, log in logs.items()}
-        for channel in self.ledger:
-            self.cuts[channel] += 1
+        for channel, log in logs.items():
+            self._drop(channel, list(log))

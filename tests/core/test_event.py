@@ -1,0 +1,308 @@
+"""Events: what publishers may write, what is refused and why, and the exact bytes that each kind of client gets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.core.event import (
+    BLOCK,
+    CHUNK,
+    FRAME,
+    MAX_CURSOR,
+    TEXT,
+    Event,
+    Malformed,
+    Published,
+    channel_problem,
+    http_chunk,
+    parse_cursor,
+    read_announcement,
+    read_entry,
+    read_published,
+    show,
+    text_frame,
+)
+
+DEEP = 20_000
+
+
+def event(data: bytes = b"1", id: int = 7, *, final: bool = False) -> Event:
+    return read_announcement("jobs:42", b'%d 5\n{"type":"t","data":%b%b}' % (id, data, b',"final":true' if final else b""))
+
+
+# Names and cursors
+
+
+@pytest.mark.parametrize("name", ["a", "jobs:42", "user:ann@example.com", "9", "A_b.c-d", "x" * 128])
+def test_names_of_channels(name: str) -> None:
+    assert channel_problem(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "*", "[a-z]", "a b", ":a", "_a", "a\n", "a\r", "a\0", "a\u2028", "ä", "a/b", "a{b}", "jobs:*", "x" * 129, "\ud800"]
+)
+def test_what_is_no_channel_is_named_and_escaped(name: str) -> None:
+    problem = channel_problem(name)
+
+    assert problem is not None
+    assert problem.startswith("channel '")
+    assert problem.isascii()
+    assert problem.isprintable()
+    assert len(problem) < 200
+
+
+@pytest.mark.parametrize("text", ["0", "1", "1795215462557031", "0000000000000007", str(MAX_CURSOR)])
+def test_cursors(text: str) -> None:
+    assert parse_cursor(text) == int(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "+1", " 1", "1 ", "1.0", "1e3", "0x1", "last", "١", "1\n", str(MAX_CURSOR + 1), "9" * 1_000_000]
+)
+def test_what_is_no_cursor_is_named(text: str) -> None:
+    with pytest.raises(Malformed, match="cursor '") as caught:
+        parse_cursor(text)
+
+    assert len(str(caught.value)) < 200
+
+
+def test_a_strangers_value_is_shown_on_one_short_line() -> None:
+    assert show("a\r\nb\u2028") == r"'a\r\nb\u2028'"
+    assert len(show("x" * 1000)) == 80
+    assert len(show("x" * 1000, 20)) == 20
+
+
+# What publishers write
+
+
+@pytest.mark.parametrize(
+    ("json", "type", "data", "final"),
+    [
+        (b'{"type":"a"}', "a", b"null", False),
+        (b'{"type":"a","data":{"x": 1}}', "a", b'{"x": 1}', False),
+        (b'{"type":"a","data":null,"final":false}', "a", b"null", False),
+        (b'{"final":true,"type":"a"}', "a", b"null", True),
+        (b' {"type" : "a" , "data" : [1,\n2] } ', "a", b"[1,\n2]", False),
+        # An object without a text type is data, and so is one with other keys.
+        (b'{"data":5}', "message", b'{"data":5}', False),
+        (b'{"type":5,"data":5}', "message", b'{"type":5,"data":5}', False),
+        (b'{"type":null}', "message", b'{"type":null}', False),
+        (b'{"type":"a","id":"1"}', "message", b'{"type":"a","id":"1"}', False),
+        (b'{"type":"a","channel":"c","data":1}', "message", b'{"type":"a","channel":"c","data":1}', False),
+        (b'{"final":true}', "message", b'{"final":true}', False),
+        (b"{}", "message", b"{}", False),
+        (b"[]", "message", b"[]", False),
+        (b"5", "message", b"5", False),
+        (b'"text"', "message", b'"text"', False),
+        (b"null", "message", b"null", False),
+        (b'"\xc3\xa4\\ud83d\\ude00"', "message", b'"\xc3\xa4\\ud83d\\ude00"', False),
+        # Of a doubled key the last one counts, as in most parsers.
+        (b'{"type":"a","type":"b"}', "b", b"null", False),
+        (b'{"type":5,"type":"b","data":1,"data":2}', "b", b"2", False),
+        (b'{"type":"a","type":5}', "message", b'{"type":"a","type":5}', False),
+        (b'{"\\u0074ype":"a"}', "a", b"null", False),
+        (b'{"type":"\\u0061"}', "a", b"null", False),
+    ],
+)
+def test_an_event_or_the_data_of_one(json: bytes, type: str, data: bytes, final: bool) -> None:
+    published = read_published(json)
+
+    assert (published.type, bytes(published.data).strip(), published.final) == (type, data.strip(), final)
+
+
+@pytest.mark.parametrize(
+    ("json", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"hello", "not JSON"),
+        (b"{'type':'a'}", "not JSON"),
+        (b'{"type":"a"', "not JSON"),
+        (b'{"type":"a"}}', "not JSON"),
+        (b"1 2", "not JSON"),
+        (b"NaN", "not JSON"),
+        (b"-Infinity", "not JSON"),
+        (b'{"type":"a","data":NaN}', "not JSON"),
+        (b"01", "not JSON"),
+        (b"1.", "not JSON"),
+        (b'"\n"', "not JSON"),
+        (b"\xef\xbb\xbf1", "not JSON"),
+        (b"\xff", "not UTF-8: byte 0"),
+        (b'"ab\xed\xa0\x80"', "not UTF-8: byte 3"),
+        (b'"\xc0\x80"', "not UTF-8"),
+        (b"[" * DEEP + b"]" * DEEP, "too deeply"),
+        (b'{"type":"a","data":' + b"[" * DEEP + b"]" * DEEP + b"}", "too deeply"),
+        (b'{"type":""}', "type ''"),
+        (b'{"type":"a b"}', "type 'a b'"),
+        (b'{"type":"a\\nb"}', r"type 'a\\nb'"),
+        (b'{"type":"a\\n"}', r"type 'a\\n'"),
+        (b'{"type":"-a"}', "type '-a'"),
+        (b'{"type":"%b"}' % (b"x" * 65), "type 'xxx"),
+        ('{"type":"ä"}'.encode(), r"type '\\xe4'"),
+        (b'{"type":"a","final":null}', "final 'null'"),
+        (b'{"type":"a","final":"yes"}', "final '\"yes\"'"),
+        (b'{"type":"a","final":1}', "final '1'"),
+        (b'{"type":"a","final":true,"final":0}', "final '0'"),
+    ],
+)
+def test_what_is_refused_says_why(json: bytes, reason: str) -> None:
+    with pytest.raises(Malformed, match=reason) as caught:
+        read_published(json)
+
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("json", [b'"\\ud800"', b'{"type":"a","data":"\\ud800"}', b'{"type":"a","data":{"\\udfff":1}}'])
+def test_a_lone_surrogate_is_carried_or_refused_but_never_breaks(json: bytes) -> None:
+    try:
+        published = read_published(json)
+    except Malformed:
+        return
+
+    assert Event("c", 1, 0, published).encode(BLOCK).isascii()
+
+
+def test_a_lone_surrogate_is_no_type() -> None:
+    with pytest.raises(Malformed):
+        read_published(b'{"type":"\\ud800"}')
+
+
+def test_the_limit_counts_bytes_and_the_last_one_is_allowed() -> None:
+    json = b'"%b"' % (b"x" * 98)
+
+    assert bytes(read_published(json, limit=100).data) == json
+    with pytest.raises(Malformed, match="has 100 bytes of JSON, at most 99"):
+        read_published(json, limit=99)
+
+
+# What comes from Redis
+
+
+def test_an_announcement_has_its_id_and_the_one_before_it() -> None:
+    event = read_announcement("c", b'12 7\n{"type":"a"}')
+
+    assert (event.channel, event.id, event.before, event.final) == ("c", 12, 7, False)
+
+
+@pytest.mark.parametrize("payload", [b"5", b'{"type":"a"}', b" 5", b"5\n"])
+def test_without_the_first_line_it_is_live_only(payload: bytes) -> None:
+    event = read_announcement("c", payload)
+
+    assert (event.id, event.before) == (0, 0)
+    assert b'"id"' not in event.json
+
+
+@pytest.mark.parametrize("payload", [b"12 7\n", b"12 7\nx", b"12 7 5\n1", b"12\n7\nx", b"99999999999999999 0\n1", b"12 7 \n1", b"-1 0\n1"])
+def test_an_announcement_that_is_neither_is_refused(payload: bytes) -> None:
+    with pytest.raises(Malformed):
+        read_announcement("c", payload)
+
+
+def test_an_entry_has_a_label_too() -> None:
+    event = read_entry("c", b'12 7 progress\n{"type":"a","final":true}')
+
+    assert (event.channel, event.id, event.before, event.final) == ("c", 12, 7, True)
+
+
+@pytest.mark.parametrize("entry", [b"", b"junk", b"12 7\n1", b"12 7 l", b"12 7 l\nx", b"12 7 l\n", b"x 7 l\n1", b"\xff"])
+def test_an_entry_of_another_form_is_refused(entry: bytes) -> None:
+    with pytest.raises(Malformed):
+        read_entry("c", entry)
+
+
+# What clients get
+
+
+def test_the_object_that_clients_get() -> None:
+    assert (
+        event(b'{"url": "/files/42"}', final=True).json
+        == b'{"type":"t","data":{"url": "/files/42"},"final":true,"channel":"jobs:42","id":"7"}'
+    )
+    assert event().json == b'{"type":"t","data":1,"channel":"jobs:42","id":"7"}'
+
+
+def test_channel_and_id_cannot_be_forged() -> None:
+    forged = read_announcement("jobs:42", b'7 0\n{"type":"t","data":1,"channel":"jobs:1","id":"9"}')
+
+    assert json.loads(forged.json) == {
+        "type": "message",
+        "data": {"type": "t", "data": 1, "channel": "jobs:1", "id": "9"},
+        "channel": "jobs:42",
+        "id": "7",
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [
+        (0, b"\x81\x00"),
+        (125, b"\x81\x7d"),
+        (126, b"\x81\x7e\x00\x7e"),
+        (65_535, b"\x81\x7e\xff\xff"),
+        (65_536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ],
+)
+def test_a_frame_says_its_length_in_the_fewest_bytes(size: int, head: bytes) -> None:
+    payload = b"x" * size
+
+    assert text_frame(payload) == head + payload
+
+
+@pytest.mark.parametrize("size", [125, 126, 65_535, 65_536])
+def test_an_event_of_just_that_size_in_a_frame(size: int) -> None:
+    rest = len(event(b'""').json)
+    sized = event(b'"%b"' % (b"x" * (size - rest)))
+
+    assert len(sized.json) == size
+    assert sized.encode(FRAME) == text_frame(sized.json)
+
+
+def test_a_block_has_the_id_and_one_line_of_data() -> None:
+    assert event().encode(BLOCK) == b'id: 7\ndata: {"type":"t","data":1,"channel":"jobs:42","id":"7"}\n\n'
+
+
+def test_line_breaks_between_tokens_do_not_end_the_field() -> None:
+    assert event(b"[1,\r\n2,\r3,\n4]").encode(BLOCK) == (b'id: 7\ndata: {"type":"t","data":[1,  2, 3, 4],"channel":"jobs:42","id":"7"}\n\n')
+
+
+def test_a_live_only_event_leaves_the_clients_cursor_alone() -> None:
+    live = read_announcement("c", b"5")
+
+    assert live.encode(BLOCK) == b'data: {"type":"message","data":5,"channel":"c"}\n\n'
+
+
+def test_a_chunk_is_the_block_with_its_length() -> None:
+    block = event().encode(BLOCK)
+
+    assert event().encode(CHUNK) == b"%x\r\n%b\r\n" % (len(block), block)
+    assert http_chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
+
+
+def test_text_is_the_json_itself() -> None:
+    assert event().encode(TEXT) is not None
+    assert event().encode(TEXT) == event().json
+
+
+@pytest.mark.parametrize("wire", [TEXT, FRAME, BLOCK, CHUNK])
+def test_an_encoding_is_made_once(wire) -> None:
+    one = event()
+
+    assert one.encode(wire) is one.encode(wire)
+
+
+def test_a_notice_on_each_wire() -> None:
+    json = b'{"op":"gap","channel":"c"}'
+
+    assert TEXT.notice("gap", json) == json
+    assert FRAME.notice("gap", json) == b"\x81\x1a" + json
+    assert BLOCK.notice("gap", json) == b"event: gap\ndata: " + json + b"\n\n"
+    assert CHUNK.notice("gap", json) == http_chunk(b"event: gap\ndata: " + json + b"\n\n")
+
+
+def test_data_goes_through_byte_for_byte() -> None:
+    odd = b'{"b":1.0,"a":1e2,"a":"\\u00e4\\/","n":12345678901234567890123}'
+    event = Event("c", 1, 0, Published("t", read_published(odd).data))
+
+    assert odd in event.json

@@ -1,0 +1,139 @@
+"""Which subscriptions follow which channel, and the loop that writes to them."""
+
+from __future__ import annotations
+
+from gateway.core.event import BLOCK, FRAME, TEXT, Event, Wire, read_published
+from gateway.core.hub import Hub
+from gateway.core.subscription import Cursor, Subscription
+
+
+class Client:
+    """A client that is live, with what was written to it."""
+
+    def __init__(self, hub: Hub, channel: str, position: int = 0, wire: Wire = TEXT) -> None:
+        self.got: list[bytes] = []
+        self.behind = 0
+        self.over = False
+        self.subscription = Subscription(
+            wire=wire,
+            write=self.got.append,
+            on_behind=self._fall,
+            on_done=self._end,
+            on_failed=lambda: None,
+            until_final=True,
+        )
+        self.cursor: Cursor = hub.follow(self.subscription, channel, position)
+        self.subscription.cursors[channel] = self.cursor
+        self.cursor.live = True
+        self.cursor.unread = False
+
+    def _fall(self, _subscription: Subscription) -> None:
+        self.behind += 1
+
+    def _end(self) -> None:
+        self.over = True
+
+
+def event(id: int, before: int, *, final: bool = False, channel: str = "jobs:1") -> Event:
+    return Event(channel, id, before, read_published(b'{"type":"t","final":%b}' % (b"true" if final else b"false")))
+
+
+def test_who_is_next_in_line_is_written_to_at_once() -> None:
+    hub = Hub()
+    client = Client(hub, "jobs:1", 10)
+    first = event(20, 10)
+    hub.announce(first)
+
+    assert client.got == [first.json]
+    assert client.cursor.position == 20
+
+
+def test_what_the_client_has_is_not_sent_again() -> None:
+    hub = Hub()
+    client = Client(hub, "jobs:1", 30)
+    hub.announce(event(20, 10))
+    hub.announce(event(30, 20))
+
+    assert client.got == []
+    assert client.subscription.live
+
+
+def test_a_cursor_of_another_channel_is_next_in_line_too() -> None:
+    hub = Hub()
+    client = Client(hub, "jobs:1", 15)
+    hub.announce(event(20, 10))
+
+    assert len(client.got) == 1
+
+
+def test_who_has_missed_one_is_behind_and_written_to_no_more() -> None:
+    hub = Hub()
+    client = Client(hub, "jobs:1", 10)
+    hub.announce(event(30, 20))
+    hub.announce(event(40, 30))
+
+    assert client.got == []
+    assert (client.behind, client.subscription.live, client.cursor.unread) == (1, False, True)
+
+
+def test_one_who_is_behind_holds_up_nobody() -> None:
+    hub = Hub()
+    slow, quick = Client(hub, "jobs:1", 0), Client(hub, "jobs:1", 10)
+    slow.subscription.pause()
+    hub.announce(event(20, 10))
+
+    assert (len(slow.got), len(quick.got)) == (0, 1)
+
+
+def test_an_event_is_encoded_once_for_each_form() -> None:
+    hub = Hub()
+    clients = [Client(hub, "jobs:1", 10, wire) for wire in (TEXT, FRAME, BLOCK) for _ in range(50)]
+    hub.announce(event(20, 10))
+
+    assert len({id(client.got[0]) for client in clients}) == 3
+
+
+def test_a_channel_nobody_follows_costs_nothing() -> None:
+    hub = Hub()
+    hub.announce(event(20, 10, channel="jobs:none"))
+
+    assert hub.channels == {}
+
+
+def test_who_has_left_is_written_to_no_more_and_the_last_one_is_noted() -> None:
+    hub = Hub()
+    client = Client(hub, "jobs:1", 10)
+    hub.leave(client.cursor, now=5.0)
+    hub.announce(event(20, 10))
+
+    assert client.got == []
+    assert hub.channels["jobs:1"].idle_since == 5.0
+    Client(hub, "jobs:1", 10)
+    assert hub.channels["jobs:1"].idle_since is None
+
+
+def test_a_final_event_ends_who_wanted_no_more() -> None:
+    hub = Hub()
+    client = Client(hub, "jobs:1", 10)
+    hub.announce(event(20, 10))
+    before = client.over
+    hub.announce(event(30, 20, final=True))
+
+    assert (before, client.over) == (False, True)
+
+
+def test_a_live_only_event_moves_no_cursor() -> None:
+    hub = Hub()
+    client = Client(hub, "jobs:1", 10)
+    hub.announce(event(0, 0))
+
+    assert len(client.got) == 1
+    assert client.cursor.position == 10
+
+
+def test_a_lost_connection_puts_all_behind() -> None:
+    hub = Hub()
+    clients = [Client(hub, f"jobs:{i}", 10) for i in range(3)]
+    hub.all_behind()
+
+    assert [client.subscription.live for client in clients] == [False] * 3

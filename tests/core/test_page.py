@@ -1,0 +1,278 @@
+"""Pages: what a reader at any cursor gets from an answer of Redis, and where it is told of a gap."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.event import Event, Published
+from gateway.core.page import EARLIEST, Answer, Entry, Page, Since, make_page
+
+T = EARLIEST + 1_000_000  # ids are times; the tests count from here
+GAP = "gap"
+
+
+def entry(id: int, before: int | None, *, poison: bool = False, final: bool = False) -> Entry:
+    """An entry with its ids counted from T; ``None`` for none before."""
+    previous = 0 if before is None else T + before
+    return Entry(T + id, previous, None if poison else Event("c", T + id, previous, Published("t", final=final)))
+
+
+def answer(
+    *entries: Entry, newest: int | None = None, clock: int = 100, floor: int | None = None, more: bool = False, final: bool = False
+) -> Answer:
+    last = T + newest if newest is not None else entries[-1].id if entries and not more else 0
+    return Answer(T + clock, 0 if floor is None else T + floor, last, final, more, list(entries))
+
+
+def read(since: Since, *entries: Entry, **rest) -> Page:
+    return make_page(since, answer(*entries, **rest))
+
+
+def told(page: Page) -> list[int | str]:
+    return [GAP if item.event is None else item.event.id - T for item in page.items]
+
+
+# Never a gap where nothing is missing
+
+
+def test_the_log_that_follows_on_the_cursor() -> None:
+    page = read(T + 10, entry(20, 10), entry(30, 20))
+
+    assert told(page) == [20, 30]
+    assert (page.position - T, page.horizon - T, page.complete) == (30, 100, True)
+
+
+def test_nothing_new() -> None:
+    page = read(T + 30, newest=30)
+
+    assert told(page) == []
+    assert (page.position - T, page.horizon - T, page.complete) == (30, 100, True)
+
+
+def test_a_cursor_that_another_channel_gave() -> None:
+    assert told(read(T + 25, entry(30, 20))) == [30]
+    assert told(read(T + 35, newest=30)) == []
+
+
+def test_a_channel_that_never_had_an_event() -> None:
+    page = read(T + 25)
+
+    assert told(page) == []
+    assert page.position == T + 25
+
+
+def test_what_was_collapsed_is_not_missing() -> None:
+    # 20 and 25 were progress that 30 has taken the place of.
+    assert told(read(T + 10, entry(30, 10))) == [30]
+    assert told(read(T + 20, entry(30, 10))) == [30]
+
+
+def test_a_trimmed_event_that_the_reader_has() -> None:
+    assert told(read(T + 20, entry(30, 20))) == [30]
+
+
+def test_the_whole_log() -> None:
+    assert told(read(0, entry(10, None), entry(20, 10))) == [10, 20]
+    assert told(read(0)) == []
+
+
+def test_a_made_up_cursor_has_lost_nothing_with_the_data() -> None:
+    assert told(read(5, entry(60, None), floor=50)) == [60]
+    assert told(read(0, floor=50)) == []
+
+
+def test_a_reader_at_or_behind_the_floor() -> None:
+    assert told(read(T + 50, entry(60, None), floor=50)) == [60]
+    assert told(read(T + 55, entry(60, None), floor=50)) == [60]
+
+
+# A gap where something is
+
+
+def test_trimmed() -> None:
+    page = read(T + 10, entry(30, 20), entry(40, 30))
+
+    assert told(page) == [GAP, 30, 40]
+
+
+def test_the_whole_log_but_for_what_was_trimmed() -> None:
+    assert told(read(0, entry(30, 20))) == [GAP, 30]
+
+
+def test_expired() -> None:
+    page = read(T + 10, newest=30)
+
+    assert told(page) == [GAP]
+    assert page.position == T + 30  # and never told again
+
+
+def test_expired_and_published_since() -> None:
+    assert told(read(T + 10, entry(40, 30))) == [GAP, 40]
+
+
+def test_the_whole_log_after_it_expired() -> None:
+    assert told(read(0, newest=30)) == [GAP]
+
+
+def test_the_newest_entry_is_gone() -> None:
+    page = read(T + 10, entry(20, 10), newest=30)
+
+    assert told(page) == [20, GAP]
+    assert page.position == T + 30
+
+
+def test_an_entry_in_the_middle_is_gone() -> None:
+    assert told(read(T + 10, entry(20, 10), entry(40, 30))) == [20, GAP, 40]
+
+
+def test_a_floor_above_the_cursor() -> None:
+    page = read(T + 10, newest=10, floor=50)
+
+    assert told(page) == [GAP]
+    assert page.position == T + 50
+
+
+def test_who_comes_from_below_the_floor_is_told_at_once() -> None:
+    # Redis may have lost its data twice, and only the newest floor is known.
+    page = read(T + 10, entry(20, 10), entry(60, 20), floor=50)
+
+    assert told(page) == [GAP, 20, 60]
+    assert page.items[0].position < T + 20
+
+
+def test_who_wants_the_whole_log_is_told_where_the_floor_is_crossed() -> None:
+    assert told(read(0, entry(20, None), entry(30, 20), entry(60, 30), floor=50)) == [20, 30, GAP, 60]
+    assert told(read(0, entry(20, None), floor=50)) == [20, GAP]
+
+
+def test_a_reader_who_has_come_past_the_floor_is_not_told_again() -> None:
+    page = read(T + 10, entry(20, 10), floor=50)
+
+    assert told(page) == [GAP, 20]
+    assert page.position == T + 50
+
+
+def test_a_reader_of_an_empty_channel_stands_at_the_floor() -> None:
+    assert read(0, floor=50).position == T + 50
+
+
+def test_one_gap_for_what_was_trimmed_and_lost() -> None:
+    assert told(read(T + 10, entry(60, 30), floor=50)) == [GAP, 60]
+
+
+def test_a_cursor_from_the_future_meets_a_server_that_lost_its_newest_data() -> None:
+    page = read(T + 200, newest=30, clock=100)
+
+    assert told(page) == [GAP]
+    assert page.position == T + 100
+
+
+def test_a_server_that_knows_nothing_at_all() -> None:
+    page = make_page(T + 10, Answer(0, 0, 0, final=False, more=False, entries=[]))
+
+    assert told(page) == [GAP]
+    assert page.position == T + 10  # 0 would say that there is nothing to miss, when the next events are lost too
+
+
+def test_a_gap_stands_before_any_event_of_another_channel_that_is_newer() -> None:
+    page = read(T + 10, entry(60, 50))
+
+    # Were it told at 60, an event of another channel at 55 would take the client's one cursor over what is missing here.
+    assert page.items[0].id == T + 11
+    assert page.items[0].position == T + 50
+
+
+# Pages that are not the last
+
+
+def test_a_page_that_is_not_the_last_ends_where_its_entries_do() -> None:
+    page = read(T + 10, entry(20, 10), entry(30, 20), newest=90, more=True, final=True)
+
+    assert told(page) == [20, 30]
+    assert (page.position - T, page.horizon - T, page.complete, page.final) == (30, 30, False, False)
+
+
+def test_no_gap_is_told_of_what_is_on_the_next_page() -> None:
+    assert told(read(0, entry(20, None), newest=90, floor=50, more=True)) == [20]
+    assert told(read(T + 50, entry(60, 50), newest=90, more=True)) == [60]
+
+
+# Poison
+
+
+def test_a_poison_entry_is_stepped_over_and_its_place_counts() -> None:
+    page = read(T + 10, entry(20, 10, poison=True), entry(30, 20))
+
+    assert told(page) == [30]
+    assert read(T + 10, entry(20, 10, poison=True)).position == T + 20
+
+
+def test_entries_that_are_out_of_order_or_of_the_future_are_not_ours() -> None:
+    page = read(T + 10, entry(20, 10), entry(15, 10), entry(20, 10), entry(500, 20), entry(30, 20))
+
+    assert told(page) == [20, 30]
+    assert page.position == T + 30
+
+
+def test_an_entry_that_claims_to_follow_on_itself_does_not_run_ahead() -> None:
+    page = read(T + 10, entry(20, 90))
+
+    assert told(page) == [GAP, 20]
+    assert page.items[0].position < T + 20
+
+
+# Without a cursor
+
+
+def test_the_newest_event() -> None:
+    page = read("last", entry(30, 20), final=True)
+
+    assert told(page) == [30]
+    assert (page.position - T, page.final) == (30, True)
+
+
+@pytest.mark.parametrize("since", ["last", "now"])
+def test_no_event_yet(since: Since) -> None:
+    page = read(since)
+
+    assert told(page) == []
+    assert page.position == T + 100  # all that comes will be above it, and what is lost before it comes can be told
+
+
+@pytest.mark.parametrize("since", ["last", "now"])
+def test_the_newest_event_has_expired(since: Since) -> None:
+    page = read(since, newest=30)
+
+    assert told(page) == []
+    assert page.position == T + 30
+
+
+@pytest.mark.parametrize("since", ["last", "now"])
+def test_who_asks_for_nothing_old_misses_nothing_that_was_lost(since: Since) -> None:
+    page = read(since, newest=30, floor=50)
+
+    assert told(page) == []
+    assert page.position == T + 50
+
+
+def test_a_poison_entry_as_the_newest() -> None:
+    page = read("last", entry(30, 20, poison=True))
+
+    assert told(page) == []
+    assert page.position == T + 30
+
+
+# Its end and its size
+
+
+def test_a_job_that_is_over() -> None:
+    assert read(T + 10, entry(20, 10, final=True), final=True).final
+    assert read("now", newest=20, final=True).final
+    assert not read(T + 10, entry(20, 10)).final
+
+
+def test_the_size_is_that_of_the_json() -> None:
+    page = read(T + 10, entry(30, 20), entry(40, 30, poison=True))
+
+    assert page.items[1].event is not None
+    assert page.size == len(page.items[1].event.json)

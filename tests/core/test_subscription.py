@@ -1,0 +1,180 @@
+"""One client: behind, reading, live."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway.core.event import TEXT, Event, read_published
+from gateway.core.hub import Hub
+from gateway.core.page import Answer, Entry, Page, Since, make_page
+from gateway.core.subscription import QUEUE_BYTES, Subscription
+
+
+class Client:
+    """A client, the hub it hangs on, and what was written to it."""
+
+    def __init__(self, *, until_final: bool = False) -> None:
+        self.hub = Hub()
+        self.got: list[dict[str, Any]] = []
+        self.calls = 0
+        self.over = False
+        self.subscription = Subscription(
+            wire=TEXT,
+            write=lambda data: self.got.append(json.loads(data)),
+            on_behind=self._fall,
+            on_done=self._end,
+            on_failed=lambda: None,
+            until_final=until_final,
+        )
+
+    def _fall(self, _subscription: Subscription) -> None:
+        self.calls += 1
+
+    def _end(self) -> None:
+        self.over = True
+
+    def follow(self, ref: int | None = None, **channels: Since) -> None:
+        self.subscription.expect(ref, [self.hub.follow(self.subscription, name, since) for name, since in channels.items()])
+
+    def read(self, **answers: Answer) -> None:
+        cursors = self.subscription.cursors
+        pages: dict[Any, Page] = {cursors[name]: make_page(cursors[name].start, answer) for name, answer in answers.items()}
+        self.subscription.end_read(pages, self.hub.heard)
+
+    @property
+    def ids(self) -> list[int]:
+        return [int(message["id"]) for message in self.got if "id" in message]
+
+    @property
+    def notices(self) -> list[str]:
+        return [message["op"] for message in self.got if "op" in message]
+
+
+def event(channel: str, id: int, before: int, *, final: bool = False, size: int = 0) -> Event:
+    json = b'{"type":"t","data":"%b","final":%b}' % (b"x" * size, b"true" if final else b"false")
+    return Event(channel, id, before, read_published(json, QUEUE_BYTES))
+
+
+def answer(channel: str, *ids: int, clock: int, more: bool = False, final: bool = False) -> Answer:
+    entries = [Entry(id, before, event(channel, id, before)) for before, id in zip((0, *ids), ids, strict=False)]
+    return Answer(clock, 0, ids[-1] if ids else 0, final, more, entries)
+
+
+def test_first_the_log_then_ready_then_live() -> None:
+    client = Client()
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, 20, clock=20))
+    client.hub.announce(event("a", 30, 20))
+
+    assert client.ids == [10, 20, 30]
+    assert [("op" in message) for message in client.got] == [False, False, True, False]
+    assert client.subscription.live
+
+
+def test_what_is_announced_while_reading_comes_after_and_once() -> None:
+    client = Client()
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.hub.announce(event("a", 20, 10))
+    client.hub.announce(event("a", 30, 20))
+    client.read(a=answer("a", 10, 20, clock=20))
+
+    assert client.ids == [10, 20, 30]
+
+
+def test_a_log_that_goes_on_is_read_again_before_ready() -> None:
+    client = Client()
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, 20, clock=40, more=True))
+    unfinished = (client.notices, client.subscription.live)
+    client.subscription.begin_read()
+    client.read(a=Answer(40, 0, 40, False, False, [Entry(30, 20, event("a", 30, 20)), Entry(40, 30, event("a", 40, 30))]))
+
+    assert unfinished == ([], False)
+    assert client.ids == [10, 20, 30, 40]
+    assert client.notices == ["ready"]
+
+
+def test_channels_leave_in_the_order_of_their_ids() -> None:
+    client = Client()
+    client.follow(a=0, b=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, 40, clock=50), b=answer("b", 20, 30, clock=50))
+
+    assert client.ids == [10, 20, 30, 40]
+
+
+def test_a_connection_lost_while_reading_means_reading_again() -> None:
+    client = Client()
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.hub.all_behind()
+    client.read(a=answer("a", 10, clock=10))
+
+    assert client.ids == [10]
+    assert not client.subscription.live
+    assert [cursor.start for cursor in client.subscription.unread] == [10]
+
+
+def test_a_queue_that_grows_too_long_is_given_up_and_read_from_the_log() -> None:
+    client = Client()
+    client.follow(a=0)
+    client.subscription.begin_read()
+    for i in range(10):
+        client.hub.announce(event("a", 20 + 10 * i, 10 + 10 * i, size=QUEUE_BYTES // 5))
+    client.read(a=answer("a", 10, clock=10))
+
+    assert client.ids == [10]
+    assert not client.subscription.live
+
+
+def test_a_full_writer_is_given_nothing_more() -> None:
+    client = Client()
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", clock=5))
+    client.subscription.pause()
+    calls = client.calls
+    client.hub.announce(event("a", 10, 0))
+    nothing = (client.ids, client.calls)
+    client.subscription.resume()
+
+    assert nothing == ([], calls)
+    assert client.calls == calls + 1
+
+
+def test_ready_carries_its_reference_and_cursors() -> None:
+    client = Client()
+    client.follow(7, a="last")
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, clock=10))
+
+    assert client.got[-1] == {"op": "ready", "ref": 7, "channels": {"a": "10"}}
+
+
+def test_a_channel_that_was_left_while_reading_brings_nothing() -> None:
+    client = Client()
+    client.follow(a=0, b=0)
+    client.subscription.begin_read()
+    left = client.subscription.cursors["a"]
+    pages = {
+        cursor: make_page(0, answer(name, 10 if name == "a" else 20, clock=20)) for name, cursor in client.subscription.cursors.items()
+    }
+    client.hub.leave(left, 0)
+    client.subscription.end_read(pages, 0)
+
+    assert client.ids == [20]
+
+
+def test_it_is_over_once_all_channels_are() -> None:
+    client = Client(until_final=True)
+    client.follow(a="last", b=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, clock=10, final=True), b=answer("b", clock=10))
+    before = client.over
+    client.hub.announce(event("b", 20, 0, final=True))
+
+    assert (before, client.over) == (False, True)
