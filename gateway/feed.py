@@ -102,13 +102,20 @@ class Reads:
         if read is not None and self._is_good(read, reaching):
             metrics.SHARED_READS.inc()
             return read.page
-        if len(reads) >= READS_IN_PIPELINE:
-            reads.clear()
+        self._drop_old(reads)
         read = reads[since, size] = Read(channel, since, size, self._known, asyncio.get_running_loop().create_future())
         if not self._batch:
             asyncio.get_running_loop().call_soon(self._send)
         self._batch.append(read)
         return read.page
+
+    def _drop_old(self, reads: dict[tuple[Since, int], Read]) -> None:
+        # A slow reader of a busy channel would leave megabytes of pages behind that nobody can share any more.
+        for key, read in list(reads.items()):
+            if read.page.done() and not self._is_good(read, 0):
+                del reads[key]
+        if len(reads) >= READS_IN_PIPELINE:
+            reads.clear()
 
     def _is_good(self, read: Read, reaching: int) -> bool:
         if isinstance(read.since, str):

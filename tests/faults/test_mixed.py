@@ -191,6 +191,6 @@ async def test_20_all_faults_mixed(stage: Stage, request: pytest.FixtureRequest,
         folder = tmp_path / str(rounds)
         folder.mkdir()
         async with open_stage(folder, stage.seed + rounds, full=stage.full) as round_stage:
-            said = await play(round_stage, stage.size(6, 40))
+            said = await play(round_stage, stage.size(4, 40))
         stage.figures[f"round {rounds + 1}"] = said
         rounds += 1
