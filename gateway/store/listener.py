@@ -171,7 +171,7 @@ class Listener:
     def _take(self, reply: Any) -> None:
         if isinstance(reply, Exception):
             raise Lost(f"the server said: {reply}")
-        kind = reply[0]
+        kind = reply[0] if isinstance(reply, list) else reply
         if kind == b"message":
             self._on_message(reply[1][self._skip :].decode("latin-1"), reply[2])
         elif kind == b"subscribe":
@@ -212,6 +212,8 @@ class _Receiver(asyncio.Protocol):
                     self._transport.resume_reading()
                     return
                 self._take(reply)
+        except hiredis.HiredisError as error:
+            self._end(Lost(f"what came is not Redis's protocol: {error}"))
         except Exception as error:  # noqa: BLE001 - raised where the end is awaited
             self._end(error)
         else:

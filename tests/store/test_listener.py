@@ -180,3 +180,40 @@ async def test_an_error_in_what_hears_is_no_loss_of_the_connection() -> None:
         await client.aclose()
 
     assert group.group_contains(ZeroDivisionError)
+
+
+async def test_killed_every_50_ms_it_goes_on_and_forgets_no_channel(redis_url: str, redis: Redis) -> None:
+    heard = Heard()
+    names = [f"c{i}" for i in range(50)]
+    async with listening(redis_url, heard) as listener:
+        for name in names:
+            listener.subscribe(name)
+        for _ in range(40):
+            await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.sleep(0.05)
+        await listener.confirmed(names)
+        for name in names:
+            await redis.publish(f"notify:{name}", "1")
+        await until(lambda: len(heard.messages) >= len(names))
+
+    assert [name for name, _ in heard.messages] == names
+    assert heard.lost >= heard.connected - 1 > 1
+
+
+@pytest.mark.parametrize("garbage", [b"?this is not Redis\r\n", b"-ERR no\r\n", b"$9999999999999999999\r\n", b"*1\r\n*1\r\n?"])
+async def test_a_server_that_talks_nonsense_is_left_and_tried_again(garbage: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            while data := await reader.read(4096):
+                writer.write(garbage if b"SUBSCRIBE" in data else b"+OK\r\n" * data.count(b"*"))
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    heard = Heard()
+    async with server, listening(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", heard) as listener:
+        listener.subscribe("a")
+        await until(lambda: heard.lost >= 2)
+        await asyncio.sleep(0)
+
+    assert heard.connected >= 2
+    assert heard.messages == []
