@@ -125,25 +125,28 @@ class Changing(Follower):
             if answered is not None and not answered.done():
                 answered.set_result(None)
 
-    async def ask(self, op: str, channels: object) -> None:
-        """Send a command and wait for its answer; a connection that is lost answers it too."""
-        protocol = self.protocol
-        if not isinstance(protocol, _WebSocket) or not self.connected or protocol.over.done():
-            return
+    async def ask(self, protocol: _WebSocket, op: str, channels: object) -> bool:
+        """Send a command and wait for its answer; whether it came before the connection was lost."""
         ref = str(len(self.log.lines)) + op
         self.answers[ref] = answered = asyncio.get_running_loop().create_future()
         protocol.send(msgspec.json.encode({"op": op, "channels": channels, "ref": ref}))
-        await asyncio.wait([answered, protocol.over], return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        await asyncio.wait([answered, protocol.over], return_when=asyncio.FIRST_COMPLETED)
+        return answered.done() and not protocol.over.done()
 
     async def change(self, rng: random.Random, until: float) -> None:
+        """Leave a channel and follow it again, with the cursor of that moment: what was on its way then has arrived."""
         while time.monotonic() < until:
+            await asyncio.sleep(rng.choice([0, 0.002, 0.05]) + 0.05)
+            protocol = self.protocol
+            if not isinstance(protocol, _WebSocket) or not self.connected or protocol.over.done():
+                continue
             channel = rng.choice(sorted(self.log.channels))
-            await self.ask("unsubscribe", [channel])
-            await asyncio.sleep(rng.choice([0, 0, 0.001, 0.02]))
-            await self.ask("subscribe", {channel: self.cursors[channel]})
+            if await self.ask(protocol, "unsubscribe", [channel]):
+                await asyncio.sleep(rng.choice([0, 0, 0.001, 0.02]))
+                if not protocol.over.done():
+                    await self.ask(protocol, "subscribe", {channel: self.cursors[channel]})
             if rng.random() < 0.05:
                 self.drop()
-            await asyncio.sleep(rng.choice([0, 0.002, 0.05]) + 0.05)
 
 
 async def test_19_events_come_while_clients_subscribe_unsubscribe_and_reconnect(stage: Stage) -> None:
