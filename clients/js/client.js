@@ -43,7 +43,7 @@
 
 const ANSWER = 5_000; // milliseconds for a connection to open, and for the other side to answer
 const STEADY = 10_000; // so long a connection must have lasted for the delays to begin anew
-const KEPT = 3_600_000; // for so long no better transport is tried than the one that got through
+const KEPT = 600_000; // for so long no better transport is tried than the one that got through
 const MOST = 10_000; // events that wait for a slow loop
 const LONGEST = 2 ** 31 - 1; // that a timer can wait
 /** @type {Record<string, string>} */
@@ -53,7 +53,7 @@ try {
 } catch {
   // A browser that keeps nothing, or none at all.
 }
-const CHANGED = {}; // why a connection is cut that must ask for other channels
+const CHANGED = { status: 400 }; // why a connection is cut that must ask for other channels
 
 /** @param {number} status @param {string} [detail] @param {string} [channel] @param {number} [after] @returns {Problem} */
 const problem = (status, detail, channel, after = 0) => Object.assign(Error(detail || `ended with ${status}`), { status, channel, after });
@@ -75,11 +75,11 @@ export function delay(failures, { status, after }) {
   return Math.min(after, 3_600) * 1_000 + Math.random() * Math.min(20_000, 500 * 2 ** Math.max(failures, least));
 }
 
-/** Where to connect. @param {string | URL} url @param {string} [path] @param {string[][]} [cursors] channel and cursor of each */
-export function address(url, path = "", cursors = []) {
-  const query = cursors.map((pair) => `channel=${encodeURIComponent(pair.join())}`);
-  return new URL(url, globalThis.location?.href).href.replace(/\/?$/, `/${path}?${query.join("&")}`);
-}
+/** Where the gateway is. @param {string | URL} url */
+export const locate = (url) => new URL(url, globalThis.location?.href).href.replace(/\/?$/, "/");
+
+/** The channels for a URL. @param {string[][]} cursors name and cursor of each */
+export const query = (cursors) => cursors.map((pair) => `channel=${encodeURIComponent(pair.join())}`).join("&");
 
 /**
  * Takes the chunks of an event stream and gives its data as values. The gateway writes the JSON of each on one line, with all
@@ -135,7 +135,8 @@ function claims(token) {
  * @param {string | URL} url @param {Options} [options]
  */
 export function connect(url, { channels = [], token, since = "last", share, quiet = 20_000 } = {}) {
-  const name = address(url);
+  const base = locate(url);
+  const name = `notify ${base}`;
   const bell = new EventTarget();
   const closing = new AbortController();
   const ended = closing.signal;
@@ -166,6 +167,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   let cut = () => {};
   /** @type {any} */
   let timer;
+  /** @type {any} */
+  let renewal;
 
   // Handlers
 
@@ -219,9 +222,15 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     return places.delete(channel);
   }
 
+  /** Know nothing of the leader any more. */
+  function part() {
+    merged = false;
+    for (const place of places.values()) place.heard = undefined;
+  }
+
   /** Connect anew, with other channels. */
   function change() {
-    merged = false;
+    part();
     cut(CHANGED);
     emit("!");
   }
@@ -272,7 +281,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** See whether all has come, and whether the leader can go on from here. */
   function settle() {
     const all = [...places.values()];
-    if (all.every(({ ready }) => ready)) say("live");
+    if (!all.every(({ ready }) => ready)) return;
+    say("live");
     if (bus && !leading && !merged && all.every(({ heard, cursor }) => Number(heard) <= Number(cursor))) {
       merged = true;
       cut(CHANGED);
@@ -294,7 +304,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   async function start() {
     const { locks } = globalThis.navigator ?? {};
     // Tabs of different users have nothing to share. A cookie is the whole browser's.
-    const key = locks && (share ?? (token ? claims(await ask().catch(() => 0)).sub : ""));
+    if (locks && share === undefined) await ask().catch(() => {});
+    const key = locks && (share ?? (token ? claims(given).sub : ""));
     if (typeof key === "string" && !ended.aborted) {
       bus = new BroadcastChannel(name + key);
       bus.onmessage = ({ data }) => hear(data);
@@ -320,9 +331,9 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       wants.set(message.from, message.want);
       cover();
     } else if (message.lead) {
-      for (const place of places.values()) place.heard = undefined;
       if (merged) change();
-      else want();
+      part();
+      want();
     } else if (merged) {
       if (message.status) say(message.status);
       else take(message);
@@ -334,15 +345,14 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   }
 
   /** Listen to the leader. One that was put to sleep still has the lock, and says nothing. */
-  const sharing = () =>
-    new Promise((_, reject) => {
-      cut = () => {
-        merged = false;
-        reject(CHANGED);
-      };
+  async function sharing() {
+    await new Promise((resolve) => {
+      cut = resolve;
       ping = want;
       wake();
     });
+    part();
+  }
 
   // Coming back
 
@@ -358,8 +368,10 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         const reason = error.status >= 0 ? error : problem(0, error);
         const next = action(reason.status);
         if (next === "stop" && refuse(reason)) continue;
-        if (through) denied = false;
-        if (through && Date.now() - through > STEADY) failures = 0;
+        if (through) {
+          denied = false;
+          if (Date.now() - through > STEADY) failures = 0;
+        }
         if (next === "stop" || (next === "token" && (denied || typeof token !== "function"))) return end("stopped", reason);
         denied ||= next === "token";
         const retry = delay(failures++, reason);
@@ -369,16 +381,14 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     }
   }
 
-  /** @param {number} milliseconds */
-  async function pause(milliseconds) {
+  /** @param {number} milliseconds @param {string} [type] until such an event, or a wake-up */
+  async function pause(milliseconds, type = "") {
     /** @type {any[]} */
-    let [timer, off] = [];
-    await new Promise((resolve) => {
-      timer = setTimeout(resolve, milliseconds);
-      off = on("!", resolve);
-    });
+    let undo = [];
+    await new Promise((resolve) => (undo = [setTimeout(resolve, milliseconds), on(type, resolve), on("!", resolve)]));
+    const [timer, ...offs] = undo;
     clearTimeout(timer);
-    off();
+    for (const off of offs) off();
   }
 
   /** Wait no longer, and see whether the other side is still there. @param {any} [online] the network was away */
@@ -388,7 +398,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     if (ping) {
       ping();
       watch(ANSWER);
-    } else if (online) cut();
+    } else if (online) cut(CHANGED);
   }
 
   /** @param {number} milliseconds @param {() => void} [then] */
@@ -422,6 +432,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     closing.abort(reason);
     cut(reason);
     clearTimeout(timer);
+    clearTimeout(renewal);
     for (const channel of places.keys()) drop(channel, reason);
     say(last, { problem: reason });
     emit("!");
@@ -431,8 +442,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   async function connection() {
     while (!places.size && !ended.aborted) await pause(LONGEST);
-    given = await ask();
-    for (level = recall(); ; level++) {
+    await ask();
+    for (level = recall(); !ended.aborted; level++) {
       const attempt = new AbortController();
       cut = (reason = problem(0, "no answer")) => attempt.abort(reason);
       through = 0;
@@ -441,7 +452,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       try {
         await (level > 1 ? polls : level ? stream : socket)(attempt.signal);
       } catch (/** @type {any} */ error) {
-        if (through || level > 1 || ended.aborted || error === CHANGED || action(error.status) !== "retry") throw error;
+        if (through || level > 1 || action(error.status) !== "retry") throw error;
       } finally {
         clearTimeout(timer);
         send = ping = undefined;
@@ -451,24 +462,9 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {AbortSignal} signal */
   async function socket(signal) {
-    /** @type {any} */
-    let timer;
     // A token in the URL would stand in the logs of every proxy; a ticket is good once.
-    const ticket = given ? (await (await get(address(url, "tickets"), signal, "POST")).json()).ticket : "";
-    const socket = new WebSocket(address(url, "ws").replace("http", "ws") + (ticket && `ticket=${ticket}`));
-    const renew = () => {
-      const { exp } = claims(given);
-      if (exp && typeof token === "function")
-        timer = setTimeout(
-          async () => {
-            const old = given;
-            given = await ask().catch(() => old);
-            if (given !== old) send?.({ op: "auth", token: given });
-            renew();
-          },
-          Math.min(Math.max((exp * 1_000 - Date.now()) * 0.8, 1_000), LONGEST),
-        );
-    };
+    const ticket = given ? `ticket=${(await (await get("tickets", signal, "POST")).json()).ticket}` : "";
+    const socket = new WebSocket(`${base.replace("http", "ws")}ws?${ticket}`);
     try {
       await new Promise((_, reject) => {
         signal.onabort = () => reject(signal.reason);
@@ -479,11 +475,9 @@ export function connect(url, { channels = [], token, since = "last", share, quie
           ping = () => send?.({ op: "ping" });
           ping();
           subscribe([...places.keys()]);
-          renew();
         };
       });
     } finally {
-      clearTimeout(timer);
       socket.onopen = socket.onmessage = null;
       socket.close();
     }
@@ -491,7 +485,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {AbortSignal} signal */
   async function stream(signal) {
-    const { body } = await get(address(url, "sse", cursors()), signal);
+    const { body } = await get(`sse?${query(cursors())}`, signal);
     const chunks = /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).getReader();
     const read = reader((message) => signal.aborted || take(message));
     for (;;) {
@@ -505,22 +499,34 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @param {AbortSignal} signal */
   async function polls(signal) {
     for (let wait = 0; ; wait = 25) {
-      const answer = await (await get(`${address(url, "poll", cursors())}&wait=${wait}`, signal)).json();
+      const answer = await (await get(`poll?${query(cursors())}&wait=${wait}`, signal)).json();
       for (const message of messages(answer)) signal.aborted || take(message);
     }
   }
 
-  /** @param {string} url @param {AbortSignal} signal @param {string} [method] */
-  async function get(url, signal, method) {
-    const headers = new Headers(given ? { authorization: `Bearer ${given}` } : {});
-    const response = await fetch(url, { method, signal, headers, credentials: "include" });
+  /** @param {string} path @param {AbortSignal} signal @param {string} [method] */
+  async function get(path, signal, method) {
+    /** @type {HeadersInit} */
+    const headers = given ? { authorization: `Bearer ${given}` } : {};
+    const response = await fetch(base + path, { method, signal, headers, credentials: "include" });
     if (response.ok) return response;
     const { detail, channel } = await response.json().catch(() => ({}));
     throw problem(response.status, detail, channel, Number(response.headers.get("retry-after")) || 0);
   }
 
-  /** @returns {Promise<Token>} */
-  const ask = async () => (typeof token === "function" ? token() : token);
+  /** Ask for a token, and again before it expires: an open WebSocket takes the new one. */
+  async function ask() {
+    given = await (typeof token === "function" ? token() : token);
+    const { exp } = claims(given);
+    clearTimeout(renewal);
+    if (!exp) return;
+    const renew = async () => {
+      if (!send) return;
+      await ask();
+      send?.({ op: "auth", token: given });
+    };
+    renewal = setTimeout(() => renew().catch(() => {}), Math.min(Math.max((exp * 1_000 - Date.now()) * 0.8, 1_000), LONGEST));
+  }
 
   const cursors = () => [...places].map(([channel, { cursor }]) => [channel, cursor]);
 
@@ -532,7 +538,9 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   for (const channel of channels) follow(channel);
   globalThis.addEventListener?.("online", () => wake(1), { signal: ended });
-  globalThis.document?.addEventListener("visibilitychange", () => document.hidden || wake(), { signal: ended });
+  globalThis.addEventListener?.("visibilitychange", () => wake(), { signal: ended });
+  // A page that was kept while the user was elsewhere has heard nothing.
+  globalThis.addEventListener?.("pageshow", ({ persisted }) => persisted && change(), { signal: ended });
   start();
 
   return {
@@ -568,18 +576,17 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     async *[Symbol.asyncIterator]() {
       /** @type {GatewayEvent[]} */
       const events = [];
-      let wake = () => {};
-      const offs = [on("*", (event) => (events.push(event), wake())), on("!", () => wake())];
+      const off = on("*", (event) => events.push(event));
       try {
         while (events.length || !ended.aborted) {
           if (events.length > MOST) throw problem(0, `${MOST} events wait: the loop is too slow`);
           const event = events.shift();
           if (event) yield event;
-          else await new Promise((/** @type {any} */ resolve) => (wake = resolve));
+          else await pause(LONGEST, "*");
         }
         if (status === "stopped") throw ended.reason;
       } finally {
-        for (const off of offs) off();
+        off();
       }
     },
   };

@@ -146,7 +146,7 @@ def wait_for_log(page: Page, channel: str, ids: list[str]) -> None:
 
 def transport(page: Page) -> int:
     """0 WebSocket, 1 SSE, 2 long polling: what the client remembers."""
-    found: int = page.evaluate("Number(localStorage[location.origin + '/?']?.split(' ')[0] ?? 0)")
+    found: int = page.evaluate("Number(localStorage[`notify ${location.origin}/`]?.split(' ')[0] ?? 0)")
     return found
 
 
@@ -318,14 +318,47 @@ def test_tabs_of_different_users_share_nothing(open_page: Open, guarded: Server,
     wait_connections(guarded, 2)
 
 
-def test_a_leader_that_says_nothing_is_left(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
-    sleeping = open_page(gateway)
-    sleeping.evaluate("void navigator.locks.request(location.origin + '/?', () => new Promise(() => {}))")
-    page = open_page(gateway, [channel])
+# Holds the lock, tells the first tab that asks that it has all of the channel, and is put to sleep.
+SLEEPER = """([channel, cursor]) => {
+    const name = `notify ${location.origin}/`;
+    const bus = new BroadcastChannel(name);
+    bus.onmessage = ({ data }) => {
+        if (data.want) bus.postMessage({ op: "ready", channels: { [channel]: cursor } });
+        if (data.want) bus.close();
+    };
+    return new Promise((held) => navigator.locks.request(name, () => new Promise(() => held())));
+}"""
+
+
+def test_a_leader_that_was_put_to_sleep_is_left(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    wait_connections(gateway, 0)
+    cursor = ledger.publish(channel)
+    sleeper = open_page(gateway)
+    sleeper.evaluate(SLEEPER, [channel, cursor])
+    page = open_page(gateway, [channel], quiet=100)
     wait_live(page)
+    wait_connections(gateway, 0)
     ledger.publish(channel)
 
     wait_for_log(page, channel, ledger.ids[channel])
+
+
+def test_a_tab_whose_leader_may_not_read_a_channel_connects_by_itself(
+    open_page: Open, guarded: Server, ledger: Ledger, channel: str
+) -> None:
+    wait_connections(guarded, 0)
+    leader = open_page(guarded, [channel], token=make_token("eve", subscribe=[channel]))
+    wait_live(leader)
+    other = f"{channel}:other"
+    page = open_page(guarded, [channel, other], token=make_token("eve", subscribe=["jobs:*"]))
+    wait_live(page)
+    for name in (channel, other, channel, other):
+        ledger.publish(name)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    wait_for_log(page, other, ledger.ids[other])
+    wait_for_log(leader, channel, ledger.ids[channel])
+    assert leader.evaluate("feed.status") == "live"
 
 
 TOKENS = "(tokens) => (window.asked = 0, () => tokens[Math.min(asked++, tokens.length - 1)])"

@@ -17,7 +17,7 @@ from tests.conftest import need, publisher
 from tests.faults.proxy import Proxy
 from tests.support.servers import running_gateway
 
-MOST_BYTES = 3_800
+MOST_BYTES = 3_584
 
 CUTS = 2
 EVENTS = 30  # before each of them, and after the last

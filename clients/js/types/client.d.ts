@@ -8,8 +8,6 @@ export function delay(failures: number, { status, after }: {
     status: number;
     after: number;
 }): number;
-/** Where to connect. @param {string | URL} url @param {string} [path] @param {string[][]} [cursors] channel and cursor of each */
-export function address(url: string | URL, path?: string, cursors?: string[][]): string;
 /**
  * Takes the chunks of an event stream and gives its data as values. The gateway writes the JSON of each on one line, with all
  * that the stream's other fields say.
@@ -42,6 +40,8 @@ export function connect(url: string | URL, { channels, token, since, share, quie
     /** All events as they come. Ends when the feed is closed, and throws the `Problem` for which it has stopped. */
     [Symbol.asyncIterator](): AsyncGenerator<GatewayEvent, void, unknown>;
 };
+export function locate(url: string | URL): string;
+export function query(cursors: string[][]): string;
 export function messages({ events, channels, gaps }: Answer): Message[];
 export type GatewayEvent = {
     type: string;
