@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from gateway.core.event import TEXT
@@ -38,7 +42,7 @@ async def running(url: str) -> AsyncIterator[Feed]:
 class Client:
     """Takes what a subscription writes."""
 
-    def __init__(self, feed: Feed, channel: str, since: Since) -> None:
+    def __init__(self, feed: Feed, channel: str | dict[str, Since], since: Since = 0) -> None:
         self.got: list[dict[str, Any]] = []
         self.subscription = Subscription(
             wire=TEXT,
@@ -47,7 +51,7 @@ class Client:
             on_done=lambda: None,
             on_failed=lambda: None,
         )
-        feed.follow(self.subscription, {channel: since})
+        feed.follow(self.subscription, {channel: since} if isinstance(channel, str) else channel)
 
     async def until_ready(self) -> None:
         async with asyncio.timeout(10):
@@ -129,3 +133,99 @@ async def test_a_job_is_over_for_who_has_its_final_event(redis_url: str, redis: 
 
         assert [await feed.is_over({"jobs:1": cursor}) for cursor in (first, end)] == [False, True]
         assert not await feed.is_over({"jobs:1": end, "jobs:2": end})
+
+
+async def test_those_who_come_one_after_the_other_share_it_too(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(5)]
+        before = await reads(redis)
+        for _ in range(100):
+            client = Client(feed, "jobs:1", int(published[1]))
+            await client.until_ready()
+
+            assert client.ids == published[2:]
+        assert await reads(redis) - before == 1
+
+
+async def test_hundreds_on_two_busy_channels_share_their_reads_and_see_one_order(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        publish = publisher(redis)
+        published = [await publish(f"jobs:{i % 2}", "progress", i) for i in range(20)]
+        before = await reads(redis)
+        wanted: dict[str, Since] = {"jobs:0": int(published[4]), "jobs:1": int(published[4])}
+        clients = [Client(feed, wanted) for _ in range(500)]
+        published += [await publish(f"jobs:{i % 2}", "progress", i) for i in range(50)]
+        async with asyncio.timeout(10):
+            while not all(len(client.ids) == 65 for client in clients):
+                await asyncio.sleep(0.01)
+
+        assert all(client.ids == published[5:] for client in clients)
+        assert await reads(redis) - before <= 2 + 2 * 50
+
+
+async def test_who_comes_for_the_newest_event_gets_that_of_now_even_if_it_was_not_announced_yet(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        await publisher(redis)("jobs:1", "started")
+        first = Client(feed, "jobs:1", "last")
+        await first.until_ready()
+        with SyncRedis.from_url(redis_url) as blocking:  # the event loop stands still: nothing is heard meanwhile
+            blocking.execute_command("FCALL", "notify_publish", 1, "jobs:1", '{"type":"completed","final":true}')
+        second = Client(feed, "jobs:1", "last")
+        await second.until_ready()
+
+        assert [message.get("type", message.get("op")) for message in second.got[:2]] == ["completed", "ready"]
+
+
+async def test_a_redis_without_its_data_is_told_of_once_and_not_read_for_ever(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(3)]
+        watcher = Client(feed, "jobs:1", 0)
+        await watcher.until_ready()
+        await redis.flushall()
+        before = await reads(redis)
+        client = Client(feed, "jobs:1", int(published[0]))
+        await client.until_ready()
+        await asyncio.sleep(0.3)
+        used = await reads(redis) - before
+        later = await publisher(redis)("jobs:1", "progress", 3)
+        async with asyncio.timeout(5):
+            while client.ids[-1:] != [later] or watcher.ids[-1:] != [later]:
+                await asyncio.sleep(0.01)
+
+        assert [message["op"] for message in client.got if "op" in message] == ["gap", "ready"]
+        assert client.ids == [later]
+        assert watcher.ids == [*published, later]
+        assert used <= 3
+
+
+async def test_a_channel_that_cannot_be_read_holds_up_nobody_else(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        await redis.set("notify:log:{jobs:bad}", "not a list")
+        bad, good = Client(feed, "jobs:bad", 0), Client(feed, "jobs:good", 0)
+        await good.until_ready()
+        await redis.delete("notify:log:{jobs:bad}")
+        await bad.until_ready()
+
+        assert good.subscription.live
+        assert bad.subscription.live
+
+
+async def test_ready_means_that_a_probe_has_come_back_lately(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.feed.READY_SECONDS", 1.5)
+    server = int((await redis.info("server"))["process_id"])
+    async with running(redis_url) as feed:
+        ready = [feed.ready]
+        os.kill(server, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(3):
+                while feed.ready:
+                    await asyncio.sleep(0.01)
+            ready.append(feed.ready)
+        finally:
+            os.kill(server, signal.SIGCONT)
+        async with asyncio.timeout(5):
+            while not feed.ready:
+                await asyncio.sleep(0.01)
+        ready.append(feed.ready)
+
+        assert ready == [True, False, True]
