@@ -214,18 +214,29 @@ async def test_ready_means_that_a_probe_has_come_back_lately(redis_url: str, red
     monkeypatch.setattr("gateway.feed.READY_SECONDS", 1.5)
     server = int((await redis.info("server"))["process_id"])
     async with running(redis_url) as feed:
-        ready = [feed.ready]
         os.kill(server, signal.SIGSTOP)
         try:
-            async with asyncio.timeout(3):
-                while feed.ready:
-                    await asyncio.sleep(0.01)
-            ready.append(feed.ready)
+            await until_ready(feed, expected=False)
         finally:
             os.kill(server, signal.SIGCONT)
-        async with asyncio.timeout(5):
-            while not feed.ready:
-                await asyncio.sleep(0.01)
-        ready.append(feed.ready)
+        await until_ready(feed, expected=True)
 
-        assert ready == [True, False, True]
+
+async def until_ready(feed: Feed, *, expected: bool) -> None:
+    async with asyncio.timeout(5):
+        while feed.ready is not expected:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_forged_announcement_does_not_keep_anybody_reading(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        Client(feed, "jobs:1", 0)
+        published = await publisher(redis)("jobs:1", "progress")
+        await redis.publish("notify:jobs:1", "9007199254740991 9007199254740990\n1")
+        client = Client(feed, "jobs:1", 0)
+        await client.until_ready()
+        before = await reads(redis)
+        await asyncio.sleep(0.3)
+
+        assert client.ids == [published]
+        assert await reads(redis) - before <= 2

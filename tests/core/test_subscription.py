@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from gateway.core.event import TEXT, Event, read_published
@@ -178,3 +179,87 @@ def test_it_is_over_once_all_channels_are() -> None:
     client.hub.announce(event("b", 20, 0, final=True))
 
     assert (before, client.over) == (False, True)
+
+
+def test_what_is_beyond_the_channel_read_first_waits_for_the_next_read() -> None:
+    client = Client()
+    client.follow(a=0, b=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, clock=20), b=answer("b", 15, 30, clock=30))
+    first = (client.ids, client.subscription.wanted, client.subscription.live)
+    client.subscription.begin_read()
+    client.read(a=Answer(30, 0, 25, False, False, [Entry(25, 10, event("a", 25, 10))]), b=answer("b", 15, 30, clock=30))
+
+    assert first == ([10, 15], 30, False)
+    assert client.ids == [10, 15, 25, 30]
+    assert client.subscription.live
+
+
+def test_on_busy_channels_the_second_read_is_enough() -> None:
+    client = Client()
+    client.follow(a=0, b=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", clock=20), b=answer("b", 30, clock=30))
+    client.subscription.begin_read()
+    client.read(a=answer("a", clock=40), b=answer("b", 30, 50, clock=50))
+    live = client.subscription.live
+    client.hub.announce(event("b", 50, 30))
+
+    assert live
+    assert client.ids == [30, 50]
+
+
+def test_a_gap_beyond_the_horizon_is_not_left_to_the_announcements() -> None:
+    client = Client()
+    client.follow(a=0, b=0)
+    for _ in range(3):
+        client.subscription.begin_read()
+        client.read(a=answer("a", clock=20), b=Answer(50, 0, 50, False, False, [Entry(25, 0, event("b", 25, 0))]))
+    before = (client.ids, client.notices, client.subscription.live)
+    client.subscription.begin_read()
+    client.read(a=answer("a", clock=50), b=Answer(50, 0, 50, False, False, [Entry(25, 0, event("b", 25, 0))]))
+
+    assert before == ([], [], False)
+    assert client.notices == ["gap", "ready"]
+    assert client.subscription.live
+
+
+def test_nothing_is_taken_from_the_queue_while_another_channel_is_still_read() -> None:
+    client = Client()
+    client.follow(a=0, b=0)
+    client.subscription.begin_read()
+    client.hub.announce(event("a", 90, 0))
+    client.read(a=answer("a", clock=20), b=answer("b", 10, clock=50, more=True))
+
+    assert client.ids == [10]
+    assert not client.subscription.live
+
+
+def test_what_was_announced_before_the_queue_and_is_in_no_log_is_looked_for_again() -> None:
+    client = Client()
+    client.follow(a=10)
+    client.hub.announce(event("a", 20, 10))
+    client.subscription.begin_read()
+    client.hub.announce(event("a", 30, 0))  # Redis was flushed in between: it knows of nothing before
+    client.read(a=Answer(10, 0, 0, False, False, []))
+
+    assert client.ids == []
+    assert not client.subscription.live
+
+
+def test_an_announcement_that_the_log_never_has_does_not_keep_it_reading() -> None:
+    client = Client()
+    client.follow(a=10)
+    client.hub.announce(event("a", 99, 98))
+    client.subscription.begin_read()
+    page = replace(make_page(10, Answer(10, 0, 10, False, False, [])), heard=99)
+    client.subscription.end_read({client.subscription.cursors["a"]: page}, client.hub.heard)
+
+    assert client.subscription.live
+
+
+def test_there_is_no_cursor_to_come_back_with_before_the_first_read() -> None:
+    client = Client()
+    client.follow(a="last", b=10)
+
+    assert client.subscription.positions() == {"b": "10"}
