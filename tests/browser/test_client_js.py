@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -102,30 +103,48 @@ def guarded(shared_redis_url: str) -> Iterator[Server]:
 
 
 @pytest.fixture
-def context(chromium: Browser) -> Iterator[BrowserContext]:
-    context = chromium.new_context()
-    context.set_default_timeout(SECONDS * 1000)
+def make_context(chromium: Browser) -> Iterator[Callable[[int], BrowserContext]]:
+    """Makes browsers of their own: 0 with all transports, 1 without WebSocket, 2 without SSE either."""
+    contexts = []
     errors: list[str] = []
-    context.on("weberror", lambda error: errors.append(str(error.error)))
-    yield context
-    context.close()
+
+    def make(level: int) -> BrowserContext:
+        context = chromium.new_context()
+        contexts.append(context)
+        context.set_default_timeout(SECONDS * 1000)
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        if level:
+            context.add_init_script(NO_WEBSOCKET)
+        if level == 2:
+            context.route("**/sse?*", lambda route: route.abort())
+        return context
+
+    yield make
+    for context in contexts:
+        context.close()
     assert errors == []
+
+
+@pytest.fixture
+def context(make_context: Callable[[int], BrowserContext]) -> BrowserContext:
+    return make_context(0)
 
 
 Open = Callable[..., Page]
 
 
+def open_in(context: BrowserContext, server: Server, channels: list[str] | None = None, **options: Any) -> Page:
+    page = context.new_page()
+    page.goto(f"{server.http}/openapi.json")  # any document of this origin
+    page.evaluate(PAGE)
+    if channels is not None:
+        begin(page, channels, **options)
+    return page
+
+
 @pytest.fixture
 def open_page(context: BrowserContext) -> Open:
-    def open_page(server: Server, channels: list[str] | None = None, **options: Any) -> Page:
-        page = context.new_page()
-        page.goto(f"{server.http}/openapi.json")  # any document of this origin
-        page.evaluate(PAGE)
-        if channels is not None:
-            begin(page, channels, **options)
-        return page
-
-    return open_page
+    return partial(open_in, context)
 
 
 def begin(page: Page, channels: list[str], **options: Any) -> None:
@@ -191,40 +210,50 @@ def test_a_reload_in_the_middle_and_after_the_end(open_page: Open, gateway: Serv
     assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == ledger.ids[channel][-1]
 
 
-@pytest.mark.parametrize("level", [0, 1, 2], ids=["websocket", "sse", "polling"])
+NATIVE = """(channel) => {
+    window.log = {};
+    window.gaps = [];
+    const source = new EventSource(`/sse?channel=${channel}&since=0`);
+    source.onmessage = ({ data }) => { const event = JSON.parse(data); (log[event.channel] ??= []).push(event.id); };
+    source.addEventListener("gap", ({ data }) => gaps.push(JSON.parse(data).channel));
+}"""
+
+
 def test_a_gateway_that_is_killed_and_another_in_its_place(
-    *, context: BrowserContext, open_page: Open, shared_redis_url: str, ledger: Ledger, channel: str, level: int
+    make_context: Callable[[int], BrowserContext], shared_redis_url: str, ledger: Ledger, channel: str
 ) -> None:
-    if level:
-        context.add_init_script(NO_WEBSOCKET)
-    if level == 2:
-        context.route("**/sse?*", lambda route: route.abort())
     port = free_port()
     ledger.publish(channel)
     with gateway_on(port, shared_redis_url) as server:
-        page = open_page(server, [channel], since="0")
-        wait_live(page)
+        pages = [open_in(make_context(level), server, [channel], since="0") for level in range(3)]
+        native = open_in(make_context(0), server)
+        native.evaluate(NATIVE, channel)
+        for page in pages:
+            wait_live(page)
         ledger.publish(channel)
-        wait_for_log(page, channel, ledger.ids[channel])
-        assert transport(page) == level
+        for page in (*pages, native):
+            wait_for_log(page, channel, ledger.ids[channel])
+        assert [transport(page) for page in pages] == [0, 1, 2]
         server.process.kill()
         server.process.wait()
-    page.wait_for_function("feed.status === 'waiting'")
     for _ in range(20):
         ledger.publish(channel)
+    for page in pages:
+        page.wait_for_function("feed.status === 'waiting'")
     with gateway_on(port, shared_redis_url):
-        wait_live(page)
         ledger.publish(channel, "completed", final=True)
 
-        wait_for_log(page, channel, ledger.ids[channel])
-        assert transport(page) == level
+        for page in (*pages, native):
+            wait_for_log(page, channel, ledger.ids[channel])
+        assert [transport(page) for page in pages] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("level", [0, 1], ids=["websocket", "sse"])
-def test_offline_and_online(*, context: BrowserContext, open_page: Open, gateway: Server, ledger: Ledger, channel: str, level: int) -> None:
-    if level:
-        context.add_init_script(NO_WEBSOCKET)
-    page = open_page(gateway, [channel], quiet=1000)
+def test_offline_and_online(
+    make_context: Callable[[int], BrowserContext], gateway: Server, ledger: Ledger, channel: str, level: int
+) -> None:
+    context = make_context(level)
+    page = open_in(context, gateway, [channel], quiet=1000)
     wait_live(page)
     context.set_offline(True)
     for _ in range(5):
@@ -366,13 +395,9 @@ TOKENS = "(tokens) => (window.asked = 0, () => tokens[Math.min(asked++, tokens.l
 
 @pytest.mark.parametrize("level", [0, 1, 2], ids=["websocket", "sse", "polling"])
 def test_a_token_that_expires_is_renewed(
-    *, context: BrowserContext, open_page: Open, guarded: Server, ledger: Ledger, channel: str, level: int
+    make_context: Callable[[int], BrowserContext], guarded: Server, ledger: Ledger, channel: str, level: int
 ) -> None:
-    if level:
-        context.add_init_script(NO_WEBSOCKET)
-    if level == 2:
-        context.route("**/sse?*", lambda route: route.abort())
-    page = open_page(guarded)
+    page = open_in(make_context(level), guarded)
     tokens = [make_token("ann", subscribe=["jobs:*"], exp=time.time() + life) for life in (2, 2, 60)]
     page.evaluate(f"([channel, tokens]) => begin([channel], {{ token: ({TOKENS})(tokens), since: '0' }})", [channel, tokens])
     wait_live(page)
@@ -516,32 +541,6 @@ def test_a_final_event_that_is_there_already(open_page: Open, gateway: Server, l
     page = open_page(gateway)
 
     assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == id
-
-
-def test_native_event_source_is_cut_and_resumes(open_page: Open, shared_redis_url: str, ledger: Ledger, channel: str) -> None:
-    port = free_port()
-    with gateway_on(port, shared_redis_url) as server:
-        page = open_page(server)
-        page.evaluate(
-            """(channel) => {
-            window.log = {};
-            window.gaps = [];
-            const source = new EventSource(`/sse?channel=${channel}&since=0`);
-            source.onmessage = ({ data }) => { const event = JSON.parse(data); (log[event.channel] ??= []).push(event.id); };
-            source.addEventListener("gap", ({ data }) => gaps.push(JSON.parse(data).channel));
-        }""",
-            channel,
-        )
-        ledger.publish(channel)
-        wait_for_log(page, channel, ledger.ids[channel])
-        server.process.kill()
-        server.process.wait()
-    for _ in range(10):
-        ledger.publish(channel)
-    with gateway_on(port, shared_redis_url):
-        ledger.publish(channel)
-
-        wait_for_log(page, channel, ledger.ids[channel])
 
 
 def test_the_served_file_is_the_source(gateway: Server) -> None:
