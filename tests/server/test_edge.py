@@ -300,7 +300,7 @@ def test_when_sockets_run_out_new_ones_are_refused_and_the_connected_live_on(sha
     before = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))"
     with running_gateway(shared_redis_url, before=before) as server, websocket(server.port, "/ws?channel=out") as client:
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (200, 200)
-        assert "GATEWAY_MAX_CONNECTIONS is 20000, but only 200 files may be open" in server.output()
+        assert "GATEWAY_MAX_CONNECTIONS is 16000, but only 200 files may be open" in server.output()
         assert client.message()["op"] == "ready"
         crowd = [Wire(server.port) for _ in range(300)]
         started = cpu_seconds(server.process.pid)
