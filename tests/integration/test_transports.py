@@ -215,12 +215,13 @@ async def test_100_first_subscribers_at_once_all_get_the_first_event(server: Ser
         return ids([event])
 
     followers = asyncio.Semaphore(0)
-    tasks = [asyncio.ensure_future(follow_first((websocket, sse)[i % 2])) for i in range(100)]
-    for _ in tasks:
-        await followers.acquire()
-    first = await publish(channel, "queued")
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(follow_first((websocket, sse)[i % 2])) for i in range(100)]
+        for _ in tasks:
+            await followers.acquire()
+        first = await publish(channel, "queued")
 
-    assert await asyncio.gather(*tasks) == [[first]] * 100
+    assert [task.result() for task in tasks] == [[first]] * 100
 
 
 async def test_an_event_source_is_stopped_by_204_when_all_is_over(server: Server, publish: Publish, channel: str) -> None:
