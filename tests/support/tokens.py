@@ -17,7 +17,7 @@ def make_token(
 ) -> str:
     """A token of these claims; one that is ``...`` is left out."""
     now = time.time()
-    every = {"sub": sub, "iat": now, "exp": now + 60} | claims
+    every = {"sub": sub, "iat": now, "exp": now + 600} | claims
     return jwt.encode({name: value for name, value in every.items() if value is not ...}, key, algorithm=algorithm, headers=header)
 
 
