@@ -41,16 +41,11 @@ READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; w
 
 @dataclass(slots=True, eq=False)
 class Read:
-    """A read of one channel's log: to be sent, on its way, or answered.
-
-    Attributes:
-        known: the newest id that any answer had shown when it was asked for
-    """
+    """A read of one channel's log: to be sent, on its way, or answered."""
 
     channel: Channel
     since: Since
     size: int
-    known: int
     page: asyncio.Future[Page]
     sent: bool = False
 
@@ -67,7 +62,6 @@ class Reads:
         self._hub = hub
         self._reads: dict[Channel, dict[tuple[Since, int], Read]] = {}
         self._size = 0
-        self._known = 0
         self._batch: list[Read] = []
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,7 +75,11 @@ class Reads:
             self._reads.pop(channel, None)
 
     async def read(self, cursors: Iterable[Cursor], reaching: int) -> dict[Cursor, Page]:
-        """A page for each cursor; one that ends its log is good for delivery up to the id ``reaching`` at least.
+        """A page for each cursor.
+
+        Args:
+            cursors: where to read from
+            reaching: an answered read that does not reach to this id is asked again
 
         Raises:
             RedisError, OSError: if Redis is away or refuses.
@@ -103,7 +101,7 @@ class Reads:
             metrics.SHARED_READS.inc()
             return read.page
         self._drop_old(reads)
-        read = reads[since, size] = Read(channel, since, size, self._known, asyncio.get_running_loop().create_future())
+        read = reads[since, size] = Read(channel, since, size, asyncio.get_running_loop().create_future())
         if not self._batch:
             asyncio.get_running_loop().call_soon(self._send)
         self._batch.append(read)
@@ -121,8 +119,8 @@ class Reads:
         if isinstance(read.since, str):
             return not read.sent  # the newest event at a moment before this client came is not what it asked for
         if not read.page.done():
-            # On its way. If something is announced before it is answered, the subscription's check finds it missing.
-            return read.known >= reaching
+            # On its way. What is announced before it is answered, or lies beyond it, the subscription's checks find missing.
+            return True
         if read.page.exception() is not None:
             return False
         page = read.page.result()
@@ -172,7 +170,6 @@ class Reads:
             read.page.set_exception(page)
             return
         read.page.set_result(replace(page, heard=heard))
-        self._known = max(self._known, page.position)
         self._size += page.size
 
 
