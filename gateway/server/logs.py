@@ -65,5 +65,6 @@ def log_config(level: str, kind: str) -> dict[str, Any]:
         "filters": {"polite": {"()": "gateway.server.logs.Polite"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["polite"]}},
         "root": {"handlers": ["stderr"], "level": others},
-        "loggers": {"gateway": {"level": level.upper()}} | {name: {"level": others} for name in _OTHERS},
+        # With propagate, because uvicorn's own configuration, had it come first, would keep these to itself.
+        "loggers": {"gateway": {"level": level.upper()}} | {name: {"level": others, "propagate": True} for name in _OTHERS},
     }

@@ -25,7 +25,7 @@ from tests.support.clients import TRANSPORTS, ids, take
 async def served(app: object) -> AsyncIterator[str]:
     """The application under uvicorn as it comes."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2))  # type: ignore[arg-type]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=2))  # type: ignore[arg-type]
     running = asyncio.ensure_future(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

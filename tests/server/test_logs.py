@@ -7,6 +7,7 @@ import logging.config
 from collections.abc import Iterator
 
 import pytest
+from uvicorn.config import LOGGING_CONFIG
 
 from gateway.server.logs import log_config
 
@@ -20,18 +21,29 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def output(kind: str) -> Iterator[io.StringIO]:
-    """What is logged, at the level that tells most."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
+def as_it_was() -> Iterator[None]:
+    """Logging belongs to the process: leaves it as it was found."""
+    loggers = [logging.getLogger(name) for name in (None, "gateway", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate, logger.disabled) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate, disabled in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate, logger.disabled = propagate, disabled
+
+
+def configured(kind: str) -> io.StringIO:
+    """What is logged from now on, at the level that tells most."""
     stream = io.StringIO()
     config = log_config("debug", kind)
     config["handlers"]["stderr"]["stream"] = stream
     logging.config.dictConfig(config)
-    yield stream
-    root.handlers[:], root.level = before[0], before[1]
-    for name in ("gateway", "uvicorn", "uvicorn.error", "uvicorn.access"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    return stream
+
+
+@pytest.fixture
+def output(kind: str, as_it_was: None) -> io.StringIO:
+    return configured(kind)
 
 
 def test_our_own_lines_are_told_at_the_level_that_is_set(output: io.StringIO) -> None:
@@ -49,6 +61,15 @@ def test_what_libraries_say_of_each_request_is_left_out(output: io.StringIO, nam
 
 
 def test_what_libraries_warn_of_is_told(output: io.StringIO) -> None:
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+
+    assert "Exception in ASGI application" in output.getvalue()
+
+
+def test_it_holds_where_uvicorn_has_configured_logging_before(kind: str, as_it_was: None) -> None:
+    logging.config.dictConfig(LOGGING_CONFIG)
+    output = configured(kind)
+
     logging.getLogger("uvicorn.error").error("Exception in ASGI application")
 
     assert "Exception in ASGI application" in output.getvalue()
