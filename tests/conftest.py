@@ -24,7 +24,7 @@ sys.dont_write_bytecode = False
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Twice as many as there are cores for the whole suite, which waits much; for a part of it none, so that ``-s`` and a debugger work."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword and not config.option.usepdb
-    return 2 * (os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count() or 1) if whole else 0
+    return 2 * (os.cpu_count() or 1) if whole else 0
 
 
 def need(present: object, what: str) -> None:
