@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -39,10 +40,12 @@ def modules() -> Path:
         found = installed / name / "package.json"
         return json.loads(found.read_text())["version"] if found.is_file() else None
 
-    if any(version(name) != wanted[name] for name in wanted):
-        npm = shutil.which("npm")
-        need(npm, "npm: apt-get install npm")
-        command = [str(npm), "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(command, check=False, cwd=CLIENT, capture_output=True, timeout=100)
-        need(done.returncode == 0, "what clients/js tests with: cd clients/js && npm install")
+    with (CLIENT / "package.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of the workers installs, the others wait for it
+        if any(version(name) != wanted[name] for name in wanted):
+            npm = shutil.which("npm")
+            need(npm, "npm: apt-get install npm")
+            command = [str(npm), "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
+            done = subprocess.run(command, check=False, cwd=CLIENT, capture_output=True, timeout=100)
+            need(done.returncode == 0, "what clients/js tests with: cd clients/js && npm install")
     return installed

@@ -24,7 +24,7 @@ from tests.support.servers import Server, running_gateway
 
 CHANNELS = 50
 FULL = (10_000, 200, 20)  # events, clients, reconnections of each
-SHORT = (3_000, 80, 10)
+SHORT = (2_000, 56, 8)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import redis.asyncio
 from notify_client import AsyncPublisher, Publisher
 
 LIMIT = 0.5
-SLACK = 0.1  # of a shared machine
+SLACK = 0.5  # of a shared, busy machine
 
 
 class Twin:
