@@ -1,0 +1,93 @@
+"""Publishing: each event is sent, awaited and noted in the ledger of its channel before the next one goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Final, Protocol
+
+from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPParseError
+from notify_client import Publisher
+
+from loadtest.clients.stream import Target
+from loadtest.ledger import Ledger
+
+ANSWER_SECONDS: Final = 10.0
+
+
+class NotPublished(Exception):
+    """An event was refused, or its fate is not known."""
+
+
+class Way(Protocol):
+    """How an event gets into Redis."""
+
+    name: str
+
+    def publish(self, channel: str, event: dict[str, Any], collapse: str | None) -> int:
+        """The id of the recorded event.
+
+        Raises:
+            NotPublished: if there is none.
+        """
+
+
+class HttpWay:
+    """``POST /publish``: needs nothing but the address of the gateway."""
+
+    name = "POST"
+
+    def __init__(self, target: Target) -> None:
+        self._client = HTTPClient.from_url(target.host, connection_timeout=ANSWER_SECONDS, network_timeout=ANSWER_SECONDS)
+        self._headers = target.headers | {"Content-Type": "application/json"}
+
+    def publish(self, channel: str, event: dict[str, Any], collapse: str | None) -> int:
+        body = {"channel": channel, **event} | ({} if collapse is None else {"collapse": collapse})
+        try:
+            answer = self._client.post("/publish", body=json.dumps(body), headers=self._headers)
+            content = answer.read()
+        except (OSError, HTTPParseError) as error:
+            raise NotPublished(str(error) or type(error).__name__) from None
+        if answer.status_code != 200:
+            raise NotPublished(f"{answer.status_code} {content[:200].decode(errors='replace')}")
+        return int(json.loads(content)["ids"][channel])
+
+
+class RedisWay:
+    """As a worker does: one command to Redis."""
+
+    name = "FCALL"
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def publish(self, channel: str, event: dict[str, Any], collapse: str | None) -> int:
+        id = self._publisher.publish(channel, event["type"], event["data"], final=event.get("final", False), collapse=collapse)
+        if id is None:
+            raise NotPublished("dropped: Redis is away, slow or refuses")
+        return int(id)
+
+
+class Publishing:
+    """One publisher on one or more channels.
+
+    Args:
+        padding: bytes that each event carries besides the time it was sent
+    """
+
+    def __init__(self, way: Way, events: Any, padding: int) -> None:
+        self._way = way
+        self._events = events
+        self._padding = "x" * padding
+
+    def publish(self, ledger: Ledger, type: str, *, collapse: str | None = None, final: bool = False) -> None:
+        """Publish, and report it to locust. What fails is reported, too, and the event is one of unknown outcome."""
+        data = {"t": time.time_ns(), "pad": self._padding}
+        event = {"type": type, "data": data} | ({"final": True} if final else {})
+        ledger.begin(collapse)
+        with self._events.request.measure(self._way.name, "publish") as report:
+            try:
+                ledger.acknowledge(self._way.publish(ledger.channel, event, collapse), collapse)
+            except NotPublished as error:
+                report["exception"] = error

@@ -1,0 +1,44 @@
+"""The last line of a run, and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+FOLLOWERS: Final = ("WS", "SSE", "POLL")
+
+
+def count(entries: Mapping[tuple[str, str], Any], *names: str) -> int:
+    """How often these were reported, failures included."""
+    return sum(entry.num_requests for (name, transport), entry in entries.items() if name in names and transport in FOLLOWERS)
+
+
+def faults(entries: Mapping[tuple[str, str], Any]) -> list[str]:
+    """What makes the run a failure, in words; nothing if all is well."""
+    received = count(entries, "delivery", "first event", "replay")
+    found = []
+    if lost := count(entries, "loss"):
+        found.append(f"{lost} lost")
+    if twice := count(entries, "duplicate"):
+        found.append(f"{twice} twice or out of order")
+    if not received and sum(entry.num_requests for entry in entries.values()):
+        found.append("no event came at all, so nothing was checked")
+    return found
+
+
+def summary(entries: Mapping[tuple[str, str], Any]) -> str:
+    """One line for people and logs."""
+    received = count(entries, "delivery", "first event", "replay")
+    latencies = "".join(_latency(entries, FOLLOWERS))
+    found = faults(entries)
+    verdict = "FAILED: " + ", ".join(found) if found else "none lost, none twice"
+    connects, gaps = count(entries, "connect"), count(entries, "gap")
+    return f"Notify Gateway: {connects} connects, {received} events received, {gaps} gaps told{latencies}: {verdict}"
+
+
+def _latency(entries: Mapping[tuple[str, str], Any], transports: Iterable[str]) -> Iterable[str]:
+    for transport in transports:
+        entry = entries.get(("delivery", transport))
+        if entry is not None and entry.num_requests:
+            p50, p99 = entry.get_response_time_percentile(0.5), entry.get_response_time_percentile(0.99)
+            yield f"; {transport} p50 {p50:.0f} ms, p99 {p99:.0f} ms"

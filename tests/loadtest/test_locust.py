@@ -1,0 +1,52 @@
+"""The load test itself: it passes a gateway that does what it promises, and fails one that does not."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.loadtest.meddler import Fault, Meddler
+from tests.support.servers import running_gateway
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+async def locust(host: str, *arguments: str) -> tuple[int | None, str]:
+    """Run it without its web page: its exit code, and what it says."""
+    need(importlib.util.find_spec("locust"), "locust: uv sync --group loadtest")
+    command = ["-m", "locust", "-f", "loadtest/locustfile.py", "--host", host, "--headless", "--only-summary", *arguments]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), 90)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode, output.decode()
+
+
+async def test_a_gateway_that_keeps_its_promises_passes_under_churn_and_storms(shared_redis_url: str) -> None:
+    with running_gateway(shared_redis_url) as gateway:
+        options = ("-u", "20", "-r", "20", "-t", "4s", "--rate", "20", "--job-seconds", "1", "--churn", "2", "--storm", "2")
+        code, output = await locust(gateway.http, *options, "--patience", "30")
+
+    assert code == 0, output
+    assert "none lost, none twice" in output
+
+
+@pytest.mark.parametrize(("fault", "words"), [("lose", "lost"), ("double", "twice")])
+async def test_a_gateway_that_does_not_keep_them_fails(shared_redis_url: str, fault: Fault, words: str) -> None:
+    with running_gateway(shared_redis_url) as gateway:
+        async with Meddler(gateway.port, fault) as meddler:
+            options = ("-u", "4", "-r", "20", "-t", "3s", "--rate", "20", "--redis-url", shared_redis_url)
+            code, output = await locust(meddler.host, *options, "WebSocketFollower", "Publisher")
+
+    assert code == 1, output
+    assert f" {words}" in output.partition("FAILED")[2]
