@@ -26,6 +26,7 @@ from gateway.transports.access import Access
 from gateway.transports.answers import answer_problem
 from gateway.transports.connections import Connections, Limits
 from gateway.transports.credentials import Gate, OpenGate, TokenGate
+from gateway.transports.figures import watch
 from gateway.transports.files import FileEndpoint
 from gateway.transports.origin import Cors, Origins
 from gateway.transports.polling import PollEndpoint
@@ -161,6 +162,7 @@ class Gateway(Starlette):
             tasks.create_task(self.services.feed.run())
             tasks.create_task(self.services.connections.run())
             tasks.create_task(self.services.access.run())
+            tasks.create_task(watch(self.services))
             for work in self._works:
                 tasks.create_task(work.run())
             tasks.create_task(self._warn())

@@ -34,7 +34,6 @@ READS_AT_ONCE: Final = 4  # pipelines on their way to Redis
 READS_IN_PIPELINE: Final = 64
 SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the same cursor
 LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
-STALL_SECONDS: Final = 0.1
 PROBE_SECONDS: Final = 1.0
 READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
 
@@ -98,7 +97,7 @@ class Reads:
         reads = self._reads.setdefault(channel, {})
         read = reads.get((since, size))
         if read is not None and self._is_good(read, reaching):
-            metrics.SHARED_READS.inc()
+            metrics.SHARED_READS.value += 1
             return read.page
         self._drop_old(reads)
         read = reads[since, size] = Read(channel, since, size, asyncio.get_running_loop().create_future())
@@ -137,7 +136,7 @@ class Reads:
         error: BaseException = asyncio.CancelledError()
         try:
             async with self._slots:
-                metrics.READS.inc(len(batch))
+                metrics.READS.value += len(batch)
                 if not await self._ask(batch):
                     await self._log.open(self._hub.heard)
                     await self._ask(batch, anyhow=True)
@@ -182,6 +181,9 @@ class Feed:
     """What connects Redis to the clients of this process.
 
     Run it with ``run()``; when that ends, with whatever error, the process can deliver nothing and must stop.
+
+    Attributes:
+        behind: the clients that read from the log, and since when
     """
 
     def __init__(self, client: Redis, prefix: str = "notify", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -195,6 +197,7 @@ class Feed:
             on_connected=lambda: self.log.open(self.hub.heard),
         )
         self.reads = Reads(self.log, self.hub)
+        self.behind: dict[Subscription, float] = {}
         self._limit = max_event_bytes
         self._tasks: asyncio.TaskGroup | None = None
         self._probe = f"!{os.urandom(8).hex()}"
@@ -238,12 +241,7 @@ class Feed:
 
     async def _sweep(self) -> None:
         while True:
-            before = time.monotonic()
             await asyncio.sleep(LINGER_SECONDS / 2)
-            late = max(0.0, time.monotonic() - before - LINGER_SECONDS / 2)
-            metrics.LOOP_LAG.set(late)
-            if late > STALL_SECONDS:
-                metrics.LOOP_STALLED.inc(late)
             self.sweep(time.monotonic() - LINGER_SECONDS)
 
     def sweep(self, before: float) -> None:
@@ -271,7 +269,7 @@ class Feed:
     def _hear_probe(self, payload: bytes) -> None:
         sent = int(payload) / 1e9
         self._probe_back = max(self._probe_back, sent)
-        metrics.ROUND_TRIP.set(time.monotonic() - sent)
+        metrics.ROUND_TRIP.observe(time.monotonic() - sent)
 
     def _hear(self, name: str, payload: bytes) -> None:
         if name in self._reserved:
@@ -280,11 +278,19 @@ class Feed:
         try:
             event = read_announcement(name, payload, self._limit)
         except Malformed as error:
-            metrics.EVENTS_IN.labels("malformed").inc()
+            metrics.MALFORMED.value += 1
             logger.warning("channel %s: an announcement was dropped: %s", ascii(name), error)
             return
-        (metrics.RECORDED if event.id else metrics.LIVE_ONLY).inc()
         self.hub.announce(event)
+        if not event.id:
+            metrics.LIVE_ONLY.value += 1
+            return
+        metrics.RECORDED.value += 1
+        channel = self.hub.channels.get(name)
+        if channel is not None:
+            latency = max(0.0, time.time() - event.id / 1e6)
+            for wire in channel.followers:
+                metrics.LATENCY_BY_WIRE[wire.name].observe(latency)
 
     def _lose(self) -> None:
         self.reads.forget()
@@ -312,6 +318,7 @@ class Feed:
                 self.hub.leave(cursor, time.monotonic())
         if names is None:
             subscription.closed = True
+            self.behind.pop(subscription, None)
 
     async def is_over(self, wanted: Mapping[str, Since]) -> bool:
         """Whether on each channel the final event lies behind the reader, and nothing ahead.
@@ -329,6 +336,7 @@ class Feed:
         """Read the log for a subscription that is behind. A subscription's ``on_behind``."""
         if not subscription.reading and self._tasks is not None:
             subscription.reading = True
+            self.behind.setdefault(subscription, time.monotonic())
             self._tasks.create_task(self._catch_up(subscription))
 
     async def _catch_up(self, subscription: Subscription) -> None:
@@ -348,3 +356,5 @@ class Feed:
             subscription.on_failed()
         finally:
             subscription.reading = False
+            if subscription.live and (since := self.behind.pop(subscription, None)) is not None:
+                metrics.TIME_BEHIND.observe(time.monotonic() - since)

@@ -1,19 +1,262 @@
-"""Every metric, declared in one table."""
+"""Every metric, declared in one table.
+
+A figure is a plain number in this process, because some are counted for each event: what prometheus-client keeps costs 1 to 3 us
+each time. It comes in when somebody asks. The values of every label stand here, so there are never more series than these.
+
+Of several workers one is asked, and answers for all: each saves its figures once a second in a folder they share. What a worker
+has counted stays in the sums when it dies, or they would fall, and a rate be made of that.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import json
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import REGISTRY, Collector
 
-EVENTS_IN: Final = Counter("gateway_events_in", "Events heard from Redis", ["kind"])
-RECORDED: Final = EVENTS_IN.labels("recorded")
-LIVE_ONLY: Final = EVENTS_IN.labels("live_only")
-READS: Final = Counter("gateway_log_reads", "Reads of a channel's log")
-SHARED_READS: Final = Counter("gateway_log_reads_shared", "Clients who were served by somebody else's read")
-CONNECTIONS: Final = Gauge("gateway_connections", "Open client connections", ["transport"])
-REFUSALS: Final = Counter("gateway_refusals", "Requests and connections refused", ["status"])
-STALLED: Final = Counter("gateway_stalled", "Clients cut because they took no bytes")
-LOOP_LAG: Final = Gauge("gateway_loop_lag_seconds", "How late the event loop's last tick was")
-LOOP_STALLED: Final = Counter("gateway_loop_stalled_seconds", "For how long the event loop stood still, in stalls of 0.1 s and more")
-ROUND_TRIP: Final = Gauge("gateway_redis_round_trip_seconds", "The last probe's way through Redis and back")
+from gateway import errors
+
+FOLDER: Final = "_GATEWAY_FIGURES"  # the variable that tells a worker where the folder is
+
+Kind = Literal["counter", "sum", "max", "histogram"]
+"""What it is, and for a gauge how those of several workers become one."""
+
+
+class Number:
+    """One series of a counter or a gauge."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def read(self) -> list[float]:
+        return [self.value]
+
+
+class Distribution:
+    """One series of a histogram."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def read(self) -> list[float]:
+        """How many there were up to each bound and above the last, and their sum."""
+        return [*self._counts, self._sum]
+
+
+class Row:
+    """One metric: a series for each value of its label, or one where it has none."""
+
+    def __init__(self, kind: Kind, name: str, help: str, label: str, bounds: Sequence[float] = ()) -> None:
+        self.kind = kind
+        self.name = name
+        self.help = help
+        self.label = label
+        self.bounds = bounds
+        self.cells: dict[str, Number | Distribution] = {}
+        TABLE.append(self)
+
+
+TABLE: Final[list[Row]] = []
+
+
+def _numbers(kind: Kind, name: str, help: str, label: str = "", values: Iterable[str] = ("",)) -> dict[str, Number]:
+    cells = {value: Number() for value in values}
+    Row(kind, name, help, label).cells.update(cells)
+    return cells
+
+
+def _counter(name: str, help: str) -> Number:
+    return _numbers("counter", name, help)[""]
+
+
+def _counters(name: str, help: str, label: str, values: Iterable[str]) -> dict[str, Number]:
+    return _numbers("counter", name, help, label, values)
+
+
+def _gauge(name: str, help: str, kind: Kind = "sum") -> Number:
+    return _numbers(kind, name, help)[""]
+
+
+def _histograms(name: str, help: str, bounds: Sequence[float], label: str = "", values: Iterable[str] = ("",)) -> dict[str, Distribution]:
+    cells = {value: Distribution(bounds) for value in values}
+    Row("histogram", name, help, label, bounds).cells.update(cells)
+    return cells
+
+
+def _histogram(name: str, help: str, bounds: Sequence[float]) -> Distribution:
+    return _histograms(name, help, bounds)[""]
+
+
+def _reasons(kind: type[errors.GatewayError]) -> Iterator[tuple[type[errors.GatewayError], str]]:
+    yield kind, "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in kind.__name__).lstrip("_")
+    for narrower in kind.__subclasses__():
+        yield from _reasons(narrower)
+
+
+REASONS: Final = dict(_reasons(errors.GatewayError))
+TRANSPORTS: Final = ("websocket", "sse", "poll")
+CODES: Final = ("1000", "1001", "1003", "1008", "1009", "1011", "1012", "1013", "4400", "4401", "4403", "4408")
+
+_FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SLOW: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+# The table
+
+CONNECTIONS: Final = _numbers("sum", "gateway_connections", "Open streams and waiting polls", "transport", TRANSPORTS)
+SUBSCRIPTIONS: Final = _gauge("gateway_subscriptions", "Channels followed, counted once for each client")
+CHANNELS: Final = _gauge("gateway_channels", "Channels that Redis was asked for")
+HANDSHAKE: Final = _histograms(
+    "gateway_handshake_seconds", "From a request's head to an open stream, its token checked", _FAST, "transport", TRANSPORTS
+)
+REFUSALS: Final = _counters("gateway_refusals_total", "Requests and connections refused", "reason", REASONS.values())
+GOODBYES: Final = _counters("gateway_goodbyes_total", "Streams that the gateway ended, by close code", "code", CODES)
+STALLED: Final = _counter("gateway_stalled_total", "Slow readers cut because they took no bytes")
+
+EVENTS_IN: Final = _counters(
+    "gateway_events_in_total", "Announcements heard from Redis", "kind", ("recorded", "live_only", "malformed", "unreadable_entry")
+)
+RECORDED: Final = EVENTS_IN["recorded"]
+LIVE_ONLY: Final = EVENTS_IN["live_only"]
+MALFORMED: Final = EVENTS_IN["malformed"]
+EVENTS_OUT: Final = _counters("gateway_events_out_total", "Events written to clients", "transport", TRANSPORTS)
+BYTES_OUT: Final = _counters("gateway_bytes_out_total", "Bytes of events written to clients", "transport", TRANSPORTS)
+LATENCY: Final = _histograms(
+    "gateway_delivery_seconds",
+    "From an event's publishing to the last client's write, once for each event and transport; by the clocks of Redis's host and this",
+    _FAST,
+    "transport",
+    TRANSPORTS,
+)
+# The forms of bytes and whose they are: TEXT and BLOCK are those of a server that is not ours.
+WIRES: Final = {"websocket": ("frame", "text"), "sse": ("chunk", "block"), "poll": ("item",)}
+LATENCY_BY_WIRE: Final = {wire: LATENCY[transport] for transport, wires in WIRES.items() for wire in wires}
+PUBLISHED: Final = _counters("gateway_published_total", "Events by POST /publish", "outcome", ("recorded", "live_only", "refused"))
+
+BEHIND: Final = _gauge("gateway_behind", "Clients that read from the log at this moment")
+OLDEST_BEHIND: Final = _gauge("gateway_behind_oldest_seconds", "For how long the one that is behind the longest is", "max")
+TIME_BEHIND: Final = _histogram("gateway_behind_seconds", "How long a client that fell behind, or came, read from the log", _SLOW)
+READS: Final = _counter("gateway_log_reads_total", "Reads of a channel's log")
+SHARED_READS: Final = _counter("gateway_log_reads_shared_total", "Clients who were served by somebody else's read")
+GAPS: Final = _counters("gateway_gaps_total", "Gap notices to clients", "transport", TRANSPORTS)
+DUPLICATES: Final = _counters(
+    "gateway_duplicates_total", "Events that came by log and by announcement, and were written once", "transport", TRANSPORTS
+)
+
+LOOP_LAG: Final = _histogram("gateway_loop_lag_seconds", "How late the event loop was, once a second", _FAST)
+LOOP_STALLED: Final = _counter("gateway_loop_stalled_seconds_total", "For how long the event loop stood still, in stalls of 0.1 s and more")
+ROUND_TRIP: Final = _histogram("gateway_redis_round_trip_seconds", "A probe's way through Redis and back, once a second", _FAST)
+PROBE_AGE: Final = _gauge("gateway_probe_age_seconds", "Since the newest probe came back from Redis", "max")
+REDIS_CONNECTS: Final = _counter("gateway_redis_connects_total", "Connections made for listening; one is the rule")
+DRAINING: Final = _gauge("gateway_draining", "Whether the process is shutting down")
+
+
+def refused(error: errors.GatewayError) -> None:
+    """Count a request or a connection that was refused."""
+    REFUSALS[REASONS[type(error)]].value += 1
+
+
+# The figures of all processes as one
+
+Figures = Mapping[str, Mapping[str, list[float]]]
+
+
+def figures() -> dict[str, dict[str, list[float]]]:
+    """What this process has counted: by the names of metrics and the values of their labels."""
+    return {row.name: {value: cell.read() for value, cell in row.cells.items()} for row in TABLE}
+
+
+def save() -> None:
+    """Let the other workers have the figures of this one, if there are others."""
+    if folder := os.environ.get(FOLDER):
+        path = Path(folder, f"{os.getpid()}.json")
+        with suppress(OSError):  # a disk that is full must not stop the events
+            path.with_suffix(".new").write_text(json.dumps(figures()))
+            path.with_suffix(".new").replace(path)
+
+
+def _others() -> Iterator[tuple[bool, Figures]]:
+    """What the other workers have saved; and whether each still runs."""
+    for path in Path(folder).glob("*.json") if (folder := os.environ.get(FOLDER)) else ():
+        if path.stem != str(os.getpid()):
+            with suppress(OSError, ValueError):
+                yield _is_running(int(path.stem)), json.loads(path.read_text())
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _gather() -> Figures:
+    sums = figures()
+    for running, others in _others():
+        for row in TABLE:
+            if row.kind in ("sum", "max") and not running:
+                continue
+            for value, numbers in others.get(row.name, {}).items():
+                if (mine := sums[row.name].get(value)) is not None:
+                    sums[row.name][value] = [max(pair) if row.kind == "max" else sum(pair) for pair in zip(mine, numbers, strict=True)]
+    return sums
+
+
+class _Gatherer(Collector):
+    """Brings the figures to prometheus-client."""
+
+    def collect(self) -> Iterator[Metric]:
+        sums = _gather()
+        for row in TABLE:
+            labels = [row.label] if row.label else []
+            family = _FAMILIES[row.kind](row.name, row.help, labels=labels)
+            for value, numbers in sums[row.name].items():
+                if isinstance(family, HistogramMetricFamily):
+                    family.add_metric([value][: len(labels)], _buckets(row.bounds, numbers), numbers[-1])
+                else:
+                    family.add_metric([value][: len(labels)], numbers[0])
+            yield family
+
+
+_FAMILIES: Final[dict[Kind, type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]]] = {
+    "counter": CounterMetricFamily,
+    "sum": GaugeMetricFamily,
+    "max": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+def _buckets(bounds: Sequence[float], numbers: list[float]) -> list[tuple[str, float]]:
+    names = [*(str(bound) for bound in bounds), "+Inf"]
+    return [(name, sum(numbers[: i + 1])) for i, name in enumerate(names)]
+
+
+REGISTRY.register(_Gatherer())
+_of_all_workers: Final = CollectorRegistry()
+_of_all_workers.register(_Gatherer())
+
+
+def exposition() -> bytes:
+    """The figures in Prometheus's text format; with those of the process itself (CPU, memory) where there is one only."""
+    save()  # what was told once must not be forgotten with this worker
+    return generate_latest(_of_all_workers if os.environ.get(FOLDER) else REGISTRY)

@@ -1,14 +1,113 @@
-"""The table of metrics."""
+"""The table of metrics, and the sums over several workers."""
 
 from __future__ import annotations
 
-from prometheus_client import generate_latest
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
-from gateway import metrics  # noqa: F401 - declares them
+import pytest
+
+from gateway import errors, metrics
+from tests.support.figures import parse
 
 
-def test_every_metric_is_ours_and_says_what_it_counts() -> None:
-    helps = [line.split(" ", 3) for line in generate_latest().decode().splitlines() if line.startswith("# HELP gateway_")]
+def test_every_metric_is_named_as_prometheus_wants_it_and_says_what_it_counts() -> None:
+    for row in metrics.TABLE:
+        assert re.fullmatch(r"gateway_[a-z_]+", row.name)
+        assert row.name.endswith("_total") == (row.kind == "counter")
+        assert len(row.help) > 10, row.name
+    assert len({row.name for row in metrics.TABLE}) == len(metrics.TABLE)
 
-    assert len(helps) >= 9
-    assert all(len(words) == 4 and len(words[3]) > 10 for words in helps)
+
+def test_no_label_takes_values_that_come_from_outside() -> None:
+    labels = {row.label: set(row.cells) for row in metrics.TABLE if row.label}
+
+    assert set(labels) == {"transport", "kind", "reason", "code", "outcome"}
+    assert sum(len(row.cells) for row in metrics.TABLE) < 120
+
+
+def test_there_is_a_place_for_each_error_and_its_close_code() -> None:
+    def every(kind: type[errors.GatewayError]) -> list[type[errors.GatewayError]]:
+        return [kind, *(deeper for narrower in kind.__subclasses__() for deeper in every(narrower))]
+
+    for kind in every(errors.GatewayError):
+        assert metrics.REASONS[kind] in metrics.REFUSALS
+        assert str(kind.close_code) in metrics.GOODBYES
+    assert {str(code) for code in (errors.DONE, errors.GOING_AWAY, errors.RESTART, errors.OVERLOADED, errors.STALLED)} <= set(metrics.CODES)
+
+
+def test_a_histogram_counts_each_value_up_to_its_bound() -> None:
+    cell = metrics.Distribution((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 7.0):
+        cell.observe(value)
+
+    assert cell.read() == [2, 1, 1, 10.0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(metrics.FOLDER, str(tmp_path))
+    return tmp_path
+
+
+def saved(folder: Path, pid: int, **changed: dict[str, list[float]]) -> None:
+    """What a worker of this process id has left."""
+    nothing = {name: {value: [0.0] * len(numbers) for value, numbers in cells.items()} for name, cells in metrics.figures().items()}
+    (folder / f"{pid}.json").write_text(json.dumps(nothing | changed))
+
+
+def dead() -> int:
+    """The id of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
+def test_the_figures_of_several_workers_are_one(folder: Path) -> None:
+    before = parse(metrics.exposition().decode())
+    length = len(metrics.ROUND_TRIP.read())
+    saved(
+        folder,
+        os.getppid(),
+        gateway_stalled_total={"": [3.0]},
+        gateway_connections={"sse": [5.0]},
+        gateway_probe_age_seconds={"": [9e9]},
+        gateway_redis_round_trip_seconds={"": [2.0, 1.0] + [0.0] * (length - 3) + [0.25]},
+    )
+
+    after = parse(metrics.exposition().decode())
+
+    assert after["gateway_stalled_total"] - before["gateway_stalled_total"] == 3
+    assert after["gateway_connections{sse}"] - before["gateway_connections{sse}"] == 5
+    assert after["gateway_probe_age_seconds"] == 9e9
+    assert after["gateway_redis_round_trip_seconds_count"] - before["gateway_redis_round_trip_seconds_count"] == 3
+    assert "process_cpu_seconds_total" not in after
+
+
+def test_what_a_dead_worker_counted_stays_and_what_it_held_does_not(folder: Path) -> None:
+    before = parse(metrics.exposition().decode())
+    saved(folder, dead(), gateway_stalled_total={"": [3.0]}, gateway_connections={"sse": [5.0]}, gateway_probe_age_seconds={"": [9e9]})
+
+    after = parse(metrics.exposition().decode())
+
+    assert after["gateway_stalled_total"] - before["gateway_stalled_total"] == 3
+    assert after["gateway_connections{sse}"] == before["gateway_connections{sse}"]
+    assert after["gateway_probe_age_seconds"] < 9e9
+
+
+def test_a_worker_does_not_count_itself_twice_and_steps_over_half_a_file(folder: Path) -> None:
+    metrics.STALLED.value += 1
+    before = parse(metrics.exposition().decode())
+    (folder / f"{os.getppid()}.json").write_text('{"gateway_sta')
+
+    assert parse(metrics.exposition().decode()) == before
+
+
+def test_a_folder_that_is_gone_stops_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(metrics.FOLDER, str(folder / "gone"))
+    metrics.save()
+
+    assert b"gateway_connections" in metrics.exposition()

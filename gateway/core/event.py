@@ -215,6 +215,7 @@ def http_chunk(data: bytes) -> bytes:
 
 
 TEXT: Final = Wire("text", lambda event: event.json, lambda _name, json, _id: json)
+ITEM: Final = Wire("item", lambda event: event.json, lambda _name, json, _id: json)
 FRAME: Final = Wire("frame", lambda event: text_frame(event.json), lambda _name, json, _id: text_frame(json))
 BLOCK: Final = Wire("block", _block, _notice_block)
 CHUNK: Final = Wire("chunk", lambda event: http_chunk(event.encode(BLOCK)), lambda *notice: http_chunk(_notice_block(*notice)))

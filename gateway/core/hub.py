@@ -6,10 +6,10 @@ clients share.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from gateway.core.subscription import Cursor, Subscription
+from gateway.core.subscription import Cursor, Subscription, Written
 
 if TYPE_CHECKING:
     from gateway.core.event import Event, Wire
@@ -42,13 +42,15 @@ class Hub:
 
     Attributes:
         heard: id of the newest announcement on any channel; they come in order of id
-        written: events written, by wire
+        following: how many cursors there are
+        written: what was written, by wire
     """
 
     def __init__(self) -> None:
         self.channels: dict[str, Channel] = {}
         self.heard = 0
-        self.written: Counter[Wire] = Counter()
+        self.following = 0
+        self.written: defaultdict[Wire, Written] = defaultdict(Written)
 
     def follow(self, subscription: Subscription, name: str, since: Since) -> Cursor:
         """Register a follower. The channel is in ``channels`` from now on; its owner subscribes at Redis."""
@@ -58,14 +60,17 @@ class Hub:
         channel.idle_since = None
         cursor = Cursor(subscription, channel, since)
         channel.followers.setdefault(subscription.wire, {})[cursor] = None
+        subscription.written = self.written[subscription.wire]
+        self.following += 1
         return cursor
 
     def leave(self, cursor: Cursor, now: float) -> None:
         """Take a follower out; ``now`` is noted on a channel that has no other."""
         channel, wire = cursor.channel, cursor.subscription.wire
         cursors = channel.followers.get(wire)
-        if cursors is not None:
-            cursors.pop(cursor, None)
+        if cursors is not None and cursor in cursors:
+            del cursors[cursor]
+            self.following -= 1
             if not cursors:
                 del channel.followers[wire]
         cursor.subscription.forget(cursor)
@@ -81,15 +86,20 @@ class Hub:
         if id > channel.heard:
             channel.heard = id
             self.heard = max(self.heard, id)
-        for wire, cursors in tuple(channel.followers.items()):
+        for wire, followers in tuple(channel.followers.items()):
             data = event.encode(wire)
-            for cursor in tuple(cursors):
+            cursors = tuple(followers)
+            count = len(cursors)
+            for cursor in cursors:
                 if cursor.live and before <= cursor.position < id:
                     cursor.position = id
                     cursor.write(data)
                 else:
+                    count -= 1
                     cursor.subscription.miss(cursor, event)
-            self.written[wire] += len(cursors)
+            written = self.written[wire]
+            written.events += count
+            written.bytes += count * len(data)
         if event.final:
             self._finish(channel)
 

@@ -69,6 +69,16 @@ class Cursor:
         return self.position if self.since is None else self.since
 
 
+@dataclass(slots=True)
+class Written:
+    """What clients of one wire were sent: events, their bytes, gap notices; and events that were dropped because they had them."""
+
+    events: int = 0
+    bytes: int = 0
+    gaps: int = 0
+    duplicates: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Subscription:
     """One client.
@@ -81,6 +91,7 @@ class Subscription:
         on_failed: called when reading for it failed for good
         full: whether the writer holds as much as it may; set by ``pause`` and ``resume``
         wanted: the next read is of use only if it reaches to this id
+        written: the account of all clients of its wire; the hub gives it
     """
 
     wire: Wire
@@ -96,6 +107,7 @@ class Subscription:
     closed: bool = False
     gaps: int = 0
     wanted: int = 0
+    written: Written = field(default_factory=Written)
     _queue: list[tuple[Cursor, Event]] | None = None
     _queued: int = 0
     _waited: bool = False  # all logs were read to their ends, at different moments
@@ -165,11 +177,19 @@ class Subscription:
     def _offer(self, cursor: Cursor, event: Event) -> None:
         if event.before <= cursor.position < event.id or not event.id:
             cursor.position = max(cursor.position, event.id)
-            self.write(event.encode(self.wire))
+            self._write(event)
             if event.final:
                 cursor.done = True
         elif event.id > cursor.position:
             self.fall_behind()
+        else:
+            self.written.duplicates += 1
+
+    def _write(self, event: Event) -> None:
+        data = event.encode(self.wire)
+        self.write(data)
+        self.written.events += 1
+        self.written.bytes += len(data)
 
     # Reading the log
 
@@ -214,9 +234,10 @@ class Subscription:
         for item, cursor in items:
             if item.event is None:
                 self.gaps += 1
+                self.written.gaps += 1
                 self.notice("gap", {"channel": cursor.channel.name})
             else:
-                self.write(item.event.encode(self.wire))
+                self._write(item.event)
                 self._placed = True
                 cursor.done |= item.event.final
             cursor.position = item.position

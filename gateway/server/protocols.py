@@ -288,7 +288,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _write(self, error: GatewayError) -> None:
-        metrics.REFUSALS.labels(str(error.status)).inc()
+        metrics.refused(error)
         self.transport.write(answer(error, self.server_state.default_headers))
 
     def _disconnect(self, cycle: RequestResponseCycle) -> None:

@@ -6,12 +6,15 @@ import logging
 import logging.config
 import os
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from gateway.metrics import FOLDER
 from gateway.server.descriptors import RESERVE, raise_limit
 from gateway.server.logs import log_config
 from gateway.server.protocols import HttpProtocol, WebSocketProtocol
@@ -92,7 +95,39 @@ def serve(app: Callable[..., Any], settings: Settings, listener: socket.socket) 
 def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str, str]) -> None:
     """Serve with several worker processes; each makes its application from the environment."""
     os.environ.update(environ)
+    with _figures_folder():
+        _supervise(settings, listener)
+
+
+@contextmanager
+def _figures_folder() -> Iterator[None]:
+    """Where the workers leave their figures for each other."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="gateway-")
+    except OSError as error:
+        logger.warning("no folder for temporary files (%s): /metrics tells what one worker has counted, any of them", error)
+        yield
+        return
+    with folder as name:
+        os.environ[FOLDER] = name
+        yield
+
+
+class _Workers(Multiprocess):
+    """uvicorn's supervisor, that passes on a second signal too."""
+
+    def join_all(self) -> None:
+        self.signal_queue.clear()
+        while any(worker.process.is_alive() for worker in self.processes):
+            for worker in self.processes:
+                worker.process.join(0.1)
+            if self.signal_queue:
+                self.signal_queue.clear()
+                self.terminate_all()
+
+
+def _supervise(settings: Settings, listener: socket.socket) -> None:
     config = server_config("gateway.app:create_app", settings, workers=settings.workers, factory=True)
     logging.config.dictConfig(log_config(settings.log_level, settings.log_format))
     _raise_limits(settings)
-    Multiprocess(config, [listener]).run()
+    _Workers(config, [listener]).run()

@@ -33,7 +33,7 @@ async def answer_json(send: Send, value: object, headers: Headers = ()) -> None:
 
 async def answer_problem(send: Send, error: GatewayError, headers: Headers = ()) -> None:
     """Send an error as ``application/problem+json``."""
-    metrics.REFUSALS.labels(str(error.status)).inc()
+    metrics.refused(error)
     extra = list(headers)
     if error.status == 401:
         extra.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1: a 401 must name a way

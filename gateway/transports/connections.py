@@ -127,9 +127,11 @@ class Connections:
         """
         self.check_room(address, subject)
         self._enter(address, subject)
+        metrics.CONNECTIONS["poll"].value += 1
         try:
             yield
         finally:
+            metrics.CONNECTIONS["poll"].value -= 1
             self._leave(address, subject)
 
     def add(self, connection: Connection, address: str) -> None:
@@ -137,14 +139,14 @@ class Connections:
         self._added += 1
         state = self._open[connection] = _State(self._added % PARTS, address, connection.grant.subject)
         self._enter(state.address, state.subject)
-        metrics.CONNECTIONS.labels(connection.transport).inc()
+        metrics.CONNECTIONS[connection.transport].value += 1
 
     def remove(self, connection: Connection) -> None:
         """It is gone."""
         state = self._open.pop(connection, None)
         if state is not None:
             self._leave(state.address, state.subject)
-            metrics.CONNECTIONS.labels(connection.transport).dec()
+            metrics.CONNECTIONS[connection.transport].value -= 1
 
     def _enter(self, address: str, subject: str) -> None:
         self._count += 1
@@ -173,6 +175,7 @@ class Connections:
         state = self._open.get(connection)
         if state is not None and not state.ending:
             state.ending = True
+            metrics.GOODBYES[str(code)].value += 1
             self.spawn(self._end(connection, code, reason))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -220,7 +223,7 @@ class Connections:
                 if taken != state.taken:
                     state.taken, state.since = taken, loop.time()
                 elif loop.time() - state.since > STALLED_SECONDS:
-                    metrics.STALLED.inc()
+                    metrics.STALLED.value += 1
                     logger.info("%s client cut with %d: it took no bytes for %.0f s", connection.transport, STALLED, STALLED_SECONDS)
                     connection.writer.abort()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from gateway.core.event import TEXT
+from gateway import metrics
+from gateway.core.event import ITEM
 from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
@@ -38,7 +40,7 @@ class Collector:
         self.changed = asyncio.Event()
         self._size = 0
         self.subscription = Subscription(
-            wire=TEXT,
+            wire=ITEM,
             write=self._take,
             on_behind=services.feed.catch_up,
             on_done=self._finish,
@@ -96,6 +98,7 @@ class PollEndpoint:
         if not await check_method(scope, send, "GET"):
             return
         services = self._services
+        started = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)
         request = wanted(scope, services.max_channels)
@@ -106,6 +109,7 @@ class PollEndpoint:
         check_readable(grant, request.channels)
         collector = Collector(services, grant, until_final=request.until_final)
         with services.connections.counted(address, grant.subject):
+            metrics.HANDSHAKE["poll"].observe(time.perf_counter() - started)
             await self._serve(collector, request.channels, wait, receive, send)
 
     async def _serve(self, collector: Collector, channels: dict[str, Since], wait: float, receive: Receive, send: Send) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway import metrics
 from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, read_published, show
 from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unprocessable
@@ -141,15 +142,18 @@ class PublishEndpoint:
         results: list[Result | GatewayError] = []
         for entry in checked:
             if isinstance(entry, GatewayError):
+                metrics.PUBLISHED["refused"].value += 1
                 results.append(entry)
                 continue
             item, json = entry
             if item.live:
                 for name in item.channels:
                     await feed.log.announce(name, json)
+                metrics.PUBLISHED["live_only"].value += 1
                 results.append({"ids": dict.fromkeys(item.channels)})
                 continue
             ids = {name: next(answers) for name in item.channels}
             refused = next((answer for answer in ids.values() if isinstance(answer, GatewayError)), None)
+            metrics.PUBLISHED["recorded" if refused is None else "refused"].value += 1
             results.append(refused or {"ids": ids})
         return results

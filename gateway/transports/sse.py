@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gateway import metrics
 from gateway.core.event import BLOCK, CHUNK, http_chunk
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
@@ -79,6 +81,7 @@ class SseEndpoint:
         if not await check_method(scope, send, "GET"):
             return
         services = self._services
+        started = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)
         request = wanted(scope, services.max_channels)
@@ -98,6 +101,7 @@ class SseEndpoint:
             services, grant, direct if direct is not None else fallback, send, direct=direct is not None, until_final=request.until_final
         )
         services.connections.add(stream, address)
+        metrics.HANDSHAKE["sse"].observe(time.perf_counter() - started)
         try:
             services.access.admit(stream)
             stream.write(b"retry: %d\n" % random.randint(*RETRY_MS))

@@ -6,11 +6,13 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from gateway import metrics
 from gateway.errors import GatewayError, NotFound, Unavailable
 from gateway.feed import READY_SECONDS
 from gateway.transports.answers import answer, answer_json, check_method
+from gateway.transports.figures import measure
 from gateway.transports.services import Services
 from gateway.transports.writer import Receive, Send
 
@@ -60,7 +62,8 @@ class MetricsEndpoint:
                 grant = None
             if grant is None or not grant.admin or self._services.anybody:
                 raise NotFound("there is nothing here")
-        await answer(send, 200, generate_latest(), CONTENT_TYPE_LATEST.encode())
+        measure(self._services)
+        await answer(send, 200, metrics.exposition(), CONTENT_TYPE_LATEST.encode())
 
 
 def _is_local(scope: Mapping[str, Any]) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
+from gateway import metrics
 from gateway.core.event import FRAME, TEXT, show
 from gateway.core.grant import Grant
 from gateway.core.page import Since
@@ -95,6 +97,7 @@ class Socket:
         try:
             await self._take(receive)
         except GatewayError as error:
+            metrics.refused(error)
             await self.goodbye(error.close_code, error.detail)
 
     async def _take(self, receive: Receive) -> None:
@@ -201,6 +204,7 @@ class WebSocketEndpoint:
             Unavailable: before the handshake is answered, if there is no room.
         """
         services = self._services
+        started = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)
         await receive()
@@ -212,6 +216,7 @@ class WebSocketEndpoint:
             check_readable(grant, request.channels)
             services.connections.check_room(address, grant.subject)
         except GatewayError as error:
+            metrics.refused(error)
             await send({"type": "websocket.close", "code": error.close_code, "reason": close_reason(error.detail)})
             return
         direct: Writer | None = scope.get("extensions", {}).get(EXTENSION)
@@ -220,6 +225,7 @@ class WebSocketEndpoint:
             services, grant, direct if direct is not None else fallback, send, direct=direct is not None, until_final=request.until_final
         )
         services.connections.add(socket, address)
+        metrics.HANDSHAKE["websocket"].observe(time.perf_counter() - started)
         try:
             services.access.admit(socket)
             if request.channels:

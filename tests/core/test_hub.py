@@ -93,6 +93,28 @@ def test_an_event_is_encoded_once_for_each_form() -> None:
     assert len({id(client.got[0]) for client in clients}) == 3
 
 
+def test_what_was_written_is_accounted_for_whichever_way_it_went() -> None:
+    hub = Hub()
+    clients = [Client(hub, "jobs:1", position, FRAME) for position in (10, 10, 20, 0)]
+    first, live = event(20, 10), event(0, 0)
+    hub.announce(first)
+    hub.announce(live)
+
+    written = hub.written[FRAME]
+    assert [len(client.got) for client in clients] == [2, 2, 1, 0]
+    assert (written.events, written.duplicates) == (5, 1)
+    assert written.bytes == sum(len(data) for client in clients for data in client.got)
+
+
+def test_who_follows_is_counted_and_who_leaves_twice_only_once() -> None:
+    hub = Hub()
+    clients = [Client(hub, "jobs:1", 10) for _ in range(3)]
+    for _ in range(2):
+        hub.leave(clients[0].cursor, now=5.0)
+
+    assert hub.following == 2
+
+
 def test_a_channel_nobody_follows_costs_nothing() -> None:
     hub = Hub()
     hub.announce(event(20, 10, channel="jobs:none"))

@@ -12,6 +12,7 @@ import pytest
 import websockets
 
 from tests.support.clients import sse
+from tests.support.figures import figures
 from tests.support.servers import Server, running_gateway
 
 
@@ -49,15 +50,18 @@ async def test_while_it_drains_it_is_not_ready_and_takes_nobody(redis_url: str) 
         async with httpx.AsyncClient() as client:
             ready = await client.get(f"{server.http}/readyz")
             stream = await client.get(f"{server.http}/sse?channel=jobs:1")
+        shown = (await figures(server.http))["gateway_draining"]
         for socket in sockets:
             await socket.close()
 
+    assert shown == 1
     assert ready.status_code == stream.status_code == 503
     assert int(stream.headers["retry-after"]) >= 1
 
 
-def test_a_second_signal_ends_it_at_once(redis_url: str) -> None:
-    with running_gateway(redis_url, drain_seconds="60") as server:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_signal_ends_it_at_once(redis_url: str, workers: str) -> None:
+    with running_gateway(redis_url, "--workers", workers, drain_seconds="60") as server:
         asyncio.run(hold_and_end(server))
 
         assert server.process.wait(8) is not None

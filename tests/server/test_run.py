@@ -8,13 +8,15 @@ import signal
 import subprocess
 
 import pytest
+import websockets
 from redis.asyncio import Redis
 
 from gateway.server.run import bind
 from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
-from tests.support.servers import running_gateway
+from tests.support.figures import figures_when
+from tests.support.servers import Server, running_gateway
 
 
 def test_the_listening_socket_is_bound_at_once() -> None:
@@ -35,11 +37,34 @@ async def test_several_workers_give_the_same_events(redis_url: str, redis: Redis
         assert [ids(messages) for messages in await asyncio.gather(*following)] == [[first, second]] * 20
 
 
+def workers(server: Server) -> list[int]:
+    """The process ids of its workers."""
+    listed = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    lines = {pid: subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout for pid in listed}
+    return [int(pid) for pid, line in lines.items() if "spawn_main" in line]
+
+
 def test_a_worker_that_dies_is_replaced(redis_url: str) -> None:
     with running_gateway(redis_url, "--workers", "2") as server:
-        listed = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True).stdout.split()
-        for pid in listed:
-            command = subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout
-            if "spawn_main" in command:
-                os.kill(int(pid), signal.SIGKILL)
+        for pid in workers(server):
+            os.kill(pid, signal.SIGKILL)
         server.wait_ready(20)
+
+
+async def test_any_worker_tells_the_figures_of_all_and_no_count_falls_when_one_dies(redis_url: str, redis: Redis) -> None:
+    with running_gateway(redis_url, "--workers", "2") as server:
+        sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1&since=now") for _ in range(16)]
+        for socket in sockets:
+            assert "ready" in await socket.recv()
+        await publisher(redis)("jobs:1")
+        for socket in sockets:
+            assert "message" in await socket.recv()
+        both = await figures_when(server.http, lambda now: now["gateway_events_out_total"] == 16 == now["gateway_connections"])
+        os.kill(workers(server)[0], signal.SIGKILL)
+        left = await figures_when(server.http, lambda now: 0 < now["gateway_connections"] < 16)
+        for socket in sockets:
+            await socket.close()
+
+    assert both["gateway_events_out_total{websocket}"] == both["gateway_connections{websocket}"] == 16
+    assert 0 < left["gateway_connections"] < 16
+    assert left["gateway_events_out_total{websocket}"] == 16

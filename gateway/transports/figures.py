@@ -1,0 +1,52 @@
+"""Figures that are read from what is there, once a second and whenever somebody asks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from gateway import metrics
+from gateway.transports.services import Services
+
+TICK_SECONDS: Final = 1.0
+STALL_SECONDS: Final = 0.1
+
+
+def measure(services: Services) -> None:
+    """Bring the metrics up to date."""
+    feed, now = services.feed, time.monotonic()
+    metrics.SUBSCRIPTIONS.value = feed.hub.following
+    metrics.CHANNELS.value = len(feed.hub.channels)
+    metrics.BEHIND.value = len(feed.behind)
+    metrics.OLDEST_BEHIND.value = now - min(feed.behind.values(), default=now)
+    metrics.PROBE_AGE.value = min(feed.probe_age, now)
+    metrics.REDIS_CONNECTS.value = feed.listener.connects
+    metrics.DRAINING.value = services.draining
+    metrics.EVENTS_IN["unreadable_entry"].value = feed.log.malformed
+    for transport, wires in metrics.WIRES.items():
+        written = [account for wire, account in feed.hub.written.items() if wire.name in wires]
+        metrics.EVENTS_OUT[transport].value = sum(account.events for account in written)
+        metrics.BYTES_OUT[transport].value = sum(account.bytes for account in written)
+        metrics.GAPS[transport].value = sum(account.gaps for account in written)
+        metrics.DUPLICATES[transport].value = sum(account.duplicates for account in written)
+
+
+async def watch(services: Services) -> None:
+    """Measure, and how late the event loop is, for ever."""
+    try:
+        while True:
+            due = time.monotonic() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+            late = max(0.0, time.monotonic() - due)
+            metrics.LOOP_LAG.observe(late)
+            if late > STALL_SECONDS:
+                metrics.LOOP_STALLED.value += late
+            _share(services)
+    finally:
+        _share(services)
+
+
+def _share(services: Services) -> None:
+    measure(services)
+    metrics.save()

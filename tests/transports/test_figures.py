@@ -1,0 +1,159 @@
+"""Each metric moves when its thing happens."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+import websockets
+from redis.asyncio import Redis
+
+from tests.conftest import Publish
+from tests.support.clients import TRANSPORTS, poll, sse, take, websocket
+from tests.support.figures import Figures, figures, figures_when
+from tests.support.servers import Server
+
+NAMES = {"ws": "websocket", "sse": "sse", "poll": "poll"}
+
+
+def moved(before: Figures, after: Figures, name: str) -> float:
+    return after[name] - before[name]
+
+
+async def test_connections_subscriptions_and_channels_come_and_go(server: Server) -> None:
+    before = await figures(server.http)
+    streams = [opens(server.http, "channel=figures:a&channel=figures:b") for opens in (websocket, sse)]
+    for stream in streams:
+        assert (await anext(stream))["op"] == "ready"
+    waiting = asyncio.ensure_future(take(poll(server.http, "channel=figures:a&since=now&wait=20"), 1))
+    during = await figures_when(server.http, lambda now: moved(before, now, "gateway_subscriptions") == 5)
+    waiting.cancel()
+    for stream in streams:
+        await stream.aclose()
+    after = await figures_when(server.http, lambda now: now["gateway_subscriptions"] == before["gateway_subscriptions"])
+
+    for name in NAMES.values():
+        assert moved(before, during, f"gateway_connections{{{name}}}") == 1
+        assert after[f"gateway_connections{{{name}}}"] == before[f"gateway_connections{{{name}}}"]
+        assert moved(before, during, f"gateway_handshake_seconds_count{{{name}}}") == 1
+    assert moved(before, during, "gateway_channels") == 2
+    assert after["gateway_subscriptions"] == before["gateway_subscriptions"]
+
+
+@pytest.mark.parametrize("kind", TRANSPORTS)
+async def test_an_event_is_counted_in_and_out_with_its_bytes_and_how_long_it_took(server: Server, publish: Publish, kind: str) -> None:
+    before, name, channel = await figures(server.http), NAMES[kind], f"figures:{kind}:{server.port}"
+    following = asyncio.ensure_future(take(TRANSPORTS[kind](server.http, f"channel={channel}&since=0&until=final"), 1))
+    await figures_when(
+        server.http, lambda now: moved(before, now, "gateway_behind_seconds_count") == 1 == moved(before, now, "gateway_subscriptions")
+    )
+    await publish(channel, "completed", {"x": "y" * 1000}, final=True)
+    await following
+    after = await figures_when(server.http, lambda now: moved(before, now, f"gateway_events_out_total{{{name}}}") == 1)
+
+    assert moved(before, after, f"gateway_events_out_total{{{name}}}") == 1
+    assert moved(before, after, "gateway_events_out_total") == 1
+    assert 1000 < moved(before, after, f"gateway_bytes_out_total{{{name}}}") < 1300
+    assert moved(before, after, "gateway_events_in_total{recorded}") == 1
+    assert moved(before, after, f"gateway_delivery_seconds_count{{{name}}}") == 1
+    assert 0 <= moved(before, after, f"gateway_delivery_seconds_sum{{{name}}}") < 5
+    assert moved(before, after, "gateway_behind_seconds_count") >= 1
+    if kind != "poll":
+        assert moved(before, after, "gateway_goodbyes_total{1000}") == 1
+
+
+async def test_what_is_no_event_what_is_live_only_and_what_came_before_is_told_apart(
+    server: Server, shared_redis: Redis, publish: Publish
+) -> None:
+    channel = f"figures:odd:{server.port}"
+    stream = websocket(server.http, f"channel={channel}&since=0")
+    assert (await anext(stream))["op"] == "ready"
+    id = await publish(channel)
+    await anext(stream)
+    before = await figures(server.http)
+    await shared_redis.publish(f"notify:{channel}", b"{")
+    await shared_redis.publish(f"notify:{channel}", f'{id} 0\n{{"type":"again"}}')
+    await shared_redis.publish(f"notify:{channel}", b'{"type":"live"}')
+    assert (await anext(stream))["type"] == "live"
+    await stream.aclose()
+    after = await figures(server.http)
+
+    assert moved(before, after, "gateway_events_in_total{malformed}") == 1
+    assert moved(before, after, "gateway_events_in_total{recorded}") == 1
+    assert moved(before, after, "gateway_duplicates_total{websocket}") == 1
+    assert moved(before, after, "gateway_events_in_total{live_only}") == 1
+    assert moved(before, after, "gateway_events_out_total{websocket}") == 1
+
+
+async def test_reads_gaps_and_what_cannot_be_read_in_the_log(server: Server, shared_redis: Redis, publish: Publish) -> None:
+    channel = f"figures:log:{server.port}"
+    for _ in range(3):
+        await publish(channel, keep=1)
+    await shared_redis.rpush(f"notify:log:{{{channel}}}", b"what is this")
+    before = await figures(server.http)
+    clients = [asyncio.ensure_future(take(websocket(server.http, f"channel={channel}&since=0"), 1, ready=True)) for _ in range(8)]
+    await asyncio.gather(*clients)
+    after = await figures(server.http)
+
+    assert moved(before, after, "gateway_gaps_total{websocket}") == 8
+    assert moved(before, after, "gateway_log_reads_total") >= 1
+    assert moved(before, after, "gateway_log_reads_total") + moved(before, after, "gateway_log_reads_shared_total") >= 8
+    assert moved(before, after, "gateway_events_in_total{unreadable_entry}") >= 1
+
+
+async def test_refusals_are_told_apart_by_reason(server: Server) -> None:
+    before = await figures(server.http)
+    async with httpx.AsyncClient(base_url=server.http) as client:
+        for path in ("/nothing", "/sse?channel=*", "/ws"):
+            await client.get(path)
+    with pytest.raises(websockets.ConnectionClosedError):
+        await take(websocket(server.http, "channel=*"), 1)
+    after = await figures(server.http)
+
+    assert moved(before, after, "gateway_refusals_total{not_found}") == 1
+    assert moved(before, after, "gateway_refusals_total{bad_request}") == 2
+    assert moved(before, after, "gateway_refusals_total{upgrade_required}") == 1
+
+
+async def test_publishing_over_http_is_counted_by_outcome(server: Server) -> None:
+    before = await figures(server.http)
+    items = [{"channel": ["figures:p", "figures:q"]}, {"channel": "figures:p", "live": True}, {"channel": "*"}]
+    async with httpx.AsyncClient(base_url=server.http) as client:
+        await client.post("/publish", json=items)
+    after = await figures(server.http)
+
+    assert [moved(before, after, f"gateway_published_total{{{kind}}}") for kind in ("recorded", "live_only", "refused")] == [1, 1, 1]
+
+
+async def test_a_client_that_waits_for_redis_is_behind(server: Server, shared_redis: Redis) -> None:
+    before = await figures_when(server.http, lambda now: now["gateway_behind"] == 0)
+    await shared_redis.execute_command("CLIENT", "PAUSE", 1000)
+    waiting = asyncio.ensure_future(take(websocket(server.http, "channel=figures:behind"), ready=True))
+    during = await figures_when(server.http, lambda now: now["gateway_behind_oldest_seconds"] > 0.1)
+    await waiting
+    after = await figures_when(server.http, lambda now: now["gateway_behind"] == 0)
+
+    assert before["gateway_behind"] == after["gateway_behind"] == 0
+    assert during["gateway_behind"] == 1
+    assert 0.1 < during["gateway_behind_oldest_seconds"] < 30
+
+
+async def test_the_loop_and_redis_are_looked_at_once_a_second(server: Server) -> None:
+    before = await figures(server.http)
+    after = await figures_when(
+        server.http, lambda now: all(moved(before, now, f"gateway_{name}_seconds_count") for name in ("loop_lag", "redis_round_trip"))
+    )
+
+    assert moved(before, after, "gateway_loop_lag_seconds_count") >= 1
+    assert moved(before, after, "gateway_redis_round_trip_seconds_count") >= 1
+    assert 0 < after["gateway_probe_age_seconds"] < 4.5
+    assert after["gateway_draining"] == 0
+
+
+async def test_a_lost_connection_to_redis_shows(server: Server, shared_redis: Redis) -> None:
+    before = await figures(server.http)
+    await shared_redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    after = await figures_when(server.http, lambda now: moved(before, now, "gateway_redis_connects_total") > 0)
+
+    assert moved(before, after, "gateway_redis_connects_total") == 1
