@@ -121,6 +121,7 @@ class Gateway(Starlette):
             connections=Connections(
                 Limits(settings.max_connections, settings.max_connections_per_ip, settings.max_connections_per_sub),
                 settings.heartbeat_seconds,
+                settings.max_age_seconds,
             ),
             gate=gate,
             access=access,

@@ -47,6 +47,7 @@ class Settings:
     trusted_proxies: tuple[str, ...] = ()
     heartbeat_seconds: float = 20.0
     drain_seconds: float = 10.0
+    max_age_seconds: float = 0.0
     log_level: str = "info"
     log_format: str = "text"
 
@@ -166,6 +167,7 @@ _READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "trusted_proxies": (_read_networks, "addresses or networks such as 10.0.0.7 or 10.0.0.0/8, separated by commas"),
     "heartbeat_seconds": _seconds(1, 300),
     "drain_seconds": _seconds(0, 600),
+    "max_age_seconds": _seconds(0, 604_800),
     "log_level": _one_of("debug", "info", "warning", "error"),
     "log_format": _one_of("text", "json"),
 }

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import random
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from gateway import metrics
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
-from gateway.errors import STALLED, Unavailable
+from gateway.errors import RESTART, STALLED, Unavailable
 from gateway.transports.writer import Writer
 
 logger = logging.getLogger("gateway.connections")
@@ -26,6 +28,14 @@ STALLED_SECONDS: Final = 25.0  # and a check every few seconds: cut within 30
 CHECK_SECONDS: Final = 2.0
 PARTS: Final = 20
 CLOSE_SECONDS: Final = 5.0  # for the goodbye to reach a client
+
+
+Ending = Callable[[int, str], None]
+"""Ends a connection with a close code and a reason, soon."""
+
+
+def _nothing(code: int, reason: str) -> None:
+    pass
 
 
 class Connection(Protocol):
@@ -73,12 +83,13 @@ def address_of(scope: Mapping[str, Any]) -> str:
 class _State:
     """What the watch over one connection remembers."""
 
-    __slots__ = ("address", "ending", "part", "since", "subject", "taken")
+    __slots__ = ("address", "ending", "part", "since", "subject", "taken", "until")
 
-    def __init__(self, part: int, address: str, subject: str) -> None:
+    def __init__(self, part: int, address: str, subject: str, until: float) -> None:
         self.part = part
         self.address = address
         self.subject = subject
+        self.until = until
         self.taken = -1
         self.since = 0.0
         self.ending = False
@@ -90,16 +101,22 @@ class Connections:
     Args:
         limits: how many there may be
         heartbeat: seconds between two heartbeats
+        max_age: seconds after which a stream is told to reconnect, each at a moment of its own up to then; 0 for never
+
+    Attributes:
+        count: streams and waiting polls
     """
 
-    def __init__(self, limits: Limits, heartbeat: float) -> None:
+    def __init__(self, limits: Limits, heartbeat: float, max_age: float = 0.0) -> None:
         self._open: dict[Connection, _State] = {}
+        self._waiting: dict[Ending, None] = {}
         self._added = 0
-        self._count = 0
+        self.count = 0
         self._addresses: Counter[str] = Counter()
         self._subjects: Counter[str] = Counter()
         self._limits = limits
         self._heartbeat = heartbeat
+        self._max_age = max_age or math.inf
         self._tasks: asyncio.TaskGroup | None = None
 
     def __len__(self) -> int:
@@ -111,7 +128,7 @@ class Connections:
             Unavailable: if there are as many connections as there may be, in all or for one of these.
         """
         most, per_address, per_subject = self._limits
-        if self._count >= most:
+        if self.count >= most:
             raise _full(f"{most} connections are open")
         if 0 < per_address <= self._addresses[address] and address:
             raise _full(f"{per_address} connections are open from this address")
@@ -119,8 +136,8 @@ class Connections:
             raise _full(f"{per_subject} connections are open for this token's sub")
 
     @contextmanager
-    def counted(self, address: str, subject: str) -> Iterator[None]:
-        """Count a connection that needs no watching over, such as a poll, until left.
+    def counted(self, address: str, subject: str, end: Ending = _nothing) -> Iterator[None]:
+        """Count a connection that needs no watching over, such as a poll, until left; ``end`` is asked to end it sooner.
 
         Raises:
             Unavailable: as ``check_room``.
@@ -128,16 +145,20 @@ class Connections:
         self.check_room(address, subject)
         self._enter(address, subject)
         metrics.CONNECTIONS["poll"].value += 1
+        self._waiting[end] = None
         try:
             yield
         finally:
+            self._waiting.pop(end, None)
             metrics.CONNECTIONS["poll"].value -= 1
             self._leave(address, subject)
 
     def add(self, connection: Connection, address: str) -> None:
         """Watch over a connection from now on."""
         self._added += 1
-        state = self._open[connection] = _State(self._added % PARTS, address, connection.grant.subject)
+        # Those that came together go one by one.
+        until = asyncio.get_running_loop().time() + self._max_age * random.uniform(0.5, 1)
+        state = self._open[connection] = _State(self._added % PARTS, address, connection.grant.subject, until)
         self._enter(state.address, state.subject)
         metrics.CONNECTIONS[connection.transport].value += 1
 
@@ -149,25 +170,27 @@ class Connections:
             metrics.CONNECTIONS[connection.transport].value -= 1
 
     def _enter(self, address: str, subject: str) -> None:
-        self._count += 1
+        self.count += 1
         for names, name in ((self._addresses, address), (self._subjects, subject)):
             names[name] += 1
 
     def _leave(self, address: str, subject: str) -> None:
-        self._count -= 1
+        self.count -= 1
         for names, name in ((self._addresses, address), (self._subjects, subject)):
             names[name] -= 1
             if not names[name]:
                 del names[name]
 
-    def shuffled(self) -> list[Connection]:
-        """All of them, in no order."""
-        return random.sample(list(self._open), len(self._open))
+    def endings(self) -> list[Ending]:
+        """What ends each of them, in no order."""
+        endings: list[Ending] = [*(partial(self.end, connection) for connection in self._open), *self._waiting]
+        random.shuffle(endings)
+        return endings
 
     async def closed(self) -> None:
         """Wait until all are gone, or a little longer than a goodbye may take."""
         deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
-        while self._open and asyncio.get_running_loop().time() < deadline:
+        while self.count and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
 
     def end(self, connection: Connection, code: int, reason: str) -> None:
@@ -215,14 +238,17 @@ class Connections:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
+            now = loop.time()
             for connection, state in tuple(self._open.items()):
+                if state.until < now:
+                    self.end(connection, RESTART, "this connection has grown old: reconnect")
                 if not connection.writer.buffered():
                     state.taken = -1
                     continue
                 taken = connection.writer.taken()
                 if taken != state.taken:
-                    state.taken, state.since = taken, loop.time()
-                elif loop.time() - state.since > STALLED_SECONDS:
+                    state.taken, state.since = taken, now
+                elif now - state.since > STALLED_SECONDS:
                     metrics.STALLED.value += 1
                     logger.info("%s client cut with %d: it took no bytes for %.0f s", connection.transport, STALLED, STALLED_SECONDS)
                     connection.writer.abort()

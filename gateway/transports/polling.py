@@ -37,6 +37,7 @@ class Collector:
         self.ready = False
         self.done = False
         self.failed = False
+        self.released = False
         self.changed = asyncio.Event()
         self._size = 0
         self.subscription = Subscription(
@@ -67,6 +68,11 @@ class Collector:
 
     def _fail(self) -> None:
         self.failed = True
+        self.changed.set()
+
+    def release(self, code: int, reason: str) -> None:
+        """Answer with what there is, now."""
+        self.released = True
         self.changed.set()
 
     def lose(self, error: GatewayError) -> None:
@@ -108,7 +114,7 @@ class PollEndpoint:
         grant = await services.gate.authenticate(scope, request.channels)
         check_readable(grant, request.channels)
         collector = Collector(services, grant, until_final=request.until_final)
-        with services.connections.counted(address, grant.subject):
+        with services.connections.counted(address, grant.subject, collector.release):
             metrics.HANDSHAKE["poll"].observe(time.perf_counter() - started)
             await self._serve(collector, request.channels, wait, receive, send)
 
@@ -136,7 +142,7 @@ async def _collect(collector: Collector, wait: float, gone: asyncio.Future[None]
     while not collector.complete:
         limit = wait if collector.ready else max(wait, READ_SECONDS)
         left = started + limit - loop.time()
-        if left <= 0 or gone.done():
+        if left <= 0 or gone.done() or collector.released:
             return
         collector.changed.clear()
         changed = asyncio.ensure_future(_changed(collector))

@@ -12,7 +12,7 @@ from gateway import metrics
 from gateway.core.event import BLOCK, CHUNK, http_chunk
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
-from gateway.errors import DONE, OVERLOADED, BadRequest, GatewayError
+from gateway.errors import DONE, OVERLOADED, RESTART, BadRequest, GatewayError
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.connections import address_of
 from gateway.transports.request import check_readable, wanted
@@ -24,7 +24,8 @@ HEADERS: Final = [
     (b"x-accel-buffering", b"no"),  # nginx would keep events back until its buffer is full
     *ALWAYS,
 ]
-RETRY_MS: Final = (1_000, 3_000)
+RETRY_MS: Final = (1_000, 3_000)  # for a connection that breaks: all of them may have
+RETRY_AFTER_MS: Final = {RESTART: (100, 1_000), OVERLOADED: (3_000, 8_000)}  # for one that was sent away, in its turn or for good reason
 
 # The retry line and the heartbeat are lines, not blocks: some parsers (httpx-sse) make an event of each blank line.
 
@@ -65,6 +66,8 @@ class Stream:
 
     async def goodbye(self, code: int, reason: str) -> None:
         self._feed.leave(self.subscription)
+        if code in RETRY_AFTER_MS:
+            self.write(b"retry: %d\n" % random.randint(*RETRY_AFTER_MS[code]))
         self.subscription.notice("bye", {"code": code, "reason": reason})
         if isinstance(self.writer, SendWriter):
             await self.writer.flushed()

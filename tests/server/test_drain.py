@@ -12,7 +12,7 @@ import pytest
 import websockets
 
 from tests.support.clients import sse
-from tests.support.figures import figures
+from tests.support.figures import figures, figures_when
 from tests.support.servers import Server, running_gateway
 
 
@@ -59,12 +59,30 @@ async def test_while_it_drains_it_is_not_ready_and_takes_nobody(redis_url: str) 
     assert int(stream.headers["retry-after"]) >= 1
 
 
+async def test_a_poll_is_answered_and_a_stream_is_told_when_to_come_back(redis_url: str) -> None:
+    with running_gateway(redis_url, drain_seconds="1") as server:
+        async with httpx.AsyncClient(timeout=30) as client, client.stream("GET", f"{server.http}/sse?channel=jobs:1") as stream:
+            poll = asyncio.ensure_future(client.get(f"{server.http}/poll?channel=jobs:1&wait=30&since=now"))
+            await figures_when(server.http, lambda now: now["gateway_connections"] == 2 and now["gateway_behind"] == 0)
+            server.process.send_signal(signal.SIGTERM)
+            lines = [line async for line in stream.aiter_lines()]
+            answer = await poll
+        exit_code = await asyncio.to_thread(server.process.wait, 8)
+
+    assert answer.status_code == 200
+    assert list(answer.json()["channels"]) == ["jobs:1"]
+    assert lines[-4].startswith("retry: ")
+    assert 100 <= int(lines[-4].removeprefix("retry: ")) <= 1000
+    assert lines[-3] == "event: bye"
+    assert exit_code == 0
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_second_signal_ends_it_at_once(redis_url: str, workers: str) -> None:
     with running_gateway(redis_url, "--workers", workers, drain_seconds="60") as server:
         asyncio.run(hold_and_end(server))
 
-        assert server.process.wait(8) is not None
+        assert server.process.wait(8) == 0
 
 
 async def hold_and_end(server: Server) -> None:

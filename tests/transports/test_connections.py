@@ -51,3 +51,14 @@ def test_who_has_no_address_or_no_sub_is_not_counted_for_one() -> None:
     connections = Connections(Limits(100, 1, 1), 20)
     with connections.counted("", ""):
         connections.check_room("", "")
+
+
+async def test_who_waits_is_asked_to_end() -> None:
+    connections = Connections(Limits(100), 20)
+    ended = []
+    with connections.counted("a", "ann", lambda code, reason: ended.append((code, reason))):
+        for end in connections.endings():
+            end(1012, "over")
+
+    assert ended == [(1012, "over")]
+    assert connections.endings() == []

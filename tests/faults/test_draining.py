@@ -1,0 +1,93 @@
+"""Connections that are sent away go one by one, and come back without anybody's noticing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from gateway.embedded import free_port
+from tests.faults.clients import Follower
+from tests.faults.stage import EVERY_TRANSPORT, Stage, address
+from tests.faults.test_redis import names, two_of
+
+
+def moments(followers: Sequence[Follower], kind: str, text: str, since: float) -> list[float]:
+    """When such a thing happened to one of them."""
+    return sorted(
+        line.time for follower in followers for line in follower.log.lines if line.kind == kind and line.time >= since and text in line.text
+    )
+
+
+def peak(times: Sequence[float], began: float, seconds: float) -> float:
+    """The most of them within a second, as a multiple of the mean over these seconds."""
+    most = max(sum(start <= other < start + 1 for other in times) for start in times)
+    return most / (sum(began <= moment < began + seconds for moment in times) / seconds)
+
+
+async def test_a_drain_spreads_its_goodbyes_and_nothing_is_lost(stage: Stage) -> None:
+    redis = await stage.redis()
+    drain = stage.size(3, 10)
+    first = await stage.gateway(redis.url, drain_seconds=str(drain))
+    second = await stage.gateway(redis.url, serving=False)
+    channels = names(stage.size(10, 50))
+    streams = stage.follow(stage.size(200, 2_000), two_of(channels), ("ws", "ws", "sse"))
+    polls = stage.follow(stage.size(5, 50), two_of(channels), ("poll",))
+    await stage.all_ready(within=120)
+    send = stage.function(redis.url)
+
+    async with stage.load([send], channels, stage.size(30, 100), labels=0.2, keep=10_000):
+        stage.addresses[:] = [address(second)]  # what a load balancer does first
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        status = await first.stop(drain + 5)
+        lasted = time.monotonic() - began
+    await stage.caught_up(send, 5)
+
+    closes = [*moments(streams, "end", "close 1012", began), *moments(streams, "end", "bye 1012", began)]
+    assert status == 0, first.output()[-2000:]
+    assert len(closes) == len(streams)
+    stage.figure("exit after", lasted, drain + 5)
+    stage.figure("most closes in a second", peak(closes, began, drain), 3, "times the mean")
+    opens = moments(streams, "open", "", began)
+    stage.figure("most reconnects in a second", peak(opens, began, drain), 2 if stage.full else 3, "times the mean")
+    assert not moments(polls, "end", "", began)
+    stage.verdict()
+
+
+async def test_streams_that_have_grown_old_come_back_by_themselves(stage: Stage) -> None:
+    redis = await stage.redis()
+    age = stage.size(3, 20)
+    gateway = await stage.gateway(redis.url, max_age_seconds=str(age))
+    channels = names(stage.size(5, 50))
+    streams = stage.follow(stage.size(40, 1_000), two_of(channels), EVERY_TRANSPORT)
+    await stage.all_ready()
+    began = time.monotonic()
+    send = stage.function(redis.url)
+
+    async with stage.load([send], channels, stage.size(30, 100), labels=0.2, keep=10_000), asyncio.timeout(age * 3):
+        while not all(follower.transport == "poll" or follower.reconnects for follower in streams):
+            await asyncio.sleep(0.05)
+    await stage.caught_up(send, 5)
+
+    ends = moments(streams, "end", "", began)
+    assert len(ends) == len(moments(streams, "end", "close 1012", began)) + len(moments(streams, "end", "bye 1012", began))
+    assert ends[-1] - ends[0] > age / 10
+    assert gateway.running
+    stage.verdict()
+
+
+async def test_a_second_signal_ends_a_drain_at_once(stage: Stage) -> None:
+    redis = await stage.redis()
+    gateway = await stage.gateway(redis.url, drain_seconds="60")
+    stage.follow(5, two_of(names(2)), EVERY_TRANSPORT)
+    await stage.all_ready()
+    assert gateway.process is not None
+    gateway.process.terminate()
+    while "draining" not in gateway.output():
+        await asyncio.sleep(0.01)
+    stage.addresses[:] = [f"127.0.0.1:{free_port()}"]
+    began = time.monotonic()
+
+    assert await gateway.stop(10) == 0
+    stage.figure("exit after", time.monotonic() - began, 6)
