@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -22,7 +23,8 @@ CHANNEL_RULE: Final = "only letters, digits and _ . : @ - are allowed, at most 1
 TYPE_RULE: Final = "only letters, digits and _ . - are allowed, at most 64, the first a letter or digit"
 CURSOR_RULE: Final = "the id of an event is expected, decimal digits and at most 2^53"
 
-_ANNOUNCEMENT: Final = re.compile(rb"([0-9]{1,16}) ([0-9]{1,16})\n")
+MAX_DIGITS: Final = 16  # of an id
+
 _ENTRY: Final = re.compile(rb"([0-9]{1,16}) ([0-9]{1,16}) [^\n]*\n")
 
 
@@ -87,9 +89,15 @@ def read_published(json: bytes, limit: int = MAX_EVENT_BYTES) -> Published:
         raise Malformed(f"it is not JSON: {error}") from None
     except RecursionError:
         raise Malformed("it is nested too deeply, 256 levels are allowed") from None
-    if not TYPE.fullmatch(published.type):
+    if not _is_type(published.type):
         raise Malformed(f"type {show(published.type)}: {TYPE_RULE}")
     return published
+
+
+@lru_cache(1_024)
+def _is_type(text: str) -> bool:
+    # Remembered: a regular expression costs little, but as much as all else that is done to a short event.
+    return TYPE.fullmatch(text) is not None
 
 
 def _read_other(json: bytes) -> Published:
@@ -151,10 +159,12 @@ def read_announcement(channel: str, payload: bytes, limit: int = MAX_EVENT_BYTES
     Raises:
         Malformed: as ``read_published``.
     """
-    head = _ANNOUNCEMENT.match(payload)
-    if head is None:
-        return Event(channel, 0, 0, read_published(payload, limit))
-    return Event(channel, int(head[1]), int(head[2]), read_published(payload[head.end() :], limit))
+    # Taken apart without a regular expression, which costs three times as much: this runs for each event.
+    head, line_feed, json = payload.partition(b"\n")
+    id, _, before = head.partition(b" ")
+    if line_feed and id.isdigit() and before.isdigit() and len(id) <= MAX_DIGITS and len(before) <= MAX_DIGITS:
+        return Event(channel, int(id), int(before), read_published(json, limit))
+    return Event(channel, 0, 0, read_published(payload, limit))
 
 
 def read_entry(channel: str, entry: bytes, limit: int = MAX_EVENT_BYTES) -> Event:

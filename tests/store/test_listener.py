@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, find_server, free_port
 from gateway.store.connect import redis_client
-from gateway.store.listener import MESSAGES_AT_ONCE, Listener
+from gateway.store.listener import MESSAGES_AT_ONCE, Listener, _Receiver
 
 
 class Heard:
@@ -160,6 +160,37 @@ async def test_a_burst_leaves_turns_to_others_and_keeps_its_order(redis_url: str
 
     assert [int(payload) for _, payload in heard.messages] == list(range(5_000))
     assert most <= 4 * MESSAGES_AT_ONCE
+
+
+class Reading:
+    """What a receiver asks of its transport."""
+
+    def __init__(self) -> None:
+        self.paused = False
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+async def test_messages_of_a_busy_connection_are_gathered_and_one_that_comes_alone_is_not_kept() -> None:
+    message, taken = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n", []
+    receiver = _Receiver(taken.append, reading := Reading())  # type: ignore[arg-type]
+    receiver.data_received(message)
+    assert (len(taken), reading.paused) == (1, False)
+
+    sent = 1
+    while not reading.paused:  # at once, if the machine does not sleep between two of them
+        receiver.data_received(message)
+        sent += 1
+    assert len(taken) == sent
+
+    await until(lambda: not reading.paused)
 
 
 async def test_an_error_in_what_hears_is_no_loss_of_the_connection() -> None:
