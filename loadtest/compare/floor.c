@@ -1,0 +1,91 @@
+/*
+ * floor: the least that a push server can do. Whoever asks with GET is a subscriber; the body of a POST goes to all of
+ * them, as one WebSocket frame and one send() each. No routing, no rights, no log, no second thought: what it costs is what
+ * the kernel costs.
+ *
+ *   cc -O2 -o floor floor.c && ./floor PORT
+ */
+#define _GNU_SOURCE
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { MOST = 1 << 16 };
+
+static const char welcome[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                              "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x02{}";
+static const char thanks[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+static int subscribers[MOST], subscriber_count;
+
+static void publish(const char *body, int length)
+{
+    static char frame[MOST + 4];
+    int head = 0;
+    frame[head++] = (char)0x81;
+    if (length < 126) {
+        frame[head++] = (char)length;
+    } else {
+        frame[head++] = 126;
+        frame[head++] = (char)(length >> 8);
+        frame[head++] = (char)length;
+    }
+    memcpy(frame + head, body, length);
+    for (int i = 0; i < subscriber_count; i++) send(subscribers[i], frame, head + length, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) return 2;
+    struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))};
+    here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    int on = 1, listener = socket(AF_INET, SOCK_STREAM, 0), poll = epoll_create1(0);
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(listener, (void *)&here, sizeof here) || listen(listener, 4096)) {
+        perror("bind");
+        return 1;
+    }
+    struct epoll_event interest = {.events = EPOLLIN, .data.fd = listener}, found[256];
+    epoll_ctl(poll, EPOLL_CTL_ADD, listener, &interest);
+    static char request[MOST + 1];
+    for (;;) {
+        int n = epoll_wait(poll, found, 256, -1);
+        for (int i = 0; i < n; i++) {
+            int fd = found[i].data.fd;
+            if (fd == listener) {
+                fd = accept(listener, 0, 0);
+                setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+                interest.data.fd = fd;
+                epoll_ctl(poll, EPOLL_CTL_ADD, fd, &interest);
+                continue;
+            }
+            int got = recv(fd, request, MOST, 0);
+            if (got <= 0) {
+                close(fd);
+                continue;
+            }
+            request[got] = 0;
+            char *body = strstr(request, "\r\n\r\n"), *size = strcasestr(request, "content-length:");
+            if (!body) continue;
+            if (request[0] == 'G' && subscriber_count < MOST) {
+                subscribers[subscriber_count++] = fd;
+                send(fd, welcome, sizeof welcome - 1, MSG_NOSIGNAL);
+            } else if (size) {
+                int length = atoi(size + 15), there = request + got - (body += 4);
+                while (there < length && body + length < request + MOST && (got = recv(fd, body + there, length - there, 0)) > 0)
+                    there += got;
+                publish(body, there);
+                send(fd, thanks, sizeof thanks - 1, MSG_NOSIGNAL);
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+"""Measuring: start one target, let clients follow it, publish, and read what that cost the server's processes.
+
+Linux only: it reads /proc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+import redis
+
+from gateway.embedded import free_port
+from loadtest.compare.target import FLOOR, Place, Publish, Target, environment
+
+HERE: Final = Path(__file__).parent
+START_SECONDS: Final = 15.0
+SETTLE_SECONDS: Final = 0.5
+SILENT_SECONDS: Final = 10  # without an event: no more will come
+
+
+class Failed(Exception):
+    """A target did not start, or did not deliver."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What every target has to do: so many clients in one room, so many events, so many a second, with so many bytes of padding."""
+
+    clients: int
+    events: int
+    rate: float
+    padding: int = 120
+
+    @property
+    def deliveries(self) -> int:
+        return self.clients * self.events
+
+    def __str__(self) -> str:
+        return f"{self.clients:,} clients in one room, {self.events} events, {self.rate:g} a second"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one run cost. Times in microseconds of CPU, or milliseconds from publishing to arrival."""
+
+    name: str
+    us_per_event: float
+    us_per_connection: float
+    kib_per_connection: float
+    p50: float
+    p99: float
+
+
+def compile_programs(folder: Path) -> None:
+    """The two programs in C."""
+    for name in ("subscribers", "floor"):
+        subprocess.run(["cc", "-O2", "-o", folder / name, HERE / f"{name}.c"], check=True)
+
+
+def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
+    """One run.
+
+    Raises:
+        Failed: if there is nothing to measure; the text says why.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as own, _started(target, Path(own), folder, redis_url) as (place, server):
+        before, empty = _cpu(server), _memory(server)
+        command = [
+            folder / "subscribers",
+            place.port,
+            work.clients,
+            work.deliveries,
+            SILENT_SECONDS,
+            target.ready,
+            target.request(place.port),
+        ]
+        command += [target.say] if target.say is not None else []
+        with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True) as clients:
+            assert clients.stdout is not None
+            try:
+                ready = clients.stdout.readline().split()
+                if ready != ["ready", str(work.clients)]:
+                    raise Failed(f"{ready[1] if ready else 'none'} of {work.clients} clients became ready")
+                time.sleep(SETTLE_SECONDS)
+                connected, full = _cpu(server), _memory(server)
+                with _publisher(target, place) as publish:
+                    _publish_all(publish, work)
+                result = re.findall(r"\d+", re.sub(r"p\d\d", "", clients.stdout.readline()))
+            finally:
+                clients.kill()
+        delivered, closed, _, p50, p99, _ = map(int, result)
+        if delivered != work.deliveries or closed:
+            raise Failed(f"{delivered} of {work.deliveries} events arrived, {closed} clients were closed")
+        return Row(
+            name=target.name,
+            us_per_event=(_cpu(server) - connected) / work.deliveries / 1e3,
+            us_per_connection=(connected - before) / work.clients / 1e3,
+            kib_per_connection=(full - empty) / work.clients / 1024,
+            p50=p50 / 1e3,
+            p99=p99 / 1e3,
+        )
+
+
+@contextlib.contextmanager
+def _started(target: Target, own: Path, programs: Path, redis_url: str) -> Iterator[tuple[Place, psutil.Process]]:
+    folder = programs if target is FLOOR else own
+    place = Place(port=free_port(), folder=folder, redis_url=redis_url)
+    with (own / "log").open("w+") as log:
+        process = subprocess.Popen(target.command(place), stdout=log, stderr=log, env=environment(), cwd=HERE.parent.parent)
+        try:
+            _wait(process, place.port, own / "log")
+            time.sleep(SETTLE_SECONDS)  # whatever it still does at its start is not the clients' work
+            yield place, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Failed(f"it ended with {process.returncode}: {log.read_text()[-300:].strip()}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise Failed(f"nothing listens after {START_SECONDS:.0f} s: {log.read_text()[-300:].strip()}")
+
+
+@contextlib.contextmanager
+def _publisher(target: Target, place: Place) -> Iterator[Publish]:
+    if target.publish_path is None:
+        with redis.Redis.from_url(place.redis_url) as client:
+            yield lambda event: client.execute_command("FCALL", "notify_publish", 1, "room", event)
+        return
+    connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=10)
+
+    def post(event: str) -> None:
+        connection.request("POST", target.publish_path or "", target.body(event), dict(target.headers))
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status >= 300:
+            raise Failed(f"publishing was answered with {answer.status}")
+
+    with contextlib.closing(connection):
+        yield post
+
+
+def _publish_all(publish: Publish, work: Work) -> None:
+    began = time.monotonic()
+    for number in range(work.events):
+        time.sleep(max(0.0, began + number / work.rate - time.monotonic()))
+        publish(json.dumps({"type": "progress", "data": {"sent": f"^{time.time_ns()}^", "pad": "x" * work.padding}}))
+
+
+def _tree(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def _cpu(process: psutil.Process) -> int:
+    """Nanoseconds that it and its children have run, the kernel's work for them included. The clock of /proc/<pid>/stat is too coarse."""
+    total = 0
+    for each in _tree(process):
+        for thread in Path(f"/proc/{each.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((thread / "schedstat").read_text().split()[0])
+    return total
+
+
+def _memory(process: psutil.Process) -> int:
+    """Bytes; what several processes share is counted once."""
+    total: int = sum(each.memory_full_info().pss for each in _tree(process))
+    return total

@@ -1,0 +1,79 @@
+"""Compare the gateway with a C loop and with those of its peers that are installed; write docs/performance.md and its plot.
+
+    uv run --group loadtest python loadtest/compare/run.py            some minutes
+    uv run --group loadtest python loadtest/compare/run.py --small    the gateway and the C loop, some seconds, prints only
+
+It needs Linux and a C compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from gateway.embedded import embedded_server  # noqa: E402 - the path had to be set first
+from loadtest.compare.measure import Failed, Row, Work, compile_programs, run  # noqa: E402
+from loadtest.compare.report import middle, plot, section, table, write  # noqa: E402
+from loadtest.compare.target import FLOOR, GATEWAY, OTHERS, Target  # noqa: E402
+
+PAGE = ROOT / "docs" / "performance.md"
+
+
+def measure(targets: list[Target], work: Work, rounds: int) -> tuple[list[tuple[float, Row]], dict[str, str]]:
+    """Run all, one after the other, round by round; and say what failed."""
+    rows: dict[str, list[Row]] = defaultdict(list)
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder, embedded_server() as redis_url:
+        compile_programs(Path(folder))
+        for number in range(rounds):
+            for target in targets:
+                if target.name in failed:
+                    continue
+                print(f"{number + 1}/{rounds} {target.name}", file=sys.stderr, flush=True)
+                try:
+                    rows[target.name].append(run(target, work, Path(folder), redis_url))
+                except Failed as error:
+                    failed[target.name] = str(error)
+    results = [middle(rows[t.name], rows[FLOOR.name]) for t in targets if t.name not in failed]
+    return results, failed
+
+
+def main() -> int:
+    """Measure and report. 1 if the gateway or the C loop could not be measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="the gateway and the C loop, some seconds, prints only")
+    parser.add_argument("--clients", type=int, default=2_000)
+    parser.add_argument("--events", type=int, default=60)
+    parser.add_argument("--rate", type=float, default=15.0, help="events a second")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if shutil.which("cc") is None or not sys.platform.startswith("linux"):
+        print("Linux and a C compiler are needed: apt-get install gcc libc6-dev", file=sys.stderr)
+        return 1
+    targets, work, rounds = [FLOOR, *GATEWAY], Work(clients=300, events=60, rate=60.0), 1
+    if not options.small:
+        targets += OTHERS
+        work, rounds = Work(clients=options.clients, events=options.events, rate=options.rate), options.rounds
+    versions = {target.name: version for target in targets if (version := target.version()) is not None}
+    absent = {target.name: f"not installed ({target.install})" for target in targets if target.name not in versions}
+    results, failed = measure([target for target in targets if target.name in versions], work, rounds)
+    if options.small:
+        print(f"{work}:\n\n{table(results, versions)}")
+    else:
+        write(PAGE, section(results, versions, absent | failed, work, rounds))
+        plot(results, PAGE.with_suffix(".png"))
+        print(PAGE.read_text())
+    for name, why in failed.items():
+        print(f"{name}: {why}", file=sys.stderr)
+    return int(any(target.name in failed for target in (FLOOR, *GATEWAY)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
