@@ -1,6 +1,6 @@
 """Page: what one read of a channel's log brought, and where something is missing in it.
 
-A log entry names the id before it, the log its newest event, and Redis the floor below which it may have lost data. From
+A log entry names the id before it, the log its newest event, and Redis the floors below which it may have lost data. From
 these three a reader at any cursor sees each hole, and no hole where there is none.
 """
 
@@ -17,6 +17,8 @@ Since = int | Literal["last", "now"]
 EARLIEST: Final = 1_700_000_000_000_000
 """No id is older than this software: a smaller cursor was made up to say "all", and has lost nothing with Redis's data."""
 
+MOST_FLOORS: Final = 32  # of publish.lua
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -32,11 +34,16 @@ class Answer:
     """What Redis says to one read; see read.lua."""
 
     clock: int
-    floor: int
+    floors: tuple[int, ...]
     newest: int
     final: bool
     more: bool
     entries: list[Entry]
+
+    @property
+    def floor(self) -> int:
+        """The newest floor, 0 if there is none."""
+        return self.floors[-1] if self.floors else 0
 
 
 class Item(NamedTuple):
@@ -87,28 +94,24 @@ def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
         return [Item(answer.clock, None, position)], position
     items: list[Item] = []
     position = cursor
-    floor = answer.floor
+    floors = [floor for floor in answer.floors if floor > cursor]
+    if len(floors) == MOST_FLOORS:
+        floors.insert(0, cursor + 1)  # there may have been others before these, nobody knows where: they are told at once
 
-    def lost(end: int) -> int:
-        """The floor, the first time that it may stand for a loss between the position and what comes at the end."""
-        nonlocal floor
-        # There may have been other floors before this one, so who comes from below is told at once. Who wants all that the log
-        # holds is told where this one is crossed.
-        if not EARLIEST <= position < floor or not (cursor >= EARLIEST or floor <= end):
-            return 0
-        found, floor = floor, 0
-        return found
+    def crossed(end: int) -> int:
+        """The last floor between the position and this id: something may have been lost there, whatever the chain of ids says."""
+        return max((floor for floor in floors if position < floor <= end), default=0) if position >= EARLIEST else 0
 
     for entry in answer.entries:
         if not position < entry.id <= answer.clock:
             continue  # not of publish.lua's making: its ids rise, and the clock knows them
-        if (gone := max(entry.before, lost(entry.id))) > position:
+        if (gone := max(entry.before, crossed(entry.id)) if floors else entry.before) > position:
             items.append(Item(position + 1, None, min(gone, entry.id - 1)))
         if entry.event is not None:
             items.append(Item(entry.id, entry.event, entry.id))
         position = entry.id
     if not answer.more:
-        if (gone := max(answer.newest, lost(floor))) > position:
+        if (gone := max(answer.newest, crossed(answer.floor))) > position:
             items.append(Item(position + 1, None, gone))
         # From now on the reader has all, and must hear of it if Redis loses its data again.
         position = max(position, gone, answer.floor)

@@ -176,11 +176,11 @@ class Log:
         return pages
 
     def _answer(self, channel: str, reply: list[Any]) -> Answer:
-        clock, floor, newest, more, *raw = reply
+        clock, floors, newest, more, *raw = reply
         entries = [entry for data in raw if (entry := self._entry(channel, data)) is not None]
         last = int(newest.rstrip(b"!") or 0) or (entries[-1].id if entries and not more else 0)
         final = newest.endswith(b"!") or (not newest and bool(entries) and bool(entries[-1].event and entries[-1].event.final))
-        return Answer(int(clock), int(floor), last, final, bool(more), entries)
+        return Answer(int(clock), tuple(map(int, floors.split())), last, final, bool(more), entries)
 
     def _entry(self, channel: str, data: bytes) -> Entry | None:
         try:

@@ -1,9 +1,9 @@
 -- Read a channel's log after a cursor. Comes behind publish.lua, whose names it uses.
 --
---   read(channel, cursor or 'last' or 'now', bytes)  ->  {clock, floor, last, more, entry, entry, ...}
+--   read(channel, cursor or 'last' or 'now', bytes)  ->  {clock, floors, last, more, entry, entry, ...}
 --
 -- clock   newest id of all channels at this moment: up to it the answer is complete, unless more is 1
--- floor   whoever stands below it may have lost events with the server's data
+-- floors  whoever stands below one of them may have lost events with the server's data; rising, a space between two
 -- last    id of the channel's newest event, "!" behind it if that was final; '' if none is known
 -- more    1 if the entries were cut at the given number of bytes (the first is always there)
 --

@@ -30,6 +30,7 @@ class Track:
         anew: it came without a cursor
         begins: and is not ready yet
         snapshot: it asked for the newest event and the log had one; with how often the log had been cut then
+        told: what a gap stands for that was told since the last event: all of it, or what the next event leaves behind
     """
 
     position: int | None
@@ -39,6 +40,7 @@ class Track:
     anew: bool = False
     begins: bool = False
     snapshot: int | None = None
+    told: set[int] = field(default_factory=set)
     excused: set[int] = field(default_factory=set)
     received: set[int] = field(default_factory=set)
 
@@ -147,7 +149,7 @@ class Client:
         position = track.came if track.position is None else track.position
         missing = {event.id for event in self.redis.ledger[name].values() if event.id > position and event.gone and not event.collapsed}
         assert missing - track.received or position <= self.redis.lossy, f"a gap of {name} where nothing is missing"
-        track.excused |= missing
+        track.told |= missing
 
     def check_event(self, name: str, id: int, data: int) -> None:
         assert name in self.tracks, f"an event of {name}, which it does not follow"
@@ -165,6 +167,8 @@ class Client:
             self.check_complete(name, id - 1)
         track.position = track.cursor = self.last_id = id
         track.received.add(id)
+        track.excused |= {gone for gone in track.told if gone < id}
+        track.told.clear()
 
     def check_complete(self, name: str, end: int) -> None:
         track = self.tracks[name]
@@ -175,6 +179,6 @@ class Client:
             position = max(position, self.redis.lossy)
         if track.anew:
             position = max(position, min(self.redis.lossy, track.came))
-        known = track.excused | track.received
+        known = track.excused | track.told | track.received
         lost = [e.id for e in self.redis.ledger[name].values() if position < e.id <= end and not e.collapsed and e.id not in known]
         assert not lost, f"{lost} of {name} lost in silence"

@@ -49,6 +49,7 @@ class RedisModel:
         self.time = START
         self.run = 0
         self.clock: dict[str, int] = {}
+        self.floors: list[int] = []
         self.logs: dict[str, list[bytes]] = {name: [] for name in channels}
         self.newest: dict[str, bytes] = {}
         self.connections: list[Connection] = []
@@ -67,7 +68,8 @@ class RedisModel:
             return last
         if last is None or self._may_have_lost:
             last = max(self.time, (last or 0) + 1)
-            self.clock = {"last": last, "floor": last, "server": self.run}
+            self.clock = {"last": last, "server": self.run}
+            self.floors.append(last)
         else:
             self.clock["server"] = self.run
         self._may_have_lost = False
@@ -75,7 +77,8 @@ class RedisModel:
 
     def greet(self, heard: int) -> None:
         if heard > self._open():
-            self.clock["last"] = self.clock["floor"] = heard + 1
+            self.clock["last"] = heard + 1
+            self.floors.append(heard + 1)
 
     def publish(self, channel: str, data: int, *, final: bool, keep: int, collapse: str) -> None:
         json = b'{"type":"n","data":%d%b}' % (data, b',"final":true' if final else b"")
@@ -104,7 +107,7 @@ class RedisModel:
 
     def read(self, channel: str, cursor: int | str) -> list[Any]:
         log = self.logs[channel]
-        head = [b"%d" % self.clock.get("last", 0), b"%d" % self.clock.get("floor", 0), self.newest.get(channel, b""), 0]
+        head = [b"%d" % self.clock.get("last", 0), b" ".join(b"%d" % floor for floor in self.floors), self.newest.get(channel, b""), 0]
         if cursor == "now" or not log:
             return head
         if cursor == "last":
@@ -143,13 +146,14 @@ class RedisModel:
         """All keys are gone, the process goes on."""
         self._lose()
         self.clock = {}
+        self.floors = []
         self.newest = {}
         for channel in self.ledger:
             self.cut(channel)
 
     def save(self) -> None:
         """A snapshot: what a restart without an append-only file, or a replica that lags, begins with."""
-        self._saved = dict(self.clock), {name: list(log) for name, log in self.logs.items()}, dict(self.newest)
+        self._saved = dict(self.clock), list(self.floors), {name: list(log) for name, log in self.logs.items()}, dict(self.newest)
 
     def restart(self, *, keeps_all: bool) -> None:
         """The process is another one; it begins with the last snapshot, or has an append-only file and keeps all."""
@@ -160,7 +164,7 @@ class RedisModel:
         if keeps_all:
             return
         self._lose()
-        clock, logs, newest = self._saved
-        self.clock, self.newest = dict(clock), dict(newest)
+        clock, floors, logs, newest = self._saved
+        self.clock, self.floors, self.newest = dict(clock), list(floors), dict(newest)
         for channel, log in logs.items():
             self._drop(channel, list(log))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.event import Event, Published
-from gateway.core.page import EARLIEST, Answer, Entry, Page, Since, make_page
+from gateway.core.page import EARLIEST, MOST_FLOORS, Answer, Entry, Page, Since, make_page
 
 T = EARLIEST + 1_000_000  # ids are times; the tests count from here
 GAP = "gap"
@@ -18,10 +18,16 @@ def entry(id: int, before: int | None, *, poison: bool = False, final: bool = Fa
 
 
 def answer(
-    *entries: Entry, newest: int | None = None, clock: int = 100, floor: int | None = None, more: bool = False, final: bool = False
+    *entries: Entry,
+    newest: int | None = None,
+    clock: int = 100,
+    floor: int | tuple[int, ...] = (),
+    more: bool = False,
+    final: bool = False,
 ) -> Answer:
     last = T + newest if newest is not None else entries[-1].id if entries and not more else 0
-    return Answer(T + clock, 0 if floor is None else T + floor, last, final, more, list(entries))
+    floors = (floor,) if isinstance(floor, int) else floor
+    return Answer(T + clock, tuple(T + floor for floor in floors), last, final, more, list(entries))
 
 
 def read(since: Since, *entries: Entry, **rest) -> Page:
@@ -132,12 +138,37 @@ def test_a_floor_above_the_cursor() -> None:
     assert page.position == T + 50
 
 
-def test_who_comes_from_below_the_floor_is_told_at_once() -> None:
-    # Redis may have lost its data twice, and only the newest floor is known.
+def test_a_loss_is_told_where_its_floor_lies() -> None:
     page = read(T + 10, entry(20, 10), entry(60, 20), floor=50)
 
-    assert told(page) == [GAP, 20, 60]
+    assert told(page) == [20, GAP, 60]
+    assert (page.items[1].id - T, page.items[1].position - T) == (21, 50)
+
+
+def test_each_loss_is_told_in_its_place() -> None:
+    entries = [entry(20, 10), entry(40, 20), entry(45, 40), entry(60, 45)]
+
+    assert told(read(T + 10, *entries, floor=(5, 30, 50, 70))) == [20, GAP, 40, 45, GAP, 60, GAP]
+    assert told(read(T + 35, *entries[1:], floor=(5, 30, 50, 70))) == [40, 45, GAP, 60, GAP]
+    assert told(read(T + 70, floor=(5, 30, 50, 70))) == []
+
+
+def test_several_losses_between_two_events_are_one_gap() -> None:
+    assert told(read(T + 10, entry(60, 10), floor=(20, 30, 40))) == [GAP, 60]
+
+
+def test_who_comes_from_below_the_oldest_floor_that_is_known_is_told_at_once() -> None:
+    floors = tuple(range(50, 50 + MOST_FLOORS))
+    page = read(T + 10, entry(20, 10), entry(99, 20), floor=floors)
+
+    assert told(page) == [GAP, 20, GAP, 99]
     assert page.items[0].position < T + 20
+    assert told(read(T + 10, entry(20, 10), entry(99, 20), floor=floors[1:])) == [20, GAP, 99]
+
+
+def test_a_floor_on_the_next_page_is_told_there() -> None:
+    assert told(read(T + 10, entry(20, 10), newest=60, floor=50, more=True)) == [20]
+    assert told(read(T + 20, entry(60, 20), floor=50)) == [GAP, 60]
 
 
 def test_who_wants_the_whole_log_is_told_where_the_floor_is_crossed() -> None:
@@ -148,8 +179,9 @@ def test_who_wants_the_whole_log_is_told_where_the_floor_is_crossed() -> None:
 def test_a_reader_who_has_come_past_the_floor_is_not_told_again() -> None:
     page = read(T + 10, entry(20, 10), floor=50)
 
-    assert told(page) == [GAP, 20]
+    assert told(page) == [20, GAP]
     assert page.position == T + 50
+    assert told(read(page.position, entry(60, 20), floor=50)) == [60]
 
 
 def test_a_reader_of_an_empty_channel_stands_at_the_floor() -> None:
@@ -168,7 +200,7 @@ def test_a_cursor_from_the_future_meets_a_server_that_lost_its_newest_data() -> 
 
 
 def test_a_server_that_knows_nothing_at_all() -> None:
-    page = make_page(T + 10, Answer(0, 0, 0, final=False, more=False, entries=[]))
+    page = make_page(T + 10, Answer(0, (), 0, final=False, more=False, entries=[]))
 
     assert told(page) == [GAP]
     assert page.position == T + 10  # 0 would say that there is nothing to miss, when the next events are lost too

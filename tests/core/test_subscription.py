@@ -59,7 +59,7 @@ def event(channel: str, id: int, before: int, *, final: bool = False, size: int 
 
 def answer(channel: str, *ids: int, clock: int, more: bool = False, final: bool = False) -> Answer:
     entries = [Entry(id, before, event(channel, id, before)) for before, id in zip((0, *ids), ids, strict=False)]
-    return Answer(clock, 0, ids[-1] if ids else 0, final, more, entries)
+    return Answer(clock, (), ids[-1] if ids else 0, final, more, entries)
 
 
 def test_first_the_log_then_ready_then_live() -> None:
@@ -92,7 +92,7 @@ def test_a_log_that_goes_on_is_read_again_before_ready() -> None:
     client.read(a=answer("a", 10, 20, clock=40, more=True))
     unfinished = (client.notices, client.subscription.live)
     client.subscription.begin_read()
-    client.read(a=Answer(40, 0, 40, False, False, [Entry(30, 20, event("a", 30, 20)), Entry(40, 30, event("a", 40, 30))]))
+    client.read(a=Answer(40, (), 40, False, False, [Entry(30, 20, event("a", 30, 20)), Entry(40, 30, event("a", 40, 30))]))
 
     assert unfinished == ([], False)
     assert client.ids == [10, 20, 30, 40]
@@ -188,7 +188,7 @@ def test_what_is_beyond_the_channel_read_first_waits_for_the_next_read() -> None
     client.read(a=answer("a", 10, clock=20), b=answer("b", 15, 30, clock=30))
     first = (client.ids, client.subscription.wanted, client.subscription.live)
     client.subscription.begin_read()
-    client.read(a=Answer(30, 0, 25, False, False, [Entry(25, 10, event("a", 25, 10))]), b=answer("b", 15, 30, clock=30))
+    client.read(a=Answer(30, (), 25, False, False, [Entry(25, 10, event("a", 25, 10))]), b=answer("b", 15, 30, clock=30))
 
     assert first == ([10, 15], 30, False)
     assert client.ids == [10, 15, 25, 30]
@@ -214,10 +214,10 @@ def test_a_gap_beyond_the_horizon_is_not_left_to_the_announcements() -> None:
     client.follow(a=0, b=0)
     for _ in range(3):
         client.subscription.begin_read()
-        client.read(a=answer("a", clock=20), b=Answer(50, 0, 50, False, False, [Entry(25, 0, event("b", 25, 0))]))
+        client.read(a=answer("a", clock=20), b=Answer(50, (), 50, False, False, [Entry(25, 0, event("b", 25, 0))]))
     before = (client.ids, client.notices, client.subscription.live)
     client.subscription.begin_read()
-    client.read(a=answer("a", clock=50), b=Answer(50, 0, 50, False, False, [Entry(25, 0, event("b", 25, 0))]))
+    client.read(a=answer("a", clock=50), b=Answer(50, (), 50, False, False, [Entry(25, 0, event("b", 25, 0))]))
 
     assert before == ([], [], False)
     assert client.notices == ["gap", "ready"]
@@ -241,7 +241,7 @@ def test_what_was_announced_before_the_queue_and_is_in_no_log_is_looked_for_agai
     client.hub.announce(event("a", 20, 10))
     client.subscription.begin_read()
     client.hub.announce(event("a", 30, 0))  # Redis was flushed in between: it knows of nothing before
-    client.read(a=Answer(10, 0, 0, False, False, []))
+    client.read(a=Answer(10, (), 0, False, False, []))
 
     assert client.ids == []
     assert not client.subscription.live
@@ -252,7 +252,7 @@ def test_an_announcement_that_the_log_never_has_does_not_keep_it_reading() -> No
     client.follow(a=10)
     client.hub.announce(event("a", 99, 98))
     client.subscription.begin_read()
-    page = replace(make_page(10, Answer(10, 0, 10, False, False, [])), heard=99)
+    page = replace(make_page(10, Answer(10, (), 10, False, False, [])), heard=99)
     client.subscription.end_read({client.subscription.cursors["a"]: page}, client.hub.heard)
 
     assert client.subscription.live

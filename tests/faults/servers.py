@@ -204,7 +204,7 @@ class Sentinel(Process):
         self.lines = lines
         self.client = Redis(port=self.port, protocol=2, socket_timeout=5, retry=Retry(NoBackoff(), 0), decode_responses=True)
 
-    async def start(self, master: RedisServer, quorum: int = 1, down_after_ms: int = 500, password: str | None = None) -> None:
+    async def start(self, master: RedisServer, quorum: int = 1, down_after_ms: int = 1_500, password: str | None = None) -> None:
         self.client.connection_pool.connection_kwargs["password"] = password
         config = self.folder / "sentinel.conf"
         lines = [

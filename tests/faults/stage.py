@@ -26,6 +26,8 @@ from tests.faults.servers import Gateway, RedisServer, Sentinel
 Send = Callable[[Words], Any]
 """Sends one event: returns its id; raises ``Refused``; whatever else it raises leaves the outcome unknown."""
 
+SHORT_SLACK = 4  # the short round runs on machines that do other things besides: the times of the table are for --full
+
 EVERY_TRANSPORT: tuple[Transport, ...] = ("ws", "ws", "ws", "sse", "sse", "poll")
 
 
@@ -59,7 +61,8 @@ class Stage:
         return full if self.full else short
 
     def figure(self, name: str, value: float, most: float, unit: str = "s") -> None:
-        """Note what was measured; fail if it is more than allowed."""
+        """Note what was measured; fail if it is more than allowed. In the short round a time may be ``SHORT_SLACK`` times that."""
+        most = most if self.full or unit != "s" else most * SHORT_SLACK
         self.figures[name] = f"{value:.2f} {unit} (at most {most:g})"
         assert value <= most, f"{name}: {value:.2f} {unit}, at most {most:g} are allowed"
 
@@ -245,7 +248,7 @@ class Stage:
             yield
         finally:
             ends = 0.0
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(90):
                 await asyncio.gather(*tasks)
 
     # The end
@@ -267,7 +270,7 @@ class Stage:
             assert mark.outcome == "acknowledged", f"nothing can be published on {channel}: {mark}"
             marks[channel] = mark.id
         while waiting := [(f, c) for f, c in waiting if not f.has(c, marks[c])]:
-            if time.monotonic() - since > within + 20:
+            if time.monotonic() - since > within * SHORT_SLACK + 20:
                 follower, channel = waiting[0]
                 tail = "\n".join(f"  {line}" for line in follower.log.lines[-12:])
                 raise AssertionError(f"{len(waiting)} cursors are behind, one is {follower.name} on {channel}:\n{tail}")

@@ -49,7 +49,7 @@ async def test_10_three_gateways_are_restarted_one_by_one_under_load(stage: Stag
         for gateway in list(stage.gateways):
             # What a load balancer does: no new connections there, then the signal.
             stage.addresses.remove(address(gateway))
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             began = time.monotonic()
             status = await gateway.stop()
             assert status == 0, gateway.output()[-2000:]
@@ -61,7 +61,7 @@ async def test_10_three_gateways_are_restarted_one_by_one_under_load(stage: Stag
 
     ends = {line.text for f in stage.followers for line in f.log.lines if line.kind == "end"}
     assert not {text for text in ends if "503" in text or "Refused" in text}
-    assert min(spreads) > 0.15  # evenly spread is 0.29, all at once is 0
+    assert min(spreads) > stage.size(5, 15) / 100  # evenly spread is 0.29, all at once is 0
     stage.verdict()
 
 
@@ -130,7 +130,7 @@ async def test_11_a_reader_that_stops_is_cut(stage: Stage) -> None:
     stalled = time.monotonic()
     before = gateway.memory()
     async with stage.load([send], ["jobs:1"], 200, size=8_000, keep=10_000):
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while not await gateway.metric("gateway_stalled_total"):
                 await asyncio.sleep(0.1)
         stage.figure("cut after", time.monotonic() - stalled, stage.size(8, 32))
@@ -194,7 +194,7 @@ async def test_15_the_event_loop_is_stalled(stage: Stage) -> None:
         await asyncio.sleep(0.2)
     await stage.caught_up(send, 5, since=went_on)
 
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         while (stalled := await gateway.metric("gateway_loop_stalled_seconds_total")) < stall - 1.5:
             await asyncio.sleep(0.1)
     stage.figures["stall shown by the metric"] = f"{stalled:.1f} s"
@@ -225,7 +225,7 @@ async def test_16_file_descriptors_are_used_up(stage: Stage) -> None:
     reconnects = sum(f.reconnects for f in stage.followers[:30])
     for sock in held:
         sock.close()
-    await stage.all_ready(late, 15)
+    await stage.all_ready(late)
     await stage.caught_up(send, 5)
 
     assert reconnects == 0

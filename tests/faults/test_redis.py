@@ -21,18 +21,21 @@ def two_of(channels: list[str], since: str = "0") -> Callable[[int], Mapping[str
     return lambda i: {channels[i % len(channels)]: since, channels[(i + 3) % len(channels)]: since}
 
 
-async def lost_connection(gateway: Gateway, within: float) -> float:
+LATE = 30.0  # seconds after which something will not happen any more, on a slow machine neither
+
+
+async def lost_connection(gateway: Gateway) -> float:
     """Seconds until the gateway says that it has lost Redis."""
     started, known = time.monotonic(), len(gateway.output())
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(LATE):
         while "connection to Redis lost" not in gateway.output()[known:]:
             await asyncio.sleep(0.02)
     return time.monotonic() - started
 
 
-async def not_ready(gateway: Gateway, since: float, within: float) -> float:
+async def not_ready(gateway: Gateway, since: float) -> float:
     """Seconds until ``/readyz`` answers 503."""
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(LATE):
         while await gateway.status() != 503:
             await asyncio.sleep(0.05)
     return time.monotonic() - since
@@ -54,8 +57,8 @@ async def test_01_redis_stopped_and_started_again_with_aof(stage: Stage) -> None
             await redis.start()
             answered = time.monotonic()
             await asyncio.sleep(0)
-            probes = await gateway.metric("gateway_redis_round_trip_seconds")
-            while await gateway.metric("gateway_redis_round_trip_seconds") == probes:
+            probes = await gateway.metric("gateway_redis_round_trip_seconds_count")
+            while await gateway.metric("gateway_redis_round_trip_seconds_count") == probes:
                 await asyncio.sleep(0.02)
             stage.figure("live again after it answers", time.monotonic() - answered, 2)
         await asyncio.sleep(0.3)
@@ -98,13 +101,13 @@ async def test_02_each_client_is_told_of_the_gap_before_its_next_event(stage: St
     stage.follow(9, lambda _: {"jobs:1": "0"}, EVERY_TRANSPORT)
     await stage.all_ready()
     send = stage.function(redis.url)
-    await stage.publish(send, "jobs:1", retry=1)
+    await stage.publish(send, "jobs:1", retry=20)
     await stage.caught_up(send, 5)
 
     redis.kill()
     stage.ledger.may_lose()
     await redis.start()
-    await stage.publish(send, "jobs:1", retry=5)
+    await stage.publish(send, "jobs:1", retry=20)
     await stage.caught_up(send, 5)
 
     # Two events, then at least one notice of the gap, then the others.
@@ -151,7 +154,7 @@ async def test_03_fail_over_to_a_replica_that_lags(stage: Stage) -> None:
 
 async def in_step(replica: RedisServer) -> None:
     """Wait until a replica is connected to its master."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LATE):
         while (await replica.client.info("replication")).get("master_link_status") != "up":
             await asyncio.sleep(0.02)
 
@@ -168,13 +171,13 @@ async def test_04_redis_hangs(stage: Stage) -> None:
         await asyncio.sleep(1)
         redis.hang()
         hung = time.monotonic()
-        noticed = asyncio.ensure_future(lost_connection(gateway, 6))
-        stage.figure("/readyz 503", await not_ready(gateway, hung, 10), 5)
+        noticed = asyncio.ensure_future(lost_connection(gateway))
+        stage.figure("/readyz 503", await not_ready(gateway, hung), 5)
         stage.figure("noticed", await noticed, 3)
         await asyncio.sleep(stage.size(0, 10) - (time.monotonic() - hung))
         redis.go_on()
         went_on = time.monotonic()
-        await gateway.ready(5)
+        await gateway.ready()
     await stage.caught_up(sends[0], 5, since=went_on)
 
     stage.verdict()
@@ -192,7 +195,7 @@ async def test_04_connection_to_redis_is_half_open(stage: Stage) -> None:
     async with stage.load([send], channels, stage.size(100, 500), keep=10_000):
         await asyncio.sleep(0.5)
         way.mode = "swallow"
-        stage.figure("noticed", await lost_connection(gateway, 6), 3)
+        stage.figure("noticed", await lost_connection(gateway), 3)
         await asyncio.sleep(stage.size(0, 4))
         way.mode = "pass"
         healed = time.monotonic()
@@ -211,12 +214,14 @@ async def test_05_the_pubsub_connection_is_killed_every_200_ms(stage: Stage) -> 
     sends = [stage.function(redis.url), stage.http()]
 
     async with stage.load(sends, channels, stage.size(100, 500), retry=20, keep=10_000):
-        for _ in range(stage.size(8, 50)):
-            await redis.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-            await asyncio.sleep(0.2)
+        killed = 0
+        async with asyncio.timeout(120):
+            while killed < stage.size(5, 50):  # a slow gateway is away for longer than that at times
+                killed += await redis.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                await asyncio.sleep(0.2)
     await stage.caught_up(sends[0], 5)
 
-    assert gateway.output().count("connection to Redis lost") >= 5
+    assert gateway.output().count("connection to Redis lost") >= killed - 1
     stage.verdict()
 
 
@@ -230,7 +235,7 @@ async def test_05_the_output_buffer_overflows(stage: Stage) -> None:
     send = stage.function(redis.url)
 
     gateway.hang()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         # What the two sockets hold comes first.
         while (await redis.client.info("clients"))["pubsub_clients"]:
             await asyncio.gather(*(stage.publish(send, stage.rng.choice(channels), size=20_000, keep=10_000) for _ in range(50)))
@@ -252,13 +257,13 @@ async def test_06_memory_is_full(stage: Stage) -> None:
     async with stage.load(sends, channels, 200, keep=10_000, size=200):
         await asyncio.sleep(0.3)
         await redis.client.config_set("maxmemory", "1mb")
-        await asyncio.sleep(1)
-        refused = stage.ledger.count("refused")
+        async with asyncio.timeout(LATE):
+            while stage.ledger.count("refused") < 20:
+                await asyncio.sleep(0.05)
         await redis.client.config_set("maxmemory", "0")
         await asyncio.sleep(0.3)
     await stage.caught_up(sends[0], 5)
 
-    assert refused > 20
     stage.verdict()
 
 
@@ -279,7 +284,7 @@ async def test_07_the_log_no_longer_reaches_back_to_the_cursor(stage: Stage) -> 
         for channel in channels[:4]:
             await stage.publish(send, channel, keep=3 if channel == "trimmed" else None, ttl=1 if channel == "expired" else None)
     await redis.client.unlink("notify:log:{evicted}")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LATE):
         while await redis.client.exists("notify:log:{expired}"):
             await asyncio.sleep(0.05)
     for follower in stage.followers:
@@ -321,7 +326,7 @@ async def test_03_sentinel_fails_over(stage: Stage) -> None:
     replica = await stage.redis("replica", aof=True, arguments=["--replicaof", "127.0.0.1", str(master.port)])
     await in_step(replica)
     sentinel = await stage.sentinel(master)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LATE):
         while not await sentinel.replicas():
             await asyncio.sleep(0.05)
     dead = stage.rng.random() < 0.5
@@ -341,7 +346,7 @@ async def test_03_sentinel_fails_over(stage: Stage) -> None:
             master.kill()
         else:  # it lives on, as a replica in the end
             await sentinel.client.execute_command("SENTINEL", "FAILOVER", "mymaster")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(2 * LATE):
             while await sentinel.master() != replica.port:
                 await asyncio.sleep(0.02)
         healed = time.monotonic()

@@ -467,5 +467,21 @@ def test_a_function_that_takes_over_data_without_append_only_file_raises_the_flo
     valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
     second = int(valkey.execute_command("FCALL", "notify_publish", 1, "jobs:1", "2"))
 
-    floor: Any = valkey.hget("notify:clock", "floor")
-    assert first < int(floor) < second
+    floors: Any = valkey.hget("notify:clock", "floor")
+    oldest, newest = map(int, floors.split())
+    assert oldest < first < newest < second
+
+
+def test_the_newest_32_floors_are_kept(valkey: redis.Redis) -> None:
+    valkey.flushall()
+    valkey.hset("notify:clock", "floor", "7")  # as the first version wrote it
+    for _ in range(40):
+        valkey.hset("notify:clock", "server", "0" * 40)
+        valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+        newest = int(valkey.execute_command("FCALL", "notify_publish", 1, "jobs:1", "1"))
+
+    floors: Any = valkey.hget("notify:clock", "floor")
+    kept = list(map(int, floors.split()))
+    assert len(kept) == 32
+    assert kept == sorted(kept)
+    assert newest - 1_000_000 < kept[-1] < newest

@@ -9,8 +9,8 @@
 --   notify:last:{channel}       id of the newest event, "!" behind it if that was final. Outlives the log by a day, so that an
 --                               expired or evicted log is told from a channel that never had one.
 --   notify:key:{channel}:<sha>  id of the event published with that idempotency key, for 24 h.
---   notify:clock                hash: last (newest id of all), floor (what was published before may be lost), server (who
---                               holds the data: run id and replication id).
+--   notify:clock                hash: last (newest id of all), floor (moments at which data may have been lost, oldest first),
+--                               server (who holds the data: run id and replication id).
 --
 -- Everything is checked before the first write, and Redis refuses the whole script where memory is full or a replica is
 -- read-only, so there is never a half of an event; and nothing is announced that was not stored.
@@ -18,7 +18,7 @@
 local PREFIX = '@PREFIX@'
 local MAX_EVENT_BYTES = @MAX_EVENT_BYTES@
 local MAX_KEEP, MAX_TTL, KEY_SECONDS, AFTERLIFE = 10000, 30 * 86400, 86400, 86400
-local MAX_DEPTH, MAX_TEXT = 256, 512
+local MAX_DEPTH, MAX_TEXT, MAX_FLOORS = 256, 512, 32
 
 local CLOCK = PREFIX .. ':clock'
 local function log_key(channel) return PREFIX .. ':log:{' .. channel .. '}' end
@@ -144,9 +144,15 @@ local function may_have_lost(before, now, promoted)
   return promoted or redis.call('INFO', 'persistence'):match('aof_enabled:(%d)') ~= '1'
 end
 
-local function raise_floor(id) redis.call('HSET', CLOCK, 'last', decimal(id), 'floor', decimal(id)) end
+-- All of them are kept, for each is the place of a loss in the logs that go across it.
+local function raise_floor(id)
+  local floors = {}
+  for floor in (redis.call('HGET', CLOCK, 'floor') or ''):gmatch('%d+') do floors[#floors + 1] = floor end
+  floors[#floors + 1] = decimal(id)
+  redis.call('HSET', CLOCK, 'last', decimal(id), 'floor', table.concat(floors, ' ', math.max(1, #floors - MAX_FLOORS + 1)))
+end
 
--- The newest id of all. Where the data is new, gone, or perhaps older than what clients have seen, the floor is raised to
+-- The newest id of all. Where the data is new, gone, or perhaps older than what clients have seen, a floor is raised at
 -- this moment: who stands below it is told of a gap. Asked before every write, so that the floor lies exactly between what
 -- an earlier holder of the data acknowledged and what this one does.
 local function open(time)
