@@ -84,7 +84,7 @@ def serve_command(host: str | None, port: int | None, workers: int | None) -> No
         listener = bind(settings)
     except OSError as error:
         fail(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {settings.host} port {settings.port}: {error.strerror}")
-    if settings.log_level in ("debug", "info"):
+    if settings.log_level in ("debug", "info") and settings.log_format == "text":
         click.echo(f"gateway on {address(settings, listener.getsockname()[1])}", err=True)
     if settings.workers == 1:
         from gateway.app import create_app  # noqa: PLC0415 - the workers import it themselves

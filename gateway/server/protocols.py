@@ -30,6 +30,7 @@ from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeou
 from gateway.server.descriptors import most_sockets
 from gateway.server.frames import FrameCounter, Violation
 from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, Head, answer, check_head
+from gateway.transports.lines import about
 from gateway.transports.writer import EXTENSION, HIGH_BYTES, LOW_BYTES
 
 HEAD_SECONDS: Final = 10.0  # for the first byte and for a whole head; a phone far from its mast takes 3
@@ -289,6 +290,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _write(self, error: GatewayError) -> None:
         metrics.refused(error)
+        peer = self.client or ("",)
+        logger.info("refused with %d: %s", error.status, error.detail, extra=about(address=peer[0]) | {"kind": str(error.status)})
         self.transport.write(answer(error, self.server_state.default_headers))
 
     def _disconnect(self, cycle: RequestResponseCycle) -> None:

@@ -85,9 +85,15 @@ def _raise_limits(settings: Settings) -> None:
         )
 
 
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    if settings.log_format == "json":  # a person is told by the command line
+        logger.info("gateway on %s port %d", settings.host, listener.getsockname()[1])
+
+
 def serve(app: Callable[..., Any], settings: Settings, listener: socket.socket) -> None:
     """Serve an application object in this process, until a signal."""
     config = server_config(app, settings)
+    _announce(settings, listener)
     _raise_limits(settings)
     uvicorn.Server(config).run([listener])
 
@@ -129,5 +135,6 @@ class _Workers(Multiprocess):
 def _supervise(settings: Settings, listener: socket.socket) -> None:
     config = server_config("gateway.app:create_app", settings, workers=settings.workers, factory=True)
     logging.config.dictConfig(log_config(settings.log_level, settings.log_format))
+    _announce(settings, listener)
     _raise_limits(settings)
     _Workers(config, [listener]).run()

@@ -31,9 +31,10 @@ async def answer_json(send: Send, value: object, headers: Headers = ()) -> None:
     await answer(send, 200, msgspec.json.encode(value), b"application/json", headers)
 
 
-async def answer_problem(send: Send, error: GatewayError, headers: Headers = ()) -> None:
-    """Send an error as ``application/problem+json``."""
-    metrics.refused(error)
+async def answer_problem(send: Send, error: GatewayError, headers: Headers = (), *, is_refusal: bool = True) -> None:
+    """Send an error as ``application/problem+json``; one that is no refusal is not counted as one."""
+    if is_refusal:
+        metrics.refused(error)
     extra = list(headers)
     if error.status == 401:
         extra.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1: a 401 must name a way

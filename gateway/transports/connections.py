@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 import logging
 import math
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -19,7 +20,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from gateway import metrics
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
-from gateway.errors import RESTART, STALLED, Unavailable
+from gateway.errors import DONE, GOING_AWAY, RESTART, STALLED, Unavailable
+from gateway.transports.lines import about
 from gateway.transports.writer import Writer
 
 logger = logging.getLogger("gateway.connections")
@@ -83,10 +85,11 @@ def address_of(scope: Mapping[str, Any]) -> str:
 class _State:
     """What the watch over one connection remembers."""
 
-    __slots__ = ("address", "ending", "part", "since", "subject", "taken", "until")
+    __slots__ = ("address", "ending", "number", "part", "since", "subject", "taken", "until")
 
-    def __init__(self, part: int, address: str, subject: str, until: float) -> None:
+    def __init__(self, part: int, address: str, subject: str, until: float, number: str) -> None:
         self.part = part
+        self.number = number
         self.address = address
         self.subject = subject
         self.until = until
@@ -156,14 +159,17 @@ class Connections:
     def add(self, connection: Connection, address: str) -> None:
         """Watch over a connection from now on."""
         self._added += 1
+        number = f"{os.getpid()}-{self._added}"
         # Those that came together go one by one.
         until = asyncio.get_running_loop().time() + self._max_age * random.uniform(0.5, 1)
-        state = self._open[connection] = _State(self._added % PARTS, address, connection.grant.subject, until)
+        state = self._open[connection] = _State(self._added % PARTS, address, connection.grant.subject, until, number)
         self._enter(state.address, state.subject)
         metrics.CONNECTIONS[connection.transport].value += 1
+        self.log(connection, logging.DEBUG, "opened")
 
     def remove(self, connection: Connection) -> None:
         """It is gone."""
+        self.log(connection, logging.DEBUG, "closed")
         state = self._open.pop(connection, None)
         if state is not None:
             self._leave(state.address, state.subject)
@@ -199,7 +205,15 @@ class Connections:
         if state is not None and not state.ending:
             state.ending = True
             metrics.GOODBYES[str(code)].value += 1
+            expected = code in (DONE, GOING_AWAY, RESTART)
+            self.log(connection, logging.DEBUG if expected else logging.INFO, "ended with %d: %s", code, reason)
             self.spawn(self._end(connection, code, reason))
+
+    def log(self, connection: Connection, level: int, message: str, *arguments: object) -> None:
+        """Log a line about a connection."""
+        if logger.isEnabledFor(level) and (state := self._open.get(connection)) is not None:
+            extra = about(connection=state.number, transport=connection.transport, subject=state.subject, address=state.address)
+            logger.log(level, message, *arguments, extra=extra)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something on behalf of a connection, owned by ``run``."""
@@ -250,7 +264,7 @@ class Connections:
                     state.taken, state.since = taken, now
                 elif now - state.since > STALLED_SECONDS:
                     metrics.STALLED.value += 1
-                    logger.info("%s client cut with %d: it took no bytes for %.0f s", connection.transport, STALLED, STALLED_SECONDS)
+                    self.log(connection, logging.INFO, "cut with %d: it took no bytes for %.0f s", STALLED, STALLED_SECONDS)
                     connection.writer.abort()
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Final
 
 from gateway import metrics
+from gateway.feed import READY_SECONDS
 from gateway.transports.services import Services
+
+logger = logging.getLogger("gateway.figures")
 
 TICK_SECONDS: Final = 1.0
 STALL_SECONDS: Final = 0.1
@@ -33,7 +37,8 @@ def measure(services: Services) -> None:
 
 
 async def watch(services: Services) -> None:
-    """Measure, and how late the event loop is, for ever."""
+    """Measure, and how late the event loop is, for ever; log whether events get through, when that changes."""
+    ready = False
     try:
         while True:
             due = time.monotonic() + TICK_SECONDS
@@ -43,6 +48,12 @@ async def watch(services: Services) -> None:
             if late > STALL_SECONDS:
                 metrics.LOOP_STALLED.value += late
             _share(services)
+            if services.feed.ready != ready:
+                ready = services.feed.ready
+                if ready:
+                    logger.info("events get through Redis")
+                else:
+                    logger.warning("no probe has come back from Redis in the last %g s: not ready", READY_SECONDS)
     finally:
         _share(services)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -14,8 +15,12 @@ from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unproc
 from gateway.store.log import Publication
 from gateway.transports.answers import answer_json, check_method
 from gateway.transports.body import read_body
+from gateway.transports.lines import about
 from gateway.transports.services import Services
+from gateway.transports.trace import read_traceparent, span
 from gateway.transports.writer import Receive, Send
+
+logger = logging.getLogger("gateway.publish")
 
 MAX_BODY_BYTES: Final = 8_388_608
 MAX_ITEMS: Final = 1_000
@@ -89,6 +94,14 @@ def _check(item: Item, grant: Grant, max_event_bytes: int) -> bytes:
     return json
 
 
+def _log(scope: Mapping[str, Any], grant: Grant, traceparent: str, count: int, refused: int) -> None:
+    level = logging.INFO if refused else logging.DEBUG
+    if logger.isEnabledFor(level):
+        client = scope.get("client")
+        extra = about(subject=grant.subject, address=client[0] if client else "", traceparent=traceparent)
+        logger.log(level, "%d events published, %d refused", count - refused, refused, extra=extra)
+
+
 class PublishEndpoint:
     """Takes events over HTTP."""
 
@@ -101,7 +114,7 @@ class PublishEndpoint:
         grant = await self._services.gate.authenticate(scope)
         body = await read_body(scope, receive, MAX_BODY_BYTES)
         if body.lstrip()[:1] != b"[":
-            result = (await self._publish([_read_item(body)], grant))[0]
+            result = (await self._publish([_read_item(body)], grant, scope))[0]
             if isinstance(result, GatewayError):
                 raise result
             await answer_json(send, result)
@@ -118,11 +131,20 @@ class PublishEndpoint:
                 items.append(_read_item(raw))
             except GatewayError as error:
                 items.append(error)
-        results = await self._publish(items, grant)
+        results = await self._publish(items, grant, scope)
         await answer_json(send, [r.problem() if isinstance(r, GatewayError) else r for r in results])
 
-    async def _publish(self, items: Sequence[Item | GatewayError], grant: Grant) -> list[Result | GatewayError]:
+    async def _publish(self, items: Sequence[Item | GatewayError], grant: Grant, scope: Mapping[str, Any]) -> list[Result | GatewayError]:
         """Publish in order; for each item its ids, or why not."""
+        traceparent = read_traceparent(scope["headers"])
+        with span("publish", traceparent) as attributes:
+            results = await self._record(items, grant)
+            refused = sum(isinstance(result, GatewayError) for result in results)
+            attributes |= {"notify.events": len(results), "notify.refused": refused}
+        _log(scope, grant, traceparent, len(results), refused)
+        return results
+
+    async def _record(self, items: Sequence[Item | GatewayError], grant: Grant) -> list[Result | GatewayError]:
         feed = self._services.feed
         if sum(len(item.channels) for item in items if isinstance(item, Item)) > MAX_DELIVERIES:
             raise Unprocessable(f"more than {MAX_DELIVERIES} channels in all: split the request")

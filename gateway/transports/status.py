@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from gateway import metrics
 from gateway.errors import GatewayError, NotFound, Unavailable
 from gateway.feed import READY_SECONDS
-from gateway.transports.answers import answer, answer_json, check_method
+from gateway.transports.answers import answer, answer_json, answer_problem, check_method
 from gateway.transports.figures import measure
 from gateway.transports.services import Services
 from gateway.transports.writer import Receive, Send
@@ -40,10 +40,12 @@ class ReadyEndpoint:
         if not await check_method(scope, send, "GET"):
             return
         if self._services.draining:
-            raise Unavailable("the gateway is shutting down")
-        if not self._services.running or not self._services.feed.ready:
-            raise Unavailable(f"no probe has come back from Redis in the last {READY_SECONDS:g} s")
-        await answer_json(send, {"status": "ready"})
+            await answer_problem(send, Unavailable("the gateway is shutting down"), is_refusal=False)
+        elif not self._services.running or not self._services.feed.ready:
+            why = f"no probe has come back from Redis in the last {READY_SECONDS:g} s"
+            await answer_problem(send, Unavailable(why), is_refusal=False)
+        else:
+            await answer_json(send, {"status": "ready"})
 
 
 class MetricsEndpoint:

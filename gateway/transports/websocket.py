@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,6 +17,7 @@ from gateway.core.page import Since
 from gateway.core.subscription import Ref, Subscription
 from gateway.errors import DONE, OVERLOADED, BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
 from gateway.transports.connections import address_of
+from gateway.transports.lines import log_refusal
 from gateway.transports.request import check_channel, check_number, check_readable, parse_since, wanted
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, Receive, Send, SendWriter, Writer
@@ -98,6 +100,7 @@ class Socket:
             await self._take(receive)
         except GatewayError as error:
             metrics.refused(error)
+            self._services.connections.log(self, logging.INFO, "ended with %d: %s", error.close_code, error.detail)
             await self.goodbye(error.close_code, error.detail)
 
     async def _take(self, receive: Receive) -> None:
@@ -217,6 +220,7 @@ class WebSocketEndpoint:
             services.connections.check_room(address, grant.subject)
         except GatewayError as error:
             metrics.refused(error)
+            log_refusal(scope, error)
             await send({"type": "websocket.close", "code": error.close_code, "reason": close_reason(error.detail)})
             return
         direct: Writer | None = scope.get("extensions", {}).get(EXTENSION)

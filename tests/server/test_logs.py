@@ -4,12 +4,14 @@ import io
 import json
 import logging
 import logging.config
+import time
 from collections.abc import Iterator
 
 import pytest
 from uvicorn.config import LOGGING_CONFIG
 
 from gateway.server.logs import log_config
+from gateway.transports.lines import about
 
 SECRET = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2VjcmV0"
 
@@ -32,10 +34,11 @@ def as_it_was() -> Iterator[None]:
         logger.propagate, logger.disabled = propagate, disabled
 
 
-def configured(kind: str) -> io.StringIO:
+def configured(kind: str, **repeats: float) -> io.StringIO:
     """What is logged from now on, at the level that tells most."""
     stream = io.StringIO()
     config = log_config("debug", kind)
+    config["filters"]["repeats"] |= repeats
     config["handlers"]["stderr"]["stream"] = stream
     logging.config.dictConfig(config)
     return stream
@@ -86,3 +89,60 @@ def test_a_line_stays_one_line_whatever_is_in_it(output: io.StringIO, kind: str,
         assert len(output.getvalue().strip("\n").split("\n")) == 1
     else:
         assert not any(character in lines[0] for character in "\x00\x1b")
+
+
+def test_whom_a_line_is_about_is_told_and_cannot_forge_one(output: io.StringIO, kind: str) -> None:
+    logging.getLogger("gateway").info("ended with %d", 4401, extra=about(connection="7-41", subject="ann\nb", address=""))
+
+    line = output.getvalue()
+    if kind == "json":
+        fields = json.loads(line)
+        assert (fields["message"], fields["connection"], fields["subject"]) == ("ended with 4401", "7-41", "ann\nb")
+        assert "address" not in fields
+    else:
+        assert line.endswith("INFO    gateway: ended with 4401 (connection 7-41, subject ann\\nb)\n")
+
+
+def test_no_line_of_an_exception_passes_for_one_of_ours(output: io.StringIO, kind: str) -> None:
+    try:
+        raise ValueError("a\n2026-11-21 10:00:00 INFO    gateway: all is well\x1b[31m")  # noqa: TRY301
+    except ValueError:
+        logging.getLogger("gateway").exception("failed")
+
+    lines = output.getvalue().strip("\n").split("\n")
+    assert "\x1b" not in output.getvalue()
+    assert len(lines) == 1 or all(line.startswith("  ") for line in lines[1:])
+
+
+def lines_of(output: io.StringIO, kind: str) -> list[str]:
+    return [json.loads(line)["message"] if kind == "json" else line.split(": ", 1)[1] for line in output.getvalue().splitlines()]
+
+
+def test_the_same_line_is_told_a_few_times_and_then_counted(kind: str, as_it_was: None) -> None:
+    output = configured(kind, lines=3, seconds=0.3)
+    for i in range(50):
+        logging.getLogger("gateway.feed").warning("channel %s: dropped", i)
+    logging.getLogger("gateway.feed").warning("something else")
+    logging.getLogger("gateway.requests").info("refused with %d", 401, extra={"kind": "401"})
+    deadline = time.monotonic() + 10
+    while "more" not in output.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    logging.getLogger("gateway.feed").warning("channel %s: dropped", 50)
+
+    assert lines_of(output, kind) == [
+        "channel 0: dropped",
+        "channel 1: dropped",
+        "channel 2: dropped",
+        "something else",
+        "refused with 401",
+        "47 more lines like this one in 0 s: channel %s: dropped",
+        "channel 50: dropped",
+    ]
+
+
+def test_what_ends_the_process_is_told_each_time(kind: str, as_it_was: None) -> None:
+    output = configured(kind, lines=1, seconds=60)
+    for _ in range(3):
+        logging.getLogger("gateway").critical("the feed has died")
+
+    assert len(lines_of(output, kind)) == 3

@@ -1,0 +1,87 @@
+"""traceparent: which form is taken, where it is told, and the span of a publish."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
+
+from gateway.transports.trace import read_traceparent, span
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"",
+        b"00",
+        TRACE.upper().encode(),
+        TRACE.encode() + b"\n",
+        b"ff" + TRACE[2:].encode(),
+        b"00-" + b"0" * 32 + b"-00f067aa0ba902b7-01",
+        b"00-4bf92f3577b34da6a3ce929d0e0e4736-" + b"0" * 16 + b"-01",
+    ],
+)
+def test_a_trace_of_another_form_is_no_trace(wrong: bytes) -> None:
+    assert read_traceparent([(b"traceparent", wrong)]) == ""
+
+
+def test_two_traces_are_none() -> None:
+    header = (b"traceparent", TRACE.encode())
+
+    assert read_traceparent([header]) == TRACE
+    assert read_traceparent([header, header]) == ""
+
+
+class Recorder(trace.TracerProvider, trace.Tracer):
+    """Stands for OpenTelemetry's SDK: keeps the spans that were begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, SpanContext, Recorded]] = []
+
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+        return self
+
+    def start_span(self, name: str, context: Any = None, *_: Any, **__: Any) -> Span:
+        recorded = Recorded(trace.get_current_span(context).get_span_context())
+        self.begun.append((name, trace.get_current_span(context).get_span_context(), recorded))
+        return recorded
+
+    def start_as_current_span(self, name: str, context: Any = None, *_: Any, **__: Any) -> Any:
+        return trace.use_span(self.start_span(name, context))
+
+
+class Recorded(NonRecordingSpan):
+    def __init__(self, context: SpanContext) -> None:
+        super().__init__(context)
+        self.attributes: dict[str, Any] = {}
+
+    def set_attributes(self, attributes: Any) -> None:
+        self.attributes |= attributes
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(trace, "get_tracer", recorder.get_tracer)
+    return recorder
+
+
+def test_a_span_is_a_child_of_the_publishers(recorder: Recorder) -> None:
+    with span("publish", TRACE) as attributes:
+        attributes["notify.events"] = 2
+
+    ((name, parent, recorded),) = recorder.begun
+    assert name == "publish"
+    assert f"{parent.trace_id:032x}-{parent.span_id:016x}" == TRACE[3:52]
+    assert recorded.attributes == {"notify.events": 2}
+
+
+def test_without_a_trace_it_begins_one(recorder: Recorder) -> None:
+    with span("publish", ""):
+        pass
+
+    assert not recorder.begun[0][1].is_valid
