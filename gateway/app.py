@@ -28,7 +28,6 @@ from gateway.transports.connections import Connections, Limits
 from gateway.transports.credentials import Gate, OpenGate, TokenGate
 from gateway.transports.figures import watch
 from gateway.transports.files import FileEndpoint
-from gateway.transports.lines import log_refusal
 from gateway.transports.origin import Cors, Origins
 from gateway.transports.polling import PollEndpoint
 from gateway.transports.publish import PublishEndpoint
@@ -56,7 +55,8 @@ _ENDPOINTS: Final[dict[str, Callable[[Services], Endpoint]]] = {
     "/readyz": ReadyEndpoint,
     "/metrics": MetricsEndpoint,
 }
-_FOR_PAGES: Final = {"/sse": "GET", "/poll": "GET", "/publish": "POST", "/tickets": "POST", "/client.js": "GET"}  # of other origins
+_CLIENTS: Final = ("client.js", "tabs.js", "job-progress.js")
+_FOR_PAGES: Final = {"/sse": "GET", "/poll": "GET", "/publish": "POST", "/tickets": "POST", **{f"/{name}": "GET" for name in _CLIENTS}}
 
 
 class Guarded:
@@ -74,7 +74,6 @@ class Guarded:
 
 async def _refuse(scope: Mapping[str, Any], send: Send, error: GatewayError) -> None:
     if scope["type"] == "http":
-    log_refusal(scope, error)
         await answer_problem(send, error)
     elif "websocket.http.response" in scope.get("extensions", {}):
 
@@ -225,9 +224,9 @@ def _keys(settings: Settings, works: list[_Work]) -> Keys:
 def _files() -> dict[str, Path]:
     """What is served as it is. The browser client comes with the package; in a checkout it stands where it is written."""
     pages = Path(__file__).parent / "pages"
-    clients = (pages / "client.js", pages.parent.parent / "clients" / "js" / "client.js")
-    client = next((file for file in clients if file.is_file()), None)
-    return {"/openapi.json": pages / "openapi.json"} | ({} if client is None else {"/client.js": client})
+    folders = (pages, pages.parent.parent / "clients" / "js")
+    clients = {f"/{name}": folder / name for folder in reversed(folders) for name in _CLIENTS if (folder / name).is_file()}
+    return {"/openapi.json": pages / "openapi.json", **clients}
 
 
 def _exit() -> None:

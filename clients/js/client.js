@@ -1,8 +1,7 @@
 // client.js: follows channels of a Notify Gateway, and comes back after every loss with the cursor of each channel.
 //
-// Of all tabs one leads, the one that holds a Web Lock. It follows the channels of all, and hands on by BroadcastChannel what
-// comes. The rule is the gateway's: a tab that may have missed something has a connection of its own, from its own cursors,
-// until it is where the leader is; then it listens to the leader. That is one more transport beside WebSocket, SSE and polling.
+// One connection at a time, over the first transport that gets through. What comes is taken by its id, so that it does not matter
+// which transport brought it, or how often. Listening to another tab is one more transport: tabs.js, loaded where there may be one.
 
 /**
  * @typedef {{type: string, data: any, final?: true, channel: string, id?: string, op?: undefined}} GatewayEvent
@@ -30,8 +29,8 @@
  *
  * @typedef {ReturnType<typeof connect>} Feed
  *
- * @typedef {{cursor: string, lost?: boolean, ready?: boolean, heard?: number}} Cursor
- *   `lost`: after a gap, when any id is news. `ready`: all that was there has come. `heard`: how far the leader is.
+ * @typedef {{cursor: string, lost?: boolean, ready?: boolean}} Cursor
+ *   `lost`: after a gap, when any id is news. `ready`: all that was there has come.
  *
  * @typedef {Cursor & {mine: boolean, last?: GatewayEvent, done: Promise<GatewayEvent>, resolve: (event: GatewayEvent) => void,
  *   reject: (problem: Problem) => void}} Place
@@ -45,8 +44,8 @@ const ANSWER = 5_000; // milliseconds for a connection to open, and for the othe
 const STEADY = 10_000; // so long a connection must have lasted for the delays to begin anew
 const KEPT = 600_000; // for so long no better transport is tried than the one that got through
 const MOST = 10_000; // events that wait for a slow loop
-const LONGEST = 2 ** 31 - 1; // that a timer can wait
-/** @type {Record<string, string>} */
+const LONGEST = 2e9; // milliseconds; a timer cannot wait much longer
+/** @type {Record<string, any>} */
 let memory = {};
 try {
   memory = localStorage;
@@ -55,8 +54,12 @@ try {
 }
 const CHANGED = { status: 400 }; // why a connection is cut that must ask for other channels
 
-/** @param {number} status @param {string} [detail] @param {string} [channel] @param {number} [after] @returns {Problem} */
-const problem = (status, detail, channel, after = 0) => Object.assign(Error(detail || `ended with ${status}`), { status, channel, after });
+/**
+ * From a problem of the gateway, a notice, or a socket's end.
+ * @param {{status?: number, code?: number, detail?: any, reason?: any, channel?: string}} what @param {number} [after] @returns {Problem}
+ */
+const problem = ({ code = 0, status = code, reason, detail = reason, channel }, after = 0) =>
+  Object.assign(Error(detail || `ended with ${status}`), { status, channel, after });
 
 /** What to do after a close code or a status. @param {number} code */
 export function action(code) {
@@ -79,7 +82,7 @@ export function delay(failures, { status, after }) {
 export const locate = (url) => new URL(url, globalThis.location?.href).href.replace(/\/?$/, "/");
 
 /** The channels for a URL. @param {string[][]} cursors name and cursor of each */
-export const query = (cursors) => cursors.map((pair) => `channel=${encodeURIComponent(pair.join())}`).join("&");
+export const query = (cursors) => new URLSearchParams(cursors.map((pair) => ["channel", pair.join()]));
 
 /**
  * Takes the chunks of an event stream and gives its data as values. The gateway writes the JSON of each on one line, with all
@@ -106,7 +109,7 @@ export const messages = ({ events, channels, gaps }) => [
 export function advance(place, message) {
   if (message.op) place.lost = true;
   else if (message.id) {
-    if (!place.lost && Number(message.id) <= Number(place.cursor)) return false;
+    if (!place.lost && +message.id <= +place.cursor) return false;
     place.cursor = message.id;
     place.lost = false;
   }
@@ -143,17 +146,10 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @type {Status} */
   let status = "connecting";
   /** @type {Map<string, Place>} */
-  const places = new Map(); // a leader's are those of all tabs
+  const places = new Map(); // of the tab that leads: what all tabs follow
 
-  const me = Math.random();
-  /** @type {BroadcastChannel | undefined} */
-  let bus;
-  let leading = false;
-  let merged = false; // this tab listens to the leader
-  /** @type {Map<number, string[]>} */
-  const wants = new Map(); // what the other tabs follow
-  /** @type {Set<string>} */
-  const refused = new Set(); // what of that this one may not
+  /** @type {import("./tabs.js").Tabs | undefined} */
+  let tabs;
 
   let through = 0; // when the first byte of this connection came
   let level = 0;
@@ -161,7 +157,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   let given;
   /** @type {((command: object) => void) | undefined} */
   let send;
-  /** @type {(() => void) | undefined} */
+  /** @type {((none?: any) => void) | undefined} */
   let ping;
   /** @type {(reason?: any) => void} */
   let cut = () => {};
@@ -192,7 +188,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   function say(next, more) {
     if (/ed$/.test(status) || (next === status && !more)) return; // stopped and closed are for good
     status = next;
-    if (leading) tell({ status });
+    tabs?.relay({ status });
     emit("status", { status, ...more });
   }
 
@@ -202,10 +198,10 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   function follow(channel) {
     const found = places.get(channel);
     if (found?.mine || ended.aborted) return;
-    if (found) tell({ lead: true }); // it begins anew here, so the others must see for themselves
     add(channel, since, true);
-    if (found || !send) change();
-    else subscribe([channel]);
+    if (!found) return subscribe();
+    tabs?.renew(); // it begins anew here, so the others must see for themselves
+    change();
   }
 
   /** @param {string} channel @param {string} cursor @param {boolean} mine */
@@ -216,54 +212,41 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     places.set(channel, place);
   }
 
-  /** @param {string} channel @param {Problem} reason */
-  function drop(channel, reason) {
-    places.get(channel)?.reject(reason);
-    return places.delete(channel);
+  /** The name and the cursor of each channel that is not ready, or of all. @param {boolean} [all] */
+  const cursors = (all) =>
+    [...places].filter(([, { ready }]) => all || !ready).map(([channel, { cursor }]) => /** @type {[string, string]} */ ([channel, cursor]));
+
+  /** Have the gateway begin with what is new here; where it takes no commands, with a new connection. */
+  function subscribe() {
+    const fresh = cursors();
+    if (fresh.length) send ? send({ op: "subscribe", channels: Object.fromEntries(fresh), ref: 1 }) : change();
   }
 
-  /** Know nothing of the leader any more. */
-  function part() {
-    merged = false;
-    for (const place of places.values()) place.heard = undefined;
-  }
+  /** Connect anew. */
+  const change = () => cut(CHANGED);
 
-  /** Connect anew, with other channels. */
-  function change() {
-    part();
-    cut(CHANGED);
-    emit("!");
-  }
-
-  /** Follow what the tabs want, no more and no less, and tell them how far it is. */
-  function cover() {
-    const wanted = [...wants.values()].flat();
-    const fresh = wanted.filter((channel) => !places.has(channel) && !refused.has(channel));
-    const gone = [...places.keys()].filter((channel) => !places.get(channel)?.mine && !wanted.includes(channel));
-    for (const channel of fresh) add(channel, "now", false);
+  /** Follow what this tab wants, and what others want, and no more. @param {Map<string, string>} [others] from these cursors */
+  function cover(others = new Map()) {
+    const gone = [...places.keys()].filter((channel) => !places.get(channel)?.mine && !others.has(channel));
     for (const channel of gone) places.delete(channel);
-    if (send) {
-      if (gone.length) send({ op: "unsubscribe", channels: gone });
-      subscribe(fresh);
-    } else if (fresh.length + gone.length && !merged) change();
-    if (leading) tell({ op: "ready", channels: Object.fromEntries(cursors().filter(([, cursor]) => Number(cursor))) });
+    for (const [channel, cursor] of others) if (!places.has(channel)) add(channel, cursor, false);
+    if (gone.length) send?.({ op: "unsubscribe", channels: gone });
+    subscribe();
   }
 
   /** Take what has come. @param {any} message */
   function take(message) {
     const { op, channel, ref } = message;
     alive();
-    if (op === "bye") cut(problem(message.code, message.reason));
+    if (op === "bye" || (op === "error" && ref && !channel)) cut(problem(message));
     else if (op === "error") {
-      const reason = problem(message.status, message.detail, channel);
-      if (channel ? !refuse(reason) : ref) cut(reason);
-      else if (ref) subscribe([...places.keys()].filter((name) => !places.get(name)?.ready));
+      refuse(problem(message));
+      subscribe(); // the others, which were refused with it
     } else if (op !== "pong") {
       const place = places.get(channel);
       if (op !== "ready" && !(place && advance(place, message))) return;
       reach(places, message.channels);
-      if (leading) tell(message);
-      else if (!merged) want();
+      tabs?.relay(message);
       if (place?.mine) deliver(place, message);
     }
     settle();
@@ -276,82 +259,33 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     if (message.final) place.resolve(message);
     if (!/^(gap|status)$/.test(message.type)) emit(message.type, message);
     emit("*", message);
+    emit("!");
   }
 
-  /** See whether all has come, and whether the leader can go on from here. */
+  /** See whether all has come, and whether another tab can go on from here. */
   function settle() {
-    const all = [...places.values()];
-    if (!all.every(({ ready }) => ready)) return;
+    if (cursors().length) return;
     say("live");
-    if (bus && !leading && !merged && all.every(({ heard, cursor }) => Number(heard) <= Number(cursor))) {
-      merged = true;
-      cut(CHANGED);
-    }
+    if (tabs?.near()) change();
   }
 
   /** A channel may not be read; whether it was followed. @param {Problem} reason */
   function refuse(reason) {
     const { channel = "" } = reason;
-    if (places.get(channel)?.mine === false) {
-      refused.add(channel);
-      tell({ lead: true }); // another tab may be allowed to
-    }
-    return drop(channel, reason);
+    const place = places.get(channel);
+    place?.reject(reason);
+    if (place?.mine === false) tabs?.refuse(channel);
+    return places.delete(channel);
   }
 
   // Tabs
 
-  async function start() {
-    const { locks } = globalThis.navigator ?? {};
-    // Tabs of different users have nothing to share. A cookie is the whole browser's.
-    if (locks && share === undefined) await ask().catch(() => {});
-    const key = locks && (share ?? (token ? claims(given).sub : ""));
-    if (typeof key === "string" && !ended.aborted) {
-      bus = new BroadcastChannel(name + key);
-      bus.onmessage = ({ data }) => hear(data);
-      const lead = () => {
-        leading = true;
-        tell({ lead: true });
-        if (merged) change();
-        return new Promise((resolve) => (ended.onabort = resolve));
-      };
-      locks.request(name + key, { signal: ended }, lead).catch(() => {});
-    }
-    keep();
-  }
-
-  const tell = (/** @type {object} */ message) => bus?.postMessage(message);
-
-  const want = () => tell({ from: me, want: [...places.keys()] });
-
-  /** @param {any} message */
-  function hear(message) {
-    if (leading) {
-      if (!message.want) return wake(message.wake);
-      wants.set(message.from, message.want);
-      cover();
-    } else if (message.lead) {
-      if (merged) change();
-      part();
-      want();
-    } else if (merged) {
-      if (message.status) say(message.status);
-      else take(message);
-    } else {
-      const ids = message.channels ?? { [message.channel]: places.get(message.channel)?.heard && message.id };
-      for (const channel in ids) if (ids[channel]) Object.assign(places.get(channel) ?? {}, { heard: ids[channel] });
-      settle();
-    }
-  }
-
-  /** Listen to the leader. One that was put to sleep still has the lock, and says nothing. */
-  async function sharing() {
-    await new Promise((resolve) => {
-      cut = resolve;
-      ping = want;
-      wake();
-    });
-    part();
+  /** Find the other tabs. Those of different users have nothing to share; a cookie is the whole browser's. */
+  function join() {
+    const key = share ?? (token ? claims(given).sub : "");
+    if (typeof key !== "string" || !globalThis.navigator?.locks) return;
+    const core = { ended, cursors, places, cover, change, settle, take, say, wake, pause };
+    import("./tabs.js").then(({ meet }) => ended.aborted || (tabs ??= meet(name + key, core)), () => {});
   }
 
   // Coming back
@@ -362,18 +296,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     let denied = false;
     while (!ended.aborted) {
       try {
-        await (merged ? sharing() : connection());
+        await (tabs?.listen() ?? (places.size ? connection() : pause(LONGEST)));
       } catch (/** @type {any} */ error) {
         if (ended.aborted || error === CHANGED) continue;
-        const reason = error.status >= 0 ? error : problem(0, error);
+        const reason = error.status >= 0 ? error : problem({ reason: error });
         const next = action(reason.status);
         if (next === "stop" && refuse(reason)) continue;
-        if (through) {
-          denied = false;
-          if (Date.now() - through > STEADY) failures = 0;
-        }
-        if (next === "stop" || (next === "token" && (denied || typeof token !== "function"))) return end("stopped", reason);
-        denied ||= next === "token";
+        if (through && Date.now() - through > STEADY) failures = 0;
+        // A function has another token, and a cookie may have been renewed.
+        if (next === "stop" || (next === "token" && ((denied && !through) || typeof token === "string"))) return end("stopped", reason);
+        denied = next === "token";
         const retry = delay(failures++, reason);
         say("waiting", { retry, problem: reason });
         await pause(retry);
@@ -381,28 +313,24 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     }
   }
 
-  /** @param {number} milliseconds @param {string} [type] until such an event, or a wake-up */
-  async function pause(milliseconds, type = "") {
-    /** @type {any[]} */
-    let undo = [];
-    await new Promise((resolve) => (undo = [setTimeout(resolve, milliseconds), on(type, resolve), on("!", resolve)]));
-    const [timer, ...offs] = undo;
-    clearTimeout(timer);
-    for (const off of offs) off();
-  }
+  /** Wait so long, or until there is a reason to look again. @param {number} milliseconds @param {() => void} [asks] */
+  const pause = (milliseconds, asks) =>
+    new Promise((resolve) => {
+      cut = resolve;
+      ping = asks ?? resolve;
+      watch(milliseconds);
+    });
 
-  /** Wait no longer, and see whether the other side is still there. @param {any} [online] the network was away */
+  /** Wait no longer, and see whether the other side is still there. @param {boolean} [online] the network was away */
   function wake(online) {
-    emit("!");
-    if (!leading) tell({ wake: online });
     if (ping) {
       ping();
       watch(ANSWER);
-    } else if (online) cut(CHANGED);
+    } else if (online) change();
   }
 
   /** @param {number} milliseconds @param {() => void} [then] */
-  function watch(milliseconds, then = () => cut()) {
+  function watch(milliseconds, then = cut) {
     clearTimeout(timer);
     timer = setTimeout(then, milliseconds);
   }
@@ -411,29 +339,27 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   function alive() {
     if (!through) {
       through = Date.now();
-      if (level !== recall()) memory[name] = `${level} ${through + KEPT}`;
+      if (level !== recall()) memory[name] = [level, through + KEPT];
     }
-    if (ping) watch(quiet, wake);
-    else watch(quiet * 2 + ANSWER);
+    watch(ping ? quiet : quiet * 2 + ANSWER, ping && wake);
   }
 
   /** The transport that got through last time: 0 WebSocket, 1 SSE, 2 long polling. */
   function recall() {
-    const [level = 0, until = 0] = (memory[name] ?? "").split(" ").map(Number);
+    const [level, until] = /** @type {[number, number]} */ (`${memory[name]}`.split(",").map(Number));
     return until > Date.now() ? level : 0;
   }
 
   /** @param {Status} last @param {Problem} reason */
   function end(last, reason) {
     if (ended.aborted) return;
-    tell({ from: me, want: [] });
-    bus?.close();
-    bus = undefined;
+    tabs?.want([]);
     closing.abort(reason);
     cut(reason);
     clearTimeout(timer);
     clearTimeout(renewal);
-    for (const channel of places.keys()) drop(channel, reason);
+    for (const place of places.values()) place.reject(reason);
+    places.clear();
     say(last, { problem: reason });
     emit("!");
   }
@@ -441,66 +367,64 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   // Connections
 
   async function connection() {
-    while (!places.size && !ended.aborted) await pause(LONGEST);
     await ask();
+    join();
     for (level = recall(); !ended.aborted; level++) {
       const attempt = new AbortController();
-      cut = (reason = problem(0, "no answer")) => attempt.abort(reason);
+      const { signal } = attempt;
+      cut = (reason = problem({ reason: "no answer" })) => attempt.abort(reason);
+      ping = undefined;
       through = 0;
       for (const place of places.values()) place.ready = false;
       watch(ANSWER);
       try {
-        await (level > 1 ? polls : level ? stream : socket)(attempt.signal);
+        await ([socket, stream][level] ?? polls)(signal, (message) => signal.aborted || take(message));
       } catch (/** @type {any} */ error) {
         if (through || level > 1 || action(error.status) !== "retry") throw error;
       } finally {
-        clearTimeout(timer);
         send = ping = undefined;
       }
     }
   }
 
-  /** @param {AbortSignal} signal */
-  async function socket(signal) {
+  /** @typedef {(message: any) => void} Take */
+
+  /** @param {AbortSignal} signal @param {Take} take */
+  async function socket(signal, take) {
     // A token in the URL would stand in the logs of every proxy; a ticket is good once.
     const ticket = given ? `ticket=${(await (await get("tickets", signal, "POST")).json()).ticket}` : "";
     const socket = new WebSocket(`${base.replace("http", "ws")}ws?${ticket}`);
-    try {
-      await new Promise((_, reject) => {
-        signal.onabort = () => reject(signal.reason);
-        socket.onclose = ({ code, reason }) => reject(problem(code, reason));
-        socket.onmessage = ({ data }) => take(JSON.parse(data));
-        socket.onopen = () => {
-          send = (command) => socket.send(JSON.stringify(command));
-          ping = () => send?.({ op: "ping" });
-          ping();
-          subscribe([...places.keys()]);
-        };
-      });
-    } finally {
-      socket.onopen = socket.onmessage = null;
-      socket.close();
-    }
+    await new Promise((_, reject) => {
+      signal.onabort = () => reject(socket.close() ?? signal.reason);
+      socket.onclose = (end) => reject(problem(end));
+      socket.onmessage = ({ data }) => take(JSON.parse(data));
+      socket.onopen = () => {
+        send = (command) => socket.send(JSON.stringify(command));
+        ping = () => send?.({ op: "ping" });
+        ping();
+        subscribe();
+      };
+    });
   }
 
-  /** @param {AbortSignal} signal */
-  async function stream(signal) {
+  /** @param {AbortSignal} signal @param {Take} take */
+  async function stream(signal, take) {
     const { body } = await get(`sse?${query(cursors())}`, signal);
     const chunks = /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).getReader();
-    const read = reader((message) => signal.aborted || take(message));
+    const read = reader(take);
     for (;;) {
       const { done, value } = await chunks.read();
-      if (done) throw problem(1001, "the stream has ended");
+      if (done) throw problem({ code: 1001 });
       alive();
       read(value);
     }
   }
 
-  /** @param {AbortSignal} signal */
-  async function polls(signal) {
+  /** @param {AbortSignal} signal @param {Take} take */
+  async function polls(signal, take) {
     for (let wait = 0; ; wait = 25) {
-      const answer = await (await get(`poll?${query(cursors())}&wait=${wait}`, signal)).json();
-      for (const message of messages(answer)) signal.aborted || take(message);
+      const answer = await get(`poll?${query(cursors(true))}&wait=${wait}`, signal);
+      messages(await answer.json()).forEach(take);
     }
   }
 
@@ -510,8 +434,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     const headers = given ? { authorization: `Bearer ${given}` } : {};
     const response = await fetch(base + path, { method, signal, headers, credentials: "include" });
     if (response.ok) return response;
-    const { detail, channel } = await response.json().catch(() => ({}));
-    throw problem(response.status, detail, channel, Number(response.headers.get("retry-after")) || 0);
+    const told = await response.json().catch(() => {});
+    throw problem({ ...told, status: response.status }, Number(response.headers.get("retry-after")) || 0);
   }
 
   /** Ask for a token, and again before it expires: an open WebSocket takes the new one. */
@@ -519,29 +443,19 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     given = await (typeof token === "function" ? token() : token);
     const { exp } = claims(given);
     clearTimeout(renewal);
-    if (!exp) return;
-    const renew = async () => {
-      if (!send) return;
-      await ask();
-      send?.({ op: "auth", token: given });
-    };
-    renewal = setTimeout(() => renew().catch(() => {}), Math.min(Math.max((exp * 1_000 - Date.now()) * 0.8, 1_000), LONGEST));
-  }
-
-  const cursors = () => [...places].map(([channel, { cursor }]) => [channel, cursor]);
-
-  /** @param {string[]} names */
-  function subscribe(names) {
-    const channels = Object.fromEntries(cursors().filter(([name]) => names.includes(String(name))));
-    if (names.length) send?.({ op: "subscribe", channels, ref: 1 });
+    const renew = () => send && ask().then(() => send?.({ op: "auth", token: given }), () => {});
+    if (exp) renewal = setTimeout(renew, Math.min(Math.max((exp * 1_000 - Date.now()) * 0.8, 1_000), LONGEST));
   }
 
   for (const channel of channels) follow(channel);
-  globalThis.addEventListener?.("online", () => wake(1), { signal: ended });
-  globalThis.addEventListener?.("visibilitychange", () => wake(), { signal: ended });
-  // A page that was kept while the user was elsewhere has heard nothing.
-  globalThis.addEventListener?.("pageshow", ({ persisted }) => persisted && change(), { signal: ended });
-  start();
+  for (const type of ["online", "visibilitychange", "pageshow"])
+    globalThis.addEventListener?.(
+      type,
+      // A page that was kept while the user was elsewhere has heard nothing.
+      (/** @type {any} */ { persisted }) => (persisted ? change() : wake(type === "online")),
+      { signal: ended },
+    );
+  keep();
 
   return {
     on,
@@ -550,10 +464,11 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     /** Follow a channel no more. @param {string} channel */
     unfollow(channel) {
       const place = places.get(channel);
-      place?.reject(problem(0, `channel ${channel} is followed no more`));
-      if (place) place.mine = false;
-      cover();
-      ping === want && want();
+      if (!place) return;
+      place.reject(problem({ reason: `${channel} was unfollowed` }));
+      place.mine = false;
+      cover(tabs?.wanted());
+      tabs?.want();
     },
 
     /** The final event of a channel, which is followed for it. Rejects with a `Problem` if it cannot be had. @param {string} channel */
@@ -570,7 +485,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     },
 
     /** Let go of everything. */
-    close: () => end("closed", problem(0, "the feed was closed")),
+    close: () => end("closed", problem({ reason: "closed" })),
 
     /** All events as they come. Ends when the feed is closed, and throws the `Problem` for which it has stopped. */
     async *[Symbol.asyncIterator]() {
@@ -579,10 +494,10 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       const off = on("*", (event) => events.push(event));
       try {
         while (events.length || !ended.aborted) {
-          if (events.length > MOST) throw problem(0, `${MOST} events wait: the loop is too slow`);
+          if (events.length > MOST) throw problem({ reason: `${MOST} events wait` });
           const event = events.shift();
           if (event) yield event;
-          else await pause(LONGEST, "*");
+          else await new Promise((resolve) => bell.addEventListener("!", resolve, { once: true }));
         }
         if (status === "stopped") throw ended.reason;
       } finally {

@@ -165,7 +165,7 @@ def wait_for_log(page: Page, channel: str, ids: list[str]) -> None:
 
 def transport(page: Page) -> int:
     """0 WebSocket, 1 SSE, 2 long polling: what the client remembers."""
-    found: int = page.evaluate("Number(localStorage[`notify ${location.origin}/`]?.split(' ')[0] ?? 0)")
+    found: int = page.evaluate("Number(localStorage[`notify ${location.origin}/`]?.split(',')[0] ?? 0)")
     return found
 
 
@@ -270,11 +270,15 @@ def connections(server: Server) -> int:
     return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("gateway_connections{"))
 
 
-def wait_connections(server: Server, number: int) -> None:
+def wait_until(look: Callable[[], int], number: int) -> None:
     deadline = time.monotonic() + SECONDS
-    while (found := connections(server)) != number:
-        assert time.monotonic() < deadline, f"{found} connections"
+    while (found := look()) != number:
+        assert time.monotonic() < deadline, f"{found}, not {number}"
         time.sleep(0.02)
+
+
+def wait_connections(server: Server, number: int) -> None:
+    wait_until(lambda: connections(server), number)
 
 
 def test_tabs_share_one_connection_and_the_next_one_takes_over(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
@@ -331,6 +335,26 @@ def test_tabs_that_come_and_go_under_load_lose_nothing(open_page: Open, gateway:
 
     for page in pages:
         wait_for_log(page, channel, ledger.ids[channel])
+
+
+def subscriptions(server: Server) -> int:
+    """How many channels the clients of the gateway follow."""
+    text = httpx.get(f"{server.http}/metrics").text
+    return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("gateway_subscriptions "))
+
+
+def test_what_only_a_closed_tab_followed_is_followed_no_more(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    wait_connections(gateway, 0)
+    pages = [open_page(gateway, [f"{channel}:{number}"]) for number in range(3)]
+    for page in pages:
+        wait_live(page)
+    wait_connections(gateway, 1)
+    wait_until(lambda: subscriptions(gateway), 3)
+    pages[1].close(run_before_unload=True)  # as a user does it
+    wait_until(lambda: subscriptions(gateway), 2)
+    ledger.publish(f"{channel}:2")
+
+    wait_for_log(pages[2], f"{channel}:2", ledger.ids[f"{channel}:2"])
 
 
 def test_tabs_of_different_users_share_nothing(open_page: Open, guarded: Server, ledger: Ledger, channel: str) -> None:
@@ -398,10 +422,10 @@ def test_a_token_that_expires_is_renewed(
     make_context: Callable[[int], BrowserContext], guarded: Server, ledger: Ledger, channel: str, level: int
 ) -> None:
     page = open_in(make_context(level), guarded)
-    tokens = [make_token("ann", subscribe=["jobs:*"], exp=time.time() + life) for life in (2, 2, 60)]
+    tokens = [make_token("ann", subscribe=["jobs:*"], exp=time.time() + life) for life in (3, 60)]
     page.evaluate(f"([channel, tokens]) => begin([channel], {{ token: ({TOKENS})(tokens), since: '0' }})", [channel, tokens])
     wait_live(page)
-    deadline = time.monotonic() + 2.5
+    deadline = time.monotonic() + 3.5
     while time.monotonic() < deadline:
         ledger.publish(channel)
         page.wait_for_timeout(100)
@@ -427,6 +451,7 @@ def test_another_users_job_is_refused_and_ones_own_goes_on(open_page: Open, guar
     page = open_page(guarded, [own, other], token=make_token("ann"))
     problem = page.evaluate("(other) => feed.done(other).catch((problem) => ({ ...problem, text: problem.message }))", other)
     wait_live(page)
+    page.evaluate("(other) => { feed.follow(other); feed.unfollow(other); }", other)
     ledger.publish(other)
     ledger.publish(own)
 
@@ -522,7 +547,7 @@ def test_a_loop_over_all_events_ends_when_the_feed_is_closed(open_page: Open, ga
 
     assert page.evaluate("looped") == ledger.ids[channel]
     assert page.evaluate("feed.status") == "closed"
-    assert page.evaluate("(channel) => feed.done(channel).catch((problem) => problem.message)", channel) == "the feed was closed"
+    assert page.evaluate("(channel) => feed.done(channel).catch((problem) => problem.message)", channel) == "closed"
 
 
 def test_what_was_trimmed_is_a_gap(open_page: Open, gateway: Server, ledger: Ledger, publisher: Publisher, channel: str) -> None:
@@ -543,10 +568,11 @@ def test_a_final_event_that_is_there_already(open_page: Open, gateway: Server, l
     assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == id
 
 
-def test_the_served_file_is_the_source(gateway: Server) -> None:
-    answer = httpx.get(f"{gateway.http}/client.js")
-    again = httpx.get(f"{gateway.http}/client.js", headers={"if-none-match": answer.headers["etag"]})
+@pytest.mark.parametrize("name", ["client.js", "tabs.js", "job-progress.js"])
+def test_the_served_file_is_the_source(gateway: Server, name: str) -> None:
+    answer = httpx.get(f"{gateway.http}/{name}")
+    again = httpx.get(f"{gateway.http}/{name}", headers={"if-none-match": answer.headers["etag"]})
 
-    assert answer.content == (CLIENT / "client.js").read_bytes()
+    assert answer.content == (CLIENT / name).read_bytes()
     assert answer.headers["content-type"].startswith("text/javascript")
     assert again.status_code == 304

@@ -44,7 +44,6 @@ def publisher(shared_redis_url: str) -> Iterator[Publisher]:
 def page(chromium: Browser, gateway: Server) -> Iterator[Page]:
     context = chromium.new_context()
     context.set_default_timeout(10_000)
-    context.route("**/job-progress.js", lambda route: route.fulfill(path=CLIENT / "job-progress.js", content_type="text/javascript"))
     errors: list[str] = []
     context.on("weberror", lambda error: errors.append(str(error.error)))
     page = context.new_page()

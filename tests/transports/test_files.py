@@ -20,7 +20,10 @@ def description(server: Server) -> Any:
     return httpx.get(f"{server.http}/openapi.json").raise_for_status().json()
 
 
-@pytest.mark.parametrize(("path", "kind"), [("/client.js", "text/javascript"), ("/openapi.json", "application/json")])
+FILES = [("/client.js", "text/javascript"), ("/tabs.js", "text/javascript"), ("/job-progress.js", "text/javascript")]
+
+
+@pytest.mark.parametrize(("path", "kind"), [*FILES, ("/openapi.json", "application/json")])
 def test_a_file_is_sent_once_and_then_only_that_it_has_not_changed(server: Server, path: str, kind: str) -> None:
     first = httpx.get(server.http + path)
     again = httpx.get(server.http + path, headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})

@@ -91,6 +91,17 @@ test("a token that is refused twice is the end, and one that is no function at o
   assert.equal(requests.length, 3);
 });
 
+test("with a cookie, which may have been renewed, it comes back once", async (t) => {
+  const { url, requests } = await serve(t, refuse(401), stream(READY, DONE), refuse(401));
+  const feed = connect(url, { channels: ["jobs:1"] });
+  await feed.done("jobs:1");
+  feed.close();
+  const other = connect(url, { channels: ["jobs:1"] });
+
+  await assert.rejects(other.done("jobs:1"), { status: 401 });
+  assert.equal(requests.length, 4);
+});
+
 test("Retry-After is waited for", async (t) => {
   const { url, requests } = await serve(t, refuse(503, { "retry-after": "1" }), stream(READY, DONE));
   const feed = connect(url, { channels: ["jobs:1"] });

@@ -41,7 +41,7 @@ export function connect(url: string | URL, { channels, token, since, share, quie
     [Symbol.asyncIterator](): AsyncGenerator<GatewayEvent, void, unknown>;
 };
 export function locate(url: string | URL): string;
-export function query(cursors: string[][]): string;
+export function query(cursors: string[][]): URLSearchParams;
 export function messages({ events, channels, gaps }: Answer): Message[];
 export type GatewayEvent = {
     type: string;
@@ -101,13 +101,12 @@ export type Options = {
 };
 export type Feed = ReturnType<typeof connect>;
 /**
- * `lost`: after a gap, when any id is news. `ready`: all that was there has come. `heard`: how far the leader is.
+ * `lost`: after a gap, when any id is news. `ready`: all that was there has come.
  */
 export type Cursor = {
     cursor: string;
     lost?: boolean;
     ready?: boolean;
-    heard?: number;
 };
 export type Place = Cursor & {
     mine: boolean;
