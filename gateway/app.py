@@ -28,6 +28,7 @@ from gateway.transports.connections import Connections, Limits
 from gateway.transports.credentials import Gate, OpenGate, TokenGate
 from gateway.transports.figures import watch
 from gateway.transports.files import FileEndpoint
+from gateway.transports.lines import log_refusal
 from gateway.transports.origin import Cors, Origins
 from gateway.transports.polling import PollEndpoint
 from gateway.transports.publish import PublishEndpoint
@@ -73,6 +74,7 @@ class Guarded:
 
 
 async def _refuse(scope: Mapping[str, Any], send: Send, error: GatewayError) -> None:
+    log_refusal(scope, error)
     if scope["type"] == "http":
         await answer_problem(send, error)
     elif "websocket.http.response" in scope.get("extensions", {}):
