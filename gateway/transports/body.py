@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.core.event import show
-from gateway.errors import TooLarge, UnsupportedMedia
+from gateway.errors import BadRequest, TooLarge, UnsupportedMedia
 from gateway.transports.request import header
 from gateway.transports.writer import Receive
 
@@ -17,6 +17,7 @@ async def read_body(scope: Mapping[str, Any], receive: Receive, most: int) -> by
     Raises:
         TooLarge: as soon as it is known to be over the limit, before it is read where its length is announced.
         UnsupportedMedia: if it is said to be something other than JSON.
+        BadRequest: if it is not UTF-8, and so no JSON (RFC 8259, section 8.1).
     """
     kind = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
@@ -31,4 +32,8 @@ async def read_body(scope: Mapping[str, Any], receive: Receive, most: int) -> by
             raise TooLarge(f"a body of more than {most} bytes")
         if not message.get("more_body"):
             break
+    try:
+        body.isascii() or body.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not JSON: byte {error.start} is not UTF-8") from None
     return bytes(body)

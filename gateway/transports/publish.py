@@ -66,8 +66,10 @@ def _read_item(raw: bytes | msgspec.Raw) -> Item:
         return _item.decode(raw)
     except msgspec.ValidationError as error:
         raise Unprocessable(f"{error}: {show(bytes(raw).decode(errors='replace'))}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise Unprocessable("the body is nested too deeply, 256 levels are allowed") from None
 
 
 def _check(item: Item, grant: Grant, max_event_bytes: int) -> bytes:
@@ -121,8 +123,10 @@ class PublishEndpoint:
             return
         try:
             raws = _raws.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except msgspec.DecodeError as error:
             raise BadRequest(f"the body is not JSON: {error}") from None
+        except RecursionError:
+            raise Unprocessable("the body is nested too deeply, 256 levels are allowed") from None
         if len(raws) > MAX_ITEMS:
             raise Unprocessable(f"{len(raws)} events: at most {MAX_ITEMS} are allowed in one request")
         items: list[Item | GatewayError] = []
