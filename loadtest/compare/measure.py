@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,44 +22,17 @@ import redis
 
 from gateway.embedded import free_port
 from loadtest.compare.target import FLOOR, Place, Publish, Target, environment
+from loadtest.compare.work import Row, Work
 
 HERE: Final = Path(__file__).parent
 START_SECONDS: Final = 15.0
 SETTLE_SECONDS: Final = 0.5
+SPREAD: Final = 7919  # a prime, so that all rooms have their turn, neighbours not one after the other
 SILENT_SECONDS: Final = 10  # without an event: no more will come
 
 
 class Failed(Exception):
     """A target did not start, or did not deliver."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What every target has to do: so many clients in one room, so many events, so many a second, with so many bytes of padding."""
-
-    clients: int
-    events: int
-    rate: float
-    padding: int = 120
-
-    @property
-    def deliveries(self) -> int:
-        return self.clients * self.events
-
-    def __str__(self) -> str:
-        return f"{self.clients:,} clients in one room, {self.events} events, {self.rate:g} a second"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What one run cost. Times in microseconds of CPU, or milliseconds from publishing to arrival."""
-
-    name: str
-    us_per_event: float
-    us_per_connection: float
-    kib_per_connection: float
-    p50: float
-    p99: float
 
 
 def compile_programs(folder: Path) -> None:
@@ -75,8 +47,8 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
     Raises:
         Failed: if there is nothing to measure; the text says why.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as own, _started(target, Path(own), folder, redis_url) as (place, server):
-        before, empty = _cpu(server), _memory(server)
+    with tempfile.TemporaryDirectory(dir=folder) as own, started(target, Path(own), folder, redis_url) as (place, server):
+        before, empty = cpu(server), memory(server)
         command = [
             folder / "subscribers",
             place.port,
@@ -94,7 +66,7 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
                 if ready != ["ready", str(work.clients)]:
                     raise Failed(f"{ready[1] if ready else 'none'} of {work.clients} clients became ready")
                 time.sleep(SETTLE_SECONDS)
-                connected, full = _cpu(server), _memory(server)
+                connected, full = cpu(server), memory(server)
                 with _publisher(target, place) as publish:
                     _publish_all(publish, work)
                 result = re.findall(r"\d+", re.sub(r"p\d\d", "", clients.stdout.readline()))
@@ -105,7 +77,7 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
             raise Failed(f"{delivered} of {work.deliveries} events arrived, {closed} clients were closed")
         return Row(
             name=target.name,
-            us_per_event=(_cpu(server) - connected) / work.deliveries / 1e3,
+            us_per_event=(cpu(server) - connected) / work.deliveries / 1e3,
             us_per_connection=(connected - before) / work.clients / 1e3,
             kib_per_connection=(full - empty) / work.clients / 1024,
             p50=p50 / 1e3,
@@ -114,7 +86,12 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
 
 
 @contextlib.contextmanager
-def _started(target: Target, own: Path, programs: Path, redis_url: str) -> Iterator[tuple[Place, psutil.Process]]:
+def started(target: Target, own: Path, programs: Path, redis_url: str) -> Iterator[tuple[Place, psutil.Process]]:
+    """A target that listens, and its process.
+
+    Raises:
+        Failed: if it does not come to that.
+    """
     folder = programs if target is FLOOR else own
     place = Place(port=free_port(), folder=folder, redis_url=redis_url)
     with (own / "log").open("w+") as log:
@@ -148,11 +125,11 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 def _publisher(target: Target, place: Place) -> Iterator[Publish]:
     if target.publish_path is None:
         with redis.Redis.from_url(place.redis_url) as client:
-            yield lambda event: client.execute_command("FCALL", "notify_publish", 1, "room", event)
+            yield lambda room, event: client.execute_command("FCALL", "notify_publish", 1, room, event)
         return
     connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=10)
 
-    def post(event: str) -> None:
+    def post(room: str, event: str) -> None:
         connection.request("POST", target.publish_path or "", target.body(event), dict(target.headers))
         answer = connection.getresponse()
         answer.read()
@@ -167,14 +144,15 @@ def _publish_all(publish: Publish, work: Work) -> None:
     began = time.monotonic()
     for number in range(work.events):
         time.sleep(max(0.0, began + number / work.rate - time.monotonic()))
-        publish(json.dumps({"type": "progress", "data": {"sent": f"^{time.time_ns()}^", "pad": "x" * work.padding}}))
+        room = "room" if work.rooms == 1 else f"room:{number * SPREAD % work.rooms}"
+        publish(room, json.dumps({"type": "progress", "data": {"sent": f"^{time.time_ns()}^", "pad": "x" * work.padding}}))
 
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def _cpu(process: psutil.Process) -> int:
+def cpu(process: psutil.Process) -> int:
     """Nanoseconds that it and its children have run, the kernel's work for them included. The clock of /proc/<pid>/stat is too coarse."""
     total = 0
     for each in _tree(process):
@@ -184,7 +162,7 @@ def _cpu(process: psutil.Process) -> int:
     return total
 
 
-def _memory(process: psutil.Process) -> int:
+def memory(process: psutil.Process) -> int:
     """Bytes; what several processes share is counted once."""
     total: int = sum(each.memory_full_info().pss for each in _tree(process))
     return total

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from loadtest.compare.measure import Row, Work
+from loadtest.compare.work import Row, Work
 
 BEGIN: Final = "<!-- measured: written by loadtest/compare/run.py -->"
 END: Final = "<!-- measured: end -->"
@@ -65,10 +65,16 @@ def section(results: Sequence[tuple[float, Row]], versions: Mapping[str, str], a
 
 
 def write(page: Path, text: str) -> None:
-    """Put it between the two marks of a page."""
+    """Put it between the two marks of a page.
+
+    Raises:
+        ValueError: if there are none.
+    """
     content = page.read_text()
-    head, _, rest = content.partition(BEGIN)
-    _, _, tail = rest.partition(END)
+    head, begin, rest = content.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page}: the marks {BEGIN} and {END} are expected, and what is measured goes between them")
     page.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
 
 

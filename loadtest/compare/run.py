@@ -19,9 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gateway.embedded import embedded_server  # noqa: E402 - the path had to be set first
-from loadtest.compare.measure import Failed, Row, Work, compile_programs, run  # noqa: E402
+from loadtest.compare.measure import Failed, compile_programs, run  # noqa: E402
 from loadtest.compare.report import middle, plot, section, table, write  # noqa: E402
 from loadtest.compare.target import FLOOR, GATEWAY, OTHERS, Target  # noqa: E402
+from loadtest.compare.work import Row, Work  # noqa: E402
 
 PAGE = ROOT / "docs" / "performance.md"
 

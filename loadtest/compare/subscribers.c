@@ -4,10 +4,10 @@
  *   cc -O2 -o subscribers subscribers.c
  *   ./subscribers PORT CLIENTS EVENTS SECONDS READY REQUEST [SAY]
  *
- * Each client connects to 127.0.0.1, sends REQUEST, then SAY as a WebSocket text frame, and is ready when READY has come
- * behind the response's head. What comes then is not parsed: an event is known by the moment it was published, 19 digits
- * of nanoseconds between two carets. When all are ready, or have failed, it prints "ready <clients>"; after EVENTS events
- * or SECONDS without one, "events <n> closed <n> bytes <n> p50 <us> p99 <us> max <us>".
+ * Each client connects to 127.0.0.1, sends REQUEST, in which its number stands for a "#", then SAY as a WebSocket text
+ * frame, and is ready when READY has come behind the response's head. What comes then is not parsed: an event is known by
+ * the moment it was published, 19 digits of nanoseconds between two carets. When all are ready, or have failed, it prints
+ * "ready <clients>"; after EVENTS events, or SECONDS without one, "events <n> closed <n> bytes <n> p50 <us> p99 <us> max <us>".
  *
  * It answers no pings: a run is shorter than the servers' patience.
  */
@@ -102,6 +102,15 @@ static void lose(struct client *c)
     close(c->fd);
 }
 
+static void ask(int fd, int number)
+{
+    static char text[8192];
+    const char *at = strchr(request, '#');
+    int length = at ? snprintf(text, sizeof text, "%.*s%d%s", (int)(at - request), request, number, at + 1)
+                    : snprintf(text, sizeof text, "%s", request);
+    if (send(fd, text, length, MSG_NOSIGNAL) != length) perror("request");
+}
+
 static void begin(struct client *c, int number, int port, int poll)
 {
     struct sockaddr_in from = {.sin_family = AF_INET}, to = {.sin_family = AF_INET, .sin_port = htons(port)};
@@ -116,7 +125,7 @@ static void begin(struct client *c, int number, int port, int poll)
         exit(1);
     }
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (send(c->fd, request, strlen(request), MSG_NOSIGNAL) < 0) perror("request");
+    ask(c->fd, number);
     struct epoll_event interest = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &interest);
     opening++;

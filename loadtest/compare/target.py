@@ -23,8 +23,8 @@ NCHAN_MODULES: Final = (Path("/usr/lib/nginx/modules/ngx_nchan_module.so"), Path
 MERCURE_SECRET: Final = "the-hub-of-a-benchmark-on-loopback"
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="  # of RFC 6455, section 1.3
 
-Publish = Callable[[str], None]
-"""Publishes one event, whose text is a JSON object."""
+Publish = Callable[[str, str], None]
+"""Publishes to a room one event, whose text is a JSON object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
