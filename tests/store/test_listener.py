@@ -179,7 +179,8 @@ class Reading:
 
 
 async def test_messages_of_a_busy_connection_are_gathered_and_one_that_comes_alone_is_not_kept() -> None:
-    message, taken = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n", []
+    message = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n"
+    taken: list[object] = []
     receiver = _Receiver(taken.append, reading := Reading())  # type: ignore[arg-type]
     receiver.data_received(message)
     assert (len(taken), reading.paused) == (1, False)
