@@ -28,15 +28,34 @@ function use(feed, channel, change) {
 const STYLE = `
   :host { display: block; font: inherit; }
   :host([hidden]) { display: none; }
-  progress { width: 100%; accent-color: var(--job-progress-color, currentColor); }
-  :host([state="failed"]) progress { accent-color: var(--job-progress-failed, #b3261e); }
-  .row { display: flex; justify-content: space-between; gap: 1em; }
+  progress {
+    display: block; width: 100%; height: .5em; border: 0; border-radius: .25em; overflow: hidden; appearance: none;
+    background: var(--track); color: var(--color);
+    --color: var(--job-progress-color, #2563eb); --track: var(--job-progress-track, rgb(127 127 127 / 20%));
+  }
+  :host([state="failed"]) progress { --color: var(--job-progress-failed, #b3261e); }
+  progress::-webkit-progress-bar { background: var(--track); }
+  progress::-webkit-progress-value { border-radius: .25em; background: var(--color); transition: inline-size .25s linear; }
+  progress::-moz-progress-bar { border-radius: .25em; background: var(--color); }
+  progress:indeterminate {
+    background: linear-gradient(90deg, var(--track) 30%, var(--color) 50%, var(--track) 70%) 0 0 / 200% 100%;
+    animation: slide 1.6s linear infinite;
+  }
+  progress:indeterminate::-webkit-progress-bar { background: transparent; }
+  @keyframes slide { from { background-position: 100% 0; } to { background-position: -100% 0; } }
+  @media (prefers-reduced-motion: reduce) {
+    progress, progress::-webkit-progress-value { animation: none; transition: none; }
+  }
+  @media (forced-colors: active) {
+    progress { border: 1px solid; forced-color-adjust: none; }
+  }
+  .row { display: flex; justify-content: space-between; gap: 1em; margin-bottom: .25em; }
 `;
 
 /**
  * Attributes: `channel`, and `state`, which it sets: `waiting`, `queued`, `running`, `retrying`, `done`, `failed` or `refused`.
  * Each event of the channel is dispatched as `job-event`, the last one also as `job-done`; both bubble, with the event as `detail`.
- * Parts for styling: `bar`, `text`.
+ * Parts for styling: `bar`, `text`, and the `row` above the bar with the element's content and the text.
  */
 export class JobProgress extends HTMLElement {
   static observedAttributes = ["channel"];
@@ -53,6 +72,7 @@ export class JobProgress extends HTMLElement {
     super();
     const row = document.createElement("div");
     row.className = "row";
+    row.part.add("row");
     row.append(document.createElement("slot"), this.#text);
     this.#bar.part.add("bar");
     this.#text.part.add("text");

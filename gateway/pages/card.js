@@ -60,11 +60,12 @@ export class Card {
     const part = (name) => root.querySelector(name);
     this.element = root;
     this.parts = {
-      title: part(".title"), label: part(".label"), bar: part("progress"), text: part(".text"), gap: part(".gap"), elapsed: part(".elapsed"),
+      title: part(".title"), label: part(".label"), bar: part("job-progress"), text: part(".text"), gap: part(".gap"), elapsed: part(".elapsed"),
     };
     const kind = kindOf(channel);
     const icon = document.getElementById(`icon-${kind}`) ? kind : "hello";
     part("use").setAttribute("href", `#icon-${icon}`);
+    part("job-progress").setAttribute("channel", channel);
     part(".channel").textContent = channel;
     part(".tab").href = `/#${channel}`;
     part(".remove").addEventListener("click", remove);
@@ -133,9 +134,7 @@ export class Card {
     parts.label.textContent = label;
     parts.text.textContent = text;
     parts.bar.hidden = percent === null && state !== "running";
-    if (percent === null) parts.bar.removeAttribute("value");
-    else parts.bar.value = percent;
-    parts.bar.setAttribute("aria-label", `Progress of ${this.name}`);
+    parts.bar.textContent = `Progress of ${this.name}`; // its label
     element.querySelector(".remove .unseen").textContent = `Remove ${this.name}`;
   }
 }

@@ -1,7 +1,9 @@
 // Demo: starts jobs, shows each as a card. Only the names of the jobs are kept here; their state is the gateway's.
 
+import { isPulled, plugIn, pull } from "./plug.js"; // first: it stands between the client and the network
+import { connect } from "/client.js";
+import { JobProgress } from "/job-progress.js";
 import { Card } from "./card.js";
-import { Feed } from "./feed.js";
 
 const KEPT = 40;
 const LINES = 50;
@@ -15,6 +17,9 @@ const $ = (id) => document.getElementById(id);
 /** @type {Map<string, Card>} */
 const cards = new Map();
 let asked = null; // the job in the address: shown even if there is nothing of it
+
+// One for all; the cards' <job-progress> elements say what it follows. One that is hidden follows HELLO.
+const feed = (JobProgress.feed ??= connect("/"));
 
 // The names of the jobs, newest first, shared by all tabs.
 
@@ -48,8 +53,7 @@ function add(channel) {
   if (card === undefined) {
     card = new Card(channel, () => removeByHand(channel));
     cards.set(channel, card);
-    feed.follow([channel]);
-    if (channel !== HELLO) place(card);
+    place(card);
   }
   return card;
 }
@@ -64,8 +68,6 @@ function discard(channel) {
   if (card === undefined) return;
   card.element.remove();
   cards.delete(channel);
-  if (channel === HELLO) add(HELLO); // not shown until something comes
-  else feed.leave(channel);
   arrange();
 }
 
@@ -88,38 +90,30 @@ function arrange() {
 
 // Events
 
-const feed = new Feed(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`, {
-  event(event) {
-    const card = cards.get(event.channel);
-    if (card === undefined) return;
-    const known = card.view !== null || card.fresh;
-    const changed = card.show(event);
-    place(card);
-    if (changed && known) say(`${card.name}: ${card.parts.label.textContent}. ${card.parts.text.textContent}`);
-    log(event);
-  },
-  gap(channel) {
-    cards.get(channel)?.showGap();
-    log({ op: "gap", channel });
-  },
-  ready(channels) {
-    arrange();
-    for (const channel of channels) {
-      const card = cards.get(channel);
-      card?.settle();
-      if (card === undefined || card.view !== null || channel === HELLO) continue;
-      // Redis has forgotten it, as the demo's own does when the demo ends.
-      if (channel === asked) card.showNothing();
-      else remove(channel);
-    }
-  },
-  state: showConnection,
-  problem(problem) {
-    const text = problem.detail ?? problem.title;
-    if (problem.channel !== undefined) cards.get(problem.channel)?.showProblem(text);
-    else showProblem(text);
-  },
+feed.on("*", (event) => {
+  if (connection.missed !== undefined && connection.name !== "live") connection.missed += 1;
+  const card = event.channel === HELLO ? add(HELLO) : cards.get(event.channel);
+  if (card === undefined) return;
+  const known = card.view !== null || card.fresh;
+  const changed = card.show(event);
+  arrange();
+  if (changed && known) say(`${card.name}: ${card.parts.label.textContent}. ${card.parts.text.textContent}`);
+  log(event);
 });
+feed.on("gap", (gap) => {
+  cards.get(gap.channel)?.showGap();
+  log(gap);
+});
+
+/** All that there was has come. */
+function settle() {
+  arrange();
+  for (const [channel, card] of cards) {
+    card.settle();
+    // Redis has forgotten it, as the demo's own does when the demo ends.
+    if (card.view === null && !card.fresh) channel === asked ? card.showNothing() : remove(channel);
+  }
+}
 
 let lines = 0;
 
@@ -147,24 +141,28 @@ function say(text) {
 
 // The connection
 
-/** @type {import("./feed.js").State} */
+/** `at`: when it tries again. `missed`: events since the connection was lost. */
 let connection = { name: "connecting" };
 
-function showConnection(state) {
+feed.on("status", ({ status, retry, problem }) => {
   const was = connection;
-  connection = state;
-  $("connection").dataset.state = state.name;
-  $("jobs").classList.toggle("stale", state.name === "reconnecting" || state.name === "stopped");
-  $("drop").textContent = { stopped: "Try again", reconnecting: "Reconnect now" }[state.name] ?? "Pull the plug";
-  $("drop").title = state.name === "live" ? `Close the WebSocket and stay away for ${AWAY / 1000} seconds; the jobs go on` : "";
+  const name = status === "waiting" ? "reconnecting" : status;
+  const at = retry === undefined ? undefined : Date.now() + retry;
+  connection = { name, at, reason: problem?.message, missed: name === "reconnecting" ? (was.missed ?? 0) : was.missed };
+  $("connection").dataset.state = name;
+  $("jobs").classList.toggle("stale", name !== "live");
+  $("drop").textContent = isPulled() ? "Plug it in" : name === "reconnecting" ? "Reconnect now" : "Pull the plug";
+  $("drop").title = name === "live" ? `Take the network away for ${AWAY / 1000} seconds; the jobs go on` : "";
   tickConnection();
-  if (state.name === "live") showProblem("");
-  if (state.name === "live" && state.missed !== undefined) {
-    say("Connected again.");
-    if (state.missed > 0) setTimeout(() => connection === state && ((state.missed = 0), tickConnection()), 5_000);
-  } else if (state.name === "reconnecting" && was.name === "live") say("The connection is lost.");
-  else if (state.name === "stopped") say(`The gateway has ended the connection: ${state.reason}`);
-}
+  if (name === "live") {
+    settle();
+    showProblem("");
+    if (was.name === "reconnecting") say("Connected again.");
+    const shown = connection;
+    setTimeout(() => shown === connection && ((connection = { name }), tickConnection()), 5_000);
+  } else if (name === "reconnecting" && was.name === "live") say("The connection is lost.");
+  else if (name === "stopped") say(`The gateway has ended the connection: ${problem.message}`);
+});
 
 function tickConnection() {
   const { name, at, reason, missed } = connection;
@@ -172,16 +170,13 @@ function tickConnection() {
   const texts = {
     connecting: "Connecting",
     live: missed ? `Live, ${missed} missed event${missed === 1 ? "" : "s"} caught up` : "Live",
-    reconnecting: `Reconnecting in ${seconds} s`,
+    reconnecting: at === undefined ? "Reconnecting" : `Reconnecting in ${seconds} s`,
     stopped: `Stopped: ${reason}`,
   };
   if ($("connection-text").textContent !== texts[name]) $("connection-text").textContent = texts[name];
 }
 
-$("drop").addEventListener("click", () => {
-  if (connection.name === "live") feed.drop(AWAY);
-  else feed.connect();
-});
+$("drop").addEventListener("click", () => (connection.name === "live" ? pull(AWAY) : plugIn()));
 
 // Starting jobs
 
@@ -242,15 +237,11 @@ addEventListener("storage", ({ key }) => {
   for (const name of names.toReversed()) add(name);
   for (const name of cards.keys()) if (!names.includes(name) && name !== HELLO && name !== asked) discard(name);
 });
-addEventListener("online", () => feed.wake());
-document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && feed.wake());
 
 setInterval(() => {
   for (const card of cards.values()) if (!card.over) card.tick();
   if (connection.name === "reconnecting") tickConnection();
 }, 200);
 
-add(HELLO);
 for (const name of stored().toReversed()) add(name);
 followAddress();
-feed.connect();

@@ -1,4 +1,4 @@
-"""The demo: a private Valkey, the gateway, a page and pretend workers, on this machine only."""
+"""The demo: a private Valkey, the gateway, a page and workers, on this machine only. The work is pretended."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from gateway.app import Gateway, Guarded
 from gateway.embedded import NoServer, embedded_server
 from gateway.errors import BadRequest, SettingsError, Unprocessable
 from gateway.pages.assets import Asset
+from gateway.pages.queue import QueuedWorkers, is_installed
 from gateway.pages.workers import Workers
 from gateway.server.run import bind, serve
 from gateway.settings import Settings, read_settings
@@ -37,8 +38,8 @@ ASSETS: Final = {
     "/": "index.html",
     "/demo/demo.css": "demo.css",
     "/demo/demo.js": "demo.js",
-    "/demo/feed.js": "feed.js",
     "/demo/card.js": "card.js",
+    "/demo/plug.js": "plug.js",
     "/demo/icon.svg": "icon.svg",
 }
 
@@ -82,11 +83,14 @@ class Demo(Gateway):
         settings: with the address of Redis
         greeting: printed as soon as the gateway answers
         speed: how much faster than life the workers work
+        queue: whether jobs are Celery tasks, run by a process of its own
     """
 
-    def __init__(self, settings: Settings, greeting: str, speed: float = 1.0) -> None:
-        client = redis_client(settings.redis_url or "")
-        self._workers = Workers(client, Log(client, settings.prefix, settings.max_event_bytes), speed)
+    def __init__(self, settings: Settings, greeting: str, speed: float = 1.0, *, queue: bool = False) -> None:
+        url = settings.redis_url or ""
+        client = redis_client(url)
+        log = Log(client, settings.prefix, settings.max_event_bytes)
+        self._workers = QueuedWorkers(url, settings.prefix, client, log, speed) if queue else Workers(client, log, speed)
         self._greeting = greeting
         self._port = settings.port
         pages: list[BaseRoute] = [Route(path, Asset(name)) for path, name in ASSETS.items()]
@@ -187,7 +191,7 @@ def _hang_up(number: int, frame: FrameType | None) -> None:
 def run_demo(port: int, *, speed: float = 1.0) -> None:
     """Run the demo until a signal.
 
-    It starts a Valkey of its own, unless GATEWAY_REDIS_URL is set.
+    It starts a Valkey of its own, unless GATEWAY_REDIS_URL is set, and where Celery is installed a Celery worker on that.
 
     Args:
         port: to listen on, 0 for a free one
@@ -221,4 +225,7 @@ def run_demo(port: int, *, speed: float = 1.0) -> None:
             drain_seconds=0,
             log_level="error",
         )
-        serve(Demo(settings, greeting(settings, private=chosen.redis_url is None), speed), settings, listener)
+        private = chosen.redis_url is None
+        # On a Redis of somebody else's we leave no queue behind.
+        demo = Demo(settings, greeting(settings, private=private), speed, queue=private and is_installed())
+        serve(demo, settings, listener)

@@ -1,4 +1,4 @@
-"""Workers: pretend jobs, which publish as real ones do: through Redis, over a connection of their own."""
+"""Workers: the demo's jobs, which publish as real ones do: through Redis, over a connection of their own."""
 
 from __future__ import annotations
 
@@ -174,8 +174,8 @@ class Workers:
             raise Unavailable("the workers have stopped")
         if len(self._jobs) >= MAX_JOBS:
             raise Unavailable(f"{MAX_JOBS} jobs are running, more are not allowed: wait for one to end", retry_after=5)
-        title, work = KINDS[kind]
-        job = Job(f"jobs:{kind}-{secrets.token_hex(3)}", title, self._log, self._speed)
+        work = self._choose(kind)
+        job = Job(f"jobs:{kind}-{secrets.token_hex(3)}", KINDS[kind][0], self._log, self._speed)
         self._jobs[job.channel] = None  # its place is taken before anything is awaited
         try:
             await job.tell("queued", "Waiting for a worker")
@@ -184,6 +184,10 @@ class Workers:
             raise
         self._jobs[job.channel] = self._tasks.create_task(self._work(job, work))
         return job.channel
+
+    def _choose(self, kind: str) -> Callable[[Job], Awaitable[None]]:
+        """What does a job of this kind."""
+        return KINDS[kind][1]
 
     async def _work(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
         try:

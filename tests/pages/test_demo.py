@@ -20,6 +20,7 @@ from websockets.sync.client import connect
 from gateway.embedded import embedded_server
 from gateway.pages.assets import HERE
 from gateway.pages.demo import ASSETS, greeting
+from gateway.pages.queue import is_installed
 from gateway.pages.workers import KINDS
 from gateway.settings import Settings
 
@@ -123,10 +124,18 @@ def test_it_is_up_within_five_seconds_and_the_lines_it_prints_work() -> None:
         assert [(event["id"], event["data"]["text"]) for event in newest] == [(ids[-1], "Hello from gateway publish")]
 
 
+def workers(demo: Demo) -> list[str]:
+    """The Celery workers of this demo that run."""
+    port = f":{demo.valkey()[1]}"
+    listing = subprocess.run(["ps", "-A", "-o", "args"], check=True, capture_output=True, text=True).stdout
+    return [line for line in listing.splitlines() if "gateway.pages.queue" in line and port in line]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_leaves_nothing_behind(number: int) -> None:
     with running("-m", "gateway", "demo", "--port", "0") as demo, connect(demo.url.replace("http", "ws") + "/ws?channel=jobs:a") as page:
         httpx.post(f"{demo.url}/demo/jobs", json={"kind": "transcode"})
+        assert bool(workers(demo)) == is_installed()
         before = time.monotonic()
 
         code, errors = demo.end(number)
@@ -135,6 +144,7 @@ def test_a_signal_ends_it_and_leaves_nothing_behind(number: int) -> None:
         assert time.monotonic() - before < 2
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(demo.valkey()).close()
+        assert workers(demo) == []
         page.close()
 
 
