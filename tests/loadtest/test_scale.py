@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.scale import Costs, Limits, Load, events_of_one_redis, line, need
+from loadtest.scale import COLUMNS, Costs, Limits, Load, events_of_one_redis, line, need
 
 COSTS = Costs(connection=400, delivery=5, announcement=20, connection_kib=20, publish=20, push=2, follow=12, job_kib=0.5, channel_kib=0.25)
 
@@ -19,6 +19,7 @@ def test_each_part_is_counted_by_what_drives_it() -> None:
     assert found.events_per_second == 100
     assert found.gateway_cores == pytest.approx((100 * (5 + 20) + 1 * 400) / 1e6)
     assert found.redis_cores == pytest.approx((100 * (20 + 2) + (10 + 1) * 12) / 1e6)
+    assert found.comeback_seconds == pytest.approx(1_800 * 400 / 1e6)
     assert found.gateway_gib == pytest.approx(1_800 * 20 / 2**20)
     assert found.redis_gib == pytest.approx((10 * 1_000 * 0.5 + 2 * 1_800 * 0.25) / 2**20)
 
@@ -54,4 +55,7 @@ def test_one_redis_ends_where_its_core_is_full() -> None:
 def test_a_line_of_the_table_has_all_columns() -> None:
     load = Load(users=100_000, jobs_per_second=200)
 
-    assert line(load, need(load, COSTS)).startswith("| 100,000 | 200 | 2,600 |")
+    text = line(load, need(load, COSTS))
+
+    assert text.startswith("| 100,000 | 200 | 2,600 |")
+    assert text.count("|") == len(COLUMNS) + 1
