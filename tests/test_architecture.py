@@ -12,7 +12,7 @@ MODULES = sorted((ROOT / "gateway").rglob("*.py"))
 # A room may import what stands in a row below its own, and its own.
 ROWS = [
     {"cli"},
-    {"pages"},
+    {"pages", "doctor"},
     {"app"},
     {"server"},
     {"transports"},

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from gateway.embedded import embedded_server
+from tests.support.servers import running_gateway
 
 
 def run(*words: str, timeout: float = 20, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -21,7 +22,7 @@ def run(*words: str, timeout: float = 20, **settings: str) -> subprocess.Complet
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-@pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("publish",), ("watch",), ("check",), ("token",)])
+@pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("publish",), ("watch",), ("check",), ("token",), ("doctor",)])
 def test_each_command_helps(words: tuple[str, ...]) -> None:
     result = run(*words, "--help")
 
@@ -37,6 +38,8 @@ def test_each_command_helps(words: tuple[str, ...]) -> None:
         (("publish", "jobs:1", "{nope"), "not JSON"),
         (("publish", "jobs:1", "1", "--keep", "0"), "--keep"),
         (("watch",), "CHANNEL"),
+        (("doctor", "ftp://a"), "ftp://a"),
+        (("doctor", "http://a?token=x"), "http://"),
         (("watch", "jobs:1", "--since", "noon"), "cursor 'noon'"),
         (("serve", "--port", "x"), "--port"),
         (("nope",), "nope"),
@@ -119,3 +122,21 @@ def test_watch_ends_at_ctrl_c(redis_url: str) -> None:
 
         assert watch.wait(5) == 130
         assert watch.stderr.read() == ""
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_change() -> None:
+    result = run("doctor", "http://127.0.0.1:9", "--patience", "1")
+
+    assert result.returncode == 1
+    assert result.stdout.startswith("WRONG  http://127.0.0.1:9 cannot be reached")
+    assert "         nginx    " in result.stdout
+    assert result.stdout.endswith("One thing is wrong.\n")
+
+
+def test_the_doctor_is_content_with_a_good_gateway() -> None:
+    with embedded_server() as url, running_gateway(url) as server:
+        result = run("doctor", server.http, "--patience", "1")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "WRONG" not in result.stdout
+    assert result.stdout.endswith("All is well.\n")

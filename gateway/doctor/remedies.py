@@ -1,0 +1,88 @@
+"""Remedies: for each thing that can be wrong between a browser and the gateway, the line to change, proxy by proxy."""
+
+from __future__ import annotations
+
+from typing import Final
+
+Remedy = dict[str, str]
+"""Where -> the line to change there."""
+
+REMEDIES: Final[dict[str, Remedy]] = {
+    "unreachable": {
+        "gateway": "GATEWAY_HOST=0.0.0.0 where it runs in a container; 127.0.0.1 is reached from the same host only",
+        "nginx": "proxy_pass http://<host of the gateway>:8000;",
+        "Caddy": "reverse_proxy <host of the gateway>:8000",
+        "Traefik": "loadbalancer.server.port=8000",
+        "ALB": "target group: port 8000, health check path /readyz; its security group must let the load balancer in",
+    },
+    "path": {
+        "nginx": "location /notify/ { proxy_pass http://gateway/; }   # the slash at the end takes /notify off",
+        "Caddy": "handle_path /notify/* { reverse_proxy gateway:8000 }",
+        "Traefik": "middlewares.notify.stripprefix.prefixes=/notify",
+        "ALB": "it passes paths on as they are: give the gateway a host name of its own, listener rule host-header",
+    },
+    "redis": {
+        "gateway": "GATEWAY_REDIS_URL: run `gateway check` beside the gateway, it says what Redis lacks",
+    },
+    "token": {
+        "gateway": "GATEWAY_JWT_SECRET, GATEWAY_JWT_AUDIENCE and GATEWAY_JWT_ISSUER as whoever makes the tokens has them",
+    },
+    "authorization": {
+        "nginx": "proxy_set_header Authorization $http_authorization;",
+        "Caddy": "take out: header_up -Authorization, or basic_auth on this path",
+        "Traefik": "basicauth.removeheader=false, or no basicauth on this router",
+        "ALB": "no action authenticate-oidc or authenticate-cognito on this rule",
+    },
+    "upgrade": {
+        "nginx": "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;",
+        "Caddy": "take out: header_up Connection or header_up -Upgrade; reverse_proxy passes upgrades on by itself",
+        "Traefik": "take out: headers.customrequestheaders.Connection; it passes upgrades on by itself",
+        "ALB": "target group: protocol version HTTP1; a listener of kind TLS or TCP on an NLB will do as well",
+    },
+    "buffered": {
+        "nginx": "proxy_buffering off; gzip off;   # and no proxy_ignore_headers X-Accel-Buffering",
+        "Caddy": "reverse_proxy gateway:8000 { flush_interval -1 }",
+        "Traefik": "no middleware of kind buffering on this router",
+        "ALB": "it holds nothing back; a CDN before it may: let /sse go past it",
+    },
+    "compressed": {
+        "nginx": "gzip off;   # or text/event-stream out of gzip_types",
+        "Caddy": "@plain not path /sse\n  encode @plain gzip zstd",
+        "Traefik": "middlewares.<name>.compress.excludedcontenttypes=text/event-stream",
+        "ALB": "it does not compress; CloudFront before it: Compress: false for /sse",
+    },
+    "idle": {
+        "nginx": "proxy_read_timeout 75s;",
+        "Caddy": "reverse_proxy gateway:8000 { transport http { read_timeout 75s } }   # or none",
+        "Traefik": "entrypoints.<name>.transport.respondingtimeouts.idletimeout=180s and readtimeout=0s",
+        "ALB": "load balancer attribute idle_timeout.timeout_seconds=75",
+    },
+    "cut": {
+        "nginx": "proxy_read_timeout 75s;   # and keepalive_timeout, send_timeout of all that stands before it",
+        "gateway": "GATEWAY_MAX_AGE_SECONDS and GATEWAY_MAX_CONNECTIONS; its log says why it ended a connection",
+    },
+    "http2": {
+        "nginx": "listen 443 ssl http2;   # from 1.25.1 on: http2 on;",
+        "Caddy": "on by itself; take out: servers { protocols h1 }",
+        "Traefik": "on by itself with TLS; take out: alpnprotocols without h2",
+        "ALB": "load balancer attribute routing.http2.enabled=true",
+    },
+    "metrics": {
+        "nginx": "location /metrics { return 404; }",
+        "Caddy": "respond /metrics 404",
+        "Traefik": "rule=Host(`…`) && !Path(`/metrics`)",
+        "ALB": "listener rule: path /metrics, fixed response 404",
+    },
+    "plain": {
+        "nginx": "listen 443 ssl; and on port 80: return 301 https://$host$uri;",
+        "Caddy": "a host name instead of http:// or :80 in the first line: it fetches a certificate",
+        "Traefik": "tls.certresolver=<name>",
+        "ALB": "listener HTTPS:443 with a certificate",
+    },
+    "shown": {
+        "nginx": "log_format quiet '$remote_addr [$time_local] \"$request_method $uri\" $status'; access_log … quiet;",
+        "Caddy": "log { format filter { request>uri query { delete token\n    delete ticket } } }",
+        "Traefik": "accesslog.fields.names.RequestPath=drop",
+        "ALB": "its access log holds whole addresses: let pages use POST /tickets or the cookie instead of token=",
+    },
+}

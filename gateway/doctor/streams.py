@@ -1,0 +1,139 @@
+"""Streams: the two ways events come, opened as a browser would, with the times at which things happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+import httpx
+import msgspec
+import websockets
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+OPEN_SECONDS: Final = 10.0
+ENCODINGS: Final = "gzip, deflate, br, zstd"  # as browsers offer them
+
+_decode: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+class Stream:
+    """One open stream.
+
+    Attributes:
+        status: what was answered, 101 for an upgrade; 0 before
+        headers: of the answer
+        first: seconds until the first bytes came, ``None`` before
+        ready: set with the ready notice, or at the end
+        heard: when the last bytes came
+        ended: when it ended, by whatever, ``None`` while it is open
+        why: how it ended
+        events: when each event came, by id
+    """
+
+    name = ""
+
+    def __init__(self, base: str, channel: str, headers: Mapping[str, str]) -> None:
+        self._base = base
+        self._channel = channel
+        self._headers = headers
+        self._began = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.first: float | None = None
+        self.ready = asyncio.Event()
+        self.came = asyncio.Event()
+        self.heard = self._began
+        self.ended: float | None = None
+        self.why = ""
+        self.events: dict[str, float] = {}
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.ensure_future(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            await self._follow()
+            self.why = self.why or "it was closed without a word"
+        except InvalidStatus as error:
+            self.status = error.response.status_code
+            self.headers = {name.lower(): value for name, value in error.response.headers.raw_items()}
+            self.why = f"answered {self.status}"
+        except ConnectionClosed as error:
+            self.why = f"closed with {error.rcvd.code}: {error.rcvd.reason}" if error.rcvd else "cut without a close frame"
+        except (httpx.HTTPError, InvalidHandshake, OSError, TimeoutError, EOFError) as error:
+            self.why = f"{type(error).__name__}: {error}".rstrip(": ")
+        finally:
+            self.ended = time.monotonic()
+            self.ready.set()
+            self.came.set()
+
+    async def _follow(self) -> None:
+        raise NotImplementedError
+
+    def _hear(self) -> None:
+        self.heard = time.monotonic()
+        if self.first is None:
+            self.first = self.heard - self._began
+
+    def _take(self, json: str) -> None:
+        try:
+            message = _decode.decode(json)
+        except msgspec.DecodeError:
+            return
+        if message.get("op") == "ready":
+            self.ready.set()
+        elif message.get("op") == "bye":
+            self.why = f"closed with {message.get('code')}: {message.get('reason')}"
+        elif "id" in message:
+            self.events[str(message["id"])] = self.heard
+        self.came.set()
+
+
+class Socket(Stream):
+    """Over WebSocket."""
+
+    name = "WebSocket"
+
+    async def _follow(self) -> None:
+        address = f"{self._base.replace('http', 'ws', 1)}/ws?channel={self._channel}&since=now"
+        async with websockets.connect(
+            address, additional_headers=self._headers, open_timeout=OPEN_SECONDS, ping_interval=None, close_timeout=1
+        ) as socket:
+            self.status = 101
+            while True:
+                text = await socket.recv()
+                self._hear()
+                self._take(text if isinstance(text, str) else "")
+
+
+class EventStream(Stream):
+    """Over SSE."""
+
+    name = "SSE"
+
+    async def _follow(self) -> None:
+        address = f"{self._base}/sse?channel={self._channel}&since=now"
+        headers = {**self._headers, "accept": "text/event-stream", "accept-encoding": ENCODINGS}
+        timeout = httpx.Timeout(OPEN_SECONDS, read=None)
+        async with httpx.AsyncClient(timeout=timeout) as client, client.stream("GET", address, headers=headers) as answer:
+            self.status = answer.status_code
+            self.headers = answer.headers
+            if answer.status_code != 200:
+                self.why = f"answered {answer.status_code}"
+                return
+            rest = ""
+            async for data in answer.aiter_bytes():
+                self._hear()
+                *lines, rest = (rest + data.decode(errors="replace")).split("\n")
+                for line in lines:
+                    if line.startswith("data:"):
+                        self._take(line.removeprefix("data:"))

@@ -1,0 +1,72 @@
+"""Gateways, and one nginx before them with a server for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gateway.embedded import free_port
+from tests.support.nginx import free_ports, running_nginx
+from tests.support.servers import running_gateway
+from tests.support.tokens import SECRET
+
+PROXY = """
+            proxy_pass http://127.0.0.1:{target};
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+"""
+UPGRADE = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $upgrade;"
+GZIP = "gzip on; gzip_types text/event-stream; gzip_min_length 0;"
+GOOD = PROXY + UPGRADE + "proxy_buffering off;"
+
+# name -> the gateway it stands before, and its locations
+SERVERS = {
+    "good": ("open", f"location / {{ {GOOD} }}"),
+    # nginx by itself passes on what it has; the compressor behind its buffers waits until it has enough.
+    "buffering": ("open", f"location / {{ {PROXY} {UPGRADE} {GZIP} proxy_buffering on; proxy_ignore_headers X-Accel-Buffering; }}"),
+    "idle": ("open", f"location / {{ {GOOD} proxy_read_timeout 1s; }}"),
+    "gzip": ("open", f"location / {{ {GOOD} {GZIP} }}"),
+    "no upgrade": ("open", f"location / {{ {PROXY} proxy_buffering off; }}"),
+    "path kept": ("open", f"location /notify/ {{ {GOOD} }} location / {{ return 404; }}"),
+    "path moved": ("open", f"location /notify/ {{ {GOOD.replace('{target};', '{target}/;')} }} location / {{ return 404; }}"),
+    "hidden": ("open", f"location / {{ {GOOD.replace('X-Forwarded-For', 'X-Nothing')} }}"),
+    "quiet": ("open", f"access_log {{folder}}/quiet.log quiet; location / {{ {GOOD} }}"),
+    "token": ("jwt", f"location / {{ {GOOD} }}"),
+    "no authorization": ("jwt", f"location / {{ {GOOD} proxy_set_header Authorization ''; }}"),
+    "redis down": ("lost", f"location / {{ {GOOD} }}"),
+    "nobody": ("none", f"location / {{ {GOOD} }}"),
+}
+
+
+@dataclass
+class Deployments:
+    """Where each of ``SERVERS`` listens, and nginx's folder."""
+
+    ports: dict[str, int]
+    folder: Path
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+
+@pytest.fixture(scope="module")
+def deployments(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
+    folder = tmp_path_factory.mktemp("nginx")
+    ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))
+    with contextlib.ExitStack() as stack:
+        open_to_all = stack.enter_context(running_gateway(shared_redis_url))
+        jwt = stack.enter_context(running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET))
+        lost = stack.enter_context(running_gateway(f"redis://127.0.0.1:{free_port()}", wait=False))
+        targets = {"open": open_to_all.port, "jwt": jwt.port, "lost": lost.port, "none": free_port()}
+        servers = []
+        for name, (target, locations) in SERVERS.items():
+            text = locations.replace("{target}", str(targets[target])).replace("{folder}", str(folder))
+            servers.append(f"server {{ listen 127.0.0.1:{ports[name]}; {text} }}")
+        http = "map $http_upgrade $upgrade { default upgrade; '' ''; } log_format quiet '$request_method $uri';" + "\n".join(servers)
+        stack.enter_context(running_nginx(folder, http, ports["good"]))
+        yield Deployments(ports, folder)

@@ -1,0 +1,24 @@
+"""A finding as text."""
+
+from __future__ import annotations
+
+import click
+
+from gateway.doctor.examination import Finding
+from gateway.doctor.report import describe, summary
+
+
+def test_what_is_wrong_is_told_with_the_line_to_change() -> None:
+    lines = click.unstyle(describe(Finding("wrong", "SSE is held back", "buffered"))).splitlines()
+
+    assert lines[0] == "WRONG  SSE is held back"
+    assert lines[1] == "         nginx    proxy_buffering off; gzip off;   # and no proxy_ignore_headers X-Accel-Buffering"
+    assert [line.split()[0] for line in lines[1:]] == ["nginx", "Caddy", "Traefik", "ALB"]
+
+
+def test_what_is_well_takes_one_line() -> None:
+    assert click.unstyle(describe(Finding("well", "SSE opens"))) == "ok     SSE opens"
+
+
+def test_the_last_line_counts() -> None:
+    assert [summary(wrong) for wrong in (0, 1, 2)] == ["All is well.", "One thing is wrong.", "2 things are wrong."]

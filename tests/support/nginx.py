@@ -1,0 +1,84 @@
+"""A real nginx in front of a gateway, set up as a test says."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from gateway.embedded import free_port
+from tests.conftest import need
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+MAIN = """
+worker_processes 1;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ worker_connections 512; }}
+http {{
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+{http}
+}}
+"""
+
+
+def write_config(folder: Path, http: str) -> Path:
+    """A whole configuration with this in its ``http``, which runs for anybody."""
+    need(NGINX, "nginx: apt-get install nginx-light")
+    file = folder / "nginx.conf"
+    file.write_text(MAIN.format(folder=folder, http=http))
+    return file
+
+
+def check(file: Path) -> subprocess.CompletedProcess[str]:
+    """``nginx -t``."""
+    assert NGINX
+    return subprocess.run(
+        [NGINX, "-t", "-p", str(file.parent), "-c", str(file), "-g", "daemon off;"], capture_output=True, text=True, check=False
+    )
+
+
+@contextlib.contextmanager
+def running_nginx(folder: Path, http: str, port: int) -> Iterator[None]:
+    """Run it until left.
+
+    Args:
+        folder: for its files; ``access.log`` and ``error.log`` among them
+        http: what stands in the configuration's ``http``
+        port: one on which it listens then
+    """
+    file = write_config(folder, http)
+    checked = check(file)
+    assert checked.returncode == 0, checked.stderr
+    assert NGINX
+    process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(file), "-g", "daemon off;"], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, (folder / "error.log").read_text()
+            time.sleep(0.01)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody uses at this moment, all different."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return sorted(ports)
