@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from typing import Any, Final, Protocol
 
 from geventhttpclient import HTTPClient
@@ -43,12 +44,19 @@ class HttpWay:
         self._headers = target.headers | {"Content-Type": "application/json"}
 
     def publish(self, channel: str, event: dict[str, Any], collapse: str | None) -> int:
-        body = {"channel": channel, **event} | ({} if collapse is None else {"collapse": collapse})
+        body = {"channel": channel, "key": uuid.uuid4().hex, **event} | ({} if collapse is None else {"collapse": collapse})
         try:
-            answer = self._client.post("/publish", body=json.dumps(body), headers=self._headers)
-            content = answer.read()
+            return self._post(channel, json.dumps(body))
+        except (OSError, HTTPParseError):
+            pass  # a kept connection that the gateway closed at this moment, perhaps; the key makes a second time safe
+        try:
+            return self._post(channel, json.dumps(body))
         except (OSError, HTTPParseError) as error:
             raise NotPublished(str(error) or type(error).__name__) from None
+
+    def _post(self, channel: str, body: str) -> int:
+        answer = self._client.post("/publish", body=body, headers=self._headers)
+        content = answer.read()
         if answer.status_code != 200:
             raise NotPublished(f"{answer.status_code} {content[:200].decode(errors='replace')}")
         return int(json.loads(content)["ids"][channel])
