@@ -30,6 +30,7 @@ from gateway.store.log import Log
 logger = logging.getLogger("gateway.feed")
 
 READ_BYTES: Final = 262_144  # of one client's read, over all its channels
+PAGE_BYTES: Final = 65_536  # of one channel: a page is held several times over while it is read, and a slow client takes a minute for it
 READS_AT_ONCE: Final = 4  # pipelines on their way to Redis
 READS_IN_PIPELINE: Final = 64
 SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the same cursor
@@ -73,6 +74,13 @@ class Reads:
         else:
             self._reads.pop(channel, None)
 
+    def sweep(self) -> None:
+        """Keep no pages that nobody can share any more: a slow reader of a busy channel leaves one behind at each of its steps."""
+        for channel, reads in list(self._reads.items()):
+            self._drop_old(reads)
+            if not reads:
+                del self._reads[channel]
+
     async def read(self, cursors: Iterable[Cursor], reaching: int) -> dict[Cursor, Page]:
         """A page for each cursor.
 
@@ -107,7 +115,6 @@ class Reads:
         return read.page
 
     def _drop_old(self, reads: dict[tuple[Since, int], Read]) -> None:
-        # A slow reader of a busy channel would leave megabytes of pages behind that nobody can share any more.
         for key, read in list(reads.items()):
             if read.page.done() and not self._is_good(read, 0):
                 del reads[key]
@@ -174,7 +181,7 @@ class Reads:
 
 def _share_of(count: int) -> int:
     # A power of two, so that clients with a few channels more or less share their reads.
-    return 1 << (READ_BYTES // max(1, count)).bit_length() - 1
+    return min(PAGE_BYTES, 1 << (READ_BYTES // max(1, count)).bit_length() - 1)
 
 
 class Feed:
@@ -243,6 +250,7 @@ class Feed:
         while True:
             await asyncio.sleep(LINGER_SECONDS / 2)
             self.sweep(time.monotonic() - LINGER_SECONDS)
+            self.reads.sweep()
 
     def sweep(self, before: float) -> None:
         """Give up the channels that nobody has followed since then."""

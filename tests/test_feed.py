@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from gateway.core.event import TEXT
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
-from gateway.feed import LINGER_SECONDS, Feed
+from gateway.feed import LINGER_SECONDS, PAGE_BYTES, Feed
 from gateway.store.connect import redis_client
 from tests.conftest import publisher
 
@@ -110,6 +110,29 @@ async def test_a_full_client_is_behind_and_reads_on_when_there_is_room(redis_url
 
         assert while_full == []
         assert client.ids == published
+
+
+async def test_a_slow_client_holds_one_page_and_leaves_none_behind(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        for i in range(30):
+            await publisher(redis)("jobs:1", "progress", f"{i}" + "x" * 8_000)
+        slow = Client(feed, "jobs:1")
+
+        def take(data: bytes) -> None:
+            slow.got.append(json.loads(data))
+            slow.subscription.pause()
+
+        slow.subscription.write = take
+        async with asyncio.timeout(5):
+            while slow.subscription.reading:
+                await asyncio.sleep(0.01)
+        held = sum(len(json.dumps(message)) for message in slow.got)
+        await publisher(redis)("jobs:1", "completed")
+        async with asyncio.timeout(5):
+            while feed.reads._reads:
+                await asyncio.sleep(0.01)
+
+        assert PAGE_BYTES / 2 < held < PAGE_BYTES + 10_000
 
 
 async def test_a_channel_nobody_follows_is_given_up_after_a_while(redis_url: str, redis: Redis) -> None:
