@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlencode
 
 import jwt
 
@@ -193,7 +194,7 @@ OTHERS: Final = (
         headers={"Content-Type": "application/json"},
         body=lambda event: json.dumps({"channel": "room", "data": json.loads(event)}),
         version=lambda: _said_by("centrifugo", "version"),
-        install="https://github.com/centrifugal/centrifugo/releases, version 6.3 or later",
+        install="https://github.com/centrifugal/centrifugo/releases, version 6.5.1 or later",
         recorded=True,
     ),
     Target(
@@ -206,7 +207,7 @@ OTHERS: Final = (
             "Content-Type": "application/x-www-form-urlencoded",
             "Authorization": "Bearer " + jwt.encode({"mercure": {"publish": ["*"]}}, MERCURE_SECRET, algorithm="HS256"),
         },
-        body=lambda event: f"topic=room&data={event}",
+        body=lambda event: urlencode({"topic": "room", "data": event}),
         version=lambda: _said_by("mercure", "version"),
         install="https://github.com/dunglas/mercure/releases",
     ),
