@@ -60,12 +60,12 @@ async def test_streams_that_have_grown_old_come_back_by_themselves(stage: Stage)
     age = stage.size(3, 20)
     gateway = await stage.gateway(redis.url, max_age_seconds=str(age))
     channels = names(stage.size(5, 50))
+    began = time.monotonic()
     streams = stage.follow(stage.size(40, 1_000), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
-    began = time.monotonic()
     send = stage.function(redis.url)
 
-    async with stage.load([send], channels, stage.size(30, 100), labels=0.2, keep=10_000), asyncio.timeout(age * 3):
+    async with stage.load([send], channels, stage.size(30, 100), labels=0.2, keep=10_000), asyncio.timeout(age * 10):
         while not all(follower.transport == "poll" or follower.reconnects for follower in streams):
             await asyncio.sleep(0.05)
     await stage.caught_up(send, 5)
