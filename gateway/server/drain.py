@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -46,8 +47,10 @@ async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    def on_signal(*_: Any) -> None:
-        loop.call_soon_threadsafe(stop)
+    def on_signal(number: int, _: Any) -> None:
+        # A terminal's Ctrl-C goes to every process, and the workers' parent passes it on as SIGTERM: that would be two.
+        if number == signal.SIGTERM or multiprocessing.parent_process() is None:
+            loop.call_soon_threadsafe(stop)
 
     before = {number: signal.signal(number, on_signal) for number in SIGNALS}
     try:

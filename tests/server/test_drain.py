@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 
@@ -13,7 +14,7 @@ import websockets
 
 from tests.support.clients import sse
 from tests.support.figures import figures, figures_when
-from tests.support.servers import Server, running_gateway
+from tests.support.servers import Server, running_gateway, workers_of
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -83,6 +84,20 @@ def test_a_second_signal_ends_it_at_once(redis_url: str, workers: str) -> None:
         asyncio.run(hold_and_end(server))
 
         assert server.process.wait(8) == 0
+
+
+async def test_ctrl_c_in_a_terminal_drains_the_workers_too(redis_url: str) -> None:
+    with running_gateway(redis_url, "--workers", "2", drain_seconds="2") as server:
+        sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(6)]
+        for pid in (server.process.pid, *workers_of(server)):
+            os.kill(pid, signal.SIGINT)
+        for socket in sockets:
+            await socket.wait_closed()
+        status = await asyncio.to_thread(server.process.wait, 10)
+        drained = server.output().count("drained in")
+
+    assert {socket.close_code for socket in sockets} == {1012}
+    assert (status, drained) == (0, 2)
 
 
 async def hold_and_end(server: Server) -> None:

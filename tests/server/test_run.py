@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 
 import pytest
 import websockets
@@ -16,7 +15,7 @@ from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
 from tests.support.figures import figures_when
-from tests.support.servers import Server, running_gateway
+from tests.support.servers import running_gateway, workers_of
 
 
 def test_the_listening_socket_is_bound_at_once() -> None:
@@ -37,16 +36,9 @@ async def test_several_workers_give_the_same_events(redis_url: str, redis: Redis
         assert [ids(messages) for messages in await asyncio.gather(*following)] == [[first, second]] * 20
 
 
-def workers(server: Server) -> list[int]:
-    """The process ids of its workers."""
-    listed = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True).stdout.split()
-    lines = {pid: subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout for pid in listed}
-    return [int(pid) for pid, line in lines.items() if "spawn_main" in line]
-
-
 def test_a_worker_that_dies_is_replaced(redis_url: str) -> None:
     with running_gateway(redis_url, "--workers", "2") as server:
-        for pid in workers(server):
+        for pid in workers_of(server):
             os.kill(pid, signal.SIGKILL)
         server.wait_ready(20)
 
@@ -60,7 +52,7 @@ async def test_any_worker_tells_the_figures_of_all_and_no_count_falls_when_one_d
         for socket in sockets:
             assert "message" in await socket.recv()
         both = await figures_when(server.http, lambda now: now["gateway_events_out_total"] == 16 == now["gateway_connections"])
-        os.kill(workers(server)[0], signal.SIGKILL)
+        os.kill(workers_of(server)[0], signal.SIGKILL)
         left = await figures_when(server.http, lambda now: 0 < now["gateway_connections"] < 16)
         for socket in sockets:
             await socket.close()

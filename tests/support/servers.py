@@ -90,3 +90,12 @@ def running_gateway(
                 process.kill()
                 process.wait()
                 raise AssertionError(f"the gateway did not stop:\n{server.output()}") from None
+        shown = secrets_in(server.output() + told, chosen)
+        assert not shown, f"a secret was shown: {shown[0]}"
+
+
+def workers_of(server: Server) -> list[int]:
+    """The process ids of a gateway's workers."""
+    listed = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    lines = {pid: subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout for pid in listed}
+    return [int(pid) for pid, line in lines.items() if "spawn_main" in line]
