@@ -90,8 +90,6 @@ def running_gateway(
                 process.kill()
                 process.wait()
                 raise AssertionError(f"the gateway did not stop:\n{server.output()}") from None
-        shown = secrets_in(server.output() + told, chosen)
-        assert not shown, f"a secret was shown: {shown[0]}"
 
 
 def workers_of(server: Server) -> list[int]:
