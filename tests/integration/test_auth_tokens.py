@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -98,6 +99,21 @@ async def test_a_ticket_is_good_once(server: Server, client: httpx.AsyncClient) 
     assert (await ready(server, f"channel={CHANNEL}&ticket={ticket}"))["op"] == "ready"
     assert (await closed(server, f"channel={CHANNEL}&ticket={ticket}"))[0] == 4401
     assert (await client.get(f"/poll?channel={CHANNEL}&ticket={ticket}")).status_code == 401
+
+
+async def test_of_a_hundred_racers_through_two_gateways_one_gets_in(
+    server: Server, client: httpx.AsyncClient, shared_redis_url: str
+) -> None:
+    bearer = {"Authorization": f"Bearer {token()}"}
+    with running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET) as second:
+        async with httpx.AsyncClient(base_url=second.http, timeout=10) as other:
+            for _ in range(2):
+                ticket = (await client.post("/tickets", headers=bearer)).json()["ticket"]
+                SECRETS.add(ticket)
+                racers = [(client, other)[i % 2].get(f"/poll?channel={CHANNEL}&wait=0&ticket={ticket}") for i in range(100)]
+                statuses = Counter([answer.status_code for answer in await asyncio.gather(*racers)])
+
+                assert statuses == {200: 1, 401: 99}
 
 
 @pytest.mark.parametrize(

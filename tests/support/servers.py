@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,10 @@ import httpx
 from gateway.embedded import free_port
 
 START_SECONDS = 20.0
+
+# What no gateway may show: a token, a ticket, a key. Whatever test it runs for, its output is searched for them at the end.
+_TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}")
+_TICKET = re.compile(r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{43}(?![\w-])")
 
 
 class Server:
@@ -44,6 +49,22 @@ class Server:
                     return
             time.sleep(0.02)
         raise AssertionError(f"the gateway was not ready after {seconds} s:\n{self.output()}")
+
+    def told(self) -> str:
+        """What everybody on this machine may read of it while it runs: its figures and its command line."""
+        told = ""
+        with contextlib.suppress(OSError):  # not on Linux, or ended
+            told += Path(f"/proc/{self.process.pid}/cmdline").read_text().replace("\0", " ")
+        with contextlib.suppress(httpx.HTTPError):  # it serves nobody any more, or is full
+            told += httpx.get(f"{self.http}/metrics", timeout=2).text
+        return told
+
+
+def secrets_in(text: str, settings: Mapping[str, str]) -> list[str]:
+    """The lines that hold what nobody may see."""
+    secrets = [settings.get("jwt_secret", "").strip(), *re.findall(r"://[^/@]*:([^/@]+)@", settings["redis_url"])]
+    known = [secret for secret in secrets if secret]
+    return [line for line in text.splitlines() if _TOKEN.search(line) or _TICKET.search(line) or any(secret in line for secret in known)]
 
 
 @contextlib.contextmanager
@@ -81,6 +102,8 @@ def running_gateway(
             if wait:
                 server.wait_ready()
             yield server
+            process.send_signal(signal.SIGCONT)
+            told = server.told() if process.poll() is None else ""
         finally:
             process.send_signal(signal.SIGCONT)
             process.terminate()
@@ -90,6 +113,8 @@ def running_gateway(
                 process.kill()
                 process.wait()
                 raise AssertionError(f"the gateway did not stop:\n{server.output()}") from None
+        shown = secrets_in(server.output() + told, chosen)
+        assert not shown, f"a secret was shown: {shown[0]}"
 
 
 def workers_of(server: Server) -> list[int]:

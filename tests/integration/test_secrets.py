@@ -1,0 +1,33 @@
+"""What no gateway may show, whatever test it runs for: ``running_gateway`` searches the output of each of them when it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.servers import running_gateway, secrets_in
+from tests.support.tokens import SECRET, make_token
+
+SETTINGS = {"redis_url": "redis://user:sesame@127.0.0.1:1", "jwt_secret": SECRET}
+
+
+@pytest.mark.parametrize("shown", [make_token(), SECRET, "q3V-" + "Zx_9k" * 7 + "abcd", "redis://user:sesame@h"])
+def test_a_line_that_shows_a_secret_is_found(shown: str) -> None:
+    assert secrets_in(f"first\nGET /ws?x={shown}& HTTP/1.1\nlast", SETTINGS) == [f"GET /ws?x={shown}& HTTP/1.1"]
+
+
+def test_what_is_no_secret_is_not_taken_for_one() -> None:
+    text = "2026-11-21 04:11:36 WARNING gateway.listener: connection to Redis lost\n" + "a" * 43 + "\n" + "0f" * 32 + "\ntoken=…"
+
+    assert secrets_in(text, SETTINGS) == []
+
+
+def test_a_gateway_that_prints_a_token_fails_the_test_it_runs_for(shared_redis_url: str) -> None:
+    with pytest.raises(AssertionError, match="a secret was shown"), running_gateway(shared_redis_url, before=f"print({make_token()!r})"):
+        pass
+
+
+def test_a_secret_on_the_command_line_fails_it_too(shared_redis_url: str) -> None:
+    before = f"secret = {SECRET!r}"
+
+    with pytest.raises(AssertionError, match="a secret was shown"), running_gateway(shared_redis_url, before=before, jwt_secret=SECRET):
+        pass
