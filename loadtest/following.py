@@ -50,6 +50,7 @@ class Following:
         self._churn = churn
         self._stream: Stream | None = None
         self._dropped = False
+        self._judged = False
 
     def behind(self) -> int:
         """How many events have still to come."""
@@ -91,8 +92,9 @@ class Following:
 
     def judge_end(self) -> None:
         """Nothing more will come: what is missing is lost."""
-        if lost := self._reader.behind():
-            self.lose(self._make().name, lost)
+        if not self._judged:
+            self._judged = True
+            self.lose(self._make().name, self._reader.behind())
 
     def lose(self, transport: str, count: int) -> None:
         """Report events that did not come."""

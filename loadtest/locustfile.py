@@ -105,26 +105,22 @@ class Job(User):
     @task
     def work(self) -> None:
         run = run_of(self.environment)
-        if run.stopping.is_set():
-            run.stopping.wait()
-            gevent.sleep(1)
-            return
         ledger = Ledger(f"jobs:{uuid.uuid4().hex}")
         publishing = run.publishing()
-        publishing.publish(ledger, "queued")
+        if not run.stopping.is_set():
+            publishing.publish(ledger, "queued")
         following = Following(lambda: self.stream(run.target), ledger.channel, Reader(ledger, 0), run.events, since="0")
         run.followings.add(following)
         worker = gevent.spawn(self._publish, run, publishing, ledger)
+        page = gevent.spawn(following.follow, until_final=True)
         try:
-            over = False
-            with gevent.Timeout(run.options.job_seconds + run.options.patience, False):
-                following.follow(until_final=True)
-                over = True
-            worker.get(timeout=run.options.patience)
-            if over or following.behind():
-                following.judge_end()
+            worker.get()
+            if run.stopping.is_set():
+                run.over.wait()
+            page.join(run.options.patience)
+            following.judge_end()
         finally:
-            worker.kill()
+            gevent.killall([worker, page])
             run.followings.discard(following)
 
     @staticmethod
@@ -182,4 +178,4 @@ class Publisher(User):
         while not run.stopping.wait(max(0.0, began + number / run.options.rate - time.monotonic())):
             publishing.publish(run.ledgers[number % len(run.ledgers)], "message")
             number += 1
-        gevent.sleep(run.options.patience)
+        run.over.wait()

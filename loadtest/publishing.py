@@ -88,14 +88,18 @@ class Publishing:
         self._way = way
         self._events = events
         self._padding = "x" * padding
+        self.busy = False
 
     def publish(self, ledger: Ledger, type: str, *, collapse: str | None = None, final: bool = False) -> None:
         """Publish, and report it to locust. What fails is reported, too, and the event is one of unknown outcome."""
         data = {"t": time.time_ns(), "pad": self._padding}
         event = {"type": type, "data": data} | ({"final": True} if final else {})
         ledger.begin(collapse)
+        self.busy = True
         with self._events.request.measure(self._way.name, "publish") as report:
             try:
                 ledger.acknowledge(self._way.publish(ledger.channel, event, collapse), collapse)
             except NotPublished as error:
                 report["exception"] = error
+            finally:
+                self.busy = False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import uuid
 from argparse import Namespace
-from typing import Any
+from typing import Any, Final
+from weakref import WeakSet
 
 import gevent
 from gevent.event import Event
@@ -16,6 +17,8 @@ from loadtest.following import Following
 from loadtest.ledger import Ledger
 from loadtest.publishing import HttpWay, Publishing, RedisWay, Way
 
+PUBLISH_SECONDS: Final = 25.0  # longer than any publisher takes to give up
+
 
 class Run:
     """From one press of "start" to the next.
@@ -23,7 +26,8 @@ class Run:
     Attributes:
         ledgers: of the shared channels
         followings: those that are judged at the end
-        stopping: set when nothing more is published
+        stopping: set when nothing more is to be published
+        over: set when all has been judged
     """
 
     def __init__(self, options: Namespace, host: str, events: Any) -> None:
@@ -34,13 +38,17 @@ class Run:
         self.ledgers = [Ledger(f"{name}:{number}") for number in range(max(1, options.channels))]
         self.followings: set[Following] = set()
         self.stopping = Event()
+        self.over = Event()
+        self._publishings: WeakSet[Publishing] = WeakSet()
         self._redis = Publisher(options.redis_url, timeout=5.0) if options.redis_url else None
         self._storms = gevent.spawn(self._storm) if options.storm > 0 else None
 
     def publishing(self) -> Publishing:
         """A publisher of one's own."""
         way: Way = RedisWay(self._redis) if self._redis is not None else HttpWay(self.target)
-        return Publishing(way, self.events, self.options.event_bytes)
+        publishing = Publishing(way, self.events, self.options.event_bytes)
+        self._publishings.add(publishing)
+        return publishing
 
     def _storm(self) -> None:
         while not self.stopping.wait(self.options.storm):
@@ -50,12 +58,15 @@ class Run:
     def settle(self) -> None:
         """Wait until everybody has got what is theirs, or patience is over; what is missing then is lost."""
         self.stopping.set()
-        gevent.sleep(0.05)  # for the events that are being published
+        with gevent.Timeout(PUBLISH_SECONDS, False):
+            while any(publishing.busy for publishing in self._publishings):
+                gevent.sleep(0.02)
         with gevent.Timeout(self.options.patience, False):
             while any(following.behind() for following in self.followings):
                 gevent.sleep(0.02)
         for following in list(self.followings):
             following.judge_end()
+        self.over.set()
         self.close()
 
     def close(self) -> None:

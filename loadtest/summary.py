@@ -33,7 +33,12 @@ def summary(entries: Mapping[tuple[str, str], Any]) -> str:
     found = faults(entries)
     verdict = "FAILED: " + ", ".join(found) if found else "none lost, none twice"
     connects, gaps = count(entries, "connect"), count(entries, "gap")
-    return f"Notify Gateway: {connects} connects, {received} events received, {gaps} gaps told{latencies}: {verdict}"
+    failed = "".join(f", {number} times {name} failed" for name in ("connect", "publish") if (number := _failures(entries, name)))
+    return f"Notify Gateway: {connects} connects, {received} events received, {gaps} gaps told{failed}{latencies}: {verdict}"
+
+
+def _failures(entries: Mapping[tuple[str, str], Any], name: str) -> int:
+    return sum(entry.num_failures for (each, _), entry in entries.items() if each == name)
 
 
 def _latency(entries: Mapping[tuple[str, str], Any], transports: Iterable[str]) -> Iterable[str]:
