@@ -16,7 +16,7 @@ ROWS = [
     {"app"},
     {"server"},
     {"transports"},
-    {"feed"},
+    {"feed", "tap"},
     {"auth", "store", "metrics"},
     {"core"},
     {"errors"},

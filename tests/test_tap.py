@@ -1,0 +1,194 @@
+"""The tap on streams as BullMQ writes them: what is told, by whom, and how often. The real BullMQ is in tests/browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from redis.asyncio import Redis
+
+from gateway import tap as module
+from gateway.cli import main
+from gateway.store.connect import redis_client
+from gateway.store.log import Log
+from gateway.tap import Job, Tap, Words, translate
+
+
+@pytest.fixture(autouse=True)
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEASE", 2.0)
+    monkeypatch.setattr(module, "BLOCK", 0.05)
+
+
+Add = Callable[..., Any]
+
+
+@pytest.fixture
+def add(redis: Redis) -> Add:
+    """Writes entries as BullMQ does: event, job, and fields."""
+
+    async def add(event: str, job: str, **fields: str) -> str:
+        if event == "added":
+            await redis.hset(f"bull:films:{job}", mapping={"name": "cut", "data": json.dumps({"notify_owner": "ann"})})
+        entry: dict[Any, Any] = {"event": event, "jobId": job, **fields}
+        id: Any = await redis.xadd("bull:films:events", entry)
+        return str(id.decode())
+
+    return add
+
+
+@asynccontextmanager
+async def running(url: str, **options: Any) -> AsyncIterator[Tap]:
+    client = redis_client(url)
+    log = Log(client)
+    await log.open()
+    tap = Tap("films", client, client, log, prefix="notify", since="0", words=Words(**options))
+    task = asyncio.create_task(tap.run())
+    yield tap
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await client.aclose()
+
+
+async def read(redis: Redis, channel: str) -> list[Any]:
+    entries: Any = await redis.lrange(f"notify:log:{{{channel}}}", 0, -1)
+    return [json.loads(entry.split(b"\n", 1)[1]) for entry in entries]
+
+
+async def wait_position(redis: Redis, position: str) -> None:
+    """Wait until a tap has read so far, and stored that."""
+    async with asyncio.timeout(20):
+        while await redis.get("notify:tap:{bull:films}:position") != position.encode():
+            await asyncio.sleep(0.01)
+
+
+async def types(redis: Redis, job: str) -> list[str]:
+    return [event["type"] for event in await read(redis, f"jobs:{job}")]
+
+
+async def test_a_jobs_life_is_told_to_its_followers_and_its_owner(redis_url: str, redis: Redis, add: Add) -> None:
+    await add("added", "1", name="cut")
+    await add("waiting", "1")
+    await add("active", "1", prev="waiting")
+    last = await add("completed", "1", returnvalue='"secret"', prev="active")
+    async with running(redis_url):
+        await wait_position(redis, last)
+
+    assert await read(redis, "jobs:1") == [
+        {"type": "queued", "data": {"job": "1", "task": "cut"}},
+        {"type": "started", "data": {"job": "1", "task": "cut"}},
+        {"type": "completed", "data": {"job": "1", "task": "cut"}, "final": True},
+    ]
+    assert [(event["type"], "final" in event) for event in await read(redis, "user:ann")] == [
+        ("queued", False),
+        ("started", False),
+        ("completed", False),
+    ]
+
+
+async def test_what_is_read_again_is_not_told_again(redis_url: str, redis: Redis, add: Add) -> None:
+    first = await add("added", "1")
+    await add("active", "1", prev="waiting")
+    await add("progress", "1", data="50")
+    last = await add("failed", "1", failedReason="no disk", prev="active")
+    async with running(redis_url):
+        await wait_position(redis, last)
+    told = await redis.lrange("notify:log:{jobs:1}", 0, -1)
+    await redis.set("notify:tap:{bull:films}:position", first)  # as if the tap had died before it stored the position
+    async with running(redis_url):
+        await wait_position(redis, last)
+
+    assert await types(redis, "1") == ["queued", "started", "failed"]
+    assert await redis.lrange("notify:log:{jobs:1}", 0, -1) == told
+
+
+async def test_a_lost_lease_loses_no_event(redis_url: str, redis: Redis, add: Add) -> None:
+    lease = "notify:tap:{bull:films}:lease"
+    async with running(redis_url) as first, running(redis_url) as second:
+        await wait_position(redis, await add("added", "1"))
+        holder = first if await redis.get(lease) == first._me.encode() else second
+        other = second if holder is first else first
+        await redis.set(lease, "nobody", px=300)  # as if the holder had been asleep for too long
+        for number in range(2, 40):
+            last = await add("added", str(number))
+            if number == 20:
+                await redis.set(lease, other._me, px=2000)
+            await asyncio.sleep(0.005)
+        await wait_position(redis, last)
+
+        assert [await types(redis, str(number)) for number in range(1, 40)] == [["queued"]] * 39
+
+
+async def test_the_lease_is_given_back_at_the_end(redis_url: str, redis: Redis, add: Add) -> None:
+    async with running(redis_url) as tap:
+        await wait_position(redis, await add("added", "1"))
+        held = await redis.get("notify:tap:{bull:films}:lease")
+
+    assert held == tap._me.encode()
+    assert await redis.get("notify:tap:{bull:films}:lease") is None
+
+
+async def test_one_jobs_events_that_cannot_be_published_hold_up_no_other(
+    redis_url: str, redis: Redis, add: Add, caplog: pytest.LogCaptureFixture
+) -> None:
+    await add("added", "no channel")
+    await add("progress", "1", data=json.dumps("x" * 70_000))
+    await redis.xadd("bull:films:events", {"event": "drained"})
+    last = await add("added", "2")
+    async with running(redis_url):
+        await wait_position(redis, last)
+
+    assert await types(redis, "2") == ["queued"]
+    assert ["channel 'jobs:no channel'" in caplog.text, "an event for jobs:1 was left out" in caplog.text] == [True, True]
+
+
+async def test_events_of_several_queues_have_channels_of_their_own_if_asked(redis_url: str, redis: Redis, add: Add) -> None:
+    last = await add("added", "1")
+    async with running(redis_url, channel="jobs:{queue}-{id}"):
+        await wait_position(redis, last)
+
+    assert [event["type"] for event in await read(redis, "jobs:films-1")] == ["queued"]
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "started", "told"),
+    [
+        ("waiting", {}, False, None),
+        ("waiting", {"prev": "delayed"}, False, None),
+        ("waiting", {"prev": "active"}, True, ("retrying", {})),  # an attempt failed, or the job stalled
+        ("waiting", {"prev": "failed"}, True, ("queued", {})),
+        ("stalled", {}, True, None),
+        ("delayed", {"delay": "1"}, False, None),
+        ("delayed", {"delay": "1"}, True, ("retrying", {})),
+        ("progress", {"data": "40"}, True, ("progress", {"percent": 40})),
+        ("progress", {"data": '{"page":3}'}, True, ("progress", {"page": 3})),
+        ("progress", {"data": '"half"'}, True, ("progress", {"value": "half"})),
+        ("progress", {"data": "{"}, True, ("progress", {"value": "b'{'"})),
+        ("completed", {"returnvalue": "[1]", "prev": "active"}, True, ("completed", {"result": [1]})),
+        ("failed", {"failedReason": "no disk", "prev": "active"}, True, ("failed", {"error": "Failed", "message": "no disk"})),
+        ("retries-exhausted", {"attemptsMade": "3"}, True, None),
+        ("removed", {"prev": "waiting"}, False, ("failed", {"error": "Removed"})),
+        ("removed", {"prev": "completed"}, True, None),
+        ("deduplicated", {}, False, None),
+        ("something-new", {}, False, None),
+    ],
+)
+def test_what_an_entry_means(event: str, fields: dict[str, str], started: bool, told: tuple[str, dict[str, Any]] | None) -> None:
+    entry = {name.encode(): value.encode() for name, value in ({"event": event, "jobId": "1"} | fields).items()}
+
+    found = translate((b"1-0", entry), Job("cut", None, started), Words(results=True, messages=True))
+
+    assert (found and (found.type, found.fields)) == told
+
+
+@pytest.mark.parametrize("channel", ["jobs:{id", "jobs:{name}", "jobs:1", "jobs {id}", "{id.x}"])
+def test_a_channel_that_cannot_be_is_refused_at_the_start(channel: str) -> None:
+    result = CliRunner().invoke(main, ["tap", "bullmq", "films", "--channel", channel])
+
+    assert result.exit_code == 2
+    assert "--channel" in result.output
