@@ -73,7 +73,7 @@ class Follower(User):
 
     abstract = True
     stream: ClassVar[type[Stream]]
-    shared = 0
+    shared = 0  # how many there were, so that they spread over the channels
 
     @task
     def follow(self) -> None:
