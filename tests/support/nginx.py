@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from tests.conftest import need
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 MAIN = """
+{user}
 worker_processes 1;
 pid {folder}/pid;
 error_log {folder}/error.log;
@@ -36,7 +38,7 @@ def write_config(folder: Path, http: str) -> Path:
     """A whole configuration with this in its ``http``, which runs for anybody."""
     need(NGINX, "nginx: apt-get install nginx-light")
     file = folder / "nginx.conf"
-    file.write_text(MAIN.format(folder=folder, http=http))
+    file.write_text(MAIN.format(user="user root;" if os.geteuid() == 0 else "", folder=folder, http=http))
     return file
 
 

@@ -1,0 +1,90 @@
+"""The manifests: what a deploy that nobody notices needs, and settings that there are."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.settings import Settings, read_settings
+
+FOLDER = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"
+
+
+def manifests() -> dict[str, Any]:
+    return {each["kind"]: each for each in yaml.safe_load_all((FOLDER / "gateway.yaml").read_text())}
+
+
+def container() -> Any:
+    (only,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def test_the_gateway_takes_its_settings() -> None:
+    given = {entry["name"]: entry["value"] for entry in container()["env"]}
+    settings = read_settings({name: value for name, value in given.items() if not name.endswith("_FILE")})
+
+    assert settings.host == "0.0.0.0"
+    names = {f"GATEWAY_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    assert {name.removesuffix("_FILE") for name in given} <= names
+
+
+def test_there_is_time_for_the_drain() -> None:
+    pod = manifests()["Deployment"]["spec"]["template"]["spec"]
+    drain = float(next(entry["value"] for entry in container()["env"] if entry["name"] == "GATEWAY_DRAIN_SECONDS"))
+    before = float(container()["lifecycle"]["preStop"]["exec"]["command"][1])
+
+    assert pod["terminationGracePeriodSeconds"] >= before + drain + 10
+
+
+def test_it_is_restarted_when_it_hangs_and_only_then() -> None:
+    probes = {name: container()[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
+
+    assert probes == {"startup": "/livez", "readiness": "/readyz", "liveness": "/livez"}
+    assert container()["readinessProbe"]["periodSeconds"] <= 5
+
+
+def test_labels_ports_and_names_fit_each_other() -> None:
+    found = manifests()
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for selector in (
+        found["Deployment"]["spec"]["selector"]["matchLabels"],
+        found["Service"]["spec"]["selector"],
+        found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        *(each["labelSelector"]["matchLabels"] for each in found["Deployment"]["spec"]["template"]["spec"]["topologySpreadConstraints"]),
+    ):
+        assert selector == labels
+    assert found["Service"]["spec"]["ports"][0]["targetPort"] == container()["ports"][0]["name"]
+    assert found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == found["Deployment"]["metadata"]["name"]
+    assert {mount["name"] for mount in container()["volumeMounts"]} == {
+        volume["name"] for volume in found["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    }
+
+
+def test_it_grows_with_connections_before_they_are_refused() -> None:
+    (metric,) = [each["pods"] for each in manifests()["HorizontalPodAutoscaler"]["spec"]["metrics"] if each["type"] == "Pods"]
+
+    assert metric["metric"]["name"] == "gateway_connections"
+    assert int(metric["target"]["averageValue"]) < Settings().max_connections
+
+
+def test_nobody_is_root_and_nothing_is_written() -> None:
+    pod = manifests()["Deployment"]["spec"]["template"]["spec"]
+
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container()["securityContext"]["readOnlyRootFilesystem"]
+    assert f"USER {pod['securityContext']['runAsUser']}" in (FOLDER.parent.parent / "Dockerfile").read_text()
+
+
+def test_kubernetes_takes_them() -> None:
+    kubeconform = shutil.which("kubeconform")
+    if kubeconform is None:  # in no distribution
+        pytest.skip("needs kubeconform: https://github.com/yannh/kubeconform")
+    checked = subprocess.run([kubeconform, "-strict", str(FOLDER / "gateway.yaml")], capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr

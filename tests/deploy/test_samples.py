@@ -1,0 +1,108 @@
+"""systemd, Caddy, Docker and compose: as far as a tool is to be had, and by what stands in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.settings import Settings, read_settings
+
+ROOT = Path(__file__).parent.parent.parent
+NAMES = {f"GATEWAY_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+
+
+def unit() -> str:
+    return (ROOT / "deploy" / "gateway.service").read_text()
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    tool = shutil.which("systemd-analyze")
+    if tool is None:  # a container has none
+        pytest.skip("needs systemd-analyze: apt-get install systemd")
+    file = tmp_path / "gateway.service"
+    file.write_text(unit().replace("/opt/gateway/bin/gateway", sys.executable))
+    checked = subprocess.run([tool, "verify", "--man=no", str(file)], capture_output=True, text=True, check=False)
+
+    told = [line for line in checked.stderr.splitlines() if "gateway.service" in line]
+    assert (checked.returncode, told) == (0, [])
+
+
+def test_the_unit_gives_settings_that_there_are_and_time_for_the_drain() -> None:
+    given = dict(re.findall(r"^Environment=(\w+)=(.*)$", unit(), re.MULTILINE))
+    settings = read_settings({name: value for name, value in given.items() if not name.endswith("_FILE")})
+    seconds = re.search(r"^TimeoutStopSec=(\d+)$", unit(), re.MULTILINE)
+
+    assert {name.removesuffix("_FILE") for name in given} <= NAMES
+    assert seconds is not None
+    assert int(seconds[1]) >= settings.drain_seconds + 10
+    assert "KillMode=mixed" in unit()
+
+
+def test_caddy_takes_the_sample() -> None:
+    caddy = shutil.which("caddy")
+    if caddy is None:
+        pytest.skip("needs caddy: apt-get install caddy")
+    command = [caddy, "validate", "--config", str(ROOT / "deploy" / "Caddyfile"), "--adapter", "caddyfile"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_the_caddyfile_closes_its_blocks_and_hides_tokens_and_figures() -> None:
+    text = re.sub(r"#.*", "", (ROOT / "deploy" / "Caddyfile").read_text())
+
+    assert text.count("{") == text.count("}")
+    for line in ("delete token", "delete ticket", "respond /metrics 404", "flush_interval -1"):
+        assert line in text
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return found
+
+
+def test_compose_gives_settings_that_there_are_and_time_for_the_drain() -> None:
+    gateway = compose()["services"]["gateway-1"]
+    given = gateway["environment"] | {"GATEWAY_JWT_SECRET": "x" * 32}
+
+    assert read_settings(given).host == "0.0.0.0"
+    assert int(gateway["stop_grace_period"].removesuffix("s")) >= Settings().drain_seconds + 10
+
+
+def test_what_compose_mounts_and_waits_for_exists() -> None:
+    services, volumes = compose()["services"], compose()["volumes"]
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (ROOT / source).is_file() if source.startswith("./") else source in volumes, (name, volume)
+        assert set(service.get("depends_on", {})) <= set(services), name
+    optional = {name for name, service in services.items() if service.get("profiles") == ["metrics"]}
+    assert optional == {"scrape-token", "prometheus", "grafana"}
+
+
+def test_nginx_and_prometheus_know_the_gateways_of_compose() -> None:
+    gateways = {f"{name}:8000" for name in compose()["services"] if name.startswith("gateway-")}
+    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]["targets"]
+
+    assert set(scraped) == gateways
+    assert set(re.findall(r"server (\S+:8000);", (ROOT / "deploy" / "nginx.conf").read_text())) == gateways
+
+
+def test_the_image_runs_as_nobody_looks_after_itself_and_has_all_it_copies() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    copied = [word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for word in line.split()]
+    kept = (ROOT / ".dockerignore").read_text().splitlines()
+
+    assert re.search(r"^USER [1-9]\d*$", text, re.MULTILINE)
+    assert "HEALTHCHECK" in text
+    for name in copied:
+        assert (ROOT / name).exists(), name
+        assert f"!{name}" in kept
