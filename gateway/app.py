@@ -136,10 +136,19 @@ class Gateway(Starlette):
         endpoints |= {"/tickets": TicketEndpoint(self.services, tickets), "/revoke": RevokeEndpoint(self.services, revoked)}
         endpoints |= {path: FileEndpoint(file) for path, file in _files().items()}
         routes: list[BaseRoute] = [Route(path, self._guard(path, endpoint)) for path, endpoint in endpoints.items()]
-        routes += [WebSocketRoute("/ws", Guarded(WebSocketEndpoint(self.services))), Route("/ws", Guarded(_upgrade_required))]
+        self._streams: dict[tuple[str, str], Asgi] = {
+            ("websocket", "/ws"): Guarded(WebSocketEndpoint(self.services)),
+            ("http", "/sse"): self._guard("/sse", endpoints["/sse"]),
+        }
+        routes += [WebSocketRoute("/ws", self._streams["websocket", "/ws"]), Route("/ws", Guarded(_upgrade_required))]
         super().__init__(routes=routes + pages, lifespan=self.run)
         self.router.redirect_slashes = False
         self.router.default = Guarded(_not_found)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        # Router, error handlers and their frames cost a handshake a third. What is mounted somewhere, or wrapped, goes their way.
+        stream = None if self.user_middleware or scope.get("root_path") else self._streams.get((scope["type"], scope.get("path", "")))
+        await (super().__call__(scope, receive, send) if stream is None else stream(scope, receive, send))
 
     def _guard(self, path: str, endpoint: Endpoint) -> Asgi:
         guarded = Guarded(endpoint)

@@ -78,3 +78,8 @@ class FrameCounter:
         self._left -= 1
         self._skip = length + (4 if head[1] & 0x80 else 0)
         return size
+
+
+def is_pong(data: bytes) -> bool:
+    """Whether this is one whole pong from a client and nothing else (RFC 6455, section 5.5.3)."""
+    return len(data) >= 6 and data[0] == 0x8A and data[1] >= 0x80 and len(data) == data[1] - 0x80 + 6 <= 131

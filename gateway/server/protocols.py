@@ -12,177 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import sys
-from collections.abc import Callable
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.datastructures import Headers
-from websockets.frames import Frame
-from websockets.http11 import Request
-from websockets.protocol import Protocol
 
 from gateway import metrics
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeout, Unavailable, UriTooLong
 from gateway.server.descriptors import most_sockets
-from gateway.server.frames import FrameCounter, Violation
 from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, Head, answer, check_head
+from gateway.server.sockets import WebSocketProtocol
+from gateway.server.streams import StreamProtocol
 from gateway.transports.lines import about
-from gateway.transports.writer import EXTENSION, HIGH_BYTES, LOW_BYTES
+from gateway.transports.writer import EXTENSION
 
 HEAD_SECONDS: Final = 10.0  # for the first byte and for a whole head; a phone far from its mast takes 3
 BODY_SECONDS: Final = 30.0  # for 8 MiB of events from a backend
 LINGER_SECONDS: Final = 1.0  # for an answer to reach a client that still sends: a socket closed with bytes unread is reset
-CLOSE_SECONDS: Final = 10.0  # for the last bytes to be taken
 MAX_PIPELINED: Final = 8  # no browser sends requests ahead; 256 KiB of them, one read, would be 9,000
 
-INVALID_DATA: Final = 1007
-
 logger = logging.getLogger("gateway.edge")
-
-_BYTES_ACKED: Final = slice(120, 128)  # tcpi_bytes_acked in Linux's struct tcp_info, since 4.1
-
-
-def _nothing() -> None:
-    pass
-
-
-class TransportWriter:
-    """A writer straight to an asyncio transport."""
-
-    __slots__ = ("_transport", "on_full", "on_gone", "on_room", "write")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.write: Callable[[bytes], object] = transport.write
-        self.on_full: Callable[[], object] = _nothing
-        self.on_room: Callable[[], object] = _nothing
-        self.on_gone: Callable[[], object] = _nothing
-        self._transport = transport
-        transport.set_write_buffer_limits(high=HIGH_BYTES, low=LOW_BYTES)
-
-    def buffered(self) -> int:
-        return self._transport.get_write_buffer_size()
-
-    def taken(self) -> int:
-        sock = self._transport.get_extra_info("socket")
-        if sys.platform == "linux" and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-            return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
-        # Elsewhere the buffer says it, as long as nothing is added: true of a client that is full, and only those stay.
-        return -self.buffered()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol with a writer and with frames counted."""
-
-    writer: TransportWriter | None = None
-    _counter: FrameCounter
-    _cut: asyncio.TimerHandle | None = None
-    _failed = False
-
-    def begin(self, request: Request) -> None:
-        """Take a head that is parsed and checked: websockets would parse it again, within narrower limits, and not always answer."""
-        self.conn.parser = Protocol.parse(self.conn)
-        next(self.conn.parser)
-        self._counter = FrameCounter(self.loop.time())
-        self.handle_connect(request)
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if self.response.status_code == 101:
-            self.writer = TransportWriter(self.transport)
-            cast("dict[str, Any]", self.scope["extensions"])[EXTENSION] = self.writer
-
-    def data_received(self, data: bytes) -> None:
-        if self._failed:
-            return
-        if not self.handshake_complete:
-            self.transport.abort()  # a client waits for the answer (RFC 6455, section 4.1)
-            return
-        try:
-            self._counter.feed(data, self.loop.time())
-        except Violation as violation:
-            self._fail(violation.code, violation.reason)
-        else:
-            super().data_received(data)
-
-    def send_receive_event_to_app(self) -> None:
-        if self.curr_msg_data_type == "text" and not self.close_sent:
-            try:
-                b"".join(self.frames).decode()
-            except UnicodeDecodeError:
-                self._fail(INVALID_DATA, "text that is not UTF-8")  # uvicorn would log a traceback
-        super().send_receive_event_to_app()
-
-    def handle_ping(self) -> None:
-        if self.transport.get_write_buffer_size() > HIGH_BYTES:
-            self.conn.data_to_send()  # thrown away: who takes no bytes needs no pong
-        else:
-            super().handle_ping()
-
-    def _fail(self, code: int, reason: str) -> None:
-        self.conn.fail(code, reason)
-        self.handle_parser_exception()
-
-    def handle_close(self, event: Frame) -> None:
-        self._gone()  # nothing may follow our close frame
-        super().handle_close(event)
-
-    def handle_parser_exception(self) -> None:
-        """End with the code of ``conn.fail``. The socket stays a moment: closed with bytes unread it is reset, and the code lost."""
-        self._gone()
-        self._failed = self.close_sent = True
-        closed = self.conn.close_sent
-        if closed is not None:
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": closed.code, "reason": closed.reason})
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.transport.write_eof()
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        if self.close_timer is not None:
-            self.close_timer.cancel()
-        self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-
-    def shutdown(self) -> None:
-        self._gone()
-        super().shutdown()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._gone()
-        super().connection_lost(exc)
-        if self._cut is not None:
-            self._cut.cancel()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self.writer is not None:
-            self.writer.on_full()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self.writer is not None:
-            self.writer.on_room()
-
-    def _gone(self) -> None:
-        if self.writer is not None:
-            self.writer.on_gone()
-            self.writer = None
-            if self.transport.get_write_buffer_size():
-                # A transport is not closed before its bytes are taken, and nobody watches over this one any more.
-                self._cut = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
 
 
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with deadlines and bounds, and a writer for each request, of use once its response has begun in chunks."""
 
-    writer: TransportWriter | None = None
+    writer: StreamProtocol | None = None
     url = b""
     _head = Head(upgrade=False, has_body=False)
     _deadline: asyncio.TimerHandle | None = None
@@ -253,12 +109,37 @@ class HttpProtocol(HttpToolsProtocol):
         if early:
             self._refuse(BadRequest("bytes behind an upgrade's head: a client waits for the answer (RFC 6455, section 4.1)"))
             return
-        self.connections.discard(self)
-        protocol = WebSocketProtocol(self.config, self.server_state, self.app_state)
-        protocol.connection_made(self.transport)
+        protocol = WebSocketProtocol(self)
+        path, _, query = self.url.partition(b"?")
+        offered = [value.decode("latin-1") for name, value in self.headers if name == b"sec-websocket-protocol"]
+        scope = cast("dict[str, Any]", self.scope) | {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "scheme": "wss" if self.scheme == "https" else "ws",
+            "path": self.root_path + unquote(path.decode("ascii")),
+            "raw_path": self.root_path.encode("ascii") + path,
+            "query_string": query,
+            "subprotocols": [name.strip() for value in offered for name in value.split(",")],
+            "extensions": {"websocket.http.response": {}, EXTENSION: protocol},
+        }
+        del scope["method"]
+        key = next(value for name, value in self.headers if name == b"sec-websocket-key")
         self.transport.set_protocol(protocol)
-        headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers])
-        protocol.begin(Request(self.url.decode("ascii"), headers))
+        self._forget()
+        protocol.begin(self.app, scope, key)
+
+    def _forget(self) -> None:
+        """Another protocol has the transport. Nothing may be left that would have to wait for the garbage collector."""
+        self.connections.discard(self)
+        self.parser = self.scope = self.cycle = self._answering = self.writer = None  # type: ignore[assignment]
+
+    def hand_over(self) -> bool:
+        """Give the transport to the writer of the response that is under way; ``False`` if there is more to do here than to carry it."""
+        if self._answering is None or self.pipeline or self._deadline is not None or self.transport.is_closing():
+            return False
+        self._answering.disconnected = True  # for uvicorn its application has nothing more to say
+        self._forget()
+        return True
 
     def _expect(self, what: str, seconds: float) -> None:
         self._relax()
@@ -301,7 +182,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         if cycle.scope["http_version"] == "1.1" and cycle.scope["method"] == "GET":
-            self.writer = TransportWriter(self.transport)
+            self.writer = StreamProtocol(self)
             cast("dict[str, Any]", cycle.scope).setdefault("extensions", {})[EXTENSION] = self.writer
         super()._start_asgi_task(cycle, app)
 
@@ -310,7 +191,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._answering is not None:
             self._disconnect(self._answering)  # uvicorn tells the newest only, and a stream before it would stay for ever
         if self.writer is not None:
-            self.writer.on_gone()
+            self.writer.leave()
             self.writer = None
         super().connection_lost(exc)
 

@@ -17,7 +17,8 @@ from uvicorn.supervisors import Multiprocess
 from gateway.metrics import FOLDER
 from gateway.server.descriptors import RESERVE, raise_limit
 from gateway.server.logs import log_config
-from gateway.server.protocols import HttpProtocol, WebSocketProtocol
+from gateway.server.protocols import HttpProtocol
+from gateway.server.sockets import WebSocketProtocol
 from gateway.settings import Settings
 
 logger = logging.getLogger("gateway.server")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.core.event import MAX_EVENT_BYTES
+from gateway.core.subscription import Subscription
 from gateway.errors import Unavailable
 from gateway.feed import Feed
 from gateway.transports.access import Access
@@ -30,6 +31,10 @@ class Services:
     anybody: bool = False  # no authentication: everybody may do everything
     running: bool = False
     draining: bool = False
+    catch_up: Callable[[Subscription], None] = field(init=False)  # the feed's, one object for all subscriptions
+
+    def __post_init__(self) -> None:
+        self.catch_up = self.feed.catch_up
 
     def check_room(self, address: str) -> None:
         """

@@ -6,18 +6,19 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from gateway import metrics
-from gateway.core.event import BLOCK, CHUNK, http_chunk
+from gateway.core.event import BLOCK, CHUNK, Wire, http_chunk
 from gateway.core.grant import Grant
+from gateway.core.page import Since
 from gateway.core.subscription import Subscription
 from gateway.errors import DONE, OVERLOADED, RESTART, BadRequest, GatewayError
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.connections import address_of
 from gateway.transports.request import check_readable, wanted
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, Receive, Send, SendWriter, Writer
+from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter, Writer
 
 HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
@@ -30,48 +31,82 @@ RETRY_AFTER_MS: Final = {RESTART: (100, 1_000), OVERLOADED: (3_000, 8_000)}  # f
 # The retry line and the heartbeat are lines, not blocks: some parsers (httpx-sse) make an event of each blank line.
 
 
+def _nothing() -> None:
+    pass
+
+
 class Stream:
     """One open event stream."""
 
+    __slots__ = ("_send", "_services", "grant", "subscription", "writer")
     transport = "sse"
 
-    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, *, direct: bool, until_final: bool) -> None:
+    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
         self.grant = grant
         self.writer = writer
-        self._feed = services.feed
-        self._end = services.connections.end
-        self._send = send
-        self._direct = direct
+        self._services = services
+        self._send: Send | None = send
         self.subscription = Subscription(
-            wire=CHUNK if direct else BLOCK,
+            wire=wire,
             write=writer.write,
-            on_behind=services.feed.catch_up,
-            on_done=lambda: services.connections.end(self, DONE, "the channels are over"),
-            on_failed=lambda: services.connections.end(self, OVERLOADED, "reconnect"),
+            on_behind=services.catch_up,
+            on_done=self._done,
+            on_failed=self._failed,
             until_final=until_final,
         )
         writer.on_full = self.subscription.pause
         writer.on_room = self.subscription.resume
-        writer.on_gone = lambda: self._feed.leave(self.subscription)
+        writer.on_gone = self.leave
+
+    def _done(self) -> None:
+        self._services.connections.end(self, DONE, "the channels are over")
+
+    def _failed(self) -> None:
+        self._services.connections.end(self, OVERLOADED, "reconnect")
+
+    def open(self, address: str, channels: Mapping[str, Since]) -> None:
+        """Begin: watched over from now on, until ``leave``."""
+        services = self._services
+        services.connections.add(self, address)
+        services.access.admit(self)
+        self.write(b"retry: %d\n" % random.randint(*RETRY_MS))
+        services.feed.follow(self.subscription, channels)
+
+    def stay(self) -> bool:
+        """Go on without a task; ``False`` where the server cannot do that."""
+        if self.subscription.wire is not CHUNK or not cast("DirectStream", self.writer).stay():
+            return False
+        self._send = None
+        return True
+
+    def leave(self) -> None:
+        """It is over."""
+        self._services.feed.leave(self.subscription)
+        self.subscription.on_done = self.subscription.on_failed = _nothing  # they lead back here
+        self._services.access.dismiss(self)
+        self._services.connections.remove(self)
 
     def write(self, data: bytes) -> None:
         """Write bytes that are no event."""
-        self.writer.write(http_chunk(data) if self._direct else data)
+        self.writer.write(http_chunk(data) if self.subscription.wire is CHUNK else data)
 
     def beat(self) -> None:
         self.write(b":\n")
 
     def lose(self, error: GatewayError) -> None:
-        self._end(self, error.close_code, error.detail)
+        self._services.connections.end(self, error.close_code, error.detail)
 
     async def goodbye(self, code: int, reason: str) -> None:
-        self._feed.leave(self.subscription)
+        self._services.feed.leave(self.subscription)
         if code in RETRY_AFTER_MS:
             self.write(b"retry: %d\n" % random.randint(*RETRY_AFTER_MS[code]))
         self.subscription.notice("bye", {"code": code, "reason": reason})
         if isinstance(self.writer, SendWriter):
             await self.writer.flushed()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._send is None:
+            cast("DirectStream", self.writer).end()
+        else:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class SseEndpoint:
@@ -98,25 +133,23 @@ class SseEndpoint:
             return
         services.connections.check_room(address, grant.subject)
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        direct: Writer | None = scope.get("extensions", {}).get(EXTENSION)
-        fallback = SendWriter(send, lambda data: {"type": "http.response.body", "body": data, "more_body": True}, join=True)
-        stream = Stream(
-            services, grant, direct if direct is not None else fallback, send, direct=direct is not None, until_final=request.until_final
-        )
-        services.connections.add(stream, address)
-        metrics.HANDSHAKE["sse"].observe(time.perf_counter() - started)
+        direct: DirectStream | None = scope.get("extensions", {}).get(EXTENSION)
+        fallback: SendWriter | None = None
+        if direct is not None:
+            stream = Stream(services, grant, direct, send, CHUNK, until_final=request.until_final)
+        else:
+            fallback = SendWriter(send, lambda data: {"type": "http.response.body", "body": data, "more_body": True}, join=True)
+            stream = Stream(services, grant, fallback, send, BLOCK, until_final=request.until_final)
+        stays = False
         try:
-            services.access.admit(stream)
-            stream.write(b"retry: %d\n" % random.randint(*RETRY_MS))
-            services.feed.follow(stream.subscription, request.channels)
-            if direct is not None:
-                await _until_gone(receive)
-            else:
-                await _carry(fallback, receive)
+            stream.open(address, request.channels)
+            metrics.HANDSHAKE["sse"].observe(time.perf_counter() - started)
+            stays = stream.stay()
+            if not stays:
+                await (_until_gone(receive) if fallback is None else _carry(fallback, receive))
         finally:
-            services.feed.leave(stream.subscription)
-            services.access.dismiss(stream)
-            services.connections.remove(stream)
+            if not stays:
+                stream.leave()
 
 
 async def _until_gone(receive: Receive) -> None:

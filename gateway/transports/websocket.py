@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, cast
 
 import msgspec
 
 from gateway import metrics
-from gateway.core.event import FRAME, TEXT, show
+from gateway.core.event import FRAME, TEXT, Wire, show
 from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Ref, Subscription
@@ -20,7 +20,9 @@ from gateway.transports.connections import address_of
 from gateway.transports.lines import log_refusal
 from gateway.transports.request import check_channel, check_number, check_readable, parse_since, wanted
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, Receive, Send, SendWriter, Writer
+from gateway.transports.writer import EXTENSION, DirectSocket, Receive, Send, SendWriter, Writer
+
+logger = logging.getLogger("gateway.websocket")
 
 PING: Final = b"\x89\x00"
 MAX_COMMAND_BYTES: Final = 65_536
@@ -40,6 +42,8 @@ def close_reason(text: str) -> str:
 class Allowance:
     """How many commands a client may send: a bucket that fills again with time."""
 
+    __slots__ = ("_at", "_left")
+
     def __init__(self, now: float) -> None:
         self._left = float(COMMANDS_AT_ONCE)
         self._at = now
@@ -56,31 +60,57 @@ class Allowance:
         self._left -= 1
 
 
+def _nothing() -> None:
+    pass
+
+
 class Socket:
     """One open WebSocket."""
 
+    __slots__ = ("_allowance", "_send", "_services", "grant", "subscription", "writer")
     transport = "websocket"
 
-    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, *, direct: bool, until_final: bool) -> None:
+    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
         self.grant = grant
         self.writer = writer
         self._services = services
         self._send = send
-        self._direct = direct
+        self._allowance: Allowance | None = None  # most clients never send a command
         self.subscription = Subscription(
-            wire=FRAME if direct else TEXT,
+            wire=wire,
             write=writer.write,
-            on_behind=services.feed.catch_up,
-            on_done=lambda: services.connections.end(self, DONE, "the channels are over"),
-            on_failed=lambda: services.connections.end(self, OVERLOADED, "reconnect"),
+            on_behind=services.catch_up,
+            on_done=self._done,
+            on_failed=self._failed,
             until_final=until_final,
         )
         writer.on_full = self.subscription.pause
         writer.on_room = self.subscription.resume
-        writer.on_gone = lambda: services.feed.leave(self.subscription)
+        writer.on_gone = self.leave
+
+    def _done(self) -> None:
+        self._services.connections.end(self, DONE, "the channels are over")
+
+    def _failed(self) -> None:
+        self._services.connections.end(self, OVERLOADED, "reconnect")
+
+    def open(self, address: str, channels: Mapping[str, Since]) -> None:
+        """Begin: watched over from now on, until ``leave``."""
+        services = self._services
+        services.connections.add(self, address)
+        services.access.admit(self)
+        if channels:
+            services.feed.follow(self.subscription, channels)
+
+    def leave(self) -> None:
+        """It is over."""
+        self._services.feed.leave(self.subscription)
+        self.subscription.on_done = self.subscription.on_failed = _nothing  # they lead back here
+        self._services.access.dismiss(self)
+        self._services.connections.remove(self)
 
     def beat(self) -> None:
-        if self._direct:  # else the server has pings of its own
+        if self.subscription.wire is FRAME:  # else the server has pings of its own
             self.writer.write(PING)
 
     def lose(self, error: GatewayError) -> None:
@@ -94,27 +124,53 @@ class Socket:
 
     # What the client sends
 
-    async def serve(self, receive: Receive) -> None:
-        """Take commands until the client is gone, or is sent away for them."""
-        try:
-            await self._take(receive)
-        except GatewayError as error:
-            metrics.refused(error)
-            self._services.connections.log(self, logging.INFO, "ended with %d: %s", error.close_code, error.detail)
-            await self.goodbye(error.close_code, error.detail)
+    def hear(self, message: MutableMapping[str, Any]) -> None:
+        """Take a message from a connection that has no task of its own."""
+        self._services.connections.spawn(self._hear(message))
 
-    async def _take(self, receive: Receive) -> None:
-        loop = asyncio.get_running_loop()
-        allowance = Allowance(loop.time())
-        while (message := await receive())["type"] != "websocket.disconnect":
-            allowance.take(loop.time())
-            text = message.get("text")
-            if text is None:
-                raise UnsupportedMedia("binary frame: commands are JSON in text frames")
-            if len(text) > MAX_COMMAND_BYTES:
-                raise TooLarge(f"a command of {len(text)} characters: at most {MAX_COMMAND_BYTES} bytes are allowed")
-            if not self.subscription.closed:
-                await self._command(text)
+    async def _hear(self, message: MutableMapping[str, Any]) -> None:
+        try:
+            await self.take(message)
+        except GatewayError as error:
+            await self._send_away(error)
+        except OSError:
+            self.writer.abort()
+        except Exception:
+            logger.exception("a command failed")
+            self._failed()
+        finally:
+            cast("DirectSocket", self.writer).read_on()
+
+    async def serve(self, receive: Receive) -> None:
+        """Take messages until the client is gone, or is sent away for them."""
+        try:
+            while (message := await receive())["type"] != "websocket.disconnect":
+                await self.take(message)
+        except GatewayError as error:
+            await self._send_away(error)
+
+    async def _send_away(self, error: GatewayError) -> None:
+        metrics.refused(error)
+        self._services.connections.log(self, logging.INFO, "ended with %d: %s", error.close_code, error.detail)
+        await self.goodbye(error.close_code, error.detail)
+
+    async def take(self, message: Mapping[str, Any]) -> None:
+        """Obey a command, or say why not.
+
+        Raises:
+            GatewayError: if the client is to be sent away for it.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._allowance is None:
+            self._allowance = Allowance(now)
+        self._allowance.take(now)
+        text = message.get("text")
+        if text is None:
+            raise UnsupportedMedia("binary frame: commands are JSON in text frames")
+        if len(text) > MAX_COMMAND_BYTES:
+            raise TooLarge(f"a command of {len(text)} characters: at most {MAX_COMMAND_BYTES} bytes are allowed")
+        if not self.subscription.closed:
+            await self._command(text)
 
     async def _command(self, text: str) -> None:
         ref: Ref = None
@@ -223,27 +279,23 @@ class WebSocketEndpoint:
             log_refusal(scope, error)
             await send({"type": "websocket.close", "code": error.close_code, "reason": close_reason(error.detail)})
             return
-        direct: Writer | None = scope.get("extensions", {}).get(EXTENSION)
-        fallback = SendWriter(send, lambda data: {"type": "websocket.send", "text": data.decode()}, join=False)
-        socket = Socket(
-            services, grant, direct if direct is not None else fallback, send, direct=direct is not None, until_final=request.until_final
-        )
-        services.connections.add(socket, address)
-        metrics.HANDSHAKE["websocket"].observe(time.perf_counter() - started)
+        direct: DirectSocket | None = scope.get("extensions", {}).get(EXTENSION)
+        fallback: SendWriter | None = None
+        if direct is not None:
+            socket = Socket(services, grant, direct, send, FRAME, until_final=request.until_final)
+        else:
+            fallback = SendWriter(send, lambda data: {"type": "websocket.send", "text": data.decode()}, join=False)
+            socket = Socket(services, grant, fallback, send, TEXT, until_final=request.until_final)
+        stays = False
         try:
-            services.access.admit(socket)
-            if request.channels:
-                services.feed.follow(socket.subscription, request.channels)
-            if direct is not None:
-                await socket.serve(receive)
-            else:
+            socket.open(address, request.channels)
+            metrics.HANDSHAKE["websocket"].observe(time.perf_counter() - started)
+            stays = direct is not None and direct.stay(socket.hear)
+            if fallback is not None:
                 await _carry(fallback, socket, receive)
-        except GatewayError as error:
-            await socket.goodbye(error.close_code, error.detail)
         finally:
-            services.feed.leave(socket.subscription)
-            services.access.dismiss(socket)
-            services.connections.remove(socket)
+            if not stays:
+                socket.leave()
 
 
 async def _carry(writer: SendWriter, socket: Socket, receive: Receive) -> None:

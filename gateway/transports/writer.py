@@ -50,6 +50,26 @@ class Writer(Protocol):
         """Cut the connection and throw away what waits."""
 
 
+class DirectStream(Writer, Protocol):
+    """What ``server/streams.py`` puts there for a response in chunks."""
+
+    def stay(self) -> bool:
+        """Let it outlive the application's call. ``False``: it cannot, or the client is gone already."""
+
+    def end(self) -> None:
+        """End the response."""
+
+
+class DirectSocket(Writer, Protocol):
+    """What ``server/sockets.py`` puts there for a WebSocket."""
+
+    def stay(self, on_message: Callable[[MutableMapping[str, Any]], None]) -> bool:
+        """Let it outlive the application's call, and have its messages taken one by one. ``False``: the client is gone already."""
+
+    def read_on(self) -> None:
+        """A message is dealt with, the next one may come."""
+
+
 class SendWriter:
     """A writer over ASGI ``send``, with a task of its own (``run``)."""
 

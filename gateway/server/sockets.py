@@ -1,0 +1,367 @@
+"""Sockets: an open WebSocket, from a head that was parsed and checked to the end (RFC 6455).
+
+uvicorn's protocol parses the head again, answers it through two header objects, and keeps both for as long as the connection lasts,
+with three queues and a parser: 15 KiB and 200 us. Here the answer is one template; what a client sends is parsed by websockets, whose
+protocol object is made when the first frame comes. That never happens to most clients, who only listen: their pongs are looked at and
+forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, MutableMapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from uvicorn.protocols.utils import ClientDisconnected
+from websockets.exceptions import InvalidState
+from websockets.frames import Frame, Opcode
+from websockets.protocol import SERVER, Protocol
+from websockets.utils import accept_key
+
+from gateway.server.frames import FrameCounter, Violation, is_pong
+from gateway.server.streams import CLOSE_SECONDS, TransportWriter
+from gateway.transports.writer import HIGH_BYTES
+
+if TYPE_CHECKING:
+    from gateway.server.protocols import HttpProtocol
+
+LINGER_SECONDS: Final = 1.0  # for a close frame to reach a client that still sends: a socket closed with bytes unread is reset
+
+INVALID_DATA: Final = 1007
+GOING_AWAY: Final = 1012
+INTERNAL_ERROR: Final = 1011
+
+CONNECTING, OPEN, CLOSING, FAILED, CLOSED = range(5)
+
+Message = MutableMapping[str, Any]
+Fields = list[tuple[bytes, bytes]]
+
+logger = logging.getLogger("gateway.edge")
+_frames_logger = logging.getLogger("gateway.edge.frames")
+
+
+def _ignore(message: Message) -> None:
+    pass
+
+
+def _head(line: bytes, fields: Fields) -> bytes:
+    return b"HTTP/1.1 %b\r\n%b\r\n" % (line, b"".join([b"%b: %b\r\n" % field for field in fields]))
+
+
+class WebSocketProtocol(TransportWriter):
+    """One connection: an ASGI application's, or after ``stay`` that of whoever takes its messages."""
+
+    __slots__ = (
+        "_counter", "_drained", "_frames", "_http", "_key", "_kind", "_max_size", "_messages", "_on_message",
+        "_parser", "_reading", "_response", "_server", "_state", "_taking", "_timer", "_waiter",
+    )  # fmt: skip
+
+    def __init__(self, http: HttpProtocol) -> None:
+        super().__init__(http.transport)
+        self._server = http.server_state
+        self._max_size = http.config.ws_max_size
+        self._state = CONNECTING
+        self._key = b""
+        self._response: tuple[int, Fields, bytes] | None = None  # to a client whose upgrade is refused
+        self._messages: list[Message] = [{"type": "websocket.connect"}]
+        self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None  # while the transport is full
+        self._on_message: Callable[[Message], None] | None = None
+        self._taking = False
+        self._reading = True
+        self._counter: FrameCounter | None = None
+        self._parser: Protocol | None = None
+        self._frames: list[bytes] = []
+        self._kind = Opcode.TEXT
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, app: Callable[..., Any], scope: Message, key: bytes) -> None:
+        """Ask the application whether the upgrade is to be accepted."""
+        self._key = key
+        self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn's name for what has a shutdown
+        task = asyncio.get_running_loop().create_task(self._run(app, scope))
+        self._server.tasks.add(task)
+        task.add_done_callback(self._server.tasks.discard)
+
+    # The application's side
+
+    async def _run(self, app: Callable[..., Any], scope: Message) -> None:
+        try:
+            await app(scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass
+        except Exception:
+            logger.exception("a WebSocket failed")
+            self._give_up()
+        if self._state == CONNECTING and not self.transport.is_closing():
+            logger.error("the application has returned without an answer to an upgrade")
+            self._give_up()
+        if self._on_message is None and self._timer is None:
+            self.transport.close()
+
+    def _give_up(self) -> None:
+        if self._state == CONNECTING:
+            self._refuse(500, [], b"Internal Server Error")
+        elif self._state == OPEN:
+            self._on_message = None
+            self._close(INTERNAL_ERROR, "")
+            self.transport.close()
+
+    async def receive(self) -> Message:
+        """ASGI's receive."""
+        while not self._messages:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        message = self._messages.pop(0)
+        self._read_on()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send.
+
+        Raises:
+            ClientDisconnected: if the client is gone.
+        """
+        while self._drained is not None:
+            await asyncio.wait([self._drained])
+        kind = message["type"]
+        if self._state == CLOSED:
+            raise ClientDisconnected
+        if self._state == CONNECTING and kind == "websocket.accept":
+            self._accept(message)
+        elif self._state == CONNECTING and kind == "websocket.close":
+            self._refuse(403, [], b"")
+        elif self._state == CONNECTING and kind == "websocket.http.response.start" and self._response is None:
+            self._response = (message["status"], list(message.get("headers", [])), b"")
+        elif self._response is not None and kind == "websocket.http.response.body":
+            status, fields, body = self._response
+            self._response = status, fields, body + message.get("body", b"")
+            if not message.get("more_body"):
+                self._refuse(*self._response)
+        elif self._state == OPEN and kind == "websocket.send":
+            self._send(message)
+        elif self._state == OPEN and kind == "websocket.close":
+            self._close(message.get("code", 1000), message.get("reason") or "")
+        else:
+            raise RuntimeError(f"ASGI message {kind!r} has no place here")
+
+    def stay(self, on_message: Callable[[Message], None]) -> bool:
+        """Let the connection outlive the application's call.
+
+        ``on_message`` takes one message, and the next one only after ``read_on``.
+        """
+        if self.gone:
+            return False
+        self._on_message = on_message
+        self._deliver()
+        return True
+
+    def read_on(self) -> None:
+        """A message is dealt with."""
+        self._taking = False
+        self._deliver()
+        if not self._taking:
+            self._read_on()
+
+    # What is sent
+
+    def _accept(self, message: Message) -> None:
+        fields = [
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Accept", accept_key(self._key.decode()).encode()),
+            *self._server.default_headers,
+            *message.get("headers", ()),
+        ]
+        if message.get("subprotocol"):
+            fields.append((b"Sec-WebSocket-Protocol", message["subprotocol"].encode()))
+        self._state = OPEN
+        self.write(_head(b"101 Switching Protocols", fields))
+
+    def _refuse(self, status: int, fields: Fields, body: bytes) -> None:
+        names = {name.lower() for name, _ in fields}
+        usual = [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), (b"content-type", b"text/plain; charset=utf-8")]
+        fields = [*self._server.default_headers, *fields, *(field for field in usual if field[0] not in names)]
+        self._state = CLOSED
+        self._tell({"type": "websocket.disconnect", "code": 1006})
+        self.write(_head(b"%d %b" % (status, HTTPStatus(status).phrase.encode()), fields) + body)
+        self.transport.close()
+
+    def _send(self, message: Message) -> None:
+        parser = self._frames_of()
+        try:
+            if message.get("bytes") is not None:
+                parser.send_binary(message["bytes"])
+            else:
+                parser.send_text(message["text"].encode())
+        except InvalidState:
+            raise ClientDisconnected from None
+        self.write(b"".join(parser.data_to_send()))
+
+    def _close(self, code: int, reason: str) -> None:
+        parser = self._frames_of()
+        parser.send_close(code, reason)
+        self._leave(CLOSING, code, reason)
+        self.write(b"".join(parser.data_to_send()))
+        self._reading_on()
+        self._timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.transport.close)
+
+    def _leave(self, state: int, code: int, reason: str) -> None:
+        """Nothing may follow a close frame, on either side."""
+        self._state = state
+        self.leave()
+        if self._on_message is None:
+            self._tell({"type": "websocket.disconnect", "code": code, "reason": reason})
+        else:
+            self._on_message = _ignore  # whoever is behind it can be freed
+            self._messages.clear()
+
+    # What comes
+
+    def _frames_of(self) -> Protocol:
+        if self._parser is None:
+            self._parser = Protocol(SERVER, max_size=self._max_size, logger=_frames_logger)
+        return self._parser
+
+    def data_received(self, data: bytes) -> None:
+        if self._state in (FAILED, CLOSED):
+            return
+        if self._state == CONNECTING:
+            self.transport.abort()  # a client waits for the answer (RFC 6455, section 4.1)
+            return
+        now = asyncio.get_running_loop().time()
+        if self._counter is None:
+            self._counter = FrameCounter(now)
+        try:
+            self._counter.feed(data, now)
+        except Violation as violation:
+            self._frames_of().fail(violation.code, violation.reason)
+            self._fail()
+            return
+        if self._parser is not None or not is_pong(data):
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        parser = self._frames_of()
+        parser.receive_data(data)
+        if parser.parser_exc is not None:
+            self._fail()
+            return
+        for frame in parser.events_received():
+            self._take(parser, cast("Frame", frame))
+
+    def _take(self, parser: Protocol, frame: Frame) -> None:
+        if frame.opcode is Opcode.PING:
+            pong = b"".join(parser.data_to_send())
+            if self.transport.get_write_buffer_size() <= HIGH_BYTES:  # who takes no bytes needs no pong
+                self.write(pong)
+        elif frame.opcode is Opcode.CLOSE:
+            self._closed(parser)
+        elif frame.opcode is not Opcode.PONG:
+            if frame.opcode is not Opcode.CONT:
+                self._kind, self._frames = frame.opcode, []
+            self._frames.append(bytes(frame.data))
+            if frame.fin:
+                self._take_message()
+
+    def _take_message(self) -> None:
+        data, self._frames = b"".join(self._frames), []
+        if self._state != OPEN:
+            return
+        if self._kind is Opcode.BINARY:
+            self._tell({"type": "websocket.receive", "bytes": data})
+        else:
+            try:
+                self._tell({"type": "websocket.receive", "text": data.decode()})
+            except UnicodeDecodeError:
+                self._frames_of().fail(INVALID_DATA, "text that is not UTF-8")
+                self._fail()
+                return
+        if self._reading and (self._on_message is None or self._taking):
+            self._reading = False
+            self.transport.pause_reading()
+
+    def _closed(self, parser: Protocol) -> None:
+        if self._state == OPEN:
+            closed = parser.close_rcvd
+            assert closed is not None
+            self._leave(CLOSED, closed.code, closed.reason)
+            self.write(b"".join(parser.data_to_send()))
+        if self._state != FAILED:
+            self.transport.close()
+
+    def _fail(self) -> None:
+        """End with the code of the parser's ``fail``. The socket stays a moment: closed with bytes unread it would be reset."""
+        parser = self._frames_of()
+        closed = parser.close_sent
+        self._leave(FAILED, closed.code if closed else 1006, closed.reason if closed else "")
+        self.write(b"".join(parser.data_to_send()))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._reading_on()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
+
+    # From here to there
+
+    def _tell(self, message: Message) -> None:
+        self._messages.append(message)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self._on_message is not None:
+            if self._messages and not self._taking:
+                self._taking = True
+                self._on_message(self._messages.pop(0))
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _read_on(self) -> None:
+        if not self._messages:
+            self._reading_on()
+
+    def _reading_on(self) -> None:
+        if not self._reading:
+            self._reading = True
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # The transport's and the server's side
+
+    def pause_writing(self) -> None:
+        self._drained = asyncio.get_running_loop().create_future()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._flow()
+        super().resume_writing()
+
+    def _flow(self) -> None:
+        if self._drained is not None:
+            self._drained.set_result(None)
+            self._drained = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        if not self.gone:
+            self._leave(CLOSED, 1006 if self._state == CONNECTING else 1005, "")
+        self._state = CLOSED
+        super().connection_lost(exc)
+        self._flow()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._parser = None
+
+    def shutdown(self) -> None:
+        """Send the client away, for uvicorn that stops."""
+        if self._state == CONNECTING:
+            self._refuse(500, [], b"Internal Server Error")
+        elif self._state == OPEN:
+            self._close(GOING_AWAY, "")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.transport.close()

@@ -1,0 +1,40 @@
+"""An application of a test's own under our protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+
+from gateway.server.protocols import HttpProtocol
+from gateway.server.sockets import WebSocketProtocol
+
+App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
+Serve = Callable[[App], Awaitable[int]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Runs an application under our protocols; gives its port."""
+    running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+
+    async def start(app: App) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(app, http=HttpProtocol, ws=WebSocketProtocol, lifespan="off", log_config=None, ws_max_size=65_536)
+        server = uvicorn.Server(config)
+        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment, method-assign]
+        running.append((server, asyncio.create_task(server.serve([listener]))))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        return int(listener.getsockname()[1])
+
+    yield start
+    for server, task in running:
+        server.should_exit = True
+        server.force_exit = True
+        await task

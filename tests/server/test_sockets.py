@@ -1,0 +1,137 @@
+"""Open WebSockets: the answer to the upgrade, and a connection that outlives the application's call."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.transports.writer import EXTENSION
+from tests.server.conftest import Serve
+from tests.support.wire import CLOSE, PING, PONG, Wire, frame, upgrade, websocket
+
+FAILED = b"Internal Server Error"
+
+
+async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    await receive()
+    if scope["path"] == "/start":
+        await send({"type": "websocket.http.response.start", "status": 503, "headers": [(b"retry-after", b"7")]})
+        await send({"type": "websocket.http.response.body", "body": b"full", "more_body": True})
+        await send({"type": "websocket.http.response.body", "body": b"!"})
+    elif scope["path"] == "/close":
+        await send({"type": "websocket.close"})
+    elif scope["path"] == "/raise":
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        ("/start", 503, b"full!"),
+        ("/close", 403, b""),
+        ("/raise", 500, b"Internal Server Error"),
+        ("/return", 500, b"Internal Server Error"),
+    ],
+)
+async def test_an_upgrade_that_is_refused_is_answered_and_closed(serve: Serve, path: str, status: int, body: bytes) -> None:
+    port = await serve(refuse)
+
+    def client() -> tuple[int, bytes, bytes]:
+        with Wire(port) as wire:
+            answer = wire.send(upgrade(path)).answer()
+            return answer.status, answer.body, wire.rest()
+
+    assert await asyncio.to_thread(client) == (status, body, b"")
+
+
+async def test_an_application_that_fails_ends_with_a_close_frame(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        raise ZeroDivisionError
+
+    port = await serve(app)
+
+    def client() -> int:
+        with websocket(port) as wire:
+            return wire.close_code()
+
+    assert await asyncio.to_thread(client) == 1011
+
+
+async def staying(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Echoes, one message after the other; ``end`` ends it."""
+    await receive()
+    await send({"type": "websocket.accept", "subprotocol": (scope["subprotocols"] or [None])[-1]})
+    direct = scope["extensions"][EXTENSION]
+    scope["state"].setdefault("gone", [])
+    waiting: list[dict[str, Any]] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def answer(message: dict[str, Any]) -> None:
+        await asyncio.sleep(0.01)
+        assert waiting == [message]  # one at a time
+        await send({"type": "websocket.send", "text": message["text"] + "!"} if message["text"] != "end" else {"type": "websocket.close"})
+        waiting.clear()
+        direct.read_on()
+
+    def hear(message: dict[str, Any]) -> None:
+        waiting.append(message)
+        task = asyncio.ensure_future(answer(message))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    assert direct.stay(hear)
+
+
+async def test_a_connection_may_outlive_the_call_and_takes_one_message_after_the_other(serve: Serve) -> None:
+    port = await serve(staying)
+
+    def client() -> list[Any]:
+        with Wire(port) as wire:
+            answer = wire.send(upgrade("/", "Sec-WebSocket-Protocol: a, b")).answer()
+            wire.send(frame(b"1") + frame(b"2") + frame(b"", opcode=PING) + frame(b"3"))
+            received = [wire.frame() for _ in range(4)]
+            wire.send(frame(b"end"))
+            received.append(wire.frame())
+            wire.send(frame(b"\x03\xe8", opcode=CLOSE))
+            return [answer.headers["sec-websocket-protocol"], *received, wire.rest()]
+
+    assert await asyncio.to_thread(client) == ["b", (PONG, b""), (1, b"1!"), (1, b"2!"), (1, b"3!"), (CLOSE, b"\x03\xe8"), b""]
+
+
+async def test_who_is_gone_before_it_stays_is_told(serve: Serve) -> None:
+    outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        assert (await receive())["type"] == "websocket.disconnect"
+        outcome.set_result(scope["extensions"][EXTENSION].stay(print))
+
+    port = await serve(app)
+    await asyncio.to_thread(lambda: websocket(port).__exit__())
+
+    async with asyncio.timeout(5):
+        assert await outcome is False
+
+
+async def test_no_parser_is_made_for_a_client_that_only_answers_pings(serve: Serve) -> None:
+    connections: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        connections.append(scope["extensions"][EXTENSION])
+        await staying(scope, receive, send)
+
+    port = await serve(app)
+
+    def client() -> tuple[bool, tuple[int, bytes] | None, bool]:
+        with websocket(port) as wire:
+            wire.send(frame(b"x", opcode=PONG))
+            before = connections[0]._parser is None
+            wire.send(frame(b"a"))
+            return before, wire.frame(), connections[0]._parser is None
+
+    assert await asyncio.to_thread(client) == (True, (1, b"a!"), False)

@@ -1,0 +1,90 @@
+"""Responses that go on when the application has returned."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.core.event import http_chunk
+from gateway.transports.writer import EXTENSION
+from tests.server.conftest import Serve
+from tests.support.wire import Wire, request
+
+
+class App:
+    """Leaves a stream behind, and keeps its writer."""
+
+    def __init__(self) -> None:
+        self.stayed: list[bool] = []
+        self.writers: list[Any] = []
+        self.gone = asyncio.Event()
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        writer = scope["extensions"][EXTENSION]
+        self.writers.append(writer)
+        writer.on_gone = self.gone.set
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        writer.write(http_chunk(b"begun"))
+        self.stayed.append(writer.stay())
+        while not self.stayed[-1] and (await receive())["type"] != "http.disconnect":
+            pass
+
+
+async def test_it_goes_on_without_a_task_and_is_ended_by_whoever_writes(serve: Serve) -> None:
+    app = App()
+    port = await serve(app)
+
+    def client() -> bytes:
+        with Wire(port) as wire:
+            wire.send(request("/"))
+            while not app.stayed:
+                pass
+            app.writers[0].transport._loop.call_soon_threadsafe(end)
+            return wire.rest()
+
+    def end() -> None:
+        tasks.append(len([task for task in asyncio.all_tasks() if "run_asgi" in repr(task)]))
+        app.writers[0].write(http_chunk(b"more"))
+        app.writers[0].end()
+        app.writers[0].end()
+
+    tasks: list[int] = []
+    answer = await asyncio.to_thread(client)
+
+    assert answer.endswith(b"\r\n\r\n" + http_chunk(b"begun") + http_chunk(b"more") + b"0\r\n\r\n")
+    assert tasks == [0]
+    assert app.gone.is_set()
+
+
+@pytest.mark.parametrize("way", ["close", "bytes"])
+async def test_it_ends_when_the_client_goes_or_says_something_in_between(serve: Serve, way: str) -> None:
+    app = App()
+    port = await serve(app)
+
+    def client() -> None:
+        with Wire(port) as wire:
+            wire.send(request("/")).take(20)
+            if way == "bytes":
+                wire.send(request("/")).rest()
+
+    await asyncio.to_thread(client)
+
+    async with asyncio.timeout(5):
+        await app.gone.wait()
+
+
+async def test_it_cannot_stay_where_another_request_waits_behind_it(serve: Serve) -> None:
+    app = App()
+    port = await serve(app)
+
+    def client() -> None:
+        with Wire(port) as wire:
+            wire.send(request("/") * 2).take(20)
+
+    await asyncio.to_thread(client)
+
+    async with asyncio.timeout(5):
+        await app.gone.wait()
+    assert app.stayed == [False]
