@@ -45,18 +45,23 @@ def test_a_worker_that_dies_is_replaced(redis_url: str) -> None:
 
 async def test_any_worker_tells_the_figures_of_all_and_no_count_falls_when_one_dies(redis_url: str, redis: Redis) -> None:
     with running_gateway(redis_url, "--workers", "2") as server:
-        sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1&since=now") for _ in range(16)]
+        sockets = await asyncio.gather(*(websockets.connect(f"{server.ws}/ws?channel=jobs:1&since=now") for _ in range(16)))
         for socket in sockets:
             assert "ready" in await socket.recv()
         await publisher(redis)("jobs:1")
         for socket in sockets:
             assert "message" in await socket.recv()
         both = await figures_when(server.http, lambda now: now["gateway_events_out_total"] == 16 == now["gateway_connections"])
-        os.kill(workers_of(server)[0], signal.SIGKILL)
-        left = await figures_when(server.http, lambda now: 0 < now["gateway_connections"] < 16)
+        dead = workers_of(server)[0]
+        os.kill(dead, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while dead in workers_of(server) or len(workers_of(server)) < 2:
+                await asyncio.sleep(0.02)
+        still_open = sum(socket.state is websockets.State.OPEN for socket in sockets)
+        left = await figures_when(server.http, lambda now: now["gateway_connections"] == still_open)
         for socket in sockets:
             await socket.close()
 
     assert both["gateway_events_out_total{websocket}"] == both["gateway_connections{websocket}"] == 16
-    assert 0 < left["gateway_connections"] < 16
+    assert left["gateway_connections"] == still_open
     assert left["gateway_events_out_total{websocket}"] == 16

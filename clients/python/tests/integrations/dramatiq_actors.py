@@ -4,10 +4,11 @@ import os
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
+from notify_client import Publisher
 from notify_client.integrations.dramatiq import Reports, progress
 
 broker = RedisBroker(url=os.environ["TEST_REDIS_URL"])
-broker.add_middleware(Reports(os.environ["TEST_REDIS_URL"]))
+broker.add_middleware(Reports(Publisher(os.environ["TEST_REDIS_URL"], timeout=5)))  # as on a machine that others use too
 dramatiq.set_broker(broker)
 
 

@@ -3,10 +3,12 @@
 import os
 
 from huey import RedisHuey
+from notify_client import Publisher
 from notify_client.integrations.huey import progress, report_tasks
 
 huey = RedisHuey("tests", url=os.environ["TEST_REDIS_URL"])
-report_tasks(huey, os.environ["TEST_REDIS_URL"], owner=lambda task: task.kwargs.get("user"), results=True)
+publisher = Publisher(os.environ["TEST_REDIS_URL"], timeout=5)  # as on a machine that others use too
+report_tasks(huey, publisher, owner=lambda task: task.kwargs.get("user"), results=True)
 
 
 @huey.task()

@@ -2,12 +2,14 @@
 
 import os
 
+from notify_client import AsyncPublisher
 from notify_client.integrations.taskiq import Reports, progress
 from taskiq import SimpleRetryMiddleware
 from taskiq_redis import ListQueueBroker
 
 URL = os.environ["TEST_REDIS_URL"]
-broker = ListQueueBroker(URL).with_middlewares(Reports(URL, results=True), SimpleRetryMiddleware(no_result_on_retry=False))
+publisher = AsyncPublisher(URL, timeout=5)  # as on a machine that others use too
+broker = ListQueueBroker(URL).with_middlewares(Reports(publisher, results=True), SimpleRetryMiddleware(no_result_on_retry=False))
 
 
 @broker.task(task_name="resize")
