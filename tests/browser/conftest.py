@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.conftest import need
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NODE = shutil.which("node")
 CLIENT = Path(__file__).parent.parent.parent / "clients" / "js"
+
+expect.set_options(timeout=10_000)  # on a machine that does four things at once
 
 
 @pytest.fixture(scope="module")
