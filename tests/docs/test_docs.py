@@ -1,0 +1,152 @@
+"""The documents: links lead somewhere, commands and options exist, and tables say what the code says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import httpx
+import pytest
+
+from gateway import metrics
+from gateway.cli import main
+from gateway.embedded import embedded_server
+from gateway.settings import Settings
+from tests.support.servers import running_gateway
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "clients").glob("*/README.md"), ROOT / "loadtest" / "README.md"]
+)
+SAMPLES = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
+SETTINGS = {f"GATEWAY_{field.name.upper()}": field.default for field in dataclasses.fields(Settings)}
+NOT_OURS = {"GATEWAY_URL", "GATEWAY_CMD"}  # where a backend finds the gateway; how a benchmark starts it
+SERIES = {row.name for row in metrics.TABLE} | {f"{row.name}_{part}" for row in metrics.TABLE for part in ("bucket", "sum", "count")}
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def without_code(text: str) -> str:
+    """The prose: no blocks, no code in a line."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(?:    |\t).*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a heading is called in an address, as forges make it."""
+    titles = re.findall(r"^#+ +(.*?)\s*$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-") for title in titles}
+
+
+@each_page
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f"{target}: there is no such file"
+        assert found.is_relative_to(ROOT), f"{target} leads out of the repository"
+        assert not anchor or anchor in anchors(found), f"{target}: there is no such heading"
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The command lines of ours in it: in blocks, and in a line between backticks."""
+    for line in re.findall(r"^(?:    |\t)(?:[A-Z_]+=\S+ )?(?:uv run )?(gateway [a-z].*)$", text, re.MULTILINE):
+        yield words(line)
+    for line in re.findall(r"`(gateway (?:[a-z]+)(?: [^`\n]*)?)`", text):
+        yield words(line)
+    for line in re.findall(r"\$\((?:uv run )?(gateway [^)]*)\)", text):
+        yield words(line)
+
+
+def words(line: str) -> list[str]:
+    lexer = shlex.shlex(re.sub(r'"?\$\(.*', "X", line), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    lexer.commenters = "#"
+    found: list[str] = []
+    for word in lexer:
+        if set(word) <= set("<>|;&"):
+            break
+        found.append(word)
+    return found
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SAMPLES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_their_options_exist(path: Path) -> None:
+    for line in commands(path.read_text()):
+        command = main.commands.get(line[1])
+        assert command is not None, f"{line}: there is no such command"
+        known = {option for parameter in command.params if isinstance(parameter, click.Option) for option in parameter.opts} | {"--help"}
+        assert {word.split("=")[0] for word in line if word.startswith("--")} <= known, line
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SAMPLES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_settings_and_metrics_that_are_named_exist(path: Path) -> None:
+    text = path.read_text()
+    named = {name.removesuffix("_FILE") for name in re.findall(r"\bGATEWAY_[A-Z_]*[A-Z]\b", text)}
+
+    assert {name for name in named if not any(f"{known}_".startswith(f"{name}_") for known in SETTINGS)} <= NOT_OURS
+    if path.name in ("operations.md", "alerts.yml", "dashboard.json"):
+        assert set(re.findall(r"\bgateway_[a-z_]*(?:total|seconds|connections|behind|bucket)\b", text)) <= SERIES
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading."""
+    section = OPERATIONS.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    told = {name.strip("`"): default.strip("`") for name, default, _ in rows("Settings")}
+
+    assert list(told) == sorted(told, key=list(told).index)
+    assert told.keys() == SETTINGS.keys()
+    for name, default in SETTINGS.items():
+        shown = f"{default:g}" if isinstance(default, float) else str(default)
+        assert told[name] == ("" if default in (None, ()) else shown), name
+
+
+def test_the_table_of_metrics_is_that_of_the_code() -> None:
+    told = {name.strip("`"): label.strip("`") for name, label, _ in rows("Metrics")}
+
+    assert told == {row.name: row.label for row in metrics.TABLE}
+
+
+def test_the_quick_start_can_be_followed(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "quick-start.md").read_text()
+    lines = [line.removeprefix("    uv run gateway ") for line in text.splitlines() if line.startswith("    uv run gateway ")]
+    token_line = re.search(r"TOKEN=\$\(uv run gateway (.*)\)", text)
+    address = re.search(r'curl -N "http://127\.0\.0\.1:8000(.*)\$TOKEN"', text)
+    assert token_line is not None
+    assert address is not None
+    secret = "0123456789abcdef" * 4
+    with embedded_server("--appendonly", "yes") as url, running_gateway(url, auth="jwt", jwt_secret=secret) as server:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+        environ |= {"GATEWAY_REDIS_URL": url, "GATEWAY_JWT_SECRET": secret}
+
+        def run(line: str) -> str:
+            command = [sys.executable, "-m", "gateway", *shlex.split(line)]
+            done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+            return done.stdout.strip()
+
+        printed = [run(line) for line in lines if line.split()[0] in ("check", "publish")]
+        token = run(token_line[1])
+        with httpx.stream("GET", f"{server.http}{address[1]}{token}") as stream:
+            event = json.loads(next(line.removeprefix("data: ") for line in stream.iter_lines() if line.startswith("data: ")))
+
+    assert printed[0] == "all is well"
+    assert len(printed) == 3
+    assert (event["id"], event["type"], event["final"]) == (printed[-1], "completed", True)
