@@ -1,0 +1,153 @@
+"""The examples of docs/clients.md and docs/any-language.md that need no client of ours, run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from notify_client import Publisher
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.browser.conftest import CLIENT, NODE
+from tests.support.servers import Server, running_gateway
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+# What stands around the examples.
+TANSTACK = """
+import {{ QueryClient, QueryClientProvider, useQuery, useQueryClient }} from "@tanstack/react-query";
+import {{ useEffect }} from "react";
+import {{ createRoot }} from "react-dom/client";
+import {{ connect }} from "./client.js";
+const getToken = undefined;
+{example}
+const Export = () => <p>{{JSON.stringify(useExport("44").data ?? null)}}</p>;
+createRoot(document.body).render(<QueryClientProvider client={{new QueryClient()}}><Export /></QueryClientProvider>);
+window.feed = feed;
+"""
+REACT = """
+import {{ createRoot }} from "react-dom/client";
+{example}
+createRoot(document.body).render(<Export job="46" />);
+"""
+
+
+def examples(title: str, page: str = "clients") -> list[str]:
+    """The blocks of code below a heading."""
+    section = re.split(rf"^## {re.escape(title)}$", (DOCS / f"{page}.md").read_text(), flags=re.MULTILINE)[1].split("\n## ")[0]
+    blocks = re.findall(r"^ {4}.*\n(?:(?: {4}.*)?\n)*", section + "\n", flags=re.MULTILINE)
+    return ["\n".join(line.removeprefix("    ") for line in block.splitlines()) for block in blocks]
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_redis_url: str) -> Iterator[Server]:
+    with running_gateway(shared_redis_url) as server:
+        yield server
+        assert "Traceback" not in server.output()
+
+
+@pytest.fixture
+def publisher(shared_redis_url: str) -> Iterator[Publisher]:
+    with Publisher(shared_redis_url) as publisher:
+        yield publisher
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context()
+    context.set_default_timeout(10_000)
+    errors: list[str] = []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    yield context.new_page()
+    context.close()
+    assert errors == []
+
+
+def show(page: Page, gateway: Server, body: str) -> None:
+    page.route("**/page", lambda route: route.fulfill(body=f"<!doctype html><body>{body}", content_type="text/html; charset=utf-8"))
+    page.goto(f"{gateway.http}/page")
+
+
+def show_bundle(page: Page, gateway: Server, modules: Path, code: str) -> None:
+    command = [str(modules / ".bin" / "esbuild"), "--bundle", "--format=iife", '--define:process.env.NODE_ENV="production"']
+    command += ["--loader=jsx", "--jsx=automatic", "--alias:notify-gateway-client/react.js=./react.js"]
+    bundle = subprocess.run(command, check=True, cwd=CLIENT, input=code, capture_output=True, text=True).stdout
+    page.route("**/bundle.js", lambda route: route.fulfill(body=bundle, content_type="text/javascript"))
+    show(page, gateway, '<script src="/bundle.js"></script>')
+
+
+def test_client_js_and_the_bar(page: Page, gateway: Server, publisher: Publisher) -> None:
+    publisher.publish("jobs:42", "progress", {"percent": 40})
+    code, bar = examples("client.js")
+    script = f"<script type=module>const getToken = undefined;\n{code}\nwindow.last = last;</script>"
+    show(page, gateway, f"<progress id=bar max=100></progress>{bar}{script}")
+    expect(page.locator("#bar")).to_have_attribute("value", "40")
+    expect(page.locator("job-progress").get_by_role("status")).to_have_text("40 %")
+    publisher.publish("jobs:42", "completed", {"url": "/files/42"}, final=True)
+    page.wait_for_function("window.last")
+
+    assert page.evaluate("last.data") == {"url": "/files/42"}
+    expect(page.locator("job-progress")).to_have_attribute("state", "done")
+
+
+def test_react(page: Page, gateway: Server, publisher: Publisher, modules: Path) -> None:
+    publisher.publish("jobs:46", "progress", {"percent": 40})
+    show_bundle(page, gateway, modules, REACT.format(example=examples("React")[0]))
+    expect(page.locator("progress")).to_have_attribute("value", "40")
+    publisher.publish("jobs:46", "completed", {"url": "/files/46"}, final=True)
+
+    expect(page.get_by_role("link", name="Download")).to_have_attribute("href", "/files/46")
+
+
+def test_plain_event_source(page: Page, gateway: Server, publisher: Publisher) -> None:
+    publisher.publish("jobs:47", "progress", {"percent": 40})
+    [code] = examples("Plain EventSource")
+    show(page, gateway, f"<progress id=bar max=100></progress><script>{code.replace('42', '47')}\nwindow.source = source;</script>")
+    expect(page.locator("#bar")).to_have_attribute("value", "40")
+    publisher.publish("jobs:47", "progress", {"percent": 80})
+    expect(page.locator("#bar")).to_have_attribute("value", "80")
+    publisher.publish("jobs:47", "completed", {}, final=True)
+
+    page.wait_for_function("source.readyState === EventSource.CLOSED")
+
+
+def test_htmx(page: Page, gateway: Server, publisher: Publisher, modules: Path) -> None:
+    rows = ["40 %", "done"]
+    seen: list[str] = []
+
+    def row(route: Route) -> None:
+        seen.append(rows[min(len(seen), 1)])
+        route.fulfill(body=f"<b>{seen[-1]}</b>", content_type="text/html")
+
+    page.route("**/exports/43/row", row)
+    page.route("**/static/htmx.js", lambda route: route.fulfill(path=modules / "htmx.org" / "dist" / "htmx.js"))
+    page.route("**/static/htmx-ext-sse.js", lambda route: route.fulfill(path=modules / "htmx-ext-sse" / "sse.js"))
+    publisher.publish("jobs:43", "progress", {"percent": 40})
+    show(page, gateway, examples("htmx")[0].replace("42", "43"))
+    expect(page.locator("b")).to_have_text("40 %")
+    publisher.publish("jobs:43", "completed", {}, final=True)
+
+    expect(page.locator("b")).to_have_text("done")
+
+
+def test_tanstack_query(page: Page, gateway: Server, publisher: Publisher, modules: Path) -> None:
+    page.route("**/exports/44", lambda route: route.fulfill(json={"state": "queued", "name": "orders"}))
+    show_bundle(page, gateway, modules, TANSTACK.format(example=examples("TanStack Query")[0]))
+    expect(page.locator("p")).to_have_text('{"state":"queued","name":"orders"}')
+    page.wait_for_function("feed.status === 'live'")
+    publisher.publish("jobs:44", "completed", {"url": "/files/44"}, final=True)
+
+    expect(page.locator("p")).to_have_text('{"state":"completed","name":"orders","url":"/files/44"}')
+
+
+def test_publishing_from_node(modules: Path, gateway: Server, shared_redis_url: str) -> None:
+    [line] = [line for line in examples("Node", "any-language")[0].splitlines() if line.endswith("// ioredis")]
+    code = f'import {{ Redis }} from "ioredis"; const redis = new Redis("{shared_redis_url}"), id = "45"; {line}\nredis.disconnect();'
+    subprocess.run([str(NODE), "--input-type=module", "-e", code], check=True, cwd=CLIENT, timeout=30)
+
+    [event] = httpx.get(f"{gateway.http}/poll?channel=jobs:45").json()["events"]
+    assert (event["type"], event["data"]) == ("progress", {"percent": 40})
