@@ -47,13 +47,15 @@ local function is_utf8(text)
   return not text:find('[\128-\255]')
 end
 
--- A number that begins or ends with its point.
-local function has_bare_point(json) return json:find('%-%.') or json:find('%d%.%D') or json:find('%.$') end
+-- A number that begins or ends with its point. (A search for a plain text costs nothing beside one for a pattern.)
+local function has_bare_point(json)
+  return json:find('.', 1, true) and (json:find('-.', 1, true) or json:byte(-1) == 46 or json:find('%d%.%D'))
+end
 
 -- cjson lets through what RFC 8259 does not: anything behind a NUL, control characters inside a string, and bare points.
-local function is_strict(json)
-  if json:find('%z') then return false end
-  if not json:find('[\1-\31]') and not has_bare_point(json) then return true end
+local function is_strict(json, printable)
+  if not printable and json:find('%z') then return false end
+  if (printable or not json:find('[\1-\31]')) and not has_bare_point(json) then return true end
   local bare = json:gsub('\\.', '')
   for text in bare:gmatch('"([^"]*)"') do
     if text:find('[\1-\31]') then return false end
@@ -66,14 +68,15 @@ local function decode(json)
   if #json > MAX_EVENT_BYTES then
     refuse('the event has ' .. #json .. ' bytes of JSON, at most ' .. MAX_EVENT_BYTES .. ' are allowed')
   end
-  if json:find('[\128-\255]') and not is_utf8(json) then refuse('the event is not UTF-8') end
+  local printable = not json:find('[^\32-\126]')
+  if not printable and json:find('[\128-\255]') and not is_utf8(json) then refuse('the event is not UTF-8') end
   cjson.decode_invalid_numbers(false)
   cjson.decode_max_depth(MAX_DEPTH)
   local ok, value = pcall(cjson.decode, json)
   cjson.decode_invalid_numbers(true)
   cjson.decode_max_depth(1000)
   if not ok then refuse('the event is not JSON: ' .. show(json) .. ': ' .. tostring(value):gsub('[^\32-\126]', '?')) end
-  if not is_strict(json) then refuse('the event is not JSON: ' .. show(json)) end
+  if not is_strict(json, printable) then refuse('the event is not JSON: ' .. show(json)) end
   return value
 end
 
@@ -98,8 +101,11 @@ local function whole(name, text, most)
   return number
 end
 
+local DEFAULTS = { KEEP = 100, TTL = 86400 }
+
 local function options(args)
-  local chosen = { KEEP = 100, TTL = 86400 }
+  if #args == 1 then return DEFAULTS end
+  local chosen = { KEEP = DEFAULTS.KEEP, TTL = DEFAULTS.TTL }
   for i = 2, #args, 2 do
     local name, value = args[i]:upper(), args[i + 1]
     if not value then refuse('option ' .. show(args[i]) .. ' has no value') end
@@ -190,7 +196,7 @@ local function publish(channel, args)
   local newest_id, newest_before, newest_label
   if chosen.COLLAPSE or not last then newest_id, newest_before, newest_label = parse(redis.call('LINDEX', log, -1)) end
   local before = last and last:match('^%d+') or newest_id or '0'
-  local label = (chosen.COLLAPSE or ''):gsub('[^%w_.:@-]', function(c) return string.format('%%%02x', c:byte()) end)
+  local label = chosen.COLLAPSE and chosen.COLLAPSE:gsub('[^%w_.:@-]', function(c) return string.format('%%%02x', c:byte()) end) or ''
 
   if chosen.COLLAPSE and newest_label == label then
     redis.call('LSET', log, -1, id .. ' ' .. newest_before .. ' ' .. label .. '\n' .. json)

@@ -1,0 +1,65 @@
+"""What a recorded publish costs Redis: time in the function, CPU of the server, bytes of a short channel.
+
+python loadtest/experiments/publish-cost/measure.py [redis-server or valkey-server]
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import redis
+
+from gateway.store.log import function_library
+
+PORT, EVENTS = 7612, 8_000
+
+
+def publish(client: redis.Redis) -> tuple[float, float]:
+    client.flushdb()
+    client.config_resetstat()
+    before = client.info("cpu")
+    for begin in range(0, EVENTS, 100):
+        pipeline = client.pipeline(transaction=False)
+        for i in range(begin, begin + 100):
+            event = {"type": "progress", "data": {"n": i, "t": f"t={time.time_ns()};", "p": "x" * 120}}
+            pipeline.execute_command("FCALL", "notify_publish", 1, f"bench:{i * 7919 % 2000}", json.dumps(event))
+        pipeline.execute()
+    after = client.info("cpu")
+    cpu = sum(after[name] - before[name] for name in ("used_cpu_user", "used_cpu_sys"))
+    return client.info("commandstats")["cmdstat_fcall"]["usec_per_call"], cpu * 1e6 / EVENTS
+
+
+def jobs(client: redis.Redis) -> float:
+    client.flushdb()
+    before = client.info("memory")["used_memory"]
+    for i in range(2_000):
+        for kind in ("queued", "started", "progress", "progress", "completed"):
+            event = {"type": kind, "data": {"percent": 40}} | ({"final": True} if kind == "completed" else {})
+            client.execute_command("FCALL", "notify_publish", 1, f"jobs:{i}", json.dumps(event))
+    return float((client.info("memory")["used_memory"] - before) / 2_000)
+
+
+def main() -> None:
+    server = (sys.argv[1:] or [shutil.which("redis-server") or shutil.which("valkey-server") or "valkey-server"])[0]
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen([server, "--port", str(PORT), "--save", "", "--dir", folder], stdout=subprocess.DEVNULL)
+        try:
+            time.sleep(1)
+            client = redis.Redis(port=PORT)
+            client.execute_command("FUNCTION", "LOAD", "REPLACE", function_library("notify", 65_536))
+            function, cpu = min(publish(client) for _ in range(5))
+            print(f"{function:.1f} us in the function, {cpu:.1f} us of CPU for a publish, {jobs(client):.0f} bytes for a job's channel")
+            commands = client.info("commandstats")
+            for name in sorted(commands, key=lambda name: -commands[name]["usec"])[:10]:
+                print(name.removeprefix("cmdstat_"), commands[name]["calls"], commands[name]["usec_per_call"])
+        finally:
+            process.terminate()
+            process.wait()
+
+
+main()
