@@ -22,7 +22,7 @@ import httpx
 
 from gateway.core.event import show
 from gateway.doctor.remedies import REMEDIES, Remedy
-from gateway.doctor.streams import OPEN_SECONDS, EventStream, Socket, Stream
+from gateway.doctor.streams import OPEN_SECONDS, EventStream, Socket, Stream, make_client
 
 FIRST_SECONDS: Final = 5.0  # for the first bytes of a stream; the gateway sends some at once
 EVENTS: Final = 3
@@ -70,7 +70,7 @@ class Examination:
         self._patience = patience
         self._logs = logs
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        self._client = httpx.AsyncClient(timeout=OPEN_SECONDS)
+        self._client = make_client(url, OPEN_SECONDS)
         self.wrong = 0
 
     async def run(self) -> None:

@@ -18,6 +18,11 @@ ENCODINGS: Final = "gzip, deflate, br, zstd"  # as browsers offer them
 _decode: Final = msgspec.json.Decoder(dict[str, Any])
 
 
+def make_client(url: str, timeout: float | httpx.Timeout) -> httpx.AsyncClient:
+    """An HTTP client; the certificates it is to trust are loaded, which takes a while, where there is one to check."""
+    return httpx.AsyncClient(timeout=timeout, verify=url.startswith("https"))
+
+
 class Stream:
     """One open stream.
 
@@ -124,7 +129,7 @@ class EventStream(Stream):
         address = f"{self._base}/sse?channel={self._channel}&since=now"
         headers = {**self._headers, "accept": "text/event-stream", "accept-encoding": ENCODINGS}
         timeout = httpx.Timeout(OPEN_SECONDS, read=None)
-        async with httpx.AsyncClient(timeout=timeout) as client, client.stream("GET", address, headers=headers) as answer:
+        async with make_client(self._base, timeout) as client, client.stream("GET", address, headers=headers) as answer:
             self.status = answer.status_code
             self.headers = answer.headers
             if answer.status_code != 200:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -12,7 +13,15 @@ from redis.asyncio import Redis
 from tests.conftest import Publish
 from tests.support.clients import TRANSPORTS, poll, sse, take, websocket
 from tests.support.figures import Figures, figures, figures_when
-from tests.support.servers import Server
+from tests.support.servers import Server, running_gateway
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_redis_url: str) -> Iterator[Server]:
+    """One with our protocols, for what is the same under any."""
+    with running_gateway(shared_redis_url) as server:
+        yield server
+
 
 NAMES = {"ws": "websocket", "sse": "sse", "poll": "poll"}
 
@@ -64,20 +73,20 @@ async def test_an_event_is_counted_in_and_out_with_its_bytes_and_how_long_it_too
 
 
 async def test_what_is_no_event_what_is_live_only_and_what_came_before_is_told_apart(
-    server: Server, shared_redis: Redis, publish: Publish
+    gateway: Server, shared_redis: Redis, publish: Publish
 ) -> None:
-    channel = f"figures:odd:{server.port}"
-    stream = websocket(server.http, f"channel={channel}&since=0")
+    channel = f"figures:odd:{gateway.port}"
+    stream = websocket(gateway.http, f"channel={channel}&since=0")
     assert (await anext(stream))["op"] == "ready"
     id = await publish(channel)
     await anext(stream)
-    before = await figures(server.http)
+    before = await figures(gateway.http)
     await shared_redis.publish(f"notify:{channel}", b"{")
     await shared_redis.publish(f"notify:{channel}", f'{id} 0\n{{"type":"again"}}')
     await shared_redis.publish(f"notify:{channel}", b'{"type":"live"}')
     assert (await anext(stream))["type"] == "live"
     await stream.aclose()
-    after = await figures(server.http)
+    after = await figures(gateway.http)
 
     assert moved(before, after, "gateway_events_in_total{malformed}") == 1
     assert moved(before, after, "gateway_events_in_total{recorded}") == 1
@@ -86,15 +95,15 @@ async def test_what_is_no_event_what_is_live_only_and_what_came_before_is_told_a
     assert moved(before, after, "gateway_events_out_total{websocket}") == 1
 
 
-async def test_reads_gaps_and_what_cannot_be_read_in_the_log(server: Server, shared_redis: Redis, publish: Publish) -> None:
-    channel = f"figures:log:{server.port}"
+async def test_reads_gaps_and_what_cannot_be_read_in_the_log(gateway: Server, shared_redis: Redis, publish: Publish) -> None:
+    channel = f"figures:log:{gateway.port}"
     for _ in range(3):
         await publish(channel, keep=1)
     await shared_redis.rpush(f"notify:log:{{{channel}}}", b"what is this")
-    before = await figures(server.http)
-    clients = [asyncio.ensure_future(take(websocket(server.http, f"channel={channel}&since=0"), 1, ready=True)) for _ in range(8)]
+    before = await figures(gateway.http)
+    clients = [asyncio.ensure_future(take(websocket(gateway.http, f"channel={channel}&since=0"), 1, ready=True)) for _ in range(8)]
     await asyncio.gather(*clients)
-    after = await figures(server.http)
+    after = await figures(gateway.http)
 
     assert moved(before, after, "gateway_gaps_total{websocket}") == 8
     assert moved(before, after, "gateway_log_reads_total") >= 1
@@ -102,47 +111,47 @@ async def test_reads_gaps_and_what_cannot_be_read_in_the_log(server: Server, sha
     assert moved(before, after, "gateway_events_in_total{unreadable_entry}") >= 1
 
 
-async def test_refusals_are_told_apart_by_reason(server: Server) -> None:
-    before = await figures(server.http)
-    async with httpx.AsyncClient(base_url=server.http) as client:
+async def test_refusals_are_told_apart_by_reason(gateway: Server) -> None:
+    before = await figures(gateway.http)
+    async with httpx.AsyncClient(verify=False, base_url=gateway.http) as client:
         for path in ("/nothing", "/sse?channel=*", "/ws"):
             await client.get(path)
     with pytest.raises(websockets.ConnectionClosedError):
-        await take(websocket(server.http, "channel=*"), 1)
-    after = await figures(server.http)
+        await take(websocket(gateway.http, "channel=*"), 1)
+    after = await figures(gateway.http)
 
     assert moved(before, after, "gateway_refusals_total{not_found}") == 1
     assert moved(before, after, "gateway_refusals_total{bad_request}") == 2
     assert moved(before, after, "gateway_refusals_total{upgrade_required}") == 1
 
 
-async def test_publishing_over_http_is_counted_by_outcome(server: Server) -> None:
-    before = await figures(server.http)
+async def test_publishing_over_http_is_counted_by_outcome(gateway: Server) -> None:
+    before = await figures(gateway.http)
     items = [{"channel": ["figures:p", "figures:q"]}, {"channel": "figures:p", "live": True}, {"channel": "*"}]
-    async with httpx.AsyncClient(base_url=server.http) as client:
+    async with httpx.AsyncClient(verify=False, base_url=gateway.http) as client:
         await client.post("/publish", json=items)
-    after = await figures(server.http)
+    after = await figures(gateway.http)
 
     assert [moved(before, after, f"gateway_published_total{{{kind}}}") for kind in ("recorded", "live_only", "refused")] == [1, 1, 1]
 
 
-async def test_a_client_that_waits_for_redis_is_behind(server: Server, shared_redis: Redis) -> None:
-    before = await figures_when(server.http, lambda now: now["gateway_behind"] == 0)
+async def test_a_client_that_waits_for_redis_is_behind(gateway: Server, shared_redis: Redis) -> None:
+    before = await figures_when(gateway.http, lambda now: now["gateway_behind"] == 0)
     await shared_redis.execute_command("CLIENT", "PAUSE", 1000)
-    waiting = asyncio.ensure_future(take(websocket(server.http, "channel=figures:behind"), ready=True))
-    during = await figures_when(server.http, lambda now: now["gateway_behind_oldest_seconds"] > 0.1)
+    waiting = asyncio.ensure_future(take(websocket(gateway.http, "channel=figures:behind"), ready=True))
+    during = await figures_when(gateway.http, lambda now: now["gateway_behind_oldest_seconds"] > 0.1)
     await waiting
-    after = await figures_when(server.http, lambda now: now["gateway_behind"] == 0)
+    after = await figures_when(gateway.http, lambda now: now["gateway_behind"] == 0)
 
     assert before["gateway_behind"] == after["gateway_behind"] == 0
     assert during["gateway_behind"] == 1
     assert 0.1 < during["gateway_behind_oldest_seconds"] < 30
 
 
-async def test_the_loop_and_redis_are_looked_at_once_a_second(server: Server) -> None:
-    before = await figures(server.http)
+async def test_the_loop_and_redis_are_looked_at_once_a_second(gateway: Server) -> None:
+    before = await figures(gateway.http)
     after = await figures_when(
-        server.http, lambda now: all(moved(before, now, f"gateway_{name}_seconds_count") for name in ("loop_lag", "redis_round_trip"))
+        gateway.http, lambda now: all(moved(before, now, f"gateway_{name}_seconds_count") for name in ("loop_lag", "redis_round_trip"))
     )
 
     assert moved(before, after, "gateway_loop_lag_seconds_count") >= 1
@@ -151,9 +160,9 @@ async def test_the_loop_and_redis_are_looked_at_once_a_second(server: Server) ->
     assert after["gateway_draining"] == 0
 
 
-async def test_a_lost_connection_to_redis_shows(server: Server, shared_redis: Redis) -> None:
-    before = await figures(server.http)
+async def test_a_lost_connection_to_redis_shows(gateway: Server, shared_redis: Redis) -> None:
+    before = await figures(gateway.http)
     await shared_redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-    after = await figures_when(server.http, lambda now: moved(before, now, "gateway_redis_connects_total") > 0)
+    after = await figures_when(gateway.http, lambda now: moved(before, now, "gateway_redis_connects_total") > 0)
 
     assert moved(before, after, "gateway_redis_connects_total") == 1
