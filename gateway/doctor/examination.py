@@ -103,7 +103,8 @@ class Examination:
         try:
             answer = await self._get("/livez")
         except httpx.HTTPError as error:
-            self._say("wrong", f"{self._base} cannot be reached: {type(error).__name__} {error}".rstrip(), "unreachable")
+            name = "certificate" if "CERTIFICATE_VERIFY_FAILED" in str(error) else "unreachable"
+            self._say("wrong", f"{self._base} cannot be reached: {type(error).__name__} {error}".rstrip(), name)
             raise Over from None
         if _is_ours(answer):
             self._say("well", f"the gateway answers, in {_ms(time.monotonic() - began)}")

@@ -15,6 +15,12 @@ REMEDIES: Final[dict[str, Remedy]] = {
         "Traefik": "loadbalancer.server.port=8000",
         "ALB": "target group: port 8000, health check path /readyz; its security group must let the load balancer in",
     },
+    "certificate": {
+        "nginx": "ssl_certificate <the whole chain, not the server's certificate alone>; its names must hold this host",
+        "Caddy": "the host's public name in the first line; `tls internal` is trusted by nobody else",
+        "Traefik": "tls.certresolver=<name>; without one it serves a certificate of its own making",
+        "ALB": "a certificate of ACM for this host name on the listener",
+    },
     "path": {
         "nginx": "location /notify/ { proxy_pass http://gateway/; }   # the slash at the end takes /notify off",
         "Caddy": "handle_path /notify/* { reverse_proxy gateway:8000 }",

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from gateway.embedded import free_port
 from tests.support.nginx import free_ports, running_nginx
@@ -36,11 +41,31 @@ SERVERS = {
     "path moved": ("open", f"location /notify/ {{ {GOOD.replace('{target};', '{target}/;')} }} location / {{ return 404; }}"),
     "hidden": ("open", f"location / {{ {GOOD.replace('X-Forwarded-For', 'X-Nothing')} }}"),
     "quiet": ("open", f"access_log {{folder}}/quiet.log quiet; location / {{ {GOOD} }}"),
+    "tls": ("open", f"location / {{ {GOOD} }}"),
+    "tls 1.1": ("open", f"location / {{ {GOOD} }}"),
     "token": ("jwt", f"location / {{ {GOOD} }}"),
     "no authorization": ("jwt", f"location / {{ {GOOD} proxy_set_header Authorization ''; }}"),
     "redis down": ("lost", f"location / {{ {GOOD} }}"),
     "nobody": ("none", f"location / {{ {GOOD} }}"),
 }
+
+
+LISTEN = {"tls": " ssl http2", "tls 1.1": " ssl"}
+
+
+def write_certificate(folder: Path) -> None:
+    """A certificate for localhost that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 @dataclass
@@ -66,7 +91,10 @@ def deployments(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory)
         servers = []
         for name, (target, locations) in SERVERS.items():
             text = locations.replace("{target}", str(targets[target])).replace("{folder}", str(folder))
-            servers.append(f"server {{ listen 127.0.0.1:{ports[name]}; {text} }}")
-        http = "map $http_upgrade $upgrade { default upgrade; '' ''; } log_format quiet '$request_method $uri';" + "\n".join(servers)
+            listen = f"127.0.0.1:{ports[name]}{LISTEN.get(name, '')};"
+            servers.append(f"server {{ listen {listen} {text} }}")
+        write_certificate(folder)
+        http = f"ssl_certificate {folder}/certificate.pem; ssl_certificate_key {folder}/key.pem;"
+        http += "map $http_upgrade $upgrade { default upgrade; '' ''; } log_format quiet '$request_method $uri';" + "\n".join(servers)
         stack.enter_context(running_nginx(folder, http, ports["good"]))
         yield Deployments(ports, folder)

@@ -114,6 +114,21 @@ async def test_a_gateway_that_is_not_there_is_found(deployments: Deployments) ->
     assert "cannot be reached" in at_all.text
 
 
+async def test_over_tls_it_tells_whether_browsers_get_http_2(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stranger,) = await wrong(f"https://localhost:{deployments.ports['tls']}")
+    monkeypatch.setenv("SSL_CERT_FILE", str(deployments.folder / "certificate.pem"))
+    found = {}
+    for name in ("tls", "tls 1.1"):
+        url = f"https://localhost:{deployments.ports[name]}"
+        found[name] = [finding async for finding in examine(url, token=None, channel="doctor:tls", patience=0.3)]
+
+    assert "ssl_certificate" in stranger.remedy["nginx"]
+    assert not [finding.text for findings in found.values() for finding in findings if finding.kind == "wrong"]
+    assert [finding.text for finding in found["tls"] if "HTTP/2" in finding.text] == ["HTTP/2 is offered"]
+    (old,) = [finding for finding in found["tls 1.1"] if "HTTP/2" in finding.text]
+    assert (old.kind, "http2" in old.remedy["nginx"]) == ("note", True)
+
+
 async def test_figures_open_to_everybody_are_found(deployments: Deployments) -> None:
     (found,) = await wrong(deployments.url("hidden"))
 
