@@ -178,7 +178,10 @@ async def play(stage: Stage, seconds: float) -> str:
     except Exception as error:
         error.add_note(f"seed of this round: {stage.seed}; it was {'lossy' if lossy else 'safe'}: {', '.join(trouble.done)}")
         for gateway in stage.gateways:
-            error.add_note(f"log of {gateway.name}, its end:\n{gateway.output()[-4000:]}")
+            output = gateway.output()
+            error.add_note(f"log of {gateway.name}, its end:\n{output[-4000:]}")
+            if (first := output.find("Traceback")) >= 0:
+                error.add_note(f"log of {gateway.name}, its first traceback:\n{output[max(0, first - 1000) : first + 6000]}")
         raise
     return f"seed {stage.seed} {'lossy' if lossy else 'safe'}, {len(trouble.done)} faults: {stage.figures['oracle']}"
 

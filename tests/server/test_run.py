@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 
@@ -10,7 +11,7 @@ import pytest
 import websockets
 from redis.asyncio import Redis
 
-from gateway.server.run import bind
+from gateway.server.run import COLLECT_AFTER, _Config, bind
 from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
@@ -23,6 +24,18 @@ def test_the_listening_socket_is_bound_at_once() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
             bind(Settings(port=port))
+
+
+def test_the_collector_of_garbage_has_little_to_do_with_many_clients() -> None:
+    before = gc.get_threshold()
+    try:
+        _Config(lambda: None, log_config=None).load()
+
+        assert gc.get_threshold() == COLLECT_AFTER
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 async def test_several_workers_give_the_same_events(redis_url: str, redis: Redis) -> None:
