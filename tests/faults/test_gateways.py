@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from tests.faults.clients import Follower
 from tests.faults.stage import EVERY_TRANSPORT, Send, Stage, address
+from tests.faults.test_draining import moments, peak
 from tests.faults.test_redis import names, two_of
 
 
@@ -44,13 +45,14 @@ async def test_10_three_gateways_are_restarted_one_by_one_under_load(stage: Stag
     await stage.all_ready()
     sends = [stage.function(redis.url), stage.http()]
 
-    spreads = []
+    spreads, begins = [], []
     async with stage.load(sends, channels, stage.size(50, 200), labels=0.2, retry=10, keep=10_000):
         for gateway in list(stage.gateways):
             # What a load balancer does: no new connections there, then the signal.
             stage.addresses.remove(address(gateway))
             await asyncio.sleep(0.5)
             began = time.monotonic()
+            begins.append(began)
             status = await gateway.stop()
             assert status == 0, gateway.output()[-2000:]
             closed = [line.time for f in stage.followers for line in f.log.lines if line.kind == "end" and line.time >= began]
@@ -62,6 +64,8 @@ async def test_10_three_gateways_are_restarted_one_by_one_under_load(stage: Stag
     ends = {line.text for f in stage.followers for line in f.log.lines if line.kind == "end"}
     assert not {text for text in ends if "503" in text or "Refused" in text}
     assert min(spreads) > stage.size(5, 15) / 100  # evenly spread is 0.29, all at once is 0
+    reconnects = moments(stage.followers, "open", "", begins[0])
+    stage.figure("most reconnects in a second", max(peak(reconnects, began, drain) for began in begins), 2, "times the mean")
     stage.verdict()
 
 
