@@ -35,7 +35,7 @@ def _honest(base: type[AbstractConnection]) -> type[AbstractConnection]:
     """The connection class, so that a write ends as it should.
 
     To a connection that has closed: asyncio's own loop takes it in silence, and the read that follows fails; uvloop raises
-    ``RuntimeError``. Here it is an error of Redis's on every event loop.
+    ``RuntimeError``, and redis-py an ``AttributeError`` if another task closed it just now. Here it is an error of Redis's.
 
     In a task that is cancelled at this moment: redis-py writes under ``asyncio.wait_for``, which swallows a cancellation before
     Python 3.12 (python/cpython#86296), and a loop that should end goes on for ever. Here it is raised, and the connection dropped,
@@ -48,7 +48,7 @@ def _honest(base: type[AbstractConnection]) -> type[AbstractConnection]:
             before = task.cancelling() if task is not None else 0  # a task group that ended may have left some behind
             try:
                 await super().send_packed_command(command, check_health)
-            except RuntimeError as error:
+            except (RuntimeError, AttributeError) as error:
                 raise RedisConnectionError(f"the connection is closed: {error}") from error
             if task is not None and task.cancelling() > before:
                 await self.disconnect(nowait=True)
@@ -135,6 +135,16 @@ def redis_client(url: str, connections: int = 8) -> Redis:
     connection_class = _honest(SentinelManagedConnection)
     pool = _SentinelPool(service, sentinel, connection_class=connection_class, **bounds, **_options(), **options)  # type: ignore[no-untyped-call]
     return Redis.from_pool(pool)
+
+
+async def drop_idle(client: Redis) -> None:
+    """Close the pool's connections that nobody uses at this moment.
+
+    The pool's own ``disconnect`` does it in tasks of their own, a moment later: who has taken one of them meanwhile finds it closed.
+    """
+    pool = client.connection_pool
+    for connection in list(pool._available_connections):  # noqa: SLF001 - see above
+        await connection.disconnect(nowait=True)  # does not wait, so nobody comes in between
 
 
 async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:

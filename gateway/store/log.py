@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_entry, show
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.errors import GatewayError, Unavailable, Unprocessable
+from gateway.store.connect import drop_idle
 
 logger = logging.getLogger("gateway.log")
 
@@ -22,6 +24,7 @@ _FUNCTIONS: Final = {"publish": "keys[1], args", "read": "keys[1], args[1], tonu
 _SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "read": "KEYS[1], ARGV[1], tonumber(ARGV[2])", "greet": "ARGV[1]"}
 
 OLDEST_WITH_FUNCTIONS: Final = 7
+APPEND_SECONDS: Final = 4.5  # for a connection, an answer and another try; a process that ends waits 5 s for its last requests
 
 
 def library(prefix: str, max_event_bytes: int) -> str:
@@ -87,7 +90,7 @@ class Log:
             RedisError: if it cannot be reached or refuses.
         """
         # The idle ones may lead to a master that was: it answers reads, and lags.
-        await self._client.connection_pool.disconnect(inuse_connections=False)
+        await drop_idle(self._client)
         version = (await self._client.info("server")).get("redis_version", "0")
         if int(str(version).partition(".")[0]) >= OLDEST_WITH_FUNCTIONS:
             self._hashes = None
@@ -139,7 +142,8 @@ class Log:
             Unavailable: if Redis is away. Then each of them may or may not have been recorded.
         """
         try:
-            results = await self._run("publish", [publication.arguments() for publication in publications])
+            async with asyncio.timeout(APPEND_SECONDS):
+                results = await self._run("publish", [publication.arguments() for publication in publications])
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis is away: {type(error).__name__}") from error
         return [_refusal(result) if isinstance(result, Exception) else result.decode() for result in results]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -292,6 +293,25 @@ async def test_functions_that_are_loaded_again_have_lost_nothing(log: Log) -> No
     found = await page(log, "jobs:1", cursor)
 
     assert (gaps(found), events(found)) == (0, [later])
+
+
+async def test_nobody_is_refused_because_the_log_is_opened_again_meanwhile(log: Log) -> None:
+    opened = asyncio.Event()
+
+    async def publish_on() -> int:
+        number = 0
+        while not opened.is_set():
+            number += len(await publish(log, "jobs:1", "1"))
+            await asyncio.sleep(0)
+        return number
+
+    publishing = [asyncio.ensure_future(publish_on()) for _ in range(6)]
+    for _ in range(50):
+        await log.open()
+        await asyncio.sleep(0.001)
+    opened.set()
+
+    assert sum(await asyncio.gather(*publishing)) > 50
 
 
 async def test_what_was_heard_of_and_is_not_known_was_lost(log: Log) -> None:
