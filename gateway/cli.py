@@ -108,9 +108,9 @@ def address(settings: Settings, port: int) -> str:
 @main.command()
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="Port to listen on; 0 for a free one.")
 def demo(port: int) -> None:
-    """Show jobs that finish: a page, a private Valkey, and pretend workers.
+    """Show jobs that finish: a page, a private Valkey, and workers that pretend to work.
 
-    No authentication, on this machine only.
+    Where Celery is installed the jobs are Celery's. No authentication, on this machine only.
     """
     from gateway.pages.demo import run_demo  # noqa: PLC0415 - needs what only the demo needs
 

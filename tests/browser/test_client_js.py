@@ -205,9 +205,12 @@ def test_a_reload_in_the_middle_and_after_the_end(open_page: Open, gateway: Serv
     wait_for_log(page, channel, ledger.ids[channel])
     page.reload()
     page.evaluate(PAGE)
+    begin(page, [channel])
+    wait_live(page)
 
     assert middle == {channel: ledger.ids[channel][:1]}
-    assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == ledger.ids[channel][-1]
+    assert page.evaluate("log") == {channel: ledger.ids[channel][-1:]}
+    assert page.evaluate("(channel) => feed.done(channel).then((event) => event.id)", channel) == ledger.ids[channel][-1]
 
 
 NATIVE = """(channel) => {
