@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +55,23 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let a signal that comes meanwhile take effect on leaving: a child that was started is in its owner's hand then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals interrupt the main thread only
+        return
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in held:
+            signal.raise_signal(late)
+
+
+@contextlib.contextmanager
 def embedded_server(*arguments: str, program: str | None = None) -> Iterator[str]:
     """Run a server on a free port of 127.0.0.1, without persistence, until left.
 
@@ -70,18 +89,27 @@ def embedded_server(*arguments: str, program: str | None = None) -> Iterator[str
     port = free_port()
     folder = tempfile.mkdtemp(prefix="gateway-")
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    process = None
     try:
+        with _signals_held():
+            process = subprocess.Popen(  # noqa: S603 - our own command line
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            )
         _wait(process, program, port)
         yield f"redis://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            _end(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes], program: str, port: int) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+from typing import Any
+
 import pytest
 from redis import ConnectionError as RedisConnectionError
 from redis import Redis
@@ -21,3 +25,24 @@ def test_it_answers_while_it_is_entered_and_is_gone_after() -> None:
 def test_a_server_that_does_not_start_is_told() -> None:
     with pytest.raises(NoServer, match="ended with"), embedded_server("--no-such-option", "1"):
         pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_midst_of_the_start_leaves_no_server_behind(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*arguments, **options))
+        signal.raise_signal(number)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises, as a program's own handler may
+    try:
+        with pytest.raises(KeyboardInterrupt), embedded_server():
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert started[0].poll() is not None
