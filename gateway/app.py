@@ -164,6 +164,10 @@ class Gateway(Starlette):
         try:
             async with draining(services, self._drain_seconds):
                 yield
+        except asyncio.CancelledError:
+            # After a second signal uvicorn ends without the lifespan's last words, and would log a traceback of that.
+            if not services.draining:
+                raise
         finally:
             services.running = False
             work.cancel()

@@ -36,3 +36,22 @@ async def test_it_can_be_stopped_at_any_moment(redis_url: str) -> None:
         await asyncio.sleep(moment / 4_000)
         async with asyncio.timeout(5):
             await running.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("draining", [True, False])
+async def test_a_lifespan_that_is_cut_short_ends_quietly_if_it_was_ending(redis_url: str, draining: bool) -> None:
+    gateway = create_app(Settings(redis_url=redis_url, auth="none"))
+    entered = asyncio.Event()
+
+    async def live() -> None:
+        async with gateway.run():
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(live())
+    await entered.wait()
+    gateway.services.draining = draining
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled() is not draining
