@@ -255,7 +255,10 @@ class Connections:
             now = loop.time()
             for connection, state in tuple(self._open.items()):
                 if state.until < now:
-                    self.end(connection, RESTART, "this connection has grown old: reconnect")
+                    # Spread until the next look, or all that are due would come back in one moment.
+                    state.until = math.inf
+                    pause = random.uniform(0, CHECK_SECONDS)
+                    loop.call_later(pause, self.end, connection, RESTART, "this connection has grown old: reconnect")
                 if not connection.writer.buffered():
                     state.taken = -1
                     continue

@@ -88,8 +88,9 @@ def test_a_second_signal_ends_it_at_once(redis_url: str, workers: str) -> None:
 
 async def test_ctrl_c_in_a_terminal_drains_the_workers_too(redis_url: str) -> None:
     with running_gateway(redis_url, "--workers", "2", drain_seconds="2") as server:
+        processes = [server.process.pid, *workers_of(server)]
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(6)]
-        for pid in (server.process.pid, *workers_of(server)):
+        for pid in processes:
             os.kill(pid, signal.SIGINT)
         for socket in sockets:
             await socket.wait_closed()

@@ -117,8 +117,12 @@ def running_gateway(
         assert not shown, f"a secret was shown: {shown[0]}"
 
 
-def workers_of(server: Server) -> list[int]:
-    """The process ids of a gateway's workers."""
+def workers_of(server: Server, count: int = 2) -> list[int]:
+    """The process ids of a gateway's workers, once so many of them serve."""
+    deadline = time.monotonic() + START_SECONDS
+    while server.output().count("events get through Redis") < count:
+        assert time.monotonic() < deadline, server.output()
+        time.sleep(0.02)
     listed = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True).stdout.split()
     lines = {pid: subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout for pid in listed}
     return [int(pid) for pid, line in lines.items() if "spawn_main" in line]
