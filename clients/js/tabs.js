@@ -101,10 +101,11 @@ export function meet(name, { ended, cursors, places, cover, change, settle, take
   }
 
   ended.addEventListener("abort", () => bus.close());
-  addEventListener("pagehide", () => (want([]), (away = true)), { signal: ended });
-  addEventListener("pageshow", () => (away = false), { signal: ended });
+  const listen = globalThis.addEventListener ?? (() => {}); // no page, as in Node
+  listen("pagehide", () => (want([]), (away = true)), { signal: ended });
+  listen("pageshow", () => (away = false), { signal: ended });
   // The browser slows down a tab that nobody looks at: the leader may not have noticed yet that its connection is gone.
-  addEventListener("visibilitychange", () => leading || tell({ wake: true }), { signal: ended });
+  listen("visibilitychange", () => leading || tell({ wake: true }), { signal: ended });
   navigator.locks.request(name, { signal: ended }, lead).catch(() => {});
   want();
 
