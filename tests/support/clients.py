@@ -16,7 +16,7 @@ Message = dict[str, Any]
 
 async def websocket(address: str, query: str) -> AsyncGenerator[Message, None]:
     """What comes over ``/ws``."""
-    async with websockets.connect(f"{address.replace('http', 'ws', 1)}/ws?{query}", max_size=None) as socket:
+    async with websockets.connect(f"{address.replace('http', 'ws', 1)}/ws?{query}", max_size=None, open_timeout=60) as socket:
         async for text in socket:
             yield json.loads(text)
 
