@@ -1,0 +1,155 @@
+"""What an event and an idle client may cost, counted and not timed: no machine is too slow for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+import tracemalloc
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+from redis.asyncio import Redis
+
+from gateway import Settings, create_app
+from gateway.app import Gateway
+from gateway.core.event import BLOCK, CHUNK, FRAME, TEXT, Wire, read_announcement
+from gateway.core.hub import Hub
+from gateway.core.subscription import Subscription
+from gateway.server.run import server_config
+from tests.conftest import publisher
+from tests.support.wire import request, upgrade
+
+FEW, MANY = 10, 1_000
+
+
+def nothing(*_: Any) -> None:
+    pass
+
+
+def hub_with(clients: int, wire: Wire = FRAME) -> Hub:
+    """Clients that are live on one channel, and whose writes go nowhere without a call into Python."""
+    hub = Hub()
+    for _ in range(clients):
+        write = deque[bytes](maxlen=0).append
+        subscription = Subscription(wire=wire, write=write, on_behind=nothing, on_done=nothing, on_failed=nothing)
+        cursor = hub.follow(subscription, "a", 5)
+        subscription.live = cursor.live = True
+    return hub
+
+
+def announcement(id: int, before: int) -> bytes:
+    return b'%d %d\n{"type":"progress","data":{"n":1}}' % (id, before)
+
+
+def calls(clients: int) -> Counter[str]:
+    """What is called, by kind, for an event to so many clients."""
+    hub, found = hub_with(clients), Counter[str]()
+
+    def count(_frame: object, kind: str, _argument: object) -> None:
+        found[kind] += 1
+
+    sys.setprofile(count)
+    try:
+        hub.announce(read_announcement("a", announcement(6, 5)))
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def test_a_client_more_costs_an_event_one_write_and_no_call_into_python() -> None:
+    calls(1)  # what is remembered from the first time on is not counted
+    few, many = calls(FEW), calls(MANY)
+
+    assert many["call"] == few["call"]
+    assert many["c_call"] - few["c_call"] == MANY - FEW
+
+
+@pytest.mark.parametrize("wire", [TEXT, FRAME, BLOCK, CHUNK], ids=repr)
+def test_an_event_needs_no_memory_for_a_client_more(wire: Wire) -> None:
+    def peak(clients: int) -> int:
+        hub = hub_with(clients, wire)
+        hub.announce(read_announcement("a", announcement(6, 5)))
+        event = read_announcement("a", announcement(7, 6))
+        tracemalloc.start()
+        try:
+            hub.announce(event)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    # The list of those who are to have it is 8 bytes for each; the smallest object would be 16 with its place in it.
+    assert peak(MANY) - peak(FEW) < 16 * (MANY - FEW)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Gateway, settings: Settings) -> AsyncIterator[int]:
+    """The application under our protocols, in this process. Gives its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = server_config(app, settings)
+    config.log_config = None
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[assignment, method-assign]
+    running = asyncio.create_task(server.serve([listener]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await running
+
+
+async def follow(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    await reader.readuntil(b"ready")
+    return reader, writer
+
+
+@pytest.mark.parametrize("kind", ["websocket", "sse"])
+async def test_an_open_connection_has_no_task_and_gets_its_events_without_one(redis_url: str, redis: Redis, kind: str) -> None:
+    settings = Settings(redis_url=redis_url, auth="none")
+    app = create_app(settings, stop=nothing)
+    head = upgrade("/ws?channel=a", host="localhost") if kind == "websocket" else request("/sse?channel=a", host="localhost")
+    created: list[str] = []
+    async with serving(app, settings) as port, asyncio.timeout(30):
+        first = await follow(port, head)
+        before = await settled()
+        clients = [first] + [await follow(port, head) for _ in range(20)]
+        after = await settled()
+
+        def note(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+            created.append(coroutine.__qualname__)
+            return asyncio.Task(coroutine, loop=loop, **options)
+
+        loop = asyncio.get_running_loop()
+        id = await publisher(redis)("a")
+        await asyncio.gather(*(reader.readuntil(id.encode()) for reader, _ in clients))
+        loop.set_task_factory(note)
+        try:
+            id = await redis.execute_command("FCALL", "notify_publish", 1, "a", "1")
+            for reader, _ in clients:
+                await reader.readuntil(id)
+        finally:
+            loop.set_task_factory(None)
+        for _, writer in clients:
+            writer.close()
+        while len(app.services.connections):
+            await asyncio.sleep(0.01)
+
+    assert after == before
+    assert len(created) < len(clients) // 2, created  # this test's own commands to Redis, and a probe perhaps
+
+
+async def settled() -> int:
+    """How many tasks there are once those that did something have ended."""
+    lowest = len(asyncio.all_tasks())
+    for _ in range(20):
+        await asyncio.sleep(0.02)
+        lowest = min(lowest, len(asyncio.all_tasks()))
+    return lowest
