@@ -6,6 +6,7 @@ import gc
 import logging
 import logging.config
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -137,13 +138,24 @@ def _figures_folder() -> Iterator[None]:
 class _Workers(Multiprocess):
     """uvicorn's supervisor, that passes on a second signal too."""
 
+    _asked = 0  # how often to end; uvicorn looks twice a second, and may find two signals at once
+
+    def handle_int(self) -> None:
+        self.handle_term()
+
+    def handle_term(self) -> None:
+        self._asked += 1
+        self.should_exit.set()
+
     def join_all(self) -> None:
-        self.signal_queue.clear()
+        passed_on = 1
         while any(worker.process.is_alive() for worker in self.processes):
             for worker in self.processes:
                 worker.process.join(0.1)
-            if self.signal_queue:
-                self.signal_queue.clear()
+            self._asked += sum(number in (signal.SIGINT, signal.SIGTERM) for number in self.signal_queue)
+            self.signal_queue.clear()
+            if self._asked > passed_on:
+                passed_on = self._asked
                 self.terminate_all()
 
 
