@@ -28,7 +28,8 @@ def peak(times: Sequence[float], began: float, seconds: float) -> float:
 
 async def test_a_drain_spreads_its_goodbyes_and_nothing_is_lost(stage: Stage) -> None:
     redis = await stage.redis()
-    drain = stage.size(3, 10)
+    drain = stage.size(5, 10)
+    within = drain + stage.size(20, 5)
     first = await stage.gateway(redis.url, drain_seconds=str(drain))
     second = await stage.gateway(redis.url, serving=False)
     channels = names(stage.size(10, 50))
@@ -41,14 +42,14 @@ async def test_a_drain_spreads_its_goodbyes_and_nothing_is_lost(stage: Stage) ->
         stage.addresses[:] = [address(second)]  # what a load balancer does first
         await asyncio.sleep(0.5)
         began = time.monotonic()
-        status = await first.stop(drain + 5)
+        status = await first.stop(within)
         lasted = time.monotonic() - began
     await stage.caught_up(send, 5)
 
     closes = [*moments(streams, "end", "close 1012", began), *moments(streams, "end", "bye 1012", began)]
     assert status == 0, first.output()[-2000:]
     assert len(closes) == len(streams)
-    stage.figure("exit after", lasted, drain + 5)
+    stage.figure("exit after", lasted, within)
     stage.figure("most closes in a second", peak(closes, began, drain), 3, "times the mean")
     opens = moments(streams, "open", "", began)
     stage.figure("most reconnects in a second", peak(opens, began, drain), 2 if stage.full else 3, "times the mean")
@@ -90,5 +91,5 @@ async def test_a_second_signal_ends_a_drain_at_once(stage: Stage) -> None:
     stage.addresses[:] = [f"127.0.0.1:{free_port()}"]
     began = time.monotonic()
 
-    assert await gateway.stop(10) == 0
-    stage.figure("exit after", time.monotonic() - began, 6)
+    assert await gateway.stop(30) == 0
+    stage.figure("exit after", time.monotonic() - began, stage.size(20, 6))

@@ -35,7 +35,7 @@ async def test_streams_are_closed_one_after_the_other_and_the_exit_is_clean(redi
         ends = await asyncio.gather(*(closed(socket) for socket in sockets))
         bye = await anext(stream)
         await stream.aclose()
-        exit_code = await asyncio.to_thread(server.process.wait, 10)
+        exit_code = await asyncio.to_thread(server.process.wait, 30)
 
     assert {code for code, _ in ends} == {1012}
     assert max(at for _, at in ends) - min(at for _, at in ends) > 0.8
@@ -68,7 +68,7 @@ async def test_a_poll_is_answered_and_a_stream_is_told_when_to_come_back(redis_u
             server.process.send_signal(signal.SIGTERM)
             lines = [line async for line in stream.aiter_lines()]
             answer = await poll
-        exit_code = await asyncio.to_thread(server.process.wait, 8)
+        exit_code = await asyncio.to_thread(server.process.wait, 30)
 
     assert answer.status_code == 200
     assert list(answer.json()["channels"]) == ["jobs:1"]
@@ -94,7 +94,7 @@ async def test_ctrl_c_in_a_terminal_drains_the_workers_too(redis_url: str) -> No
             os.kill(pid, signal.SIGINT)
         for socket in sockets:
             await socket.wait_closed()
-        status = await asyncio.to_thread(server.process.wait, 10)
+        status = await asyncio.to_thread(server.process.wait, 30)
         drained = server.output().count("drained in")
 
     assert {socket.close_code for socket in sockets} == {1012}
