@@ -13,35 +13,19 @@ import ssl
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
 
 from gateway.core.event import show
-from gateway.doctor.remedies import REMEDIES, Remedy
+from gateway.doctor.finding import Finding, Kind
 from gateway.doctor.streams import OPEN_SECONDS, EventStream, Socket, Stream, make_client
 
 FIRST_SECONDS: Final = 5.0  # for the first bytes of a stream; the gateway sends some at once
 EVENTS: Final = 3
 LOG_BYTES: Final = 1_048_576
-
-Kind = Literal["well", "note", "wrong"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one look found, and the name of its remedy."""
-
-    kind: Kind
-    text: str
-    name: str = ""
-
-    @property
-    def remedy(self) -> Remedy:
-        return REMEDIES.get(self.name, {})
 
 
 class Over(Exception):

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from gateway.doctor.examination import Finding
+from gateway.doctor.finding import Finding
 
 _MARKS: Final = {"well": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "red")}
 

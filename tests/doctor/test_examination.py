@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.doctor import examination
-from gateway.doctor.examination import Finding, examine
+from gateway.doctor.examination import examine
+from gateway.doctor.finding import Finding
 from tests.doctor.conftest import Deployments
 from tests.support.tokens import make_token
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gateway.doctor.examination import Finding
+from gateway.doctor.finding import Finding
 from gateway.doctor.report import describe, summary
 
 
