@@ -173,7 +173,7 @@ def line(load: Load, found: Need) -> str:
 
 # As costs.py printed them; docs/performance.md says when and where.
 MEASURED: Final = Costs(
-    connection=789, delivery=6.7, announcement=41, connection_kib=29, publish=26, push=1, follow=12, job_kib=0.55, channel_kib=0.24
+    connection=372, delivery=5.9, announcement=50, connection_kib=4.7, publish=19.4, push=0.2, follow=11, job_kib=0.55, channel_kib=0.24
 )
 
 

@@ -119,6 +119,7 @@ static void begin(struct client *c, int number, int port, int poll)
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     c->early = calloc(1, EARLY);
     int on = 1;
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on); /* ports of earlier runs may still be waiting */
     /* Connecting to a listening socket of the same machine does not wait, unless its backlog is full. */
     if (c->fd < 0 || !c->early || bind(c->fd, (void *)&from, sizeof from) || connect(c->fd, (void *)&to, sizeof to)) {
         perror("connect");
