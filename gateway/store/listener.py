@@ -171,12 +171,11 @@ class Listener:
                     raise Lost("the Sentinels name another master")
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, Exception):
-            raise Lost(f"the server said: {reply}")
-        kind = reply[0] if isinstance(reply, list) else reply
-        if kind == b"message":
+        if type(reply) is list and reply[0] == b"message":
             self._on_message(reply[1][self._skip :].decode("latin-1"), reply[2])
-        elif kind == b"subscribe":
+        elif isinstance(reply, Exception):
+            raise Lost(f"the server said: {reply}")
+        elif isinstance(reply, list) and reply[0] == b"subscribe":
             future = self._wanted.get(reply[1][self._skip :].decode("latin-1"))
             if future is not None and not future.done():
                 future.set_result(None)
