@@ -85,8 +85,7 @@ class Hub:
         id, before = event.id, event.before
         if id > channel.heard:
             channel.heard = id
-            if id > self.heard:  # max() takes as long as the comparison of a client's cursor
-                self.heard = id
+            self.heard = max(self.heard, id)
         for wire, followers in tuple(channel.followers.items()):
             data = event.encode(wire)
             cursors = tuple(followers)
