@@ -48,12 +48,12 @@ class Site:
 @pytest.fixture(scope="module")
 def site(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("nginx")
-    (port,) = free_ports(1)
     with ExitStack() as stack:
         gateways = [
             stack.enter_context(running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET, trusted_proxies="127.0.0.1"))
             for _ in range(2)
         ]
+        (port,) = free_ports(1)
         with running_nginx(folder, adapted(port, gateways, folder / "sample.log"), port):
             yield Site(f"http://127.0.0.1:{port}", gateways, folder / "sample.log")
 

@@ -82,11 +82,11 @@ class Deployments:
 @pytest.fixture(scope="module")
 def deployments(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
     folder = tmp_path_factory.mktemp("nginx")
-    ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))
     with contextlib.ExitStack() as stack:
         open_to_all = stack.enter_context(running_gateway(shared_redis_url))
         jwt = stack.enter_context(running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET))
         lost = stack.enter_context(running_gateway(f"redis://127.0.0.1:{free_port()}", wait=False))
+        ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))  # those of the gateways are taken by now
         targets = {"open": open_to_all.port, "jwt": jwt.port, "lost": lost.port, "none": free_port()}
         servers = []
         for name, (target, locations) in SERVERS.items():
