@@ -55,7 +55,7 @@ Open = Callable[..., Page]
 def work(shared_redis_url: str, gateway: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
     """Gives what a workflow's Python defines."""
     monkeypatch.setenv("REDIS_URL", shared_redis_url)
-    monkeypatch.setenv("GATEWAY_URL", gateway.http)
+    monkeypatch.setenv("NOTIFY_URL", gateway.http)
     publishers = []
 
     def load(name: str) -> Any:

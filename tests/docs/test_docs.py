@@ -28,7 +28,7 @@ PAGES = sorted(
 )
 SAMPLES = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
 SETTINGS = {f"GATEWAY_{field.name.upper()}": field.default for field in dataclasses.fields(Settings)}
-NOT_OURS = {"GATEWAY_URL", "GATEWAY_CMD"}  # where a backend finds the gateway; how a benchmark starts it
+NOT_OURS = {"GATEWAY_CMD"}  # how a benchmark starts the gateway
 SERIES = {row.name for row in metrics.TABLE} | {f"{row.name}_{part}" for row in metrics.TABLE for part in ("bucket", "sum", "count")}
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 

@@ -31,7 +31,7 @@ async def test_an_example_publishes(shared_redis_url: str, shared_redis: Redis, 
     program, channel, types = CASES[section]
     need(shutil.which(program), f"{program}: apt-get install {'redis-tools' if program == 'redis-cli' else program}")
     with running_gateway(shared_redis_url) as gateway:
-        environ = os.environ | {"REDIS_URL": shared_redis_url, "GATEWAY_URL": gateway.http, "TOKEN": "none"}
+        environ = os.environ | {"REDIS_URL": shared_redis_url, "NOTIFY_URL": gateway.http, "TOKEN": "none"}
         for _ in range(2):  # with its key, the end is one event however often it is published
             done = subprocess.run(["bash", "-euc", example(section)], env=environ, capture_output=True, text=True, check=True)
             assert "ERR" not in done.stdout, done
