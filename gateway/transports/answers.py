@@ -43,10 +43,10 @@ async def answer_problem(send: Send, error: GatewayError, headers: Headers = (),
     await answer(send, error.status, msgspec.json.encode(error.problem()), b"application/problem+json", extra)
 
 
-async def check_method(scope: Mapping[str, Any], send: Send, allowed: str) -> bool:
-    """Whether the request's method is the one allowed; if not, ``405`` was sent."""
-    if scope["method"] == allowed:
+async def check_method(scope: Mapping[str, Any], send: Send, *allowed: str) -> bool:
+    """Whether the request's method is one of those allowed; if not, ``405`` was sent."""
+    if scope["method"] in allowed:
         return True
-    error = MethodNotAllowed(f"method {scope['method']!a}: {allowed} is expected")
-    await answer_problem(send, error, [(b"allow", allowed.encode())])
+    error = MethodNotAllowed(f"method {scope['method']!a}: {' or '.join(allowed)} is expected")
+    await answer_problem(send, error, [(b"allow", ", ".join(allowed).encode())])
     return False

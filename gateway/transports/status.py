@@ -16,6 +16,7 @@ from gateway.transports.figures import measure
 from gateway.transports.services import Services
 from gateway.transports.writer import Receive, Send
 
+_METHODS: Final = ("GET", "HEAD")  # some who watch over a server ask for the head only
 _PROXIES: Final = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
 
 
@@ -26,7 +27,7 @@ class LiveEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if await check_method(scope, send, "GET"):
+        if await check_method(scope, send, *_METHODS):
             await answer_json(send, {"status": "alive"})
 
 
@@ -37,7 +38,7 @@ class ReadyEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, "GET"):
+        if not await check_method(scope, send, *_METHODS):
             return
         if self._services.draining:
             await answer_problem(send, Unavailable("the gateway is shutting down"), is_refusal=False)
@@ -55,7 +56,7 @@ class MetricsEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, "GET"):
+        if not await check_method(scope, send, *_METHODS):
             return
         if not _is_local(scope):
             try:

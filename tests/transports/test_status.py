@@ -19,6 +19,15 @@ def test_it_is_alive_and_ready(server: Server) -> None:
     assert httpx.get(f"{server.http}/readyz").json() == {"status": "ready"}
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
+def test_who_asks_for_the_head_only_gets_it(server: Server, path: str) -> None:
+    with httpx.Client(base_url=server.http) as client:
+        head, whole = client.head(path), client.get(path)  # on one connection: a body too many would spoil the second answer
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
 def test_a_redis_that_hangs_makes_it_unready_and_one_that_wakes_ready_again(tmp_path) -> None:
     port = free_port()
     with subprocess.Popen([find_server(), "--port", str(port), "--dir", str(tmp_path), "--save", ""], stdout=subprocess.DEVNULL) as redis:
