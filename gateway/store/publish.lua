@@ -18,7 +18,7 @@
 local PREFIX = '@PREFIX@'
 local MAX_EVENT_BYTES = @MAX_EVENT_BYTES@
 local MAX_KEEP, MAX_TTL, KEY_SECONDS, AFTERLIFE = 10000, 30 * 86400, 86400, 86400
-local MAX_DEPTH, MAX_TEXT, MAX_FLOORS = 256, 512, 32
+local MAX_DEPTH, MAX_TEXT, MAX_FLOORS, MAX_DIGITS = 256, 512, 32, 16
 
 local CLOCK = PREFIX .. ':clock'
 local function log_key(channel) return PREFIX .. ':log:{' .. channel .. '}' end
@@ -177,7 +177,10 @@ local function open(time)
 end
 
 -- id, predecessor and label of a log entry; nil for what somebody else put there.
-local function parse(entry) return (entry or ''):match('^(%d+) (%d+) ([^\n]*)\n') end
+local function parse(entry)
+  local id, before, label = (entry or ''):match('^(%d+) (%d+) ([^\n]*)\n')
+  if id and #id <= MAX_DIGITS and #before <= MAX_DIGITS then return id, before, label end
+end
 
 local function publish(channel, args)
   local json = args[1]
@@ -195,6 +198,7 @@ local function publish(channel, args)
   local log, last = log_key(channel), redis.call('GET', last_key(channel))
   local newest_id, newest_before, newest_label
   if chosen.COLLAPSE or not last then newest_id, newest_before, newest_label = parse(redis.call('LINDEX', log, -1)) end
+  if newest_id and tonumber(newest_id) >= tonumber(id) then newest_id, newest_label = nil end -- a stranger's, too
   local before = last and last:match('^%d+') or newest_id or '0'
   local label = chosen.COLLAPSE and chosen.COLLAPSE:gsub('[^%w_.:@-]', function(c) return string.format('%%%02x', c:byte()) end) or ''
 

@@ -13,8 +13,8 @@ local PAGE = 128 -- entries looked at in one go
 
 -- The id of an entry; nil for what a stranger put there. The gateway takes entries apart by the same rule.
 local function id_of(entry)
-  local id, before = parse(entry)
-  return id and #id <= 16 and #before <= 16 and tonumber(id) or nil
+  local id = parse(entry)
+  return id and tonumber(id)
 end
 
 -- The id of the first entry at or behind place i that is ours: strangers' entries are stepped over.

@@ -238,6 +238,19 @@ def test_a_label_of_any_bytes_stays_on_one_line(store: Store) -> None:
     assert [entry[2] for entry in store.log()] == ["a%20b%0a%25%ff"]
 
 
+@pytest.mark.parametrize("entry", [b"99999999999999999999999999 0 \n{}", b"9999999999999999 0 \n{}", b"5 99999999999999999999 \n{}"])
+def test_a_strangers_entry_in_the_log_precedes_no_event(store: Store, entry: bytes) -> None:
+    store.redis.rpush("notify:log:{jobs:1}", entry)
+    pubsub = store.redis.pubsub()
+    pubsub.subscribe("notify:jobs:1")
+    pubsub.get_message(timeout=1)
+    id = store.publish(1)
+
+    assert heard(pubsub) == [f"{id} 0\n1".encode()]
+    assert store.log()[1] == (id, "0", "", b"1")
+    pubsub.close()
+
+
 def test_a_strangers_entry_in_the_log_is_not_replaced(store: Store) -> None:
     store.redis.rpush("notify:log:{jobs:1}", "not an entry")
     id = store.publish(1, "COLLAPSE", "x")
