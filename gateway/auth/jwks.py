@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.auth.fetch import SECONDS, NoAnswer, fetch, http_client
 from gateway.auth.keys import Key, public_key
+from gateway.auth.signatures import SIGNATURES
 from gateway.errors import Unauthorized, Unavailable
 
 logger = logging.getLogger("gateway.auth")
@@ -94,7 +95,7 @@ class Jwks:
 
     async def find(self, token: str) -> Key:
         try:
-            head = jwt.get_unverified_header(token)
+            head = SIGNATURES.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise Unauthorized("the token is no JSON Web Token") from None
         algorithm, kid = head.get("alg"), head.get("kid")

@@ -15,6 +15,7 @@ import jwt
 import msgspec
 
 from gateway.auth.keys import Key, Keys
+from gateway.auth.signatures import SIGNATURES
 from gateway.core.grant import Grant
 from gateway.errors import Unauthorized
 
@@ -22,14 +23,13 @@ MAX_TOKEN_BYTES: Final = 8_192
 REMEMBERED: Final = 16_384  # tokens, some 1 KiB each
 CLOCK_SECONDS: Final = 5.0  # by which an issuer's clock may be ahead, for nbf and iat
 
-_signatures: Final = jwt.PyJWS()
 _decode: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 def _prove(token: str, key: Key) -> dict[str, Any]:
     """The claims of a token that was signed with this key."""
     try:
-        return _decode.decode(_signatures.decode(token, key.key, algorithms=[key.algorithm]))
+        return _decode.decode(SIGNATURES.decode(token, key.key, algorithms=[key.algorithm]))
     except jwt.InvalidSignatureError:
         raise Unauthorized("the token's signature is wrong") from None
     except jwt.InvalidAlgorithmError:
