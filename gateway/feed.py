@@ -34,6 +34,9 @@ PAGE_BYTES: Final = 65_536  # of one channel: a page is held several times over 
 READS_AT_ONCE: Final = 4  # pipelines on their way to Redis
 READS_IN_PIPELINE: Final = 64
 SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the same cursor
+# Of those of one channel. The kernel takes megabytes for a slow client, read at one go between two announcements: few of these pages
+# will be asked for again, and each is held twice, as JSON and as what was written.
+KEPT_BYTES: Final = 262_144
 LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
 PROBE_SECONDS: Final = 1.0
 READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
@@ -115,8 +118,9 @@ class Reads:
         return read.page
 
     def _drop_old(self, reads: dict[tuple[Since, int], Read]) -> None:
-        for key, read in list(reads.items()):
-            if read.page.done() and not self._is_good(read, 0):
+        kept = 0
+        for key, read in reversed(list(reads.items())):
+            if read.page.done() and (not self._is_good(read, 0) or (kept := kept + read.page.result().size) > KEPT_BYTES):
                 del reads[key]
         if len(reads) >= READS_IN_PIPELINE:
             reads.clear()

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from gateway.core.event import TEXT
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
-from gateway.feed import LINGER_SECONDS, PAGE_BYTES, Feed
+from gateway.feed import KEPT_BYTES, LINGER_SECONDS, PAGE_BYTES, Feed
 from gateway.store.connect import redis_client
 from tests.conftest import publisher
 
@@ -133,6 +133,19 @@ async def test_a_slow_client_holds_one_page_and_leaves_none_behind(redis_url: st
                 await asyncio.sleep(0.01)
 
         assert PAGE_BYTES / 2 < held < PAGE_BYTES + 10_000
+
+
+async def test_of_a_long_log_read_at_one_go_few_pages_are_kept(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        for i in range(80):
+            await publisher(redis)("jobs:1", "progress", f"{i}" + "x" * 8_000)
+        client = Client(feed, "jobs:1", 0)
+        async with asyncio.timeout(5):
+            while len(client.ids) < 80:
+                await asyncio.sleep(0.01)
+        kept = sum(read.page.result().size for reads in feed.reads._reads.values() for read in reads.values())
+
+        assert PAGE_BYTES < kept <= KEPT_BYTES + PAGE_BYTES
 
 
 async def test_a_channel_nobody_follows_is_given_up_after_a_while(redis_url: str, redis: Redis) -> None:
