@@ -152,7 +152,7 @@ _READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "workers": _whole(1, 256),
     "prefix": _matching(r"[A-Za-z][A-Za-z0-9_]{0,31}", "a letter, then letters, digits and _, at most 32"),
     "auth": _one_of("jwt", "none"),
-    "jwt_secret": (_read_secret, "at least 32 bytes"),
+    "jwt_secret": (_read_secret, "at least 32 bytes, and no PEM key,"),
     "jwt_public_key": (_read_pem, "a public key in PEM, of RSA with 2048 bits or more, of P-256 or of Ed25519,"),
     "jwks_url": (_read_address, "an http:// or https:// address without a password"),
     "authorize_url": (_read_address, "an http:// or https:// address without a password"),

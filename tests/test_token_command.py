@@ -54,7 +54,7 @@ def test_wrong_usage_exits_with_2_and_shows_no_secret(words: tuple[str, ...]) ->
     [
         ({}, "GATEWAY_AUTH: jwt, and no key for it"),
         ({"auth": "jwt"}, "GATEWAY_AUTH: jwt, and no key for it"),
-        ({"jwt_secret": "short-and-secret"}, "GATEWAY_JWT_SECRET: the value is wrong: at least 32 bytes"),
+        ({"jwt_secret": "short-and-secret"}, "GATEWAY_JWT_SECRET: the value is wrong: at least 32 bytes, and no PEM key, is expected"),
         ({"jwt_public_key": "-----BEGIN PRIVATE KEY-----\nshort-and-secret"}, "GATEWAY_JWT_PUBLIC_KEY: the value is wrong: a public key"),
         ({"jwt_secret": SECRET, "jwks_url": "https://id.example/keys"}, "GATEWAY_JWT_SECRET, GATEWAY_JWKS_URL: 2 keys"),
         ({"jwks_url": "https://user:short-and-secret@id.example/"}, "GATEWAY_JWKS_URL"),

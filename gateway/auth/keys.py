@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
+from jwt.exceptions import InvalidKeyError
 
 MIN_SECRET_BYTES: Final = 32  # RFC 7518, section 3.2: as long as the hash
 MIN_RSA_BITS: Final = 2048  # RFC 7518, section 3.3
@@ -64,10 +66,14 @@ def secret_key(secret: str) -> Key:
     """A secret that is shared with whoever issues the tokens: HS256.
 
     Raises:
-        ValueError: if it is too short.
+        ValueError: if it is too short, or a key that is no secret.
     """
     if len(secret.encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"at least {MIN_SECRET_BYTES} bytes are expected")
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except InvalidKeyError:
+        raise ValueError("a PEM or SSH key is no secret: GATEWAY_JWT_PUBLIC_KEY takes a public one") from None
     return Key("HS256", secret.encode())
 
 

@@ -46,6 +46,11 @@ def test_a_private_key_is_no_public_one() -> None:
         pem_key(private)
 
 
+def test_a_key_that_is_no_secret_is_refused_as_one() -> None:
+    with pytest.raises(ValueError, match="GATEWAY_JWT_PUBLIC_KEY"):
+        secret_key(pem(ec.generate_private_key(ec.SECP256R1())))
+
+
 def test_a_secret_has_32_bytes() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         secret_key("x" * 31)
