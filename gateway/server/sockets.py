@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LINGER_SECONDS: Final = 1.0  # for a close frame to reach a client that still sends: a socket closed with bytes unread is reset
 
 INVALID_DATA: Final = 1007
-GOING_AWAY: Final = 1012
+RESTART: Final = 1012
 INTERNAL_ERROR: Final = 1011
 
 CONNECTING, OPEN, CLOSING, FAILED, CLOSED = range(5)
@@ -54,7 +54,7 @@ class WebSocketProtocol(TransportWriter):
     """One connection: an ASGI application's, or after ``stay`` that of whoever takes its messages."""
 
     __slots__ = (
-        "_counter", "_drained", "_frames", "_http", "_key", "_kind", "_max_size", "_messages", "_on_message",
+        "_counter", "_drained", "_frames", "_key", "_kind", "_max_size", "_messages", "_on_message",
         "_parser", "_reading", "_response", "_server", "_state", "_taking", "_timer", "_waiter",
     )  # fmt: skip
 
@@ -360,7 +360,7 @@ class WebSocketProtocol(TransportWriter):
         if self._state == CONNECTING:
             self._refuse(500, [], b"Internal Server Error")
         elif self._state == OPEN:
-            self._close(GOING_AWAY, "")
+            self._close(RESTART, "")
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
