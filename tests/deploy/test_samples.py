@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
@@ -67,6 +68,16 @@ def test_the_caddyfile_closes_its_blocks_and_hides_tokens_and_figures() -> None:
 def compose() -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     return found
+
+
+def test_compose_takes_the_file_with_nothing_set() -> None:
+    tool = shutil.which("docker-compose")
+    if tool is None:
+        pytest.skip("needs docker-compose: apt-get install docker-compose")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    checked = subprocess.run([tool, "config", "--quiet"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_compose_gives_settings_that_there_are_and_time_for_the_drain() -> None:
