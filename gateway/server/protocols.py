@@ -23,13 +23,12 @@ from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeou
 from gateway.server.descriptors import most_sockets
 from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, Head, answer, check_head
 from gateway.server.sockets import WebSocketProtocol
-from gateway.server.streams import StreamProtocol
+from gateway.server.streams import LINGER_SECONDS, StreamProtocol
 from gateway.transports.lines import about
 from gateway.transports.writer import EXTENSION
 
 HEAD_SECONDS: Final = 10.0  # for the first byte and for a whole head; a phone far from its mast takes 3
 BODY_SECONDS: Final = 30.0  # for 8 MiB of events from a backend
-LINGER_SECONDS: Final = 1.0  # for an answer to reach a client that still sends: a socket closed with bytes unread is reset
 MAX_PIPELINED: Final = 8  # no browser sends requests ahead; 256 KiB of them, one read, would be 9,000
 
 logger = logging.getLogger("gateway.edge")

@@ -21,13 +21,11 @@ from websockets.protocol import SERVER, Protocol
 from websockets.utils import accept_key
 
 from gateway.server.frames import FrameCounter, Violation, is_pong
-from gateway.server.streams import CLOSE_SECONDS, TransportWriter
+from gateway.server.streams import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
 from gateway.transports.writer import HIGH_BYTES
 
 if TYPE_CHECKING:
     from gateway.server.protocols import HttpProtocol
-
-LINGER_SECONDS: Final = 1.0  # for a close frame to reach a client that still sends: a socket closed with bytes unread is reset
 
 INVALID_DATA: Final = 1007
 RESTART: Final = 1012

@@ -13,18 +13,15 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from gateway.transports.writer import HIGH_BYTES, LOW_BYTES
+from gateway.transports.writer import HIGH_BYTES, LOW_BYTES, nothing
 
 if TYPE_CHECKING:
     from gateway.server.protocols import HttpProtocol
 
 CLOSE_SECONDS: Final = 10.0  # for the last bytes to be taken
+LINGER_SECONDS: Final = 1.0  # for an answer to reach a client that still sends: a socket closed with bytes unread is reset
 
 _BYTES_ACKED: Final = slice(120, 128)  # tcpi_bytes_acked in Linux's struct tcp_info, since 4.1
-
-
-def _nothing() -> None:
-    pass
 
 
 class TransportWriter(asyncio.Protocol):
@@ -39,9 +36,9 @@ class TransportWriter(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.write: Callable[[bytes], object] = transport.write
-        self.on_full: Callable[[], object] = _nothing
-        self.on_room: Callable[[], object] = _nothing
-        self.on_gone: Callable[[], object] = _nothing
+        self.on_full: Callable[[], object] = nothing
+        self.on_room: Callable[[], object] = nothing
+        self.on_gone: Callable[[], object] = nothing
         self.gone = False
         self._cut: asyncio.TimerHandle | None = None
         transport.set_write_buffer_limits(high=HIGH_BYTES, low=LOW_BYTES)
@@ -66,7 +63,7 @@ class TransportWriter(asyncio.Protocol):
             return
         self.gone = True
         self.on_gone()
-        self.on_full = self.on_room = self.on_gone = _nothing  # whoever is behind them can be freed
+        self.on_full = self.on_room = self.on_gone = nothing  # whoever is behind them can be freed
         if self.transport.get_write_buffer_size():
             # A transport is not closed before its bytes are taken, and nobody watches over this one any more.
             self._cut = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.transport.abort)

@@ -11,11 +11,10 @@ from typing import Any, Final, cast
 from gateway import metrics
 from gateway.core.event import BLOCK, CHUNK, Wire, http_chunk
 from gateway.core.grant import Grant
-from gateway.core.page import Since
-from gateway.core.subscription import Subscription
-from gateway.errors import DONE, OVERLOADED, RESTART, BadRequest, GatewayError
+from gateway.errors import OVERLOADED, RESTART, BadRequest
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.connections import address_of
+from gateway.transports.follower import Follower
 from gateway.transports.request import check_readable, wanted
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter, Writer
@@ -31,46 +30,18 @@ RETRY_AFTER_MS: Final = {RESTART: (100, 1_000), OVERLOADED: (3_000, 8_000)}  # f
 # The retry line and the heartbeat are lines, not blocks: some parsers (httpx-sse) make an event of each blank line.
 
 
-def _nothing() -> None:
-    pass
-
-
-class Stream:
+class Stream(Follower):
     """One open event stream."""
 
-    __slots__ = ("_send", "_services", "grant", "subscription", "writer")
+    __slots__ = ("_send",)
     transport = "sse"
 
     def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
-        self.grant = grant
-        self.writer = writer
-        self._services = services
+        super().__init__(services, grant, writer, wire, until_final=until_final)
         self._send: Send | None = send
-        self.subscription = Subscription(
-            wire=wire,
-            write=writer.write,
-            on_behind=services.catch_up,
-            on_done=self._done,
-            on_failed=self._failed,
-            until_final=until_final,
-        )
-        writer.on_full = self.subscription.pause
-        writer.on_room = self.subscription.resume
-        writer.on_gone = self.leave
 
-    def _done(self) -> None:
-        self._services.connections.end(self, DONE, "the channels are over")
-
-    def _failed(self) -> None:
-        self._services.connections.end(self, OVERLOADED, "reconnect")
-
-    def open(self, address: str, channels: Mapping[str, Since]) -> None:
-        """Begin: watched over from now on, until ``leave``."""
-        services = self._services
-        services.connections.add(self, address)
-        services.access.admit(self)
+    def greet(self) -> None:
         self.write(b"retry: %d\n" % random.randint(*RETRY_MS))
-        services.feed.follow(self.subscription, channels)
 
     def stay(self) -> bool:
         """Go on without a task; ``False`` where the server cannot do that."""
@@ -79,22 +50,12 @@ class Stream:
         self._send = None
         return True
 
-    def leave(self) -> None:
-        """It is over."""
-        self._services.feed.leave(self.subscription)
-        self.subscription.on_done = self.subscription.on_failed = _nothing  # they lead back here
-        self._services.access.dismiss(self)
-        self._services.connections.remove(self)
-
     def write(self, data: bytes) -> None:
         """Write bytes that are no event."""
         self.writer.write(http_chunk(data) if self.subscription.wire is CHUNK else data)
 
     def beat(self) -> None:
         self.write(b":\n")
-
-    def lose(self, error: GatewayError) -> None:
-        self._services.connections.end(self, error.close_code, error.detail)
 
     async def goodbye(self, code: int, reason: str) -> None:
         self._services.feed.leave(self.subscription)

@@ -14,9 +14,10 @@ from gateway import metrics
 from gateway.core.event import FRAME, TEXT, Wire, show
 from gateway.core.grant import Grant
 from gateway.core.page import Since
-from gateway.core.subscription import Ref, Subscription
-from gateway.errors import DONE, OVERLOADED, BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
+from gateway.core.subscription import Ref
+from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
 from gateway.transports.connections import address_of
+from gateway.transports.follower import Follower
 from gateway.transports.lines import log_refusal
 from gateway.transports.request import check_channel, check_number, check_readable, parse_since, wanted
 from gateway.transports.services import Services
@@ -60,61 +61,20 @@ class Allowance:
         self._left -= 1
 
 
-def _nothing() -> None:
-    pass
-
-
-class Socket:
+class Socket(Follower):
     """One open WebSocket."""
 
-    __slots__ = ("_allowance", "_send", "_services", "grant", "subscription", "writer")
+    __slots__ = ("_allowance", "_send")
     transport = "websocket"
 
     def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
-        self.grant = grant
-        self.writer = writer
-        self._services = services
+        super().__init__(services, grant, writer, wire, until_final=until_final)
         self._send = send
         self._allowance: Allowance | None = None  # most clients never send a command
-        self.subscription = Subscription(
-            wire=wire,
-            write=writer.write,
-            on_behind=services.catch_up,
-            on_done=self._done,
-            on_failed=self._failed,
-            until_final=until_final,
-        )
-        writer.on_full = self.subscription.pause
-        writer.on_room = self.subscription.resume
-        writer.on_gone = self.leave
-
-    def _done(self) -> None:
-        self._services.connections.end(self, DONE, "the channels are over")
-
-    def _failed(self) -> None:
-        self._services.connections.end(self, OVERLOADED, "reconnect")
-
-    def open(self, address: str, channels: Mapping[str, Since]) -> None:
-        """Begin: watched over from now on, until ``leave``."""
-        services = self._services
-        services.connections.add(self, address)
-        services.access.admit(self)
-        if channels:
-            services.feed.follow(self.subscription, channels)
-
-    def leave(self) -> None:
-        """It is over."""
-        self._services.feed.leave(self.subscription)
-        self.subscription.on_done = self.subscription.on_failed = _nothing  # they lead back here
-        self._services.access.dismiss(self)
-        self._services.connections.remove(self)
 
     def beat(self) -> None:
         if self.subscription.wire is FRAME:  # else the server has pings of its own
             self.writer.write(PING)
-
-    def lose(self, error: GatewayError) -> None:
-        self._services.connections.end(self, error.close_code, error.detail)
 
     async def goodbye(self, code: int, reason: str) -> None:
         self._services.feed.leave(self.subscription)

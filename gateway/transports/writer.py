@@ -19,8 +19,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """What is called where nobody wants to know."""
 
 
 class Writer(Protocol):
@@ -74,9 +74,9 @@ class SendWriter:
     """A writer over ASGI ``send``, with a task of its own (``run``)."""
 
     def __init__(self, send: Send, message: Callable[[bytes], MutableMapping[str, Any]], *, join: bool) -> None:
-        self.on_full: Callable[[], object] = _nothing
-        self.on_room: Callable[[], object] = _nothing
-        self.on_gone: Callable[[], object] = _nothing
+        self.on_full: Callable[[], object] = nothing
+        self.on_room: Callable[[], object] = nothing
+        self.on_gone: Callable[[], object] = nothing
         self._send = send
         self._message = message
         self._join = join

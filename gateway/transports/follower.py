@@ -1,0 +1,73 @@
+"""Follower: one client on a connection that stays open, fed and watched over until it leaves; what SSE and WebSocket share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.core.event import Wire
+from gateway.core.grant import Grant
+from gateway.core.page import Since
+from gateway.core.subscription import Subscription
+from gateway.errors import DONE, OVERLOADED, GatewayError
+from gateway.transports.services import Services
+from gateway.transports.writer import Writer, nothing
+
+
+class Follower:
+    """A ``Connection`` but for its bytes: ``beat`` and ``goodbye`` are those of the transport."""
+
+    __slots__ = ("_services", "grant", "subscription", "writer")
+    transport: str
+
+    def __init__(self, services: Services, grant: Grant, writer: Writer, wire: Wire, *, until_final: bool) -> None:
+        self.grant = grant
+        self.writer = writer
+        self._services = services
+        self.subscription = Subscription(
+            wire=wire,
+            write=writer.write,
+            on_behind=services.catch_up,
+            on_done=self._done,
+            on_failed=self._failed,
+            until_final=until_final,
+        )
+        writer.on_full = self.subscription.pause
+        writer.on_room = self.subscription.resume
+        writer.on_gone = self.leave
+
+    def _done(self) -> None:
+        self._services.connections.end(self, DONE, "the channels are over")
+
+    def _failed(self) -> None:
+        self._services.connections.end(self, OVERLOADED, "reconnect")
+
+    def open(self, address: str, channels: Mapping[str, Since]) -> None:
+        """Begin: watched over from now on, until ``leave``."""
+        services = self._services
+        services.connections.add(self, address)
+        services.access.admit(self)
+        self.greet()
+        if channels:
+            services.feed.follow(self.subscription, channels)
+
+    def leave(self) -> None:
+        """It is over."""
+        self._services.feed.leave(self.subscription)
+        self.subscription.on_done = self.subscription.on_failed = nothing  # they lead back here
+        self._services.access.dismiss(self)
+        self._services.connections.remove(self)
+
+    def lose(self, error: GatewayError) -> None:
+        """Send the client away for it."""
+        self._services.connections.end(self, error.close_code, error.detail)
+
+    def greet(self) -> None:
+        """Write what comes before everything else, if there is such a thing."""
+
+    def beat(self) -> None:
+        """Write a heartbeat."""
+        raise NotImplementedError
+
+    async def goodbye(self, code: int, reason: str) -> None:
+        """Tell the client why, and end."""
+        raise NotImplementedError
