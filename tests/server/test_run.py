@@ -51,9 +51,18 @@ async def test_several_workers_give_the_same_events(redis_url: str, redis: Redis
 
 def test_a_worker_that_dies_is_replaced(redis_url: str) -> None:
     with running_gateway(redis_url, "--workers", "2") as server:
-        for pid in workers_of(server):
+        dead = workers_of(server)
+        for pid in dead:
             os.kill(pid, signal.SIGKILL)
         server.wait_ready(20)
+
+        assert len(dead) == 2
+        assert not set(dead) & set(workers_of(server))
+
+
+def open_of(sockets: list[websockets.ClientConnection]) -> int:
+    """How many of them are open, as far as their ends here know."""
+    return sum(socket.state is websockets.State.OPEN for socket in sockets)
 
 
 async def test_any_worker_tells_the_figures_of_all_and_no_count_falls_when_one_dies(redis_url: str, redis: Redis) -> None:
@@ -70,8 +79,8 @@ async def test_any_worker_tells_the_figures_of_all_and_no_count_falls_when_one_d
         async with asyncio.timeout(20):
             while dead in workers_of(server) or len(workers_of(server)) < 2:
                 await asyncio.sleep(0.02)
-        still_open = sum(socket.state is websockets.State.OPEN for socket in sockets)
-        left = await figures_when(server.http, lambda now: now["gateway_connections"] == still_open)
+        left = await figures_when(server.http, lambda now: now["gateway_connections"] == open_of(sockets))
+        still_open = open_of(sockets)
         for socket in sockets:
             await socket.close()
 

@@ -123,6 +123,6 @@ def workers_of(server: Server, count: int = 2) -> list[int]:
     while server.output().count("events get through Redis") < count:
         assert time.monotonic() < deadline, server.output()
         time.sleep(0.02)
-    listed = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True).stdout.split()
-    lines = {pid: subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout for pid in listed}
-    return [int(pid) for pid, line in lines.items() if "spawn_main" in line]
+    # Whole command lines: what ps prints is cut at $COLUMNS.
+    listed = subprocess.run(["pgrep", "-f", "-P", str(server.process.pid), "spawn_main"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in listed.stdout.split()]
