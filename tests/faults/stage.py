@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import httpx
 import msgspec
 from notify_client import AsyncPublisher
@@ -144,6 +147,33 @@ class Stage:
             self._sends[redis_url] = send
         return self._sends[redis_url]
 
+    async def pipelined(self, redis: RedisServer) -> Send:
+        """Publish by the function over one connection, without waiting for the answers: a Redis that hangs finds all when it wakes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", redis.port)
+        waiting: deque[asyncio.Future[Any]] = deque()
+
+        async def answers() -> None:
+            parser = hiredis.Reader()
+            while chunk := await reader.read(65_536):
+                parser.feed(chunk)
+                while (answer := parser.gets()) is not False:
+                    waiting.popleft().set_result(answer)
+
+        reading = asyncio.ensure_future(answers())
+        self._stack.callback(writer.close)
+        self._stack.callback(reading.cancel)
+
+        async def send(words: Words) -> str:
+            waiting.append(asyncio.get_running_loop().create_future())
+            command: Any = ("FCALL", "notify_publish", 1, *words.arguments())
+            writer.write(hiredis.pack_command(command))
+            answer = await waiting[-1]
+            if isinstance(answer, Exception):
+                raise Refused(answer)
+            return str(answer.decode())
+
+        return send
+
     def library(self, redis_url: str) -> Send:
         """Publish with our Python client, as a worker does. It says nothing of why it drops an event."""
         name = f"library {redis_url}"
@@ -229,27 +259,40 @@ class Stage:
     async def load(
         self, sends: Sequence[Send], channels: Sequence[str], rate: float, *, labels: float = 0.0, workers: int = 8, **options: Any
     ) -> AsyncIterator[None]:
-        """Publish on channels drawn by chance, so many a second, while entered. ``labels`` is the share that collapses."""
-        started, begun, ends = time.monotonic(), 0, float("inf")
+        """Publish on channels drawn by chance, so many a second, while entered. ``labels`` is the share that collapses.
+
+        So many workers each wait for their event's answer: with enough of them a Redis that hangs slows nobody.
+        """
+        free = asyncio.Semaphore(workers)
+        under_way: set[asyncio.Task[None]] = set()
 
         async def work() -> None:
-            nonlocal begun
-            while time.monotonic() < ends:
-                due = started + begun / rate
-                begun += 1
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-                if time.monotonic() > ends:
-                    return
-                label = "progress" if self.rng.random() < labels else None
+            label = "progress" if self.rng.random() < labels else None
+            try:
                 await self.publish(self.rng.choice(sends), self.rng.choice(channels), label=label, **options)
+            finally:
+                free.release()
 
-        tasks = [asyncio.ensure_future(work()) for _ in range(workers)]
+        async def pace() -> None:
+            started = time.monotonic()
+            for begun in itertools.count():
+                await asyncio.sleep(max(0.0, started + begun / rate - time.monotonic()))
+                await free.acquire()
+                task = asyncio.ensure_future(work())
+                under_way.add(task)
+                task.add_done_callback(check)
+
+        def check(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and task.exception() is None:
+                under_way.discard(task)  # one that has failed stays, to be raised at the end
+
+        pacing = asyncio.ensure_future(pace())
         try:
             yield
         finally:
-            ends = 0.0
+            pacing.cancel()
             async with asyncio.timeout(90):
-                await asyncio.gather(*tasks)
+                await asyncio.gather(*under_way)
 
     # The end
 

@@ -162,12 +162,16 @@ async def in_step(replica: RedisServer) -> None:
 async def test_04_redis_hangs(stage: Stage) -> None:
     redis = await stage.redis(aof=True)
     gateway = await stage.gateway(redis.url)
-    channels = names(stage.size(10, 50))
+    channels = names(stage.size(30, 250))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
-    sends = [stage.function(redis.url), stage.http()]
+    send = await stage.pipelined(redis)
+    rate = stage.size(100, 500)
 
-    async with stage.load(sends, channels, stage.size(100, 500), retry=40, workers=16, keep=10_000):
+    async with (
+        stage.load([send], channels, rate, workers=20 * rate, keep=10_000),
+        stage.load([stage.http()], channels, 20, retry=40, keep=10_000),
+    ):
         await asyncio.sleep(1)
         redis.hang()
         hung = time.monotonic()
@@ -178,8 +182,10 @@ async def test_04_redis_hangs(stage: Stage) -> None:
         redis.go_on()
         went_on = time.monotonic()
         await gateway.ready()
-    await stage.caught_up(sends[0], 5, since=went_on)
+    await stage.caught_up(send, 5, since=went_on)
 
+    begun = len(stage.ledger.publications)
+    assert begun > 0.9 * rate * (went_on - hung), f"{begun} events in {went_on - hung:.1f} s"
     stage.verdict()
 
 
