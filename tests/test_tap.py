@@ -9,11 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from redis.asyncio import Redis
 
 from gateway import tap as module
-from gateway.cli import main
 from gateway.store.connect import redis_client
 from gateway.store.log import Log
 from gateway.tap import Job, Tap, Words, translate
@@ -184,11 +182,3 @@ def test_what_an_entry_means(event: str, fields: dict[str, str], started: bool, 
     found = translate((b"1-0", entry), Job("cut", None, started), Words(results=True, messages=True))
 
     assert (found and (found.type, found.fields)) == told
-
-
-@pytest.mark.parametrize("channel", ["jobs:{id", "jobs:{name}", "jobs:1", "jobs {id}", "{id.x}"])
-def test_a_channel_that_cannot_be_is_refused_at_the_start(channel: str) -> None:
-    result = CliRunner().invoke(main, ["tap", "bullmq", "films", "--channel", channel])
-
-    assert result.exit_code == 2
-    assert "--channel" in result.output

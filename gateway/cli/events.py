@@ -1,0 +1,100 @@
+"""``gateway publish`` and ``gateway watch``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import click
+
+from gateway.cli.usage import channel_argument, redis_url_or_exit, settings_or_exit, with_redis
+from gateway.core.event import TEXT, Malformed, read_published
+from gateway.core.subscription import Subscription
+from gateway.errors import BadRequest, GatewayError
+from gateway.feed import Feed
+from gateway.store.connect import redis_client
+from gateway.store.log import Log, Publication
+from gateway.transports.request import parse_since
+
+
+@click.command()
+@click.argument("channel", callback=channel_argument)
+@click.argument("json")
+@click.option("--key", help="Idempotency key: published once in 24 h.")
+@click.option("--keep", type=click.IntRange(1, 10_000), help="Events to keep in the channel's log.  [100]")
+@click.option("--ttl", type=click.IntRange(1, 30 * 86_400), help="Seconds to keep the log.  [86400]")
+@click.option("--collapse", metavar="LABEL", help="Take the place of the newest event if it has the same label.")
+@click.option("--live", is_flag=True, help="Do not record it: it reaches who is connected now.")
+def publish(channel: str, json: str, live: bool, **options: Any) -> None:
+    """Publish an event and print its id.
+
+    JSON is an event, {"type":"completed","data":{},"final":true}, or any other JSON value, which becomes the data of a message.
+    """
+    settings = settings_or_exit()
+    url = redis_url_or_exit(settings)
+    data = os.fsencode(json)
+    try:
+        read_published(data, settings.max_event_bytes)
+    except Malformed as error:
+        raise click.BadParameter(str(error), param_hint="JSON") from None
+
+    async def run() -> None:
+        client = redis_client(url)
+        log = Log(client, settings.prefix, settings.max_event_bytes)
+        try:
+            if live:
+                await log.announce(channel, data)
+                return
+            await log.open()
+            result = (await log.append([Publication(channel, data, **options)]))[0]
+            if isinstance(result, GatewayError):
+                raise result
+            click.echo(result)
+        finally:
+            await client.aclose()
+
+    with_redis(run)
+
+
+@click.command()
+@click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True, callback=channel_argument)
+@click.option("--since", default="last", show_default=True, help="last, now, 0 (all that is kept) or an event's id.")
+@click.option("--until-final", is_flag=True, help="Stop when all the channels are over.")
+def watch(channels: tuple[str, ...], since: str, until_final: bool) -> None:
+    """Print the events of channels as they come, a JSON object a line; notices go to stderr."""
+    settings = settings_or_exit()
+    url = redis_url_or_exit(settings)
+    try:
+        begin = parse_since(since)
+    except BadRequest as error:
+        raise click.BadParameter(error.detail, param_hint="--since") from None
+
+    async def run() -> None:
+        client = redis_client(url)
+        feed = Feed(client, settings.prefix, settings.max_event_bytes)
+        over = asyncio.Event()
+        subscription = Subscription(
+            wire=TEXT,
+            write=_print,
+            on_behind=feed.catch_up,
+            on_done=over.set,
+            on_failed=over.set,
+            until_final=until_final,
+        )
+        try:
+            await client.ping()
+            running = asyncio.ensure_future(feed.run())
+            await asyncio.sleep(0)
+            feed.follow(subscription, dict.fromkeys(channels, begin))
+            await asyncio.wait([running, asyncio.ensure_future(over.wait())], return_when=asyncio.FIRST_COMPLETED)
+            running.cancel()
+            await asyncio.wait([running])
+        finally:
+            await client.aclose()
+
+    with_redis(run)
+
+
+def _print(line: bytes) -> None:
+    click.echo(line, err=line.startswith(b'{"op":'))

@@ -1,0 +1,69 @@
+"""``gateway tap``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+import click
+
+from gateway.cli.usage import fail, redis_url_or_exit, settings_or_exit, with_redis
+from gateway.core.event import channel_problem
+from gateway.store.connect import redis_client
+from gateway.store.log import Log
+
+
+@click.group()
+def tap() -> None:
+    """Publish what happens in a queue that knows nothing of the gateway."""
+
+
+def template_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """A channel's name with ``{id}`` and perhaps ``{queue}``."""
+    try:
+        problem = channel_problem(value.format(id="1", queue="a"))
+    except (LookupError, ValueError, AttributeError):
+        problem = "only {id} and {queue} stand for something"
+    if problem is None and "{id}" not in value:
+        problem = "{id} is missing: each job has a channel of its own"
+    if problem is not None:
+        raise click.BadParameter(problem)
+    return value
+
+
+@tap.command()
+@click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
+@click.option("--channel", default="jobs:{id}", show_default=True, callback=template_argument, help="{id} of the job, {queue} by name.")
+@click.option("--source", metavar="URL", help="BullMQ's Redis.  [GATEWAY_REDIS_URL]")
+@click.option("--bull", metavar="PREFIX", default="bull", show_default=True, help="BullMQ's prefix.")
+@click.option("--since", type=click.Choice(["now", "0"]), default="now", show_default=True, help="Where the very first run begins.")
+@click.option("--results", is_flag=True, help="Tell what jobs return.")
+@click.option("--messages", is_flag=True, help="Tell the texts of errors.")
+def bullmq(queues: tuple[str, ...], channel: str, source: str | None, bull: str, since: str, results: bool, messages: bool) -> None:
+    """Publish what happens to the jobs of BullMQ queues, until a signal.
+
+    It goes on where it, or another one, has stopped. Several may run: one of them reads, the others wait.
+    """
+    from gateway.tap import Tap, Words, run_taps  # noqa: PLC0415 - only this command needs it
+
+    settings = settings_or_exit()
+    url = redis_url_or_exit(settings)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
+
+    async def run() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+        client, bulls = redis_client(url), redis_client(source or url, connections=2 * len(queues))
+        words = Words(channel=channel, results=results, messages=messages)
+        log = Log(client, settings.prefix, settings.max_event_bytes)
+        try:
+            await log.open()
+            await run_taps(Tap(queue, bulls, client, log, prefix=settings.prefix, bull=bull, words=words, since=since) for queue in queues)
+        finally:
+            await bulls.aclose()
+            await client.aclose()
+
+    try:
+        with_redis(run)
+    except ValueError as error:
+        fail(f"--source: {error}")

@@ -1,0 +1,81 @@
+"""``gateway serve``, ``demo`` and ``check``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import click
+
+from gateway.cli.usage import fail, settings_or_exit
+from gateway.errors import SettingsError
+from gateway.server.checks import redis_problems
+from gateway.server.run import bind, serve, serve_workers
+from gateway.settings import Settings, read_settings, serving_problems
+
+
+@click.command("serve")
+@click.option("--host", help="Address to listen on.  [GATEWAY_HOST, 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on.  [GATEWAY_PORT, 8000]")
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes.  [GATEWAY_WORKERS, 1]")
+def serve_command(host: str | None, port: int | None, workers: int | None) -> None:
+    """Run the gateway.
+
+    Needs GATEWAY_REDIS_URL, and a key for tokens (GATEWAY_JWT_SECRET, GATEWAY_JWT_PUBLIC_KEY or GATEWAY_JWKS_URL), or
+    GATEWAY_AUTHORIZE_URL, or GATEWAY_AUTH=none.
+    """
+    settings = settings_or_exit(host=host, port=port, workers=workers)
+    if problems := serving_problems(settings):
+        fail("\n".join(problems))
+    try:
+        listener = bind(settings)
+    except OSError as error:
+        fail(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {settings.host} port {settings.port}: {error.strerror}")
+    if settings.log_level in ("debug", "info") and settings.log_format == "text":
+        click.echo(f"gateway on {address(settings, listener.getsockname()[1])}", err=True)
+    if settings.workers == 1:
+        from gateway.app import create_app  # noqa: PLC0415 - the workers import it themselves
+
+        serve(create_app(settings), settings, listener)
+    else:
+        chosen = {"HOST": settings.host, "PORT": str(settings.port), "WORKERS": str(settings.workers)}
+        serve_workers(settings, listener, {f"GATEWAY_{name}": value for name, value in chosen.items()})
+
+
+def address(settings: Settings, port: int) -> str:
+    """Where a browser finds the gateway."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{port}"
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="Port to listen on; 0 for a free one.")
+def demo(port: int) -> None:
+    """Show jobs that finish: a page, a private Valkey, and workers that pretend to work.
+
+    Where Celery is installed the jobs are Celery's. No authentication, on this machine only.
+    """
+    from gateway.pages.demo import run_demo  # noqa: PLC0415 - needs what only the demo needs
+
+    try:
+        run_demo(port)
+    except (SettingsError, OSError) as error:
+        fail(str(error))
+
+
+@click.command()
+def check() -> None:
+    """Check the settings and Redis.
+
+    Prints every problem, a line each, and exits with 1 if there is one.
+    """
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as error:
+        fail(str(error))
+    problems = serving_problems(settings)
+    if settings.redis_url is not None:
+        problems += asyncio.run(redis_problems(settings.redis_url, settings.prefix, settings.max_event_bytes))
+    if problems:
+        fail("\n".join(problems))
+    click.echo("all is well")

@@ -1,0 +1,53 @@
+"""``gateway token``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from gateway.cli.usage import fail, settings_or_exit
+from gateway.core.grant import MAX_TEXT, Patterns, is_name
+
+
+def pattern_argument(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """Channels, each exact or ending in ``*``."""
+    try:
+        Patterns.read(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
+def subject_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Whom a token speaks for."""
+    if not is_name(value):
+        raise click.BadParameter(f"a printable text of 1 to {MAX_TEXT} characters is expected")
+    return value
+
+
+@click.command()
+@click.option("--sub", required=True, callback=subject_argument, help="Whom it speaks for.")
+@click.option("--subscribe", multiple=True, callback=pattern_argument, help="A channel to follow, or 'jobs:*'.  [user:SUB and user:SUB:*]")
+@click.option("--publish", multiple=True, callback=pattern_argument, help="A channel to publish on over HTTP, or 'jobs:*'.  [none]")
+@click.option("--admin", is_flag=True, help="May revoke tokens and read the metrics.")
+@click.option("--ttl", type=click.FloatRange(0, min_open=True), default=900, show_default=True, help="Seconds until it expires.")
+def token(sub: str, subscribe: tuple[str, ...], publish: tuple[str, ...], admin: bool, ttl: float) -> None:
+    """Print a token.
+
+    Made with GATEWAY_JWT_SECRET, and with GATEWAY_JWT_AUDIENCE and GATEWAY_JWT_ISSUER if they are set. --subscribe and
+    --publish may be given several times.
+    """
+    import jwt  # noqa: PLC0415 - costs time, and only this command needs it
+
+    settings = settings_or_exit()
+    if settings.jwt_secret is None:
+        fail("GATEWAY_JWT_SECRET: not set; it is what tokens are made with (with a public key, whoever has its private key makes them)")
+    now = round(time.time(), 3)
+    claims: dict[str, Any] = {"sub": sub, "iat": now, "exp": now + ttl}
+    optional = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer, "subscribe": list(subscribe), "publish": list(publish)}
+    claims |= {name: value for name, value in optional.items() if value}
+    if admin:
+        claims["admin"] = True
+    click.echo(jwt.encode(claims, settings.jwt_secret, algorithm="HS256"))

@@ -1,0 +1,58 @@
+"""What the commands have in common: how they fail, what they read, whom they reach."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+from redis.exceptions import RedisError
+
+from gateway.core.event import channel_problem
+from gateway.errors import GatewayError, SettingsError
+from gateway.settings import Settings, read_settings
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say what is wrong, a line each, and exit."""
+    for line in message.splitlines():
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {line}", err=True)
+    sys.exit(code)
+
+
+def settings_or_exit(**chosen: Any) -> Settings:
+    """The settings; exits with a line for each that is wrong."""
+    try:
+        return read_settings(os.environ, **chosen)
+    except SettingsError as error:
+        fail(str(error))
+
+
+def redis_url_or_exit(settings: Settings) -> str:
+    """The address of Redis; exits if none is set."""
+    if settings.redis_url is None:
+        fail("GATEWAY_REDIS_URL: not set; an address such as redis://localhost:6379 is expected")
+    return settings.redis_url
+
+
+def channel_argument(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """A channel's name, or several."""
+    for name in (value,) if isinstance(value, str) else value:
+        if (problem := channel_problem(name)) is not None:
+            raise click.BadParameter(problem)
+    return value
+
+
+def with_redis(run: Callable[[], Any]) -> None:
+    """Run what needs Redis; exits with a line if Redis is away or refuses."""
+    try:
+        asyncio.run(run())
+    except (RedisError, OSError) as error:
+        fail(f"GATEWAY_REDIS_URL: Redis does not answer: {error}")
+    except GatewayError as error:
+        fail(error.detail)
+    except KeyboardInterrupt:
+        sys.exit(130)

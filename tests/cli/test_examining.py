@@ -1,0 +1,25 @@
+"""``gateway doctor``, as an operator uses it."""
+
+from __future__ import annotations
+
+from gateway.embedded import embedded_server
+from tests.support.command import run
+from tests.support.servers import running_gateway
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_change() -> None:
+    result = run("doctor", "http://127.0.0.1:9", "--patience", "1")
+
+    assert result.returncode == 1
+    assert result.stdout.startswith("WRONG  http://127.0.0.1:9 cannot be reached")
+    assert "         nginx    " in result.stdout
+    assert result.stdout.endswith("One thing is wrong.\n")
+
+
+def test_the_doctor_is_content_with_a_good_gateway() -> None:
+    with embedded_server() as url, running_gateway(url) as server:
+        result = run("doctor", server.http, "--patience", "1")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "WRONG" not in result.stdout
+    assert result.stdout.endswith("All is well.\n")

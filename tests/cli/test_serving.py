@@ -1,0 +1,65 @@
+"""``gateway serve`` and ``gateway check``; the demo has a test of its own."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from gateway.embedded import embedded_server
+from tests.support.command import invoke, run
+from tests.support.tokens import SECRET
+
+
+def test_serve_says_what_to_do_without_settings() -> None:
+    result = run("serve")
+
+    assert result.returncode == 1
+    assert "GATEWAY_REDIS_URL: not set" in result.stderr
+    assert "GATEWAY_AUTH: jwt, and no key for it" in result.stderr
+
+
+def test_serve_names_a_port_that_is_taken(redis_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("serve", "--port", str(taken.getsockname()[1]), redis_url=redis_url, auth="none")
+
+    assert result.returncode == 1
+    assert "cannot listen on 127.0.0.1" in result.stderr
+
+
+def test_check_names_every_problem_a_line_each() -> None:
+    with embedded_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as url:
+        result = run("check", redis_url=url, auth="none")
+    wrong = run("check", port="x", nope="1")
+
+    assert result.returncode == wrong.returncode == 1
+    assert ["maxmemory-policy" in line or "appendonly" in line for line in result.stderr.splitlines()] == [True, True]
+    assert len(wrong.stderr.splitlines()) == 2
+
+
+def test_check_is_content_with_a_redis_that_keeps_its_promises() -> None:
+    with embedded_server("--appendonly", "yes") as url:
+        result = run("check", redis_url=url, auth="none")
+
+    assert (result.returncode, result.stdout) == (0, "all is well\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "GATEWAY_AUTH: jwt, and no key for it"),
+        ({"auth": "jwt"}, "GATEWAY_AUTH: jwt, and no key for it"),
+        ({"jwt_secret": "short-and-secret"}, "GATEWAY_JWT_SECRET: the value is wrong: at least 32 bytes, and no PEM key, is expected"),
+        ({"jwt_public_key": "-----BEGIN PRIVATE KEY-----\nshort-and-secret"}, "GATEWAY_JWT_PUBLIC_KEY: the value is wrong: a public key"),
+        ({"jwt_secret": SECRET, "jwks_url": "https://id.example/keys"}, "GATEWAY_JWT_SECRET, GATEWAY_JWKS_URL: 2 keys"),
+        ({"jwks_url": "https://user:short-and-secret@id.example/"}, "GATEWAY_JWKS_URL"),
+        ({"authorize_url": "ftp://app.example/"}, "GATEWAY_AUTHORIZE_URL"),
+        ({"auth": "none", "host": "0.0.0.0"}, "loopback"),
+    ],
+)
+def test_serve_does_not_start_without_a_way_to_know_its_callers(settings: dict[str, str], said: str) -> None:
+    result = invoke("serve", redis_url="redis://127.0.0.1:1", **settings)
+
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert SECRET not in result.stderr

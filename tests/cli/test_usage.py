@@ -1,0 +1,46 @@
+"""What the commands have in common, as a newcomer sees it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.command import run
+
+
+@pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("publish",), ("watch",), ("check",), ("token",), ("doctor",)])
+def test_each_command_helps(words: tuple[str, ...]) -> None:
+    result = run(*words, "--help")
+
+    assert result.returncode == 0
+    assert result.stdout.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("publish", "jobs:1"), "JSON"),
+        (("publish", "a b", "1"), "channel 'a b'"),
+        (("publish", "jobs:1", "{nope"), "not JSON"),
+        (("publish", "jobs:1", "1", "--keep", "0"), "--keep"),
+        (("watch",), "CHANNEL"),
+        (("doctor", "ftp://a"), "ftp://a"),
+        (("doctor", "http://a?token=x"), "http://"),
+        (("watch", "jobs:1", "--since", "noon"), "cursor 'noon'"),
+        (("serve", "--port", "x"), "--port"),
+        (("nope",), "nope"),
+    ],
+)
+def test_wrong_usage_is_named_and_exits_with_2(words: tuple[str, ...], named: str) -> None:
+    result = run(*words, redis_url="redis://127.0.0.1:1")
+
+    assert result.returncode == 2
+    assert named in result.stderr
+
+
+@pytest.mark.parametrize("words", [("publish", "jobs:1", "1"), ("watch", "jobs:1"), ("check",)])
+def test_a_redis_that_is_away_is_an_error_of_one_line(words: tuple[str, ...]) -> None:
+    result = run(*words, redis_url="redis://127.0.0.1:1", auth="none")
+
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "GATEWAY_REDIS_URL: Redis does not answer" in result.stderr

@@ -1,0 +1,24 @@
+"""The command line, as somebody types it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from click.testing import CliRunner, Result
+
+from gateway.cli import main
+
+
+def run(*words: str, timeout: float = 20, **settings: str) -> subprocess.CompletedProcess[str]:
+    """``gateway`` with these words, and these settings and no others."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    environ |= {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
+    command = [sys.executable, "-m", "gateway", *words]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def invoke(*words: str, **settings: str) -> Result:
+    """As ``run``, within this process: starting one takes longer than all else."""
+    return CliRunner().invoke(main, words, env={f"GATEWAY_{name.upper()}": value for name, value in settings.items()})
