@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
@@ -102,7 +103,9 @@ async def test_ctrl_c_in_a_terminal_drains_the_workers_too(redis_url: str) -> No
 
 
 async def hold_and_end(server: Server) -> None:
-    async with websockets.connect(f"{server.ws}/ws?channel=jobs:1"), websockets.connect(f"{server.ws}/ws?channel=jobs:1"):
+    async with AsyncExitStack() as stack:
+        for _ in range(3):  # so that one of two workers has two, and a drain that lasts
+            await stack.enter_async_context(websockets.connect(f"{server.ws}/ws?channel=jobs:1"))
         server.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
