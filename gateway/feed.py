@@ -1,6 +1,6 @@
 """Feed: follow a channel, read its log while behind, else live. The only loop between Redis and the clients.
 
-A client that is behind has a task here for as long as that lasts; a client that keeps up has none.
+Clients that fall behind in one turn of the loop share a task here for as long as that lasts; a client that keeps up has none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -33,6 +33,7 @@ READ_BYTES: Final = 262_144  # of one client's read, over all its channels
 PAGE_BYTES: Final = 65_536  # of one channel: a page is held several times over while it is read, and a slow client takes a minute for it
 READS_AT_ONCE: Final = 4  # pipelines on their way to Redis
 READS_IN_PIPELINE: Final = 64
+GATHER_SECONDS: Final = 0.002  # that who falls behind waits for others, if some are being read for already
 SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the same cursor
 # Of those of one channel. The kernel takes megabytes for a slow client, read at one go between two announcements: few of these pages
 # will be asked for again, and each is held twice, as JSON and as what was written.
@@ -84,24 +85,16 @@ class Reads:
             if not reads:
                 del self._reads[channel]
 
-    async def read(self, cursors: Iterable[Cursor], reaching: int) -> dict[Cursor, Page]:
-        """A page for each cursor.
+    def ask(self, cursors: Collection[Cursor], reaching: int) -> dict[Cursor, asyncio.Future[Page]]:
+        """A page for each cursor, once it is read; with a ``RedisError`` or an ``OSError`` if Redis is away or refuses.
 
         Args:
             cursors: where to read from
             reaching: an answered read that does not reach to this id is asked again
-
-        Raises:
-            RedisError, OSError: if Redis is away or refuses.
         """
-        cursors = list(cursors)
         # A channel that was read to its end brings little more, so the others may have the room.
-        long = [cursor for cursor in cursors if cursor.more]
-        share, long_share = _share_of(len(cursors)), _share_of(len(long))
-        pages = {cursor: self._share(cursor, long_share if cursor.more else share, reaching) for cursor in cursors}
-        if pages:
-            await asyncio.wait(pages.values())
-        return {cursor: page.result() for cursor, page in pages.items()}
+        share, long_share = _share_of(len(cursors)), _share_of(sum(cursor.more for cursor in cursors))
+        return {cursor: self._share(cursor, long_share if cursor.more else share, reaching) for cursor in cursors}
 
     def _share(self, cursor: Cursor, size: int, reaching: int) -> asyncio.Future[Page]:
         channel, since = cursor.channel, cursor.start
@@ -209,6 +202,8 @@ class Feed:
         )
         self.reads = Reads(self.log, self.hub)
         self.behind: dict[Subscription, float] = {}
+        self._due: list[Subscription] = []
+        self._batches = 0
         self._limit = max_event_bytes
         self._tasks: asyncio.TaskGroup | None = None
         self._probe = f"!{os.urandom(8).hex()}"
@@ -349,24 +344,71 @@ class Feed:
         if not subscription.reading and self._tasks is not None:
             subscription.reading = True
             self.behind.setdefault(subscription, time.monotonic())
-            self._tasks.create_task(self._catch_up(subscription))
+            if not self._due:
+                self._tasks.create_task(self._begin())
+            self._due.append(subscription)
 
-    async def _catch_up(self, subscription: Subscription) -> None:
+    async def _begin(self) -> None:
+        """Read for those who fell behind in this turn of the loop; while others are at it, for those of the next moment too.
+
+        A read of its own costs three times what its share of a pipeline does (loadtest/experiments/handshake-cost).
+        """
+        if self._batches:
+            await asyncio.sleep(GATHER_SECONDS)
+        due, self._due = self._due, []
+        for i in range(0, len(due), READS_IN_PIPELINE):
+            if self._tasks is not None:
+                self._tasks.create_task(self._catch_up(due[i : i + READS_IN_PIPELINE]))
+
+    async def _catch_up(self, batch: list[Subscription]) -> None:
+        self._batches += 1
         try:
-            while not (subscription.live or subscription.full or subscription.closed):
-                await self.listener.confirmed(subscription.cursors)
-                subscription.begin_read()
-                try:
-                    pages = await self.reads.read(subscription.unread, subscription.wanted)
-                except (RedisError, OSError):
-                    await asyncio.sleep(random.uniform(0.1, 1))
-                    continue
-                if not subscription.closed:
-                    subscription.end_read(pages, self.hub.heard)
+            while batch := [subscription for subscription in batch if self._is_to_read(subscription)]:
+                await self.listener.confirmed(name for subscription in batch for name in subscription.cursors)
+                asked = {}
+                for subscription in batch:
+                    subscription.begin_read()
+                    asked[subscription] = self.reads.ask(subscription.unread, subscription.wanted)
+                await _all_done(page for pages in asked.values() for page in pages.values())
+                batch = [subscription for subscription, pages in asked.items() if self._take(subscription, pages)]
+        finally:
+            self._batches -= 1
+
+    def _is_to_read(self, subscription: Subscription) -> bool:
+        if not (subscription.live or subscription.full or subscription.closed):
+            return True
+        subscription.reading = False
+        if subscription.live and (since := self.behind.pop(subscription, None)) is not None:
+            metrics.TIME_BEHIND.observe(time.monotonic() - since)
+        return False
+
+    def _take(self, subscription: Subscription, asked: Mapping[Cursor, asyncio.Future[Page]]) -> bool:
+        """Give a client what was read for it; whether there may be more to read at once."""
+        try:
+            pages = {cursor: page.result() for cursor, page in asked.items()}
+            if not subscription.closed:
+                subscription.end_read(pages, self.hub.heard)
+        except (RedisError, OSError):
+            if self._tasks is not None:
+                self._tasks.create_task(self._try_again(subscription))
+            return False
         except Exception:
             logger.exception("reading on for a client failed; it is sent away and will come back")
-            subscription.on_failed()
-        finally:
             subscription.reading = False
-            if subscription.live and (since := self.behind.pop(subscription, None)) is not None:
-                metrics.TIME_BEHIND.observe(time.monotonic() - since)
+            subscription.on_failed()
+            return False
+        return True
+
+    async def _try_again(self, subscription: Subscription) -> None:
+        """A client whose channel cannot be read waits on its own, and holds up nobody."""
+        await asyncio.sleep(random.uniform(0.1, 1))
+        if self._is_to_read(subscription):
+            subscription.reading = False
+            self.catch_up(subscription)
+
+
+async def _all_done(pages: Iterable[asyncio.Future[Page]]) -> None:
+    """Wait until all are there. They are others' too, and go on if this is cancelled."""
+    for page in pages:
+        if not page.done():  # most came with the one before
+            await asyncio.wait([page])

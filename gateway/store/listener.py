@@ -95,7 +95,7 @@ class Listener:
     async def confirmed(self, names: Iterable[str]) -> None:
         """Wait until Redis has confirmed all of these on the present connection."""
         while pending := [future for name in names if (future := self._wanted.get(name)) and not future.done()]:
-            await asyncio.wait(pending)
+            await asyncio.wait(pending[-1:])  # Redis confirms in order: with the last all of them, or nearly
 
     # The connection's owner
 
@@ -150,6 +150,7 @@ class Listener:
                 names = [self._prefix + name.encode() for name, want in changes.items() if want is wanted]
                 for i in range(0, len(names), BATCH):
                     await connection.send_command(command, *names[i : i + BATCH], check_health=False)
+            await asyncio.sleep(GATHER_SECONDS)  # so that many who come one after the other are asked for together
 
     async def _watch(self, connection: AbstractConnection, receiver: _Receiver) -> None:
         loop = asyncio.get_running_loop()
