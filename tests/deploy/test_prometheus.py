@@ -1,18 +1,27 @@
-"""Dashboard and alerts ask for metrics that there are."""
+"""Dashboard and alerts ask for metrics that there are, and a real Prometheus answers them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from gateway import metrics
+from gateway.embedded import free_port
+from tests.conftest import need
+from tests.support.listening import wait_until_it_listens
+from tests.support.servers import Server, running_gateway
+from tests.support.tokens import SECRET, make_token
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 ROWS = {row.name: row for row in metrics.TABLE}
@@ -80,10 +89,85 @@ def test_each_alert_says_what_to_do() -> None:
     assert len({alert["alert"] for alert in alerts()}) == len(alerts())
 
 
-def test_prometheus_reads_them() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:  # in no distribution's small package
-        pytest.skip("needs promtool: it comes with Prometheus")
-    checked = subprocess.run([promtool, "check", "rules", str(DEPLOY / "alerts.yml")], capture_output=True, text=True, check=False)
+SEEN = 'gateway_connections{transport="sse"} and on(instance) count_over_time(up[1m]) >= 3'
+PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
+
+
+def promtool(*arguments: object) -> None:
+    """Run it; it says what is wrong."""
+    need(PROMTOOL, "promtool: apt-get install prometheus")
+    checked = subprocess.run([str(PROMTOOL), *map(str, arguments)], capture_output=True, text=True, check=False)
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
+    cases = (Path(__file__).parent / "alerts_test.yml").read_text()
+    (tmp_path / "cases.yml").write_text(cases.replace("RULES", str(DEPLOY / "alerts.yml")))
+
+    promtool("check", "rules", DEPLOY / "alerts.yml")
+    promtool("test", "rules", tmp_path / "cases.yml")
+    assert {alert["alert"] for alert in alerts()} == set(re.findall(r'alertname="(\w+)"', cases))
+
+
+@contextlib.contextmanager
+def running_prometheus(folder: Path, gateway: Server, token: str) -> Iterator[httpx.Client]:
+    """Prometheus with the sample, which looks at this gateway by both names of its host, five times a second."""
+    need(PROMETHEUS, "prometheus: apt-get install prometheus")
+    (folder / "token").write_text(token)
+    text = (DEPLOY / "prometheus.yml").read_text()
+    for old, new in {
+        "scrape_interval: 15s": "scrape_interval: 200ms\n  evaluation_interval: 200ms",
+        "/etc/prometheus/alerts.yml": str(DEPLOY / "alerts.yml"),
+        "/run/scrape/token": str(folder / "token"),
+        "gateway-1:8000": f"127.0.0.1:{gateway.port}",
+        "gateway-2:8000": f"localhost:{gateway.port}",
+    }.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (folder / "prometheus.yml").write_text(text)
+    promtool("check", "config", folder / "prometheus.yml")
+    port = free_port()
+    command = [str(PROMETHEUS), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+    try:
+        wait_until_it_listens(process, port, (folder / "log").read_text)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=20) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def asked(prometheus: httpx.Client, expression: str) -> list[float]:
+    """The values that it answers."""
+    answer = prometheus.get("/query", params={"query": expression}).json()
+    assert answer["status"] == "success", f"{expression}: {answer}"
+    return [float(found["value"][1]) for found in answer["data"]["result"]]
+
+
+def rules(prometheus: httpx.Client) -> dict[str, str]:
+    """How each alert does."""
+    groups = prometheus.get("/rules").json()["data"]["groups"]
+    return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+
+
+def test_a_real_prometheus_answers_each_panel(shared_redis_url: str, tmp_path: Path) -> None:
+    with running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET) as gateway:
+        token = make_token("prometheus", admin=True, subscribe=["prometheus"])
+        with (
+            running_prometheus(tmp_path, gateway, token) as prometheus,
+            httpx.stream("GET", f"{gateway.http}/sse?channel=prometheus&token={token}") as stream,
+        ):
+            assert stream.status_code == 200, stream.read()
+            deadline = time.monotonic() + 60  # it begins to scrape after five seconds
+            while asked(prometheus, SEEN) != [1.0, 1.0] or "unknown" in rules(prometheus).values():
+                assert time.monotonic() < deadline, (asked(prometheus, "up"), asked(prometheus, SEEN), rules(prometheus))
+            for panel in dashboard()["panels"]:
+                for target in panel.get("targets", []):
+                    found = asked(prometheus, target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*"))
+                    assert found or target["expr"].endswith("> 0"), f"{panel['title']}: nothing for {target['expr']}"
+            healthy = rules(prometheus)
+
+    assert healthy == {alert["alert"]: "ok" for alert in alerts()}

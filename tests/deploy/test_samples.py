@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from gateway.settings import Settings, read_settings
+from tests.conftest import need
+from tests.support.caddy import check
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = {f"GATEWAY_{field.name.upper()}" for field in dataclasses.fields(Settings)}
@@ -26,8 +28,8 @@ def unit() -> str:
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     tool = shutil.which("systemd-analyze")
-    if tool is None:  # a container has none
-        pytest.skip("needs systemd-analyze: apt-get install systemd")
+    need(tool, "systemd-analyze: apt-get install systemd")
+    assert tool
     file = tmp_path / "gateway.service"
     file.write_text(unit().replace("/opt/gateway/bin/gateway", sys.executable))
     checked = subprocess.run([tool, "verify", "--man=no", str(file)], capture_output=True, text=True, check=False)
@@ -47,14 +49,14 @@ def test_the_unit_gives_settings_that_there_are_and_time_for_the_drain() -> None
     assert "KillMode=mixed" in unit()
 
 
-def test_caddy_takes_the_sample() -> None:
-    caddy = shutil.which("caddy")
-    if caddy is None:
-        pytest.skip("needs caddy: apt-get install caddy")
-    command = [caddy, "validate", "--config", str(ROOT / "deploy" / "Caddyfile"), "--adapter", "caddyfile"]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_caddy_takes_the_sample_as_it_stands(tmp_path: Path) -> None:
+    """With its certificates too, which the test that runs it leaves out."""
+    file = tmp_path / "Caddyfile"
+    file.write_text((ROOT / "deploy" / "Caddyfile").read_text())
+    checked = check(file)
 
     assert checked.returncode == 0, checked.stderr
+    assert not re.search(r'"level":"(warn|error)"', checked.stderr), checked.stderr
 
 
 def test_the_caddyfile_closes_its_blocks_and_hides_tokens_and_figures() -> None:
@@ -104,7 +106,7 @@ def test_nginx_and_prometheus_know_the_gateways_of_compose() -> None:
     scraped = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]["targets"]
 
     assert set(scraped) == gateways
-    assert set(re.findall(r"server (\S+:8000);", (ROOT / "deploy" / "nginx.conf").read_text())) == gateways
+    assert set(re.findall(r"server (\S+:8000) ", (ROOT / "deploy" / "nginx.conf").read_text())) == gateways
 
 
 def test_the_image_runs_as_nobody_looks_after_itself_and_has_all_it_copies() -> None:

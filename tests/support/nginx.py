@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.embedded import free_port
 from tests.conftest import need
+from tests.support.listening import wait_until_it_listens
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
@@ -65,13 +64,7 @@ def running_nginx(folder: Path, http: str, port: int) -> Iterator[None]:
     assert NGINX
     process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(file), "-g", "daemon off;"], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, (folder / "error.log").read_text()
-            time.sleep(0.01)
+        wait_until_it_listens(process, port, (folder / "error.log").read_text)
         yield
     finally:
         process.terminate()

@@ -1,0 +1,50 @@
+"""A real Caddy in front of gateways."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import need
+from tests.support.listening import wait_until_it_listens
+
+CADDY = shutil.which("caddy")
+OPTIONS = "{\n\tadmin off\n\tauto_https off\n\tgrace_period 1s\n}\n"
+
+
+def check(file: Path) -> subprocess.CompletedProcess[str]:
+    """``caddy validate``."""
+    need(CADDY, "caddy: apt-get install caddy")
+    environ = os.environ | {"XDG_DATA_HOME": str(file.parent), "XDG_CONFIG_HOME": str(file.parent)}
+    command = [str(CADDY), "validate", "--config", str(file), "--adapter", "caddyfile"]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+
+@contextlib.contextmanager
+def running_caddy(folder: Path, sites: str, port: int) -> Iterator[None]:
+    """Run it until left.
+
+    Args:
+        folder: for its files; ``log`` is what it says, the requests among it
+        sites: what stands in its configuration
+        port: one on which it listens then
+    """
+    file = folder / "Caddyfile"
+    file.write_text(OPTIONS + sites)
+    checked = check(file)
+    assert checked.returncode == 0, checked.stderr
+    environ = os.environ | {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [str(CADDY), "run", "--config", str(file), "--adapter", "caddyfile"], env=environ, stdout=log, stderr=log
+        )
+    try:
+        wait_until_it_listens(process, port, (folder / "log").read_text)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
