@@ -26,6 +26,7 @@ from gateway.doctor.streams import OPEN_SECONDS, EventStream, Socket, Stream, ma
 FIRST_SECONDS: Final = 5.0  # for the first bytes of a stream; the gateway sends some at once
 EVENTS: Final = 3
 LOG_BYTES: Final = 1_048_576
+LOG_SECONDS: Final = 1.0  # a proxy writes its log after it has answered
 
 
 class Over(Exception):
@@ -171,9 +172,7 @@ class Examination:
         if marker in answer.text or any(marker in value for value in answer.headers.values()):
             self._say("wrong", "a token in the URL comes back in the answer", "shown")
         for log in self._logs:
-            with log.open("rb") as file:
-                file.seek(max(0, log.stat().st_size - LOG_BYTES))
-                shown = marker.encode() in file.read()
+            shown = await _holds(log, marker.encode())
             self._say(
                 "wrong" if shown else "well", f"tokens in URLs are {'' if shown else 'not '}written to {log}", "shown" if shown else ""
             )
@@ -259,6 +258,23 @@ async def _has_all(stream: Stream, ids: Sequence[str] | dict[str, float]) -> boo
                 stream.came.clear()
                 await stream.came.wait()
     return set(ids) <= stream.events.keys()
+
+
+async def _holds(log: Path, marker: bytes) -> bool:
+    """Whether the end of a log holds it, at once or in a moment."""
+    deadline = time.monotonic() + LOG_SECONDS
+    while True:
+        if marker in _end_of(log):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.05)
+
+
+def _end_of(log: Path) -> bytes:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_BYTES))
+        return file.read()
 
 
 def _advice(quiet: float) -> str:

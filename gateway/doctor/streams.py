@@ -110,13 +110,26 @@ class Socket(Stream):
 
     async def _follow(self) -> None:
         address = f"{self._base.replace('http', 'ws', 1)}/ws?channel={self._channel}&since=now"
+        hear = self._hear
+
+        class Connection(websockets.ClientConnection):
+            """A ping of the gateway's is no message, and yet something that no idle timeout passes over."""
+
+            def data_received(self, data: bytes) -> None:
+                hear()
+                super().data_received(data)
+
         async with websockets.connect(
-            address, additional_headers=self._headers, open_timeout=OPEN_SECONDS, ping_interval=None, close_timeout=1
+            address,
+            additional_headers=self._headers,
+            open_timeout=OPEN_SECONDS,
+            ping_interval=None,
+            close_timeout=1,
+            create_connection=Connection,
         ) as socket:
             self.status = 101
             while True:
                 text = await socket.recv()
-                self._hear()
                 self._take(text if isinstance(text, str) else "")
 
 

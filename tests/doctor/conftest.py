@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from gateway.embedded import free_port
+from tests.support.listening import refusing_port, wait_until_it_listens
 from tests.support.nginx import free_ports, running_nginx
 from tests.support.servers import running_gateway
 from tests.support.tokens import SECRET
@@ -34,7 +34,7 @@ SERVERS = {
     "good": ("open", f"location / {{ {GOOD} }}"),
     # nginx by itself passes on what it has; the compressor behind its buffers waits until it has enough.
     "buffering": ("open", f"location / {{ {PROXY} {UPGRADE} {GZIP} proxy_buffering on; proxy_ignore_headers X-Accel-Buffering; }}"),
-    "idle": ("open", f"location / {{ {GOOD} proxy_read_timeout 1s; }}"),
+    "idle": ("open", f"location / {{ {GOOD} proxy_read_timeout 2s; }}"),
     "gzip": ("open", f"location / {{ {GOOD} {GZIP} }}"),
     "no upgrade": ("open", f"location / {{ {PROXY} proxy_buffering off; }}"),
     "path kept": ("open", f"location /notify/ {{ {GOOD} }} location / {{ return 404; }}"),
@@ -85,9 +85,10 @@ def deployments(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory)
     with contextlib.ExitStack() as stack:
         open_to_all = stack.enter_context(running_gateway(shared_redis_url))
         jwt = stack.enter_context(running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET))
-        lost = stack.enter_context(running_gateway(f"redis://127.0.0.1:{free_port()}", wait=False))
+        lost = stack.enter_context(running_gateway(f"redis://127.0.0.1:{stack.enter_context(refusing_port())}", wait=False))
+        wait_until_it_listens(lost.process, lost.port, lost.output)
         ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))  # those of the gateways are taken by now
-        targets = {"open": open_to_all.port, "jwt": jwt.port, "lost": lost.port, "none": free_port()}
+        targets = {"open": open_to_all.port, "jwt": jwt.port, "lost": lost.port, "none": stack.enter_context(refusing_port())}
         servers = []
         for name, (target, locations) in SERVERS.items():
             text = locations.replace("{target}", str(targets[target])).replace("{folder}", str(folder))

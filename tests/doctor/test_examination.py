@@ -36,7 +36,7 @@ async def test_a_good_deployment_is_found_well_and_its_events_come_back(deployme
 
 
 async def test_a_proxy_that_holds_events_back_is_found(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "FIRST_SECONDS", 3.0)
+    monkeypatch.setattr(examination, "FIRST_SECONDS", 6.0)  # all of which it waits; a loaded machine opens the WebSocket within them
     (found,) = await wrong(deployments.url("buffering"))
 
     assert found.text.startswith("SSE is held back")
@@ -48,7 +48,7 @@ async def test_an_idle_timeout_is_found_and_measured(deployments: Deployments) -
 
     assert [finding.text.split(" is cut after ")[0] for finding in found] == ["WebSocket", "SSE"]
     for finding in found:
-        assert 0.8 < float(finding.text.split(" is cut after ")[1].split(" s")[0]) < 5
+        assert 0.5 < float(finding.text.split(" is cut after ")[1].split(" s")[0]) < 8
         assert "proxy_read_timeout" in finding.remedy["nginx"]
 
 
