@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final, cast
+from collections import deque
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_remote_addr
 
 from gateway import metrics
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeout, Unavailable, UriTooLong
@@ -27,9 +30,15 @@ from gateway.server.streams import LINGER_SECONDS, StreamProtocol
 from gateway.transports.lines import about
 from gateway.transports.writer import EXTENSION
 
+if TYPE_CHECKING:
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
 HEAD_SECONDS: Final = 10.0  # for the first byte and for a whole head; a phone far from its mast takes 3
 BODY_SECONDS: Final = 30.0  # for 8 MiB of events from a backend
 MAX_PIPELINED: Final = 8  # no browser sends requests ahead; 256 KiB of them, one read, would be 9,000
+
+_OWN: Final = frozenset(("client", "flow", "parser", "pipeline", "transport"))  # each connection has others
 
 logger = logging.getLogger("gateway.edge")
 
@@ -37,6 +46,7 @@ logger = logging.getLogger("gateway.edge")
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with deadlines and bounds, and a writer for each request, of use once its response has begun in chunks."""
 
+    flow: FlowControl | None = None  # type: ignore[assignment]  # made for a plain request only
     writer: StreamProtocol | None = None
     url = b""
     _head = Head(upgrade=False, has_body=False)
@@ -45,8 +55,29 @@ class HttpProtocol(HttpToolsProtocol):
     _refused = False
     _answering: RequestResponseCycle | None = None  # uvicorn's ``cycle`` is the newest, of those that were sent ahead too
 
+    _first: ClassVar[tuple[ServerState, dict[str, Any]] | None] = None  # what a server's first connection has found out
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        first = HttpProtocol._first
+        if first is None or first[0] is not server_state:
+            super().__init__(config, server_state, app_state, _loop)
+            return
+        # uvicorn looks up loggers, addresses and settings for each connection: a tenth of a handshake, and always the same.
+        vars(self).update(first[1])
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.pipeline = deque()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        if self.scheme is None:
+            super().connection_made(transport)
+            HttpProtocol._first = self.server_state, {name: value for name, value in vars(self).items() if name not in _OWN}
+        else:
+            self.transport = transport
+            self.connections.add(self)
+            self.client = get_remote_addr(transport)
         if len(self.connections) > most_sockets():
             # One more accepted for each one refused would use up the last descriptors, which Redis needs too.
             self._write(Unavailable("as many sockets are open as may be"))
@@ -57,7 +88,8 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         if self._deadline is None and not self._busy():
             self._expect("head", HEAD_SECONDS)
         self._unfinished += len(data)
@@ -79,11 +111,14 @@ class HttpProtocol(HttpToolsProtocol):
             raise BadRequest(f"an upgrade, or more than {MAX_PIPELINED} requests, before the answer to the first")
         self._unfinished = 0
         self._relax()
+        if self._head.upgrade:
+            return
         if self._head.has_body:
             self._expect("body", BODY_SECONDS)
+        if self.flow is None:
+            self.flow = FlowControl(self.transport)
         super().on_headers_complete()
-        if not self._head.upgrade:
-            self.headers = []  # for trailers: the application has the others, and must not find new ones among them
+        self.headers = []  # for trailers: the application has the others, and must not find new ones among them
 
     def on_body(self, body: bytes) -> None:
         self._unfinished = 0
@@ -91,8 +126,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._relax()
+        if self._head.upgrade:
+            return
         super().on_message_complete()
-        if not self._busy() and not self._head.upgrade and not self.transport.is_closing():
+        if not self._busy() and not self.transport.is_closing():
             # The body of a request that was answered before: its bytes have ended uvicorn's keep-alive timer.
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
@@ -109,20 +146,24 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(BadRequest("bytes behind an upgrade's head: a client waits for the answer (RFC 6455, section 4.1)"))
             return
         protocol = WebSocketProtocol(self)
+        key, offered = b"", []
+        for name, value in self.headers:
+            if name == b"sec-websocket-key":
+                key = value
+            elif name == b"sec-websocket-protocol":
+                offered += [text.strip() for text in value.decode("latin-1").split(",")]
         path, _, query = self.url.partition(b"?")
-        offered = [value.decode("latin-1") for name, value in self.headers if name == b"sec-websocket-protocol"]
-        scope = cast("dict[str, Any]", self.scope) | {
+        scope = cast("dict[str, Any]", self.scope)
+        scope |= {
             "type": "websocket",
             "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
             "scheme": "wss" if self.scheme == "https" else "ws",
             "path": self.root_path + unquote(path.decode("ascii")),
             "raw_path": self.root_path.encode("ascii") + path,
             "query_string": query,
-            "subprotocols": [name.strip() for value in offered for name in value.split(",")],
+            "subprotocols": offered,
             "extensions": {"websocket.http.response": {}, EXTENSION: protocol},
         }
-        del scope["method"]
-        key = next(value for name, value in self.headers if name == b"sec-websocket-key")
         self.transport.set_protocol(protocol)
         self._forget()
         protocol.begin(self.app, scope, key)
@@ -195,12 +236,14 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        if self.flow is not None:
+            super().pause_writing()
         if self.writer is not None:
             self.writer.on_full()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        if self.flow is not None:
+            super().resume_writing()
         if self.writer is not None:
             self.writer.on_room()
 

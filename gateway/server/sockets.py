@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableMapping
+from base64 import b64encode
+from collections.abc import Callable, Iterable, MutableMapping
+from hashlib import sha1
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -18,7 +20,6 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER, Protocol
-from websockets.utils import accept_key
 
 from gateway.server.frames import FrameCounter, Violation, is_pong
 from gateway.server.streams import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 INVALID_DATA: Final = 1007
 RESTART: Final = 1012
 INTERNAL_ERROR: Final = 1011
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+_ACCEPT: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n%b%b\r\n"
 
 CONNECTING, OPEN, CLOSING, FAILED, CLOSED = range(5)
 
@@ -44,8 +48,21 @@ def _ignore(message: Message) -> None:
     pass
 
 
-def _head(line: bytes, fields: Fields) -> bytes:
-    return b"HTTP/1.1 %b\r\n%b\r\n" % (line, b"".join([b"%b: %b\r\n" % field for field in fields]))
+def _lines(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+class _Usual:
+    """The headers that every answer has, as lines: uvicorn makes a new list of them each second."""
+
+    fields: Fields = []  # noqa: RUF012 - never changed
+    lines = b""
+
+    @classmethod
+    def of(cls, fields: Fields) -> bytes:
+        if fields is not cls.fields:
+            cls.fields, cls.lines = fields, _lines(fields)
+        return cls.lines
 
 
 class WebSocketProtocol(TransportWriter):
@@ -166,17 +183,12 @@ class WebSocketProtocol(TransportWriter):
     # What is sent
 
     def _accept(self, message: Message) -> None:
-        fields = [
-            (b"Upgrade", b"websocket"),
-            (b"Connection", b"Upgrade"),
-            (b"Sec-WebSocket-Accept", accept_key(self._key.decode()).encode()),
-            *self._server.default_headers,
-            *message.get("headers", ()),
-        ]
+        fields = list(message.get("headers", ()))
         if message.get("subprotocol"):
             fields.append((b"Sec-WebSocket-Protocol", message["subprotocol"].encode()))
+        accept = b64encode(sha1(self._key + _GUID, usedforsecurity=False).digest())
         self._state = OPEN
-        self.write(_head(b"101 Switching Protocols", fields))
+        self.write(_ACCEPT % (accept, _Usual.of(self._server.default_headers), _lines(fields)))
 
     def _refuse(self, status: int, fields: Fields, body: bytes) -> None:
         names = {name.lower() for name, _ in fields}
@@ -184,7 +196,7 @@ class WebSocketProtocol(TransportWriter):
         fields = [*self._server.default_headers, *fields, *(field for field in usual if field[0] not in names)]
         self._state = CLOSED
         self._tell({"type": "websocket.disconnect", "code": 1006})
-        self.write(_head(b"%d %b" % (status, HTTPStatus(status).phrase.encode()), fields) + body)
+        self.write(b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), _lines(fields), body))
         self.transport.close()
 
     def _send(self, message: Message) -> None:
