@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from redis.asyncio import Redis
@@ -172,7 +172,8 @@ class Reads:
         if isinstance(page, RedisError):
             read.page.set_exception(page)
             return
-        read.page.set_result(replace(page, heard=heard))
+        page.heard = heard
+        read.page.set_result(page)
         self._size += page.size
 
 

@@ -29,7 +29,7 @@ class Entry:
     event: Event | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What Redis says to one read; see read.lua."""
 
@@ -60,7 +60,7 @@ class Item(NamedTuple):
     position: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would make it three times as dear; each client that comes costs one
 class Page:
     """The answer as a reader at one cursor takes it.
 

@@ -20,8 +20,16 @@ from gateway.store.connect import drop_idle
 logger = logging.getLogger("gateway.log")
 
 _HERE: Final = Path(__file__).parent
-_FUNCTIONS: Final = {"publish": "keys[1], args", "read": "keys[1], args[1], tonumber(args[2])", "greet": "args[1]"}
-_SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "read": "KEYS[1], ARGV[1], tonumber(ARGV[2])", "greet": "ARGV[1]"}
+_FUNCTIONS: Final = {
+    "publish": "keys[1], args",
+    "read": "keys[1], args[1], tonumber(args[2])",  # for gateways of an older version
+    "reads": "keys, args",
+    "greet": "args[1]",
+}
+_SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "reads": "KEYS, ARGV", "greet": "ARGV[1]"}
+# Logs read with one command: what redis-py does for a command and its answer costs more than the read. Not more of them, because
+# Redis does nothing else meanwhile, and 16 pages may be 1 MiB.
+READS_TOGETHER: Final = 16
 
 OLDEST_WITH_FUNCTIONS: Final = 7
 APPEND_SECONDS: Final = 4.5  # for a connection, an answer and another try; a process that ends waits 5 s for its last requests
@@ -37,7 +45,7 @@ def function_library(prefix: str, max_event_bytes: int) -> str:
     """What ``FUNCTION LOAD`` takes."""
     lines = [f"#!lua name={prefix}", library(prefix, max_event_bytes)]
     for name, arguments in _FUNCTIONS.items():
-        flags = ", flags = { 'no-writes' }" if name == "read" else ""
+        flags = ", flags = { 'no-writes' }" if name in ("read", "reads") else ""
         lines.append(
             f"redis.register_function{{ function_name = '{prefix}_{name}'{flags}, "
             f"callback = function(keys, args) return answer({name}, {arguments}) end }}"
@@ -109,27 +117,39 @@ class Log:
     def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
         if self._hashes is not None:
             return ("EVALSHA", self._hashes[name], *arguments)
-        return ("FCALL_RO" if name == "read" else "FCALL", f"{self._prefix}_{name}", *arguments)
+        return ("FCALL_RO" if name == "reads" else "FCALL", f"{self._prefix}_{name}", *arguments)
 
     async def _run(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """Run one of our functions once for each set of arguments; a refusal stands as an exception in its place."""
-        results = await self._pipeline(name, calls)
+        results = await self._run_once(name, calls)
         missing = [i for i, result in enumerate(results) if isinstance(result, ResponseError) and _is_missing(result)]
         if missing:
             await self.open()
-            for i, result in zip(missing, await self._pipeline(name, [calls[i] for i in missing]), strict=True):
+            for i, result in zip(missing, await self._run_once(name, [calls[i] for i in missing]), strict=True):
                 results[i] = result
         return results
 
-    async def _pipeline(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        if len(calls) == 1:
+    async def _run_once(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
+        if name != "reads":
+            return await self._pipeline([self._call(name, 1, *call) for call in calls])
+        groups = [calls[i : i + READS_TOGETHER] for i in range(0, len(calls), READS_TOGETHER)]
+        commands = []
+        for group in groups:
+            wanted = [value for _, since, size in group for value in (since, size)]
+            commands.append(self._call(name, len(group), *[channel for channel, _, _ in group], *wanted))
+        answers = await self._pipeline(commands)
+        together = zip(groups, answers, strict=True)
+        return [answer for group, found in together for answer in (found if isinstance(found, list) else [found] * len(group))]
+
+    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if len(commands) == 1:
             try:
-                return [await self._client.execute_command(*self._call(name, 1, *calls[0]))]
+                return [await self._client.execute_command(*commands[0])]
             except ResponseError as error:
                 return [error]
         async with self._client.pipeline(transaction=False) as pipeline:
-            for call in calls:
-                pipeline.execute_command(*self._call(name, 1, *call))
+            for command in commands:
+                pipeline.execute_command(*command)
             return list(await pipeline.execute(raise_on_error=False))
 
     async def append(self, publications: Sequence[Publication]) -> list[str | GatewayError]:
@@ -169,7 +189,7 @@ class Log:
             RedisError, OSError: if Redis is away.
         """
         self.reads += len(wanted)
-        results = await self._run("read", [(channel, since, size) for channel, since, size in wanted])
+        results = await self._run("reads", [(channel, since, size) for channel, since, size in wanted])
         pages: list[Page | RedisError] = []
         for (channel, since, _), result in zip(wanted, results, strict=True):
             if isinstance(result, RedisError):

@@ -1,5 +1,6 @@
--- Read a channel's log after a cursor. Comes behind publish.lua, whose names it uses.
+-- Read channels' logs after a cursor. Comes behind publish.lua, whose names it uses.
 --
+--   reads({channel, ...}, {cursor, bytes, cursor, bytes, ...})  ->  {answer, answer, ...}, a refusal as an error in its place
 --   read(channel, cursor or 'last' or 'now', bytes)  ->  {clock, floors, last, more, entry, entry, ...}
 --
 -- clock   newest id of all channels at this moment: up to it the answer is complete, unless more is 1
@@ -70,4 +71,12 @@ local function read(channel, cursor, bytes)
   end
   if from < count then answer[4] = 1 end
   return answer
+end
+
+local function reads(channels, wanted)
+  local answers = {}
+  for i, channel in ipairs(channels) do
+    answers[i] = answer(read, channel, wanted[2 * i - 1], tonumber(wanted[2 * i]))
+  end
+  return answers
 end

@@ -85,10 +85,9 @@ def address_of(scope: Mapping[str, Any]) -> str:
 class _State:
     """What the watch over one connection remembers."""
 
-    __slots__ = ("address", "ending", "number", "part", "since", "subject", "taken", "until")
+    __slots__ = ("address", "ending", "number", "since", "subject", "taken", "until")
 
-    def __init__(self, part: int, address: str, subject: str, until: float, number: str) -> None:
-        self.part = part
+    def __init__(self, number: int, address: str, subject: str, until: float) -> None:
         self.number = number
         self.address = address
         self.subject = subject
@@ -159,10 +158,10 @@ class Connections:
     def add(self, connection: Connection, address: str) -> None:
         """Watch over a connection from now on."""
         self._added += 1
-        number = f"{os.getpid()}-{self._added}"
         # Those that came together go one by one.
-        until = asyncio.get_running_loop().time() + self._max_age * random.uniform(0.5, 1)
-        state = self._open[connection] = _State(self._added % PARTS, address, connection.grant.subject, until, number)
+        age = self._max_age if self._max_age == math.inf else self._max_age * random.uniform(0.5, 1)
+        until = asyncio.get_running_loop().time() + age
+        state = self._open[connection] = _State(self._added, address, connection.grant.subject, until)
         self._enter(state.address, state.subject)
         metrics.CONNECTIONS[connection.transport].value += 1
         self.log(connection, logging.DEBUG, "opened")
@@ -212,7 +211,8 @@ class Connections:
     def log(self, connection: Connection, level: int, message: str, *arguments: object) -> None:
         """Log a line about a connection."""
         if logger.isEnabledFor(level) and (state := self._open.get(connection)) is not None:
-            extra = about(connection=state.number, transport=connection.transport, subject=state.subject, address=state.address)
+            number = f"{os.getpid()}-{state.number}"
+            extra = about(connection=number, transport=connection.transport, subject=state.subject, address=state.address)
             logger.log(level, message, *arguments, extra=extra)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -245,7 +245,7 @@ class Connections:
             for part in range(PARTS):
                 await asyncio.sleep(self._heartbeat / PARTS)
                 for connection, state in tuple(self._open.items()):
-                    if state.part == part and not connection.subscription.full and not connection.subscription.closed:
+                    if state.number % PARTS == part and not connection.subscription.full and not connection.subscription.closed:
                         connection.beat()
 
     async def _watch(self) -> None:

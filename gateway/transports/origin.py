@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -88,6 +89,7 @@ def _is_loopback(name: str) -> bool:
         return False
 
 
+@lru_cache(64)
 def _cannot_be_rebound(host: str) -> bool:
     # DNS rebinding takes a name that somebody else can register: not an address, and not one without a dot.
     found = _HOST.fullmatch(host)

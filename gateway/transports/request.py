@@ -21,10 +21,7 @@ _PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait=\"?([^\s,;\"]+)", re.IGNORE
 
 def header(scope: Scope, name: bytes) -> str | None:
     """The value of a request header, the last one if there are several; ``None`` if there is none."""
-    value = None
-    for key, found in scope["headers"]:
-        if key == name:
-            value = found
+    value: bytes | None = dict(scope["headers"]).get(name)
     return None if value is None else value.decode("latin-1")
 
 
@@ -52,7 +49,9 @@ def query(scope: Scope) -> list[tuple[str, str]]:
 
 
 def _unquote(text: bytes) -> str:
-    return unquote_to_bytes(text.replace(b"+", b" ")).decode()
+    if b"%" in text or b"+" in text:
+        text = unquote_to_bytes(text.replace(b"+", b" "))
+    return text.decode()
 
 
 def parse_since(text: str) -> Since:
@@ -71,7 +70,7 @@ def parse_since(text: str) -> Since:
         raise BadRequest(f"cursor {show(text)}: {CURSOR_RULE}, or last, or now") from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wanted:
     """What a request asks for.
 
