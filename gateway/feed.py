@@ -254,10 +254,9 @@ class Feed:
 
     def sweep(self, before: float) -> None:
         """Give up the channels that nobody has followed since then."""
-        for channel in list(self.hub.channels.values()):
-            idle = channel.idle_since
-            if idle is not None and idle < before and self.listener.unsubscribe(channel.name):
-                del self.hub.channels[channel.name]
+        for channel, since in list(self.hub.idle.items()):
+            if since < before and self.listener.unsubscribe(channel.name):
+                self.hub.forget(channel)
                 self.reads.forget(channel)
 
     # What comes from Redis
@@ -289,16 +288,14 @@ class Feed:
             metrics.MALFORMED.value += 1
             logger.warning("channel %s: an announcement was dropped: %s", ascii(name), error)
             return
-        self.hub.announce(event)
+        lines = self.hub.announce(event)
         if not event.id:
             metrics.LIVE_ONLY.value += 1
             return
         metrics.RECORDED.value += 1
-        channel = self.hub.channels.get(name)
-        if channel is not None:
-            latency = max(0.0, time.time() - event.id / 1e6)
-            for wire in channel.followers:
-                metrics.LATENCY_BY_WIRE[wire.name].observe(latency)
+        latency = max(0.0, time.time() - event.id / 1e6)
+        for wire, _, _ in lines:
+            metrics.LATENCY_BY_WIRE[wire.name].observe(latency)
 
     def _lose(self) -> None:
         self.reads.forget()

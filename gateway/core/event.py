@@ -133,12 +133,17 @@ class Event:
         self.id = id
         self.before = before
         self.final = published.final
-        self.json = b'{"type":"%b","data":%b%b,"channel":"%b"%b}' % (
-            published.type.encode(),
-            bytes(published.data),
-            b',"final":true' if published.final else b"",
-            channel.encode(),
-            b',"id":"%d"' % id if id else b"",
+        # Joined, not formatted, which takes three times as long.
+        self.json = b"".join(
+            (
+                b'{"type":"',
+                published.type.encode(),
+                b'","data":',
+                published.data,
+                b',"final":true,"channel":"' if published.final else b',"channel":"',
+                channel.encode(),
+                b'","id":"%d"}' % id if id else b'"}',
+            )
         )
         self._encoded: dict[Wire, bytes] = {}
 
@@ -205,14 +210,10 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
-def _one_line(json: bytes) -> bytes:
-    # Line breaks in valid JSON are white space between tokens; in SSE they would end the field.
-    return json.replace(b"\r", b" ").replace(b"\n", b" ")
-
-
 def _block(event: Event) -> bytes:
-    data = b"data: %b\n\n" % _one_line(event.json)
-    return b"id: %d\n%b" % (event.id, data) if event.id else data
+    # Line breaks in valid JSON are white space between tokens; in SSE they would end the field.
+    json = event.json.replace(b"\r", b" ").replace(b"\n", b" ")
+    return b"id: %d\ndata: %b\n\n" % (event.id, json) if event.id else b"data: %b\n\n" % json
 
 
 def _notice_block(name: str, json: bytes, id: int) -> bytes:

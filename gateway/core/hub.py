@@ -16,22 +16,26 @@ if TYPE_CHECKING:
     from gateway.core.page import Since
 
 
+Line = tuple["Wire", Written, list[Cursor]]
+"""Those who want their bytes in one form, and the account of them."""
+
+
 class Channel:
     """A channel that this process follows, from the subscription at Redis until the last client has left for a while.
 
     Attributes:
-        followers: the cursors of its clients, by the form in which they want their bytes
+        followers: the cursors of its clients, and the form in which each wants its bytes
+        lines: the same by form, made when an event has come after a change; ``None`` until then
         heard: id of the newest announcement
-        idle_since: when the last follower left, by the owner's clock; ``None`` while there is one
     """
 
-    __slots__ = ("followers", "heard", "idle_since", "name")
+    __slots__ = ("followers", "heard", "lines", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.followers: dict[Wire, dict[Cursor, None]] = {}
+        self.followers: dict[Cursor, Wire] = {}
+        self.lines: tuple[Line, ...] | None = None
         self.heard = 0
-        self.idle_since: float | None = None
 
     def __repr__(self) -> str:
         return f"<Channel {self.name}>"
@@ -43,6 +47,7 @@ class Hub:
     Attributes:
         heard: id of the newest announcement on any channel; they come in order of id
         following: how many cursors there are
+        idle: the channels that nobody follows, and when the last follower left, by the owner's clock
         written: what was written, by wire
     """
 
@@ -50,6 +55,7 @@ class Hub:
         self.channels: dict[str, Channel] = {}
         self.heard = 0
         self.following = 0
+        self.idle: dict[Channel, float] = {}
         self.written: defaultdict[Wire, Written] = defaultdict(Written)
 
     def follow(self, subscription: Subscription, name: str, since: Since) -> Cursor:
@@ -57,38 +63,46 @@ class Hub:
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = Channel(name)
-        channel.idle_since = None
+        self.idle.pop(channel, None)
         cursor = Cursor(subscription, channel, since)
-        channel.followers.setdefault(subscription.wire, {})[cursor] = None
+        channel.followers[cursor] = subscription.wire
+        channel.lines = None
         subscription.written = self.written[subscription.wire]
         self.following += 1
         return cursor
 
     def leave(self, cursor: Cursor, now: float) -> None:
-        """Take a follower out; ``now`` is noted on a channel that has no other."""
-        channel, wire = cursor.channel, cursor.subscription.wire
-        cursors = channel.followers.get(wire)
-        if cursors is not None and cursor in cursors:
-            del cursors[cursor]
+        """Take a follower out; ``now`` is noted for a channel that has no other."""
+        channel = cursor.channel
+        if channel.followers.pop(cursor, None) is not None:
+            channel.lines = None
             self.following -= 1
-            if not cursors:
-                del channel.followers[wire]
+            if not channel.followers:
+                self.idle[channel] = now
         cursor.subscription.forget(cursor)
-        if not channel.followers:
-            channel.idle_since = now
 
-    def announce(self, event: Event) -> None:
-        """Write an event to all who are next in line for it; the others have it, or are behind."""
+    def forget(self, channel: Channel) -> None:
+        """Give up a channel that nobody follows."""
+        del self.channels[channel.name], self.idle[channel]
+
+    def announce(self, event: Event) -> tuple[Line, ...]:
+        """Write an event to all who are next in line for it; the others have it, or are behind.
+
+        Returns:
+            the channel's followers
+        """
         channel = self.channels.get(event.channel)
         if channel is None:
-            return
+            return ()
         id, before = event.id, event.before
         if id > channel.heard:
             channel.heard = id
             self.heard = max(self.heard, id)
-        for wire, followers in tuple(channel.followers.items()):
+        lines = channel.lines
+        if lines is None:
+            lines = channel.lines = self._line_up(channel)
+        for wire, written, cursors in lines:
             data = event.encode(wire)
-            cursors = tuple(followers)
             count = len(cursors)
             for cursor in cursors:
                 if cursor.live and before <= cursor.position < id:
@@ -97,18 +111,23 @@ class Hub:
                 else:
                     count -= 1
                     cursor.subscription.miss(cursor, event)
-            written = self.written[wire]
             written.events += count
             written.bytes += count * len(data)
         if event.final:
             self._finish(channel)
+        return lines
+
+    def _line_up(self, channel: Channel) -> tuple[Line, ...]:
+        wanted = channel.followers
+        return tuple(
+            (wire, self.written[wire], [cursor for cursor, form in wanted.items() if form is wire]) for wire in set(wanted.values())
+        )
 
     def _finish(self, channel: Channel) -> None:
-        for cursors in tuple(channel.followers.values()):
-            for cursor in tuple(cursors):
-                if cursor.live and cursor.position >= channel.heard:
-                    cursor.done = True
-                    cursor.subscription.check_done()
+        for cursor in tuple(channel.followers):
+            if cursor.live and cursor.position >= channel.heard:
+                cursor.done = True
+                cursor.subscription.check_done()
 
     def all_behind(self) -> None:
         """The connection to Redis was lost: every subscription may have missed something."""
@@ -117,4 +136,4 @@ class Hub:
 
     def subscriptions(self) -> dict[Subscription, None]:
         """All subscriptions that follow something."""
-        return {c.subscription: None for ch in self.channels.values() for cursors in ch.followers.values() for c in cursors}
+        return {cursor.subscription: None for channel in self.channels.values() for cursor in channel.followers}

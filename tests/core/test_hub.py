@@ -129,9 +129,34 @@ def test_who_has_left_is_written_to_no_more_and_the_last_one_is_noted() -> None:
     hub.announce(event(20, 10))
 
     assert client.got == []
-    assert hub.channels["jobs:1"].idle_since == 5.0
+    assert hub.idle == {hub.channels["jobs:1"]: 5.0}
     Client(hub, "jobs:1", 10)
-    assert hub.channels["jobs:1"].idle_since is None
+    assert hub.idle == {}
+
+
+def test_who_leaves_twice_gives_up_no_channel_that_others_follow_since() -> None:
+    hub = Hub()
+    client = Client(hub, "jobs:1", 10)
+    hub.leave(client.cursor, now=5.0)
+    hub.forget(client.cursor.channel)
+    other = Client(hub, "jobs:1", 10)
+    hub.leave(client.cursor, now=6.0)
+    hub.announce(event(20, 10))
+
+    assert hub.idle == {}
+    assert len(other.got) == 1
+
+
+def test_who_comes_between_two_events_gets_the_second() -> None:
+    hub = Hub()
+    first = Client(hub, "jobs:1", 10)
+    hub.announce(event(20, 10))
+    others = [Client(hub, "jobs:1", 20, wire) for wire in (TEXT, BLOCK)]
+    hub.announce(event(30, 20))
+    hub.leave(first.cursor, now=5.0)
+    hub.announce(event(40, 30))
+
+    assert [len(client.got) for client in (first, *others)] == [2, 2, 2]
 
 
 def test_a_final_event_ends_who_wanted_no_more() -> None:
