@@ -157,10 +157,11 @@ class Listener:
         while True:
             await connection.send_command("PING", check_health=False)
             before = loop.time()
-            await asyncio.sleep(PING_SECONDS)
+            await asyncio.sleep(max(0.0, min(PING_SECONDS, receiver.heard_at + self._silence - before)))
             if loop.time() - before > 2 * PING_SECONDS:
-                continue  # it was this process that stood still: what has come meanwhile is still to be read
-            if loop.time() - receiver.heard_at > self._silence:
+                # It was this process that stood still: what has come meanwhile is still to be read.
+                receiver.heard_at = max(receiver.heard_at, loop.time() - self._silence + PING_SECONDS)
+            if loop.time() - receiver.heard_at >= self._silence:
                 raise Lost(f"nothing heard for {self._silence} s")
 
     async def _watch_sentinels(self, connection: AbstractConnection) -> None:
