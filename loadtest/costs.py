@@ -5,6 +5,7 @@ uv run --group loadtest python loadtest/costs.py        about a minute
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
 import sys
@@ -171,6 +172,7 @@ def measure() -> tuple[Costs, float]:
 
 def main() -> None:
     """Print the middle of some rounds as the line that goes into scale.py."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rounds = [measure() for _ in range(ROUNDS)]
     found = {each.name: round(median(getattr(costs, each.name) for costs, _ in rounds), 2) for each in fields(Costs)}
     print("MEASURED: Final =", Costs(**found))

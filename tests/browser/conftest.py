@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.conftest import need
+from tests.support.servers import Server, running_gateway
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NODE = shutil.which("node")
@@ -29,6 +30,26 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """A browser of a test's own, in whose pages nothing may go wrong."""
+    context = chromium.new_context()
+    context.set_default_timeout(10_000)
+    errors: list[str] = []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    yield context
+    context.close()
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_redis_url: str) -> Iterator[Server]:
+    """Open to everybody."""
+    with running_gateway(shared_redis_url) as server:
+        yield server
+        assert "Traceback" not in server.output()
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from notify_client import Publisher
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.conftest import CLIENT
-from tests.support.servers import Server, running_gateway
+from tests.support.servers import Server
 
 COMPONENT = """
     import { createElement, StrictMode } from "react";
@@ -28,12 +28,6 @@ COMPONENT = """
 """
 
 
-@pytest.fixture(scope="module")
-def gateway(shared_redis_url: str) -> Iterator[Server]:
-    with running_gateway(shared_redis_url) as server:
-        yield server
-
-
 @pytest.fixture
 def publisher(shared_redis_url: str) -> Iterator[Publisher]:
     with Publisher(shared_redis_url) as publisher:
@@ -41,16 +35,10 @@ def publisher(shared_redis_url: str) -> Iterator[Publisher]:
 
 
 @pytest.fixture
-def page(chromium: Browser, gateway: Server) -> Iterator[Page]:
-    context = chromium.new_context()
-    context.set_default_timeout(10_000)
-    errors: list[str] = []
-    context.on("weberror", lambda error: errors.append(str(error.error)))
+def page(context: BrowserContext, gateway: Server) -> Page:
     page = context.new_page()
     page.goto(f"{gateway.http}/openapi.json")
-    yield page
-    context.close()
-    assert errors == []
+    return page
 
 
 def test_job_progress_shows_a_job_from_wherever_it_is(page: Page, publisher: Publisher) -> None:

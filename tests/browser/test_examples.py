@@ -1,8 +1,7 @@
-"""The examples of docs/clients.md and docs/any-language.md that need no client of ours, run as they stand there."""
+"""The examples for pages, in docs/clients.md and elsewhere, run as they stand there."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +9,14 @@ from pathlib import Path
 import httpx
 import pytest
 from notify_client import Publisher
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.conftest import CLIENT, NODE
-from tests.support.servers import Server, running_gateway
+from tests.docs.blocks import PAGES, ROOT, Block, blocks
+from tests.docs.table import elsewhere
+from tests.support.servers import Server
 
-DOCS = Path(__file__).parents[2] / "docs"
+JAVASCRIPT = [block for page in PAGES if not elsewhere(page) for block in blocks(page) if block.language == "javascript"]
 
 # What stands around the examples.
 TANSTACK = """
@@ -36,18 +37,12 @@ createRoot(document.body).render(<Export job="46" />);
 """
 
 
-def examples(title: str, page: str = "clients") -> list[str]:
+def examples(title: str, page: str = "docs/clients.md") -> list[str]:
     """The blocks of code below a heading."""
-    section = re.split(rf"^## {re.escape(title)}$", (DOCS / f"{page}.md").read_text(), flags=re.MULTILINE)[1].split("\n## ")[0]
-    blocks = re.findall(r"^ {4}.*\n(?:(?: {4}.*)?\n)*", section + "\n", flags=re.MULTILINE)
-    return ["\n".join(line.removeprefix("    ") for line in block.splitlines()) for block in blocks]
-
-
-@pytest.fixture(scope="module")
-def gateway(shared_redis_url: str) -> Iterator[Server]:
-    with running_gateway(shared_redis_url) as server:
-        yield server
-        assert "Traceback" not in server.output()
+    lines = (ROOT / page).read_text().splitlines()
+    begin = lines.index(title if title.startswith("#") else f"## {title}") + 1
+    end = next((number for number, line in enumerate(lines[begin:], begin + 1) if line.startswith("## ")), len(lines) + 1)
+    return [block.text for block in blocks(ROOT / page) if begin < block.line < end]
 
 
 @pytest.fixture
@@ -57,14 +52,8 @@ def publisher(shared_redis_url: str) -> Iterator[Publisher]:
 
 
 @pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context()
-    context.set_default_timeout(10_000)
-    errors: list[str] = []
-    context.on("weberror", lambda error: errors.append(str(error.error)))
-    yield context.new_page()
-    context.close()
-    assert errors == []
+def page(context: BrowserContext) -> Page:
+    return context.new_page()
 
 
 def show(page: Page, gateway: Server, body: str) -> None:
@@ -92,6 +81,42 @@ def test_client_js_and_the_bar(page: Page, gateway: Server, publisher: Publisher
 
     assert page.evaluate("last.data") == {"url": "/files/42"}
     expect(page.locator("job-progress")).to_have_attribute("state", "done")
+
+
+def test_the_first_page_of_the_readme(page: Page, gateway: Server, publisher: Publisher) -> None:
+    publisher.publish("jobs:42", "progress", {"percent": 40})
+    [whole] = [text for text in examples("# Notify Gateway", "README.md") if text.startswith("<")]
+    show(page, gateway, whole)
+
+    expect(page.locator("#bar")).to_have_attribute("value", "40")
+
+
+def test_the_readme_without_our_client(page: Page, gateway: Server, publisher: Publisher) -> None:
+    publisher.publish("jobs:42", "completed", {"url": "/files/42"}, final=True)
+    [code] = [text for text in examples("Use it", "README.md") if text.startswith("const")]
+    show(page, gateway, f"<script>const show = (type, data) => (window.shown = [type, data]);\n{code}</script>")
+    page.wait_for_function("window.shown")
+
+    assert page.evaluate("shown") == ["completed", {"url": "/files/42"}]
+
+
+def test_the_page_of_the_quick_start(page: Page, gateway: Server, publisher: Publisher) -> None:
+    publisher.publish("jobs:42", "completed", {"url": "/files/42"}, final=True)
+    page.route("**/my-token", lambda route: route.fulfill(body="none"))
+    [code] = [text for text in examples("Follow", "docs/quick-start.md") if text.startswith("import")]
+    show(page, gateway, f"<progress id=bar max=100></progress><script type=module>{code}\nwindow.last = last;</script>")
+    page.wait_for_function("window.last")
+
+    assert page.evaluate("last.data") == {"url": "/files/42"}
+
+
+@pytest.mark.parametrize("block", JAVASCRIPT, ids=lambda block: block.where)
+def test_javascript_can_be_read(modules: Path, block: Block) -> None:
+    """What no other test runs, too."""
+    command = [str(modules / ".bin" / "esbuild"), "--loader=jsx", "--log-level=warning", "--format=esm"]
+    done = subprocess.run(command, input=block.text, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_react(page: Page, gateway: Server, publisher: Publisher, modules: Path) -> None:
@@ -145,7 +170,7 @@ def test_tanstack_query(page: Page, gateway: Server, publisher: Publisher, modul
 
 
 def test_publishing_from_node(modules: Path, gateway: Server, shared_redis_url: str) -> None:
-    [line] = [line for line in examples("Node", "any-language")[0].splitlines() if line.endswith("// ioredis")]
+    [line] = [line for line in examples("Node", "docs/any-language.md")[0].splitlines() if line.endswith("// ioredis")]
     code = f'import {{ Redis }} from "ioredis"; const redis = new Redis("{shared_redis_url}"), id = "45"; {line}\nredis.disconnect();'
     subprocess.run([str(NODE), "--input-type=module", "-e", code], check=True, cwd=CLIENT, timeout=30)
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.support.servers import Server, running_gateway
 from tests.support.tokens import SECRET
@@ -27,24 +27,6 @@ def code(name: str, language: str) -> str:
     """A page's code in one language."""
     [found] = re.findall(rf"^```{language}\n(.*?)^```$", (WORKFLOWS / f"{name}.md").read_text(), re.DOTALL | re.MULTILINE)
     return str(found)
-
-
-@pytest.fixture(scope="module")
-def gateway(shared_redis_url: str) -> Iterator[Server]:
-    with running_gateway(shared_redis_url) as server:
-        yield server
-        assert "Traceback" not in server.output()
-
-
-@pytest.fixture
-def context(chromium: Browser) -> Iterator[BrowserContext]:
-    context = chromium.new_context()
-    context.set_default_timeout(10_000)
-    errors: list[str] = []
-    context.on("weberror", lambda error: errors.append(str(error.error)))
-    yield context
-    context.close()
-    assert errors == []
 
 
 Work = Callable[[str], Any]

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import httpx
 import pytest
 
 from gateway import metrics
 from gateway.cli import main
-from gateway.embedded import embedded_server
 from gateway.settings import Settings
-from tests.support.servers import running_gateway
+from tests.docs.blocks import PAGES, ROOT, SAMPLES
 
-ROOT = Path(__file__).parent.parent.parent
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "clients").glob("*/README.md"), ROOT / "loadtest" / "README.md"]
-)
-SAMPLES = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
 SETTINGS = {f"GATEWAY_{field.name.upper()}": field.default for field in dataclasses.fields(Settings)}
 NOT_OURS = {"GATEWAY_CMD"}  # how a benchmark starts the gateway
 SERIES = {row.name for row in metrics.TABLE} | {f"{row.name}_{part}" for row in metrics.TABLE for part in ("bucket", "sum", "count")}
@@ -122,31 +111,3 @@ def test_the_table_of_metrics_is_that_of_the_code() -> None:
     told = {name.strip("`"): label.strip("`") for name, label, _ in rows("Metrics")}
 
     assert told == {row.name: row.label for row in metrics.TABLE}
-
-
-def test_the_quick_start_can_be_followed(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "quick-start.md").read_text()
-    lines = [line.removeprefix("    uv run gateway ") for line in text.splitlines() if line.startswith("    uv run gateway ")]
-    token_line = re.search(r"TOKEN=\$\(uv run gateway (.*)\)", text)
-    address = re.search(r'curl -N "http://127\.0\.0\.1:8000(.*)\$TOKEN"', text)
-    assert token_line is not None
-    assert address is not None
-    secret = "0123456789abcdef" * 4
-    with embedded_server("--appendonly", "yes") as url, running_gateway(url, auth="jwt", jwt_secret=secret) as server:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        environ |= {"GATEWAY_REDIS_URL": url, "GATEWAY_JWT_SECRET": secret}
-
-        def run(line: str) -> str:
-            command = [sys.executable, "-m", "gateway", *shlex.split(line)]
-            done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
-            assert done.returncode == 0, f"{line}: {done.stderr}"
-            return done.stdout.strip()
-
-        printed = [run(line) for line in lines if line.split()[0] in ("check", "publish")]
-        token = run(token_line[1])
-        with httpx.stream("GET", f"{server.http}{address[1]}{token}") as stream:
-            event = json.loads(next(line.removeprefix("data: ") for line in stream.iter_lines() if line.startswith("data: ")))
-
-    assert printed[0] == "all is well"
-    assert len(printed) == 3
-    assert (event["id"], event["type"], event["final"]) == (printed[-1], "completed", True)
