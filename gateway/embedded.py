@@ -17,6 +17,10 @@ from typing import Final
 
 START_SECONDS: Final = 10.0
 
+# The server takes the place of this shell. What is left of it sleeps until a line comes, and ends; or until nobody is there any more who
+# could write one, and then it ends the server too: a parent that was killed can no longer do so.
+_UNTIL_THE_PARENT_ENDS: Final = 'exec 3<&0; { read -r _ || kill $$; } <&3 & exec "$@" 3<&- </dev/null'
+
 
 class NoServer(Exception):
     """There is no server program to be found; the text says how to get one."""
@@ -93,7 +97,10 @@ def embedded_server(*arguments: str, program: str | None = None) -> Iterator[str
     try:
         with _signals_held():
             process = subprocess.Popen(  # noqa: S603 - our own command line
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+                ["/bin/sh", "-c", _UNTIL_THE_PARENT_ENDS, "sh", *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
             )
         _wait(process, program, port)
         yield f"redis://127.0.0.1:{port}"
@@ -110,6 +117,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    with contextlib.suppress(OSError):
+        process.communicate(b"\n")
 
 
 def _wait(process: subprocess.Popen[bytes], program: str, port: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -46,3 +48,26 @@ def test_a_signal_in_the_midst_of_the_start_leaves_no_server_behind(monkeypatch:
         signal.signal(signal.SIGTERM, before)
 
     assert started[0].poll() is not None
+
+
+def test_it_ends_with_a_parent_that_is_killed() -> None:
+    code = "import time; from gateway.embedded import embedded_server\nwith embedded_server() as url: print(url, flush=True); time.sleep(9)"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        url = parent.stdout.readline().strip()
+        with Redis.from_url(url) as client:
+            assert client.ping()
+        parent.kill()
+
+    deadline = time.monotonic() + 20
+    while answers(url):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def answers(url: str) -> bool:
+    try:
+        with Redis.from_url(url) as client:
+            return bool(client.ping())
+    except RedisConnectionError:
+        return False
