@@ -12,7 +12,12 @@ import click
 import pytest
 
 from gateway import metrics
+from gateway.auth.tokens import REMEMBERED
 from gateway.cli import main
+from gateway.server.descriptors import RESERVE
+from gateway.server.frames import FRAMES_AT_ONCE
+from gateway.server.heads import MAX_HEADERS
+from gateway.server.protocols import HEAD_SECONDS, MAX_PIPELINED
 from gateway.settings import Settings
 from tests.docs.blocks import PAGES, ROOT, SAMPLES
 
@@ -111,3 +116,18 @@ def test_the_table_of_metrics_is_that_of_the_code() -> None:
     told = {name.strip("`"): label.strip("`") for name, label, _ in rows("Metrics")}
 
     assert told == {row.name: row.label for row in metrics.TABLE}
+
+
+def test_the_bounds_of_the_edge_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+
+    for value, written in (
+        (Settings().max_connections, "| connections in all, `GATEWAY_MAX_CONNECTIONS` | {:,} a process |"),
+        (HEAD_SECONDS, "| first byte, head of a request | {:g} s |"),
+        (MAX_HEADERS, "| head | 64 KiB, address 32 KiB, {} headers |"),
+        (MAX_PIPELINED, "| requests sent ahead of their answers | {} |"),
+        (FRAMES_AT_ONCE, "| frames (messages, fragments, pings and pongs together) | {} at once, 40 a second |"),
+        (RESERVE, "| sockets | {} fewer than the process may have open files;"),
+        (REMEMBERED, "The {:,} tokens last used are remembered"),
+    ):
+        assert written.format(value) in text
