@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, find_server, free_port
 from gateway.store.connect import redis_client
-from gateway.store.listener import MESSAGES_AT_ONCE, Listener, _Receiver
+from gateway.store.listener import MESSAGES_AT_ONCE, Listener, Lost, _Receiver
 
 
 class Heard:
@@ -162,36 +163,52 @@ async def test_a_burst_leaves_turns_to_others_and_keeps_its_order(redis_url: str
     assert most <= 4 * MESSAGES_AT_ONCE
 
 
-class Reading:
-    """What a receiver asks of its transport."""
-
-    def __init__(self) -> None:
-        self.paused = False
-
-    def is_closing(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        self.paused = False
+@contextlib.asynccontextmanager
+async def connected() -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]:
+    """A transport, and the other end of its connection."""
+    near, far = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
+    try:
+        yield transport, far
+    finally:
+        transport.abort()
+        far.close()
 
 
 async def test_messages_of_a_busy_connection_are_gathered_and_one_that_comes_alone_is_not_kept() -> None:
     message = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n"
-    taken: list[object] = []
-    receiver = _Receiver(taken.append, reading := Reading())  # type: ignore[arg-type]
-    receiver.data_received(message)
-    assert (len(taken), reading.paused) == (1, False)
+    listened: list[bool] = []
+    came = asyncio.Event()
+    async with connected() as (transport, server), asyncio.timeout(30):
 
-    sent = 1
-    while not reading.paused:  # at once, if the machine does not sleep between two of them
-        receiver.data_received(message)
-        sent += 1
-    assert len(taken) == sent
+        def take(_reply: object) -> None:
+            listened.append(transport.is_reading())
+            came.set()
 
-    await until(lambda: not reading.paused)
+        transport.set_protocol(_Receiver(take, transport))
+        sent = 0
+        while all(listened):  # a few times, if the machine does not sleep between two of them
+            server.send(message)
+            sent += 1
+            await came.wait()
+            came.clear()
+        await until(transport.is_reading)
+
+    assert listened[0]
+    assert len(listened) == sent
+
+
+async def test_a_busy_connection_that_ends_is_lost() -> None:
+    async with connected() as (transport, server), asyncio.timeout(30):
+        receiver = _Receiver(lambda _reply: None, transport)
+        transport.set_protocol(receiver)
+        while transport.is_reading():
+            server.send(b"+PONG\r\n")
+            await asyncio.sleep(0)
+        server.close()
+
+        with pytest.raises(Lost, match="closed"):
+            await receiver.wait()
 
 
 async def test_an_error_in_what_hears_is_no_loss_of_the_connection() -> None:
