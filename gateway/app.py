@@ -56,7 +56,7 @@ _ENDPOINTS: Final[dict[str, Callable[[Services], Endpoint]]] = {
     "/readyz": ReadyEndpoint,
     "/metrics": MetricsEndpoint,
 }
-_CLIENTS: Final = ("client.js", "tabs.js", "job-progress.js")
+_CLIENTS: Final = {"client.js": "client.min.js", "job-progress.js": "job-progress.js"}  # what is served, and the file
 _FOR_PAGES: Final = {"/sse": "GET", "/poll": "GET", "/publish": "POST", "/tickets": "POST", **{f"/{name}": "GET" for name in _CLIENTS}}
 
 
@@ -240,7 +240,7 @@ def _files() -> dict[str, Path]:
     """What is served as it is. The browser client comes with the package; in a checkout it stands where it is written."""
     pages = Path(__file__).parent / "pages"
     folders = (pages, pages.parent.parent / "clients" / "js")
-    clients = {f"/{name}": folder / name for folder in reversed(folders) for name in _CLIENTS if (folder / name).is_file()}
+    clients = {f"/{name}": folder / file for folder in reversed(folders) for name, file in _CLIENTS.items() if (folder / file).is_file()}
     return {"/openapi.json": pages / "openapi.json", **clients}
 
 

@@ -1,7 +1,13 @@
 // client.js: follows channels of a Notify Gateway, and comes back after every loss with the cursor of each channel.
 //
 // One connection at a time, over the first transport that gets through. What comes is taken by its id, so that it does not matter
-// which transport brought it, or how often. Listening to another tab is one more transport: tabs.js, loaded where there may be one.
+// which transport brought it, or how often.
+//
+// All tabs of one browser share a connection: the one that leads, because it holds a Web Lock, follows what all of them follow, and
+// hands on by BroadcastChannel what comes. The rule is the gateway's: a tab that may have missed something has a connection of its own,
+// from its own cursors, until it is where the leader is; then it listens to the leader.
+//
+// What pages load is client.min.js, which `npm run build` makes of this.
 
 /**
  * @typedef {{type: string, data: any, final?: true, channel: string, id?: string, op?: undefined}} GatewayEvent
@@ -29,15 +35,18 @@
  *
  * @typedef {ReturnType<typeof connect>} Feed
  *
- * @typedef {{cursor: string, lost?: boolean, ready?: boolean}} Cursor
- *   `lost`: after a gap, when any id is news. `ready`: all that was there has come.
+ * @typedef {Record<string, string>} Cursors by channel
  *
- * @typedef {Cursor & {mine: boolean, last?: GatewayEvent, done: Promise<GatewayEvent>, resolve: (event: GatewayEvent) => void,
- *   reject: (problem: Problem) => void}} Place
+ * @typedef {{channel: string, cursor: string, ready?: object}} Place where a client is in a channel
+ *   `ready`: the connection over which all that was there has come.
  *
- * @typedef {{op: "ready", channels: Record<string, string>}} Ready
- * @typedef {GatewayEvent | Gap | Ready} Message
- * @typedef {{events: GatewayEvent[], channels: Record<string, string>, gaps: string[]}} Answer to a poll
+ * @typedef {Place & {mine?: boolean, last?: GatewayEvent, done: Promise<GatewayEvent>, resolve: (event: GatewayEvent) => void,
+ *   reject: (problem: Problem) => void}} Followed
+ *   `mine`: by this tab, not only by others.
+ *
+ * @typedef {{from: string | false, positions: Cursors, status: Status, rouse?: any}} Report of a tab to the others
+ *   `from`: which tab, if it does not lead. `positions`: what it follows, and how far it is. `rouse`: a leader that is new asks for
+ *   the others' reports; another one, to which the user has come back, asks whether the leader's connection is alive.
  */
 
 const ANSWER = 5_000; // milliseconds for a connection to open, and for the other side to answer
@@ -56,37 +65,32 @@ const CHANGED = { status: 400 }; // why a connection is cut that must ask for ot
 
 /**
  * From a problem of the gateway, a notice, or a socket's end.
- * @param {{status?: number, code?: number, detail?: any, reason?: any, channel?: string}} what @param {number} [after] @returns {Problem}
+ * @param {{status?: number, code?: number, detail?: any, reason?: any, channel?: string, after?: number}} what @returns {Problem}
  */
-const problem = ({ code = 0, status = code, reason, detail = reason, channel }, after = 0) =>
+const problem = ({ code = 0, status = code, reason, detail = reason, channel, after = 0 }) =>
   Object.assign(Error(detail || `ended with ${status}`), { status, channel, after });
 
-/** What to do after a close code or a status. @param {number} code */
-export function action(code) {
-  const status = code % 4_000;
-  if (status === 401) return "token";
-  if (status >= 400 && status < 404) return "stop";
-  return [429, 503, 1013].includes(code) ? "later" : "retry";
-}
+/** What to do after a close code or a status. @param {number} code @returns {"token" | "stop" | "later" | "retry"} */
+export const action = (code) =>
+  code % 4_000 === 401 ? "token" : [400, 402, 403].includes(code % 4_000) ? "stop" : [429, 503, 1013].includes(code) ? "later" : "retry";
 
 /**
  * Milliseconds before the next attempt. Full jitter: those who lost it together do not come back together.
  * @param {number} failures @param {{status: number, after: number}} problem
  */
-export function delay(failures, { status, after }) {
-  const least = !after && action(status) === "later" ? 3 : 0;
-  return Math.min(after, 3_600) * 1_000 + Math.random() * Math.min(20_000, 500 * 2 ** Math.max(failures, least));
-}
+export const delay = (failures, { status, after }) =>
+  Math.min(after, 3_600) * 1_000 +
+  Math.random() * Math.min(20_000, 500 * 2 ** Math.max(failures, !after && action(status) === "later" ? 3 : 0));
 
 /** Where the gateway is. @param {string | URL} url */
-export const locate = (url) => new URL(url, globalThis.location?.href).href.replace(/\/?$/, "/");
+export const locate = (url) => new URL(url, /** @type {any} */ (globalThis.location)).href.replace(/\/?$/, "/");
 
-/** The channels for a URL. @param {string[][]} cursors name and cursor of each */
-export const query = (cursors) => new URLSearchParams(cursors.map((pair) => ["channel", pair.join()]));
+/** The channels for a URL. @param {Cursors} cursors */
+export const query = (cursors) => new URLSearchParams(Object.entries(cursors).map((pair) => ["channel", `${pair}`]));
 
 /**
- * Takes the chunks of an event stream and gives its data as values. The gateway writes the JSON of each on one line, with all
- * that the stream's other fields say.
+ * Takes the chunks of an event stream and gives its data as values, and `{}` for each chunk: a sign of life. The gateway writes the
+ * JSON of each event on one line, with all that the stream's other fields say.
  * @param {(value: any) => void} take @returns {(chunk: string) => void}
  */
 export function reader(take) {
@@ -94,34 +98,28 @@ export function reader(take) {
   return (chunk) => {
     const lines = (rest + chunk).split("\n");
     rest = /** @type {string} */ (lines.pop());
+    take({});
     for (const line of lines) if (line.startsWith("data:")) take(JSON.parse(line.slice(5)));
   };
 }
 
-/** A poll's answer as messages. @param {Answer} answer @returns {Message[]} */
-export const messages = ({ events, channels, gaps }) => [
-  ...gaps.map((channel) => /** @type {Gap} */ ({ op: "gap", channel })),
-  ...events,
-  { op: "ready", channels },
-];
-
-/** Whether an event or a gap is news on a channel; moves its cursor. @param {Cursor} place @param {{op?: string, id?: string}} message */
-export function advance(place, message) {
-  if (message.op) place.lost = true;
-  else if (message.id) {
-    if (!place.lost && +message.id <= +place.cursor) return false;
-    place.cursor = message.id;
-    place.lost = false;
-  }
+/**
+ * Whether an event or a gap is news on a channel; moves its cursor. After a gap any id is news: Redis may have lost its newest data.
+ * @param {Place} place @param {{op?: string, id?: string}} message
+ */
+export function advance(place, { op, id = op && "0" }) {
+  if (!op && +(/** @type {any} */ (id)) <= +place.cursor) return false;
+  if (id) place.cursor = id;
   return true;
 }
 
-/** The gateway is ready up to these ids. @param {Map<string, Cursor>} places @param {Record<string, string>} channels */
-export function reach(places, channels) {
-  for (const channel in channels) {
-    const place = places.get(channel);
-    if (place) place.ready = advance(place, { id: channels[channel] }) || true;
-  }
+/** All is there up to these ids, over this connection. @param {Place[]} places @param {Cursors} channels @param {object} connection */
+export function reach(places, channels, connection) {
+  for (const place of places)
+    if (channels[place.channel]) {
+      advance(place, { id: channels[place.channel] });
+      place.ready = connection;
+    }
 }
 
 /** The claims of a token, which are not proved. @param {any} token @returns {{sub?: string, exp?: number}} */
@@ -140,19 +138,18 @@ function claims(token) {
 export function connect(url, { channels = [], token, since = "last", share, quiet = 20_000 } = {}) {
   const base = locate(url);
   const name = `notify ${base}`;
+  const me = name + Math.random(); // among the tabs
   const bell = new EventTarget();
   const closing = new AbortController();
   const ended = closing.signal;
   /** @type {Status} */
   let status = "connecting";
-  /** @type {Map<string, Place>} */
-  const places = new Map(); // of the tab that leads: what all tabs follow
+  /** @type {Followed[]} */
+  let places = []; // of the tab that leads: what all tabs follow
 
-  /** @type {import("./tabs.js").Tabs | undefined} */
-  let tabs;
-
+  let signal = ended; // of the connection, or of the attempt to have one
   let through = 0; // when the first byte of this connection came
-  let level = 0;
+  let level = 0; // the transport: 0 WebSocket, 1 SSE, 2 long polling
   /** @type {Token} */
   let given;
   /** @type {((command: object) => void) | undefined} */
@@ -165,6 +162,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   let timer;
   /** @type {any} */
   let renewal;
+
+  /** @type {BroadcastChannel | undefined} */
+  let bus;
+  let leading = false;
+  let merged = false; // this tab listens to the leader
+  let asked = false; // the leader, how far it is
+  /** @type {Record<string, Cursors>} */
+  const wants = {}; // what the other tabs follow, and how far they were
+  /** @type {Cursors} */
+  const refused = {}; // what this one may not, with no cursor
 
   // Handlers
 
@@ -179,7 +186,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
    * @param {(value: T extends "gap" ? Gap : T extends "status" ? StatusNotice : GatewayEvent) => void} handler
    */
   function on(type, handler) {
-    const listener = (/** @type {any} */ { detail }) => handler(detail);
+    const listener = (/** @type {any} */ { detail }) => detail && handler(detail);
     bell.addEventListener(type, listener);
     return () => bell.removeEventListener(type, listener);
   }
@@ -188,94 +195,110 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   function say(next, more) {
     if (/ed$/.test(status) || (next === status && !more)) return; // stopped and closed are for good
     status = next;
-    tabs?.relay({ status });
+    if (leading) report();
     emit("status", { status, ...more });
   }
 
   // What is followed
 
+  /** @param {string | undefined} channel */
+  const find = (channel) => places.find((place) => place.channel === channel);
+
+  /** What is not ready. */
+  const pending = () => places.filter(({ ready }) => ready !== signal);
+
+  /** @returns {Cursors} */
+  const cursors = (some = places) => Object.fromEntries(some.map(({ channel, cursor }) => [channel, cursor]));
+
   /** Follow one more channel. @param {string} channel */
   function follow(channel) {
-    const found = places.get(channel);
-    if (found?.mine || ended.aborted) return;
-    add(channel, since, true);
-    if (!found) return subscribe();
-    tabs?.renew(); // it begins anew here, so the others must see for themselves
-    change();
+    const place = find(channel);
+    if (place?.mine || ended.aborted) return;
+    if (place) {
+      place.mine = true;
+      place.cursor = since;
+      report(); // here it begins anew, so other tabs may have to see for themselves
+      change();
+    } else {
+      add(channel, since, true);
+      subscribe();
+    }
   }
 
-  /** @param {string} channel @param {string} cursor @param {boolean} mine */
+  /** @param {string} channel @param {string | undefined} cursor @param {boolean} [mine] */
   function add(channel, cursor, mine) {
-    const place = /** @type {Place} */ ({ cursor, mine });
+    const place = /** @type {Followed} */ ({ channel, cursor, mine });
     place.done = new Promise((resolve, reject) => Object.assign(place, { resolve, reject }));
     place.done.catch(() => {}); // not everybody asks
-    places.set(channel, place);
+    places.push(place);
   }
 
-  /** The name and the cursor of each channel that is not ready, or of all. @param {boolean} [all] */
-  const cursors = (all) =>
-    [...places].filter(([, { ready }]) => all || !ready).map(([channel, { cursor }]) => /** @type {[string, string]} */ ([channel, cursor]));
+  /** This tab follows a channel no more; what it was, if it was followed. @param {Problem} reason */
+  function leave(reason) {
+    const place = find(reason.channel);
+    if (place) {
+      place.reject(reason);
+      place.mine = false;
+      cover();
+    }
+    return place;
+  }
+
+  /** A channel may not be read, whichever tab wants it. @param {Problem} reason */
+  function refuse(reason) {
+    refused[/** @type {string} */ (reason.channel)] = "";
+    return leave(reason);
+  }
 
   /** Have the gateway begin with what is new here; where it takes no commands, with a new connection. */
   function subscribe() {
-    const fresh = cursors();
-    if (fresh.length) send ? send({ op: "subscribe", channels: Object.fromEntries(fresh), ref: 1 }) : change();
+    const fresh = pending();
+    if (fresh[0]) send ? send({ op: "subscribe", channels: cursors(fresh) }) : change();
   }
 
   /** Connect anew. */
   const change = () => cut(CHANGED);
 
-  /** Follow what this tab wants, and what others want, and no more. @param {Map<string, string>} [others] from these cursors */
-  function cover(others = new Map()) {
-    const gone = [...places.keys()].filter((channel) => !places.get(channel)?.mine && !others.has(channel));
-    for (const channel of gone) places.delete(channel);
-    for (const [channel, cursor] of others) if (!places.has(channel)) add(channel, cursor, false);
-    if (gone.length) send?.({ op: "unsubscribe", channels: gone });
+  /** Follow what this tab wants, and what others want, and no more. */
+  function cover() {
+    const others = /** @type {Cursors} */ (Object.assign({}, ...Object.values(wants), refused));
+    const kept = (/** @type {Followed} */ { channel, mine }) => mine || others[channel];
+    const gone = places.filter((place) => !kept(place));
+    places = places.filter(kept);
+    if (gone[0]) send?.({ op: "unsubscribe", channels: Object.keys(cursors(gone)) });
+    for (const channel in others) if (others[channel] && !find(channel)) add(channel, others[channel]);
     subscribe();
+    report();
   }
 
   /** Take what has come. @param {any} message */
   function take(message) {
-    const { op, channel, ref } = message;
+    if (signal.aborted && !merged) return; // the rest of a chunk
+    const { op, channel, channels } = message;
+    const place = find(channel);
     alive();
-    if (op === "bye" || (op === "error" && ref && !channel)) cut(problem(message));
-    else if (op === "error") {
-      refuse(problem(message));
-      subscribe(); // the others, which were refused with it
-    } else if (op !== "pong") {
-      const place = places.get(channel);
-      if (op !== "ready" && !(place && advance(place, message))) return;
-      reach(places, message.channels);
-      tabs?.relay(message);
-      if (place?.mine) deliver(place, message);
+    if (op === "bye" || op === "error") (channel ? refuse : cut)(problem(message));
+    else {
+      if (leading) tell(message);
+      if (channels) reach(places, channels, signal);
+      else if (place && advance(place, message) && place.mine) deliver(place, message);
     }
-    settle();
-  }
-
-  /** @param {Place} place @param {GatewayEvent | Gap} message */
-  function deliver(place, message) {
-    if (message.op) return emit("gap", message);
-    place.last = message;
-    if (message.final) place.resolve(message);
-    if (!/^(gap|status)$/.test(message.type)) emit(message.type, message);
-    emit("*", message);
-    emit("!");
-  }
-
-  /** See whether all has come, and whether another tab can go on from here. */
-  function settle() {
-    if (cursors().length) return;
+    if (merged || pending()[0]) return;
     say("live");
-    if (tabs?.near()) change();
+    if (leading || asked) return;
+    asked = true;
+    report();
   }
 
-  /** A channel may not be read; whether it was followed. @param {Problem} reason */
-  function refuse(reason) {
-    const { channel = "" } = reason;
-    const place = places.get(channel);
-    place?.reject(reason);
-    if (place?.mine === false) tabs?.refuse(channel);
-    return places.delete(channel);
+  /** @param {Followed} place @param {GatewayEvent | Gap} message */
+  function deliver(place, message) {
+    if (message.op) emit("gap", message);
+    else {
+      place.last = message;
+      if (message.final) place.resolve(message);
+      if (!/^(gap|status)$/.test(message.type)) emit(message.type, message);
+      emit("*", message);
+    }
   }
 
   // Tabs
@@ -283,9 +306,57 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Find the other tabs. Those of different users have nothing to share; a cookie is the whole browser's. */
   function join() {
     const key = share ?? (token ? claims(given).sub : "");
-    if (typeof key !== "string" || !globalThis.navigator?.locks) return;
-    const core = { ended, cursors, places, cover, change, settle, take, say, wake, pause };
-    import("./tabs.js").then(({ meet }) => ended.aborted || (tabs ??= meet(name + key, core)), () => {});
+    if (bus || typeof key !== "string" || !globalThis.navigator?.locks) return;
+    bus = new BroadcastChannel(name + key);
+    bus.onmessage = ({ data }) => (data.from ? leading && serve(data) : leading || hear(data));
+    hold(me);
+    hold(name + key, () => {
+      leading = true;
+      report(true);
+      if (merged) change();
+    });
+  }
+
+  const over = new Promise((resolve) => (ended.onabort = resolve));
+
+  /** Hold a lock as soon as it is free, until the feed is closed. @param {string} lock @param {() => void} [then] */
+  const hold = (lock, then) =>
+    navigator.locks
+      .request(lock, { signal: ended }, () => {
+        then?.();
+        return over;
+      })
+      .catch(() => {});
+
+  /** @param {object} message */
+  const tell = (message) => ended.aborted || bus?.postMessage(message);
+
+  /** @param {any} [rouse] */
+  const report = (rouse) => tell({ from: !leading && me, positions: cursors(), status, rouse });
+
+  /** From another tab, as the leader: follow that, too, from there if it is new here, as long as that tab lives. @param {any} report */
+  function serve({ from, positions, rouse }) {
+    if (rouse) wake();
+    if (!wants[from])
+      hold(from, () => {
+        delete wants[from];
+        cover();
+      });
+    wants[from] = positions;
+    cover();
+  }
+
+  /** From the leader. Where it is no further than this tab, nothing that is missing here was told before. @param {any} message */
+  function hear(message) {
+    const { positions, status, rouse } = message;
+    if (merged) take(message);
+    if (!positions) return;
+    if (merged) say(status);
+    const near = places.every(({ channel, cursor }) => positions[channel] <= +cursor);
+    if (near !== merged) change();
+    merged = near;
+    asked = false;
+    if (rouse) report();
   }
 
   // Coming back
@@ -296,7 +367,11 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     let denied = false;
     while (!ended.aborted) {
       try {
-        await (tabs?.listen() ?? (places.size ? connection() : pause(LONGEST)));
+        if (merged) {
+          report(); // A leader that was put to sleep says nothing, and is left.
+          await pause(ANSWER, report);
+          merged = false;
+        } else await (places[0] ? connection() : pause(LONGEST));
       } catch (/** @type {any} */ error) {
         if (ended.aborted || error === CHANGED) continue;
         const reason = error.status >= 0 ? error : problem({ reason: error });
@@ -316,17 +391,18 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Wait so long, or until there is a reason to look again. @param {number} milliseconds @param {() => void} [asks] */
   const pause = (milliseconds, asks) =>
     new Promise((resolve) => {
+      send = undefined;
       cut = resolve;
       ping = asks ?? resolve;
       watch(milliseconds);
     });
 
-  /** Wait no longer, and see whether the other side is still there. @param {boolean} [online] the network was away */
-  function wake(online) {
+  /** Wait no longer, and see whether the other side is still there. @param {string} [type] of the page's event for which */
+  function wake(type) {
     if (ping) {
-      ping();
+      ping(type);
       watch(ANSWER);
-    } else if (online) change();
+    } else if (type === "online") change();
   }
 
   /** @param {number} milliseconds @param {() => void} [then] */
@@ -337,65 +413,59 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** Something has come. */
   function alive() {
-    if (!through) {
+    if (!through && !merged) {
       through = Date.now();
-      if (level !== recall()) memory[name] = [level, through + KEPT];
+      if (level !== recall()) memory[name + level] = through + KEPT;
     }
     watch(ping ? quiet : quiet * 2 + ANSWER, ping && wake);
   }
 
-  /** The transport that got through last time: 0 WebSocket, 1 SSE, 2 long polling. */
-  function recall() {
-    const [level, until] = /** @type {[number, number]} */ (`${memory[name]}`.split(",").map(Number));
-    return until > Date.now() ? level : 0;
-  }
+  /** The transport that got through last time. */
+  const recall = () => [2, 1].find((level) => memory[name + level] > Date.now()) ?? 0;
 
   /** @param {Status} last @param {Problem} reason */
   function end(last, reason) {
     if (ended.aborted) return;
-    tabs?.want([]);
     closing.abort(reason);
+    bus?.close();
     cut(reason);
     clearTimeout(timer);
     clearTimeout(renewal);
-    for (const place of places.values()) place.reject(reason);
-    places.clear();
+    for (const place of places) place.reject(reason);
+    places = [];
     say(last, { problem: reason });
-    emit("!");
+    emit("*");
   }
 
   // Connections
 
   async function connection() {
     await ask();
-    join();
     for (level = recall(); !ended.aborted; level++) {
+      join();
       const attempt = new AbortController();
-      const { signal } = attempt;
-      cut = (reason = problem({ reason: "no answer" })) => attempt.abort(reason);
-      ping = undefined;
+      signal = attempt.signal;
+      cut = (reason = "no answer") => attempt.abort(reason);
+      send = ping = undefined;
       through = 0;
-      for (const place of places.values()) place.ready = false;
       watch(ANSWER);
       try {
-        await ([socket, stream][level] ?? polls)(signal, (message) => signal.aborted || take(message));
+        await /** @type {() => Promise<void>} */ ([socket, stream, polls][level])();
       } catch (/** @type {any} */ error) {
         if (through || level > 1 || action(error.status) !== "retry") throw error;
-      } finally {
-        send = ping = undefined;
       }
     }
   }
 
-  /** @typedef {(message: any) => void} Take */
-
-  /** @param {AbortSignal} signal @param {Take} take */
-  async function socket(signal, take) {
+  async function socket() {
     // A token in the URL would stand in the logs of every proxy; a ticket is good once.
-    const ticket = given ? `ticket=${(await (await get("tickets", signal, "POST")).json()).ticket}` : "";
+    const ticket = given ? `ticket=${(await (await get("tickets", "POST")).json()).ticket}` : "";
     const socket = new WebSocket(`${base.replace("http", "ws")}ws?${ticket}`);
     await new Promise((_, reject) => {
-      signal.onabort = () => reject(socket.close() ?? signal.reason);
+      signal.onabort = () => {
+        socket.close();
+        reject(signal.reason);
+      };
       socket.onclose = (end) => reject(problem(end));
       socket.onmessage = ({ data }) => take(JSON.parse(data));
       socket.onopen = () => {
@@ -407,44 +477,41 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     });
   }
 
-  /** @param {AbortSignal} signal @param {Take} take */
-  async function stream(signal, take) {
-    const { body } = await get(`sse?${query(cursors())}`, signal);
-    const chunks = /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).getReader();
-    const read = reader(take);
-    for (;;) {
-      const { done, value } = await chunks.read();
-      if (done) throw problem({ code: 1001 });
-      alive();
-      read(value);
-    }
+  async function stream() {
+    const { body } = await get(`sse?${query(cursors())}`);
+    await /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).pipeTo(new WritableStream({ write: reader(take) }));
+    throw problem({ code: 1001 });
   }
 
-  /** @param {AbortSignal} signal @param {Take} take */
-  async function polls(signal, take) {
+  async function polls() {
     for (let wait = 0; ; wait = 25) {
-      const answer = await get(`poll?${query(cursors(true))}&wait=${wait}`, signal);
-      messages(await answer.json()).forEach(take);
+      const { events, channels, gaps } = await (await get(`poll?${query(cursors())}&wait=${wait}`)).json();
+      for (const channel of gaps) take({ op: "gap", channel });
+      events.forEach(take);
+      take({ channels });
     }
   }
 
-  /** @param {string} path @param {AbortSignal} signal @param {string} [method] */
-  async function get(path, signal, method) {
-    /** @type {HeadersInit} */
-    const headers = given ? { authorization: `Bearer ${given}` } : {};
-    const response = await fetch(base + path, { method, signal, headers, credentials: "include" });
+  /** @param {string} path @param {string} [method] */
+  async function get(path, method) {
+    const response = await fetch(base + path, {
+      method,
+      signal,
+      headers: /** @type {HeadersInit} */ (given ? { authorization: `Bearer ${given}` } : {}),
+      credentials: "include",
+    });
     if (response.ok) return response;
     const told = await response.json().catch(() => {});
-    throw problem({ ...told, status: response.status }, Number(response.headers.get("retry-after")) || 0);
+    throw problem({ ...told, status: response.status, after: +/** @type {any} */ (response.headers.get("retry-after")) || 0 });
   }
 
   /** Ask for a token, and again before it expires: an open WebSocket takes the new one. */
   async function ask() {
     given = await (typeof token === "function" ? token() : token);
+    send?.({ op: "auth", token: given });
     const { exp } = claims(given);
     clearTimeout(renewal);
-    const renew = () => send && ask().then(() => send?.({ op: "auth", token: given }), () => {});
-    if (exp) renewal = setTimeout(renew, Math.min(Math.max((exp * 1_000 - Date.now()) * 0.8, 1_000), LONGEST));
+    if (exp) renewal = setTimeout(() => send && ask().catch(() => {}), Math.min(Math.max((exp * 1_000 - Date.now()) * 0.8, 1_000), LONGEST));
   }
 
   for (const channel of channels) follow(channel);
@@ -452,7 +519,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     globalThis.addEventListener?.(
       type,
       // A page that was kept while the user was elsewhere has heard nothing.
-      (/** @type {any} */ { persisted }) => (persisted ? change() : wake(type === "online")),
+      (/** @type {any} */ { persisted }) => (persisted ? change() : wake(type)),
       { signal: ended },
     );
   keep();
@@ -463,22 +530,17 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
     /** Follow a channel no more. @param {string} channel */
     unfollow(channel) {
-      const place = places.get(channel);
-      if (!place) return;
-      place.reject(problem({ reason: `${channel} was unfollowed` }));
-      place.mine = false;
-      cover(tabs?.wanted());
-      tabs?.want();
+      leave(problem({ reason: "unfollowed", channel }));
     },
 
     /** The final event of a channel, which is followed for it. Rejects with a `Problem` if it cannot be had. @param {string} channel */
     done(channel) {
       follow(channel);
-      return places.get(channel)?.done ?? Promise.reject(ended.reason);
+      return find(channel)?.done ?? Promise.reject(ended.reason);
     },
 
     /** The newest event that has come on a channel. @param {string} channel */
-    last: (channel) => places.get(channel)?.last,
+    last: (channel) => find(channel)?.last,
 
     get status() {
       return status;
@@ -493,11 +555,11 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       const events = [];
       const off = on("*", (event) => events.push(event));
       try {
-        while (events.length || !ended.aborted) {
-          if (events.length > MOST) throw problem({ reason: `${MOST} events wait` });
+        while (events[0] || !ended.aborted) {
+          if (events[MOST]) throw problem({ reason: `${MOST} events wait` });
           const event = events.shift();
           if (event) yield event;
-          else await new Promise((resolve) => bell.addEventListener("!", resolve, { once: true }));
+          else await new Promise((resolve) => bell.addEventListener("*", resolve, { once: true }));
         }
         if (status === "stopped") throw ended.reason;
       } finally {

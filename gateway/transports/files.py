@@ -1,11 +1,12 @@
-"""Files: what is served as it stands, with an ETag: the browser client and the description of the interface."""
+"""Files: what is served as it stands, or gzipped, with an ETag: the browser client and the description of the interface."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gateway.errors import MethodNotAllowed
 from gateway.transports.answers import answer_problem
@@ -15,31 +16,50 @@ from gateway.transports.writer import Receive, Send
 TYPES: Final = {".js": b"text/javascript; charset=utf-8", ".json": b"application/json"}
 
 
+_CACHED: Final = [(b"cache-control", b"no-cache"), (b"vary", b"accept-encoding"), (b"x-content-type-options", b"nosniff")]
+
+
+class _Form(NamedTuple):
+    """One encoding of a file: a representation of its own, so with a tag of its own (RFC 9110, section 8.8.3.3)."""
+
+    tag: str
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
 class FileEndpoint:
     """One file, read once. A browser asks each time whether it has changed, and mostly hears that it has not."""
 
     def __init__(self, path: Path) -> None:
-        self._body = path.read_bytes()
-        self._tag = f'"{hashlib.sha256(self._body).hexdigest()[:20]}"'
-        self._headers = [
-            (b"etag", self._tag.encode()),
-            (b"cache-control", b"no-cache"),
-            (b"x-content-type-options", b"nosniff"),
-        ]
-        self._content = [(b"content-type", TYPES[path.suffix]), (b"content-length", b"%d" % len(self._body))]
+        body = path.read_bytes()
+        tag = hashlib.sha256(body).hexdigest()[:20]
+        kind = (b"content-type", TYPES[path.suffix])
+        self._plain = _Form(f'"{tag}"', body, [kind])
+        self._gzipped = _Form(f'"{tag}-gzip"', gzip.compress(body, 9, mtime=0), [kind, (b"content-encoding", b"gzip")])
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
             error = MethodNotAllowed(f"method {scope['method']!a}: GET or HEAD is expected")
             await answer_problem(send, error, [(b"allow", b"GET, HEAD")])
-        elif self._is_known(headers(scope, b"if-none-match")):
-            await send({"type": "http.response.start", "status": 304, "headers": self._headers})
+            return
+        form = self._gzipped if _takes_gzip(headers(scope, b"accept-encoding")) else self._plain
+        cached = [(b"etag", form.tag.encode()), *_CACHED]
+        if _is_known(form.tag, headers(scope, b"if-none-match")):
+            await send({"type": "http.response.start", "status": 304, "headers": cached})
             await send({"type": "http.response.body", "body": b""})
         else:
-            await send({"type": "http.response.start", "status": 200, "headers": self._headers + self._content})
-            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self._body})
+            content = [*form.headers, (b"content-length", b"%d" % len(form.body))]
+            await send({"type": "http.response.start", "status": 200, "headers": cached + content})
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else form.body})
 
-    def _is_known(self, known: list[str]) -> bool:
-        # RFC 9110, section 13.1.2: a list, compared weakly.
-        tags = {tag.strip().removeprefix("W/") for value in known for tag in value.split(",")}
-        return self._tag in tags or tags == {"*"}
+
+def _is_known(tag: str, known: list[str]) -> bool:
+    # RFC 9110, section 13.1.2: a list, compared weakly.
+    tags = {tag.strip().removeprefix("W/") for value in known for tag in value.split(",")}
+    return tag in tags or tags == {"*"}
+
+
+def _takes_gzip(accepted: list[str]) -> bool:
+    # RFC 9110, section 12.5.3; a weight of 0 forbids.
+    codings = [coding.replace(" ", "").lower().partition(";q=") for value in accepted for coding in value.split(",")]
+    return any(name == "gzip" and (not weight or weight.strip("0.") != "") for name, _, weight in codings)

@@ -165,7 +165,7 @@ def wait_for_log(page: Page, channel: str, ids: list[str]) -> None:
 
 def transport(page: Page) -> int:
     """0 WebSocket, 1 SSE, 2 long polling: what the client remembers."""
-    found: int = page.evaluate("Number(localStorage[`notify ${location.origin}/`]?.split(',')[0] ?? 0)")
+    found: int = page.evaluate("[2, 1].find((level) => localStorage[`notify ${location.origin}/${level}`] > Date.now()) ?? 0")
     return found
 
 
@@ -379,8 +379,8 @@ SLEEPER = """([channel, cursor]) => {
     const name = `notify ${location.origin}/`;
     const bus = new BroadcastChannel(name);
     bus.onmessage = ({ data }) => {
-        if (data.want) bus.postMessage({ op: "ready", channels: { [channel]: cursor } });
-        if (data.want) bus.close();
+        if (data.positions) bus.postMessage({ from: false, positions: { [channel]: cursor }, status: "live" });
+        if (data.positions) bus.close();
     };
     return new Promise((held) => navigator.locks.request(name, () => new Promise(() => held())));
 }"""
@@ -571,11 +571,11 @@ def test_a_final_event_that_is_there_already(open_page: Open, gateway: Server, l
     assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == id
 
 
-@pytest.mark.parametrize("name", ["client.js", "tabs.js", "job-progress.js"])
-def test_the_served_file_is_the_source(gateway: Server, name: str) -> None:
+@pytest.mark.parametrize(("name", "file"), [("client.js", "client.min.js"), ("job-progress.js", "job-progress.js")])
+def test_the_served_file(gateway: Server, name: str, file: str) -> None:
     answer = httpx.get(f"{gateway.http}/{name}")
     again = httpx.get(f"{gateway.http}/{name}", headers={"if-none-match": answer.headers["etag"]})
 
-    assert answer.content == (CLIENT / name).read_bytes()
+    assert answer.content == (CLIENT / file).read_bytes()
     assert answer.headers["content-type"].startswith("text/javascript")
     assert again.status_code == 304

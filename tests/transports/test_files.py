@@ -1,4 +1,4 @@
-"""What is served as it stands: the browser client, and a description that says what is really there."""
+"""What is served as it stands, or gzipped: the browser client, and a description that says what is really there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def description(server: Server) -> Any:
     return httpx.get(f"{server.http}/openapi.json").raise_for_status().json()
 
 
-FILES = [("/client.js", "text/javascript"), ("/tabs.js", "text/javascript"), ("/job-progress.js", "text/javascript")]
+FILES = [("/client.js", "text/javascript"), ("/job-progress.js", "text/javascript")]
 
 
 @pytest.mark.parametrize(("path", "kind"), [*FILES, ("/openapi.json", "application/json")])
@@ -33,9 +33,31 @@ def test_a_file_is_sent_once_and_then_only_that_it_has_not_changed(server: Serve
     assert first.status_code == other.status_code == head.status_code == 200
     assert first.headers["content-type"].startswith(kind)
     assert first.headers["cache-control"] == "no-cache"
-    assert head.headers["content-length"] == str(len(first.content))
+    assert head.headers["content-length"] == first.headers["content-length"]
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
     assert httpx.post(server.http + path).status_code == 405
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "br, GZIP ; q=0.5", "gzip, deflate, br"])
+def test_a_file_is_sent_gzipped_to_who_takes_that(server: Server, accepted: str) -> None:
+    plain = httpx.get(f"{server.http}/client.js", headers={"Accept-Encoding": "identity"})
+    small = httpx.get(f"{server.http}/client.js", headers={"Accept-Encoding": accepted})
+    again = httpx.get(f"{server.http}/client.js", headers={"Accept-Encoding": accepted, "If-None-Match": small.headers["etag"]})
+
+    assert small.headers["content-encoding"] == "gzip"
+    assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) == len(plain.content)
+    assert small.content == plain.content
+    assert small.headers["etag"] != plain.headers["etag"]
+    assert "accept-encoding" in small.headers["vary"]
+    assert again.status_code == 304
+
+
+@pytest.mark.parametrize("accepted", ["identity", "gzip;q=0", "br, gzip;q=0.000", "gzipped"])
+def test_a_file_is_sent_plain_to_others(server: Server, accepted: str) -> None:
+    answer = httpx.get(f"{server.http}/client.js", headers={"Accept-Encoding": accepted})
+
+    assert "content-encoding" not in answer.headers
+    assert len(answer.content) == int(answer.headers["content-length"])
 
 
 def walk(value: Any) -> Any:

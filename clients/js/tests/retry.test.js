@@ -2,30 +2,9 @@
 // Node 20 has no WebSocket, so the client is where a proxy lets none through: on event streams.
 
 import assert from "node:assert/strict";
-import { once } from "node:events";
-import { createServer } from "node:http";
 import { test } from "node:test";
 import { connect } from "../client.js";
-
-/**
- * A server that answers the requests for an event stream one after the other, the last answer for ever.
- * @param {import("node:test").TestContext} t
- * @param {((response: import("node:http").ServerResponse, request: import("node:http").IncomingMessage) => void)[]} answers
- */
-async function serve(t, ...answers) {
-  /** @type {{path: string, token: string | undefined, at: number}[]} */
-  const requests = [];
-  const server = createServer((request, response) => {
-    requests.push({ path: request.url ?? "", token: request.headers.authorization, at: Date.now() });
-    const answer = answers.length > 1 ? answers.shift() : answers[0];
-    answer?.(response, request);
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  t.after(() => (server.closeAllConnections(), server.close()));
-  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
-  return { url: `http://127.0.0.1:${port}`, requests };
-}
+import { serve } from "./server.js";
 
 /** @param {number} status @param {Record<string, string>} [headers] @param {object} [problem] */
 const refuse = (status, headers = {}, problem = {}) => (/** @type {import("node:http").ServerResponse} */ response) => {

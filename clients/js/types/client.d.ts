@@ -1,26 +1,19 @@
-/** What to do after a close code or a status. @param {number} code */
-export function action(code: number): "token" | "stop" | "later" | "retry";
 /**
- * Milliseconds before the next attempt. Full jitter: those who lost it together do not come back together.
- * @param {number} failures @param {{status: number, after: number}} problem
- */
-export function delay(failures: number, { status, after }: {
-    status: number;
-    after: number;
-}): number;
-/**
- * Takes the chunks of an event stream and gives its data as values. The gateway writes the JSON of each on one line, with all
- * that the stream's other fields say.
+ * Takes the chunks of an event stream and gives its data as values, and `{}` for each chunk: a sign of life. The gateway writes the
+ * JSON of each event on one line, with all that the stream's other fields say.
  * @param {(value: any) => void} take @returns {(chunk: string) => void}
  */
 export function reader(take: (value: any) => void): (chunk: string) => void;
-/** Whether an event or a gap is news on a channel; moves its cursor. @param {Cursor} place @param {{op?: string, id?: string}} message */
-export function advance(place: Cursor, message: {
+/**
+ * Whether an event or a gap is news on a channel; moves its cursor. After a gap any id is news: Redis may have lost its newest data.
+ * @param {Place} place @param {{op?: string, id?: string}} message
+ */
+export function advance(place: Place, { op, id }: {
     op?: string;
     id?: string;
 }): boolean;
-/** The gateway is ready up to these ids. @param {Map<string, Cursor>} places @param {Record<string, string>} channels */
-export function reach(places: Map<string, Cursor>, channels: Record<string, string>): void;
+/** All is there up to these ids, over this connection. @param {Place[]} places @param {Cursors} channels @param {object} connection */
+export function reach(places: Place[], channels: Cursors, connection: object): void;
 /**
  * Follow channels of the gateway at this address, until closed.
  * @param {string | URL} url @param {Options} [options]
@@ -40,9 +33,13 @@ export function connect(url: string | URL, { channels, token, since, share, quie
     /** All events as they come. Ends when the feed is closed, and throws the `Problem` for which it has stopped. */
     [Symbol.asyncIterator](): AsyncGenerator<GatewayEvent, void, unknown>;
 };
+export function action(code: number): "token" | "stop" | "later" | "retry";
+export function delay(failures: number, { status, after }: {
+    status: number;
+    after: number;
+}): number;
 export function locate(url: string | URL): string;
-export function query(cursors: string[][]): URLSearchParams;
-export function messages({ events, channels, gaps }: Answer): Message[];
+export function query(cursors: Cursors): URLSearchParams;
 export type GatewayEvent = {
     type: string;
     data: any;
@@ -101,30 +98,36 @@ export type Options = {
 };
 export type Feed = ReturnType<typeof connect>;
 /**
- * `lost`: after a gap, when any id is news. `ready`: all that was there has come.
+ * by channel
  */
-export type Cursor = {
+export type Cursors = Record<string, string>;
+/**
+ * where a client is in a channel
+ * `ready`: the connection over which all that was there has come.
+ */
+export type Place = {
+    channel: string;
     cursor: string;
-    lost?: boolean;
-    ready?: boolean;
+    ready?: object;
 };
-export type Place = Cursor & {
-    mine: boolean;
+/**
+ * `mine`: by this tab, not only by others.
+ */
+export type Followed = Place & {
+    mine?: boolean;
     last?: GatewayEvent;
     done: Promise<GatewayEvent>;
     resolve: (event: GatewayEvent) => void;
     reject: (problem: Problem) => void;
 };
-export type Ready = {
-    op: "ready";
-    channels: Record<string, string>;
-};
-export type Message = GatewayEvent | Gap | Ready;
 /**
- * to a poll
+ * of a tab to the others
+ * `from`: which tab, if it does not lead. `positions`: what it follows, and how far it is. `rouse`: a leader that is new asks for
+ * the others' reports; another one, to which the user has come back, asks whether the leader's connection is alive.
  */
-export type Answer = {
-    events: GatewayEvent[];
-    channels: Record<string, string>;
-    gaps: string[];
+export type Report = {
+    from: string | false;
+    positions: Cursors;
+    status: Status;
+    rouse?: any;
 };
