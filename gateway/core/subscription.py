@@ -229,8 +229,9 @@ class Subscription:
         # The channels were read at different moments. What one page holds beyond the earliest of them might overtake an
         # event of another channel.
         horizon = min((_horizon(cursor, page, heard) for cursor, page in pages.items()), default=0)
-        items = [(item, cursor) for cursor, page in pages.items() for item in page.items if item.id <= horizon]
-        items.sort(key=lambda pair: (pair[0].id, pair[0].event is not None, pair[1].channel.name))
+        items = [(item, cursor) for cursor, page in pages.items() if page.items for item in page.items if item.id <= horizon]
+        if len(items) > 1:
+            items.sort(key=lambda pair: (pair[0].id, pair[0].event is not None, pair[1].channel.name))
         for item, cursor in items:
             if item.event is None:
                 self.gaps += 1
@@ -247,14 +248,19 @@ class Subscription:
         return finished
 
     def _is_finished(self, pages: Collection[Page], horizon: int) -> bool:
-        self.wanted = max((page.position for page in pages if page.position > horizon), default=0)
-        if not all(page.complete for page in pages):
+        self.wanted = 0
+        complete = True
+        for page in pages:
+            if page.position > horizon:
+                self.wanted = max(self.wanted, page.position)
+            complete &= page.complete
+        if not complete:
             return False
         if self.wanted and not self._waited:
             self._waited = True
             return False
         # What lies beyond the horizon now was published since. It comes by announcement, from the queue or soon. A gap does not.
-        if any(_has_gap(page, horizon) for page in pages):
+        if any(_has_gap(page, horizon) for page in pages if page.items):
             return False
         self.wanted = 0
         self._waited = False

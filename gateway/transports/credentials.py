@@ -7,8 +7,7 @@ the browser adds by itself. Two of those on purpose are refused: nobody could sa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Unauthorized
@@ -26,8 +25,7 @@ COOKIE: Final = "notify_token"
 NOTHING: Final = "no token: Authorization: Bearer, token= or ticket= in the URL, or the cookie notify_token is expected"
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(NamedTuple):
     """One credential and how it came. The text is a secret."""
 
     way: Literal["bearer", "url", "ticket", "cookie"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -94,6 +94,7 @@ def wanted(scope: Scope, max_channels: int) -> Wanted:
     since: Since = "last"
     last_id: int | None = None
     until_final = False
+    resumed = False
     asked: list[tuple[str, Since | None]] = []
     for name, value in query(scope):
         match name:
@@ -111,11 +112,12 @@ def wanted(scope: Scope, max_channels: int) -> Wanted:
         last_id = _last_id(sent) if last_id is None or sent else last_id
     channels: dict[str, Since] = {}
     for name, cursor in asked:
+        resumed |= isinstance(cursor, int)
         begin = _later(last_id, cursor) if last_id is not None else since if cursor is None else cursor
         if channels.setdefault(name, begin) != begin:
             raise BadRequest(f"channel {show(name)}: asked for twice, with different cursors")
     check_number(channels, max_channels)
-    return Wanted(channels, until_final, last_id is not None or any(isinstance(c, int) for _, c in asked))
+    return Wanted(channels, until_final, last_id is not None or resumed)
 
 
 def _channel(value: str) -> tuple[str, Since | None]:
@@ -147,13 +149,13 @@ def check_channel(name: str) -> None:
         raise BadRequest(problem)
 
 
-def check_number(names: Iterable[str], most: int) -> None:
+def check_number(names: Collection[str], most: int) -> None:
     """
     Raises:
         BadRequest: if these are more channels than one client may follow.
     """
-    if (count := len(list(names))) > most:
-        raise BadRequest(f"{count} channels: at most {most} are allowed for one connection")
+    if len(names) > most:
+        raise BadRequest(f"{len(names)} channels: at most {most} are allowed for one connection")
 
 
 def check_readable(grant: Grant, names: Iterable[str]) -> None:
