@@ -20,10 +20,8 @@ HERE: Final = {
     r"http://(?:127\.0\.0\.1|localhost):8000": "{http}",
     r"https://app\.example(?:/notify)?": "{http} --patience 1",
     r"GATEWAY_JWT_SECRET=…": "GATEWAY_JWT_SECRET={secret}",
-    r"^locust …": "locust -f loadtest/locustfile.py --host {http}",
     r"(?<=locust -f loadtest/locustfile.py --host )(\S+)$": r"\1 --web-port {port} --web-host 127.0.0.1",
-    r"-u \d+ -r \d+ -t \d+s": "-u 6 -r 6 -t 1s --job-seconds 0.5 --only-summary",
-    r"--storm 10 --churn 30": "--storm 0.5 --churn 1",
+    r"-u \d+ -r \d+ -t \d+s": "-u 6 -r 6 -t 4s --job-seconds 1 --only-summary",
     r"--workers 4": "--workers 2",
     r"(?<=gateway demo)$": " --port 0",
     r"/etc/gateway": "{folder}/etc-gateway",
@@ -79,6 +77,12 @@ def _help(found: re.Match[str]) -> str:
     return f': "${{{name}:=$({found[1]} --help)}}"' + "".join(f'; grep -q -e "{option}" <<<"${name}"' for option in options)
 
 
+def _list(found: re.Match[str]) -> str:
+    """Let locust read its options, and look the kinds of users up in what it lists."""
+    users = re.findall(r"\b[A-Z][a-z]\w+", found[1])
+    return f"users=$(locust -f loadtest/locustfile.py{found[1]} --list)" + "".join(f"; grep -q -w {user} <<<$users" for user in users)
+
+
 NOT_RUN: Final = (
     NotRun(r"uv run pytest$", "this is it"),
     NotRun(r"^pip install uv(?: && |$)", "network; whoever runs this has it", ""),
@@ -89,6 +93,7 @@ NOT_RUN: Final = (
     ),
     NotRun(r"^uv run (pytest tests/faults)(.*)", "minutes", _help),
     NotRun(r"^uv run --group loadtest (python loadtest/compare/run.py)(.*)", "three minutes; .ci/run runs it with --small", _help),
+    NotRun(r"^locust …(.*)", "the one above is; tests/loadtest/test_locust.py runs it with these users, storms and churn", _list),
     NotRun(r"^uv run --group loadtest (python loadtest/costs.py)(.*)", "half a minute of all CPU", _help),
     NotRun(
         r"^apt-get install nginx-light libnginx-mod-nchan$",

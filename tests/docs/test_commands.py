@@ -87,7 +87,7 @@ def test_every_block_is_run_by_somebody_or_is_no_code() -> None:
 def test_each_row_of_the_table_speaks_of_something() -> None:
     texts = [block.text for path in PAGES for block in blocks(path)]
     lines = "\n".join(LINES)
-    idle = [pattern for pattern in HERE if not re.search(pattern, lines, re.MULTILINE) and "locust -f" not in pattern]
+    idle = [pattern for pattern in HERE if not re.search(pattern, lines, re.MULTILINE) and "?<=locust" not in pattern]
     idle += [row.command for row in NOT_RUN if not any(re.search(row.command, line) for line in LINES)]
     idle += [begins for begins in NO_CODE if not any(re.match(begins, text) for text in texts)]
     idle += [row.command for row in LASTING if not re.search(row.command.split(" .*")[0], lines, re.MULTILINE)]
