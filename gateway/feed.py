@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from typing import Final
 
 from redis.asyncio import Redis
@@ -40,6 +42,7 @@ SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the sam
 KEPT_BYTES: Final = 262_144
 LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
 PROBE_SECONDS: Final = 1.0
+_more: Final = attrgetter("more")
 READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
 
 
@@ -93,7 +96,7 @@ class Reads:
             reaching: an answered read that does not reach to this id is asked again
         """
         # A channel that was read to its end brings little more, so the others may have the room.
-        share, long_share = _share_of(len(cursors)), _share_of(sum(cursor.more for cursor in cursors))
+        share, long_share = _share_of(len(cursors)), _share_of(sum(map(_more, cursors)))
         return {cursor: self._share(cursor, long_share if cursor.more else share, reaching) for cursor in cursors}
 
     def _share(self, cursor: Cursor, size: int, reaching: int) -> asyncio.Future[Page]:
@@ -103,7 +106,8 @@ class Reads:
         if read is not None and self._is_good(read, reaching):
             metrics.SHARED_READS.value += 1
             return read.page
-        self._drop_old(reads)
+        if reads:
+            self._drop_old(reads)
         read = reads[since, size] = Read(channel, since, size, asyncio.get_running_loop().create_future())
         if not self._batch:
             asyncio.get_running_loop().call_soon(self._send)
@@ -177,6 +181,7 @@ class Reads:
         self._size += page.size
 
 
+@lru_cache(256)
 def _share_of(count: int) -> int:
     # A power of two, so that clients with a few channels more or less share their reads.
     return min(PAGE_BYTES, 1 << (READ_BYTES // max(1, count)).bit_length() - 1)

@@ -93,11 +93,9 @@ class Grant:
         admin = claims.get("admin", False)
         if not isinstance(admin, bool):
             raise Unauthorized("claim admin: true or false is expected")
-        # Not read as patterns: a subject that ends in * is no wildcard.
-        own = Patterns(frozenset((f"user:{subject}",)), (f"user:{subject}:",))
         return cls(
             subject=subject,
-            subscribe=own if "subscribe" not in claims else _patterns(claims, "subscribe"),
+            subscribe=_own(subject) if "subscribe" not in claims else _patterns(claims, "subscribe"),
             publish=Patterns() if "publish" not in claims else _patterns(claims, "publish"),
             admin=admin,
             expires=expires,
@@ -133,6 +131,11 @@ def _time(claims: Mapping[str, Any], claim: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME:
         raise Unauthorized(f"claim {claim}: a number of seconds since 1970, at most {MAX_TIME}, is expected")
     return float(value)
+
+
+def _own(subject: str) -> Patterns:
+    # Not read as patterns: a subject that ends in * is no wildcard.
+    return Patterns(frozenset((f"user:{subject}",)), (f"user:{subject}:",))
 
 
 def _patterns(claims: Mapping[str, Any], claim: str) -> Patterns:

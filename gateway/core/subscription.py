@@ -282,7 +282,7 @@ class Subscription:
     def _go_live(self) -> None:
         queue, self._queue = self._queue, None
         self.live = queue is not None and not self.full
-        if self.live and any(c.announced > max(c.position, c.covered) for c in self.cursors.values()):
+        if queue and self.live and any(c.announced > max(c.position, c.covered) for c in self.cursors.values()):
             self.fall_behind()  # announced before the queue was begun, and not in the log when it was read
         for cursor, event in queue or ():
             if self.live and self.cursors.get(cursor.channel.name) is cursor:

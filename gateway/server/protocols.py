@@ -125,9 +125,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._relax()
         if self._head.upgrade:
             return
+        self._relax()
         super().on_message_complete()
         if not self._busy() and not self.transport.is_closing():
             # The body of a request that was answered before: its bytes have ended uvicorn's keep-alive timer.

@@ -186,9 +186,10 @@ class WebSocketProtocol(TransportWriter):
         fields = list(message.get("headers", ()))
         if message.get("subprotocol"):
             fields.append((b"Sec-WebSocket-Protocol", message["subprotocol"].encode()))
+        lines = _lines(fields) if fields else b""
         accept = b64encode(sha1(self._key + _GUID, usedforsecurity=False).digest())
         self._state = OPEN
-        self.write(_ACCEPT % (accept, _Usual.of(self._server.default_headers), _lines(fields)))
+        self.write(_ACCEPT % (accept, _Usual.of(self._server.default_headers), lines))
 
     def _refuse(self, status: int, fields: Fields, body: bytes) -> None:
         names = {name.lower() for name, _ in fields}

@@ -37,11 +37,13 @@ def query(scope: Scope) -> list[tuple[str, str]]:
         BadRequest: if it is not UTF-8.
     """
     pairs = []
-    for part in scope["query_string"].split(b"&"):
+    text: bytes = scope["query_string"]
+    unquote = _unquote if b"%" in text or b"+" in text else bytes.decode
+    for part in text.split(b"&"):
         if part:
             name, _, value = part.partition(b"=")
             try:
-                pairs.append((_unquote(name), _unquote(value)))
+                pairs.append((unquote(name), unquote(value)))
             except UnicodeDecodeError:
                 # Not the value: it may be a token.
                 raise BadRequest(f"query {show(name[:60])}: UTF-8 in percent-encoding is expected") from None
@@ -49,9 +51,7 @@ def query(scope: Scope) -> list[tuple[str, str]]:
 
 
 def _unquote(text: bytes) -> str:
-    if b"%" in text or b"+" in text:
-        text = unquote_to_bytes(text.replace(b"+", b" "))
-    return text.decode()
+    return unquote_to_bytes(text.replace(b"+", b" ")).decode()
 
 
 def parse_since(text: str) -> Since:
