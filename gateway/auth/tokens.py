@@ -29,7 +29,7 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any])
 def _prove(token: str, key: Key) -> dict[str, Any]:
     """The claims of a token that was signed with this key."""
     try:
-        return _decode.decode(SIGNATURES.decode(token, key.key, algorithms=[key.algorithm]))
+        return _decode.decode(SIGNATURES.prove(token, key))
     except jwt.InvalidSignatureError:
         raise Unauthorized("the token's signature is wrong") from None
     except jwt.InvalidAlgorithmError:

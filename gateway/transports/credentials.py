@@ -57,9 +57,13 @@ def find_credential(scope: Scope) -> Credential | None:
 
 
 def _bearer(scope: Scope) -> list[str]:
-    # Another scheme is somebody else's business, such as a proxy's in front.
-    values = (value.partition(" ") for value in headers(scope, b"authorization"))
-    return [token.strip() for scheme, _, token in values if scheme.lower() == "bearer"]
+    found = []
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer":  # another one is somebody else's business, such as a proxy's in front
+                found.append(token.strip())
+    return found
 
 
 def _cookies(scope: Scope) -> list[str]:

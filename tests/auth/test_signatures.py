@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import string
 
 import jwt
@@ -12,8 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as some
 
+from gateway.auth.keys import secret_key
 from gateway.auth.signatures import SIGNATURES
-from tests.support.tokens import SECRET, make_token
+from tests.support.tokens import SECRET, make_token, part
 
 LETTERS = some.text(string.ascii_letters + string.digits + "-_+/= \n.", max_size=12).map(str.encode)
 
@@ -74,3 +76,46 @@ def test_a_secret_is_looked_at_for_itself_after_another_one() -> None:
     with pytest.raises(jwt.InvalidSignatureError):
         SIGNATURES.decode(token, b"x" * 32, algorithms=["HS256"])
     assert SIGNATURES.decode(token, SECRET.encode(), algorithms=["HS256"])
+
+
+def test_a_header_that_was_good_once_makes_no_other_token_good() -> None:
+    key = secret_key(SECRET)
+    SIGNATURES.prove(make_token(), key)
+    good, other = make_token("bob", jti="1"), make_token("eve", key="another secret of more than 32 bytes")
+    header, payload, signature = good.split(".")
+    strangers = [
+        other,
+        f"{header}.{other.split('.')[1]}.{signature}",
+        f"{header}.{payload}.{signature}A",
+        f"{header}.{payload}.",
+        f"{header}.{payload}",
+        f"{header}.{signature}",
+        f"{part({'alg': 'none'})}.{payload}.{signature}",
+        f"{part({'alg': 'none'})}.{payload}.",
+    ]
+
+    assert json.loads(SIGNATURES.prove(good, key))["sub"] == "bob"
+    for token in strangers:
+        with pytest.raises(jwt.PyJWTError):
+            SIGNATURES.prove(token, key)
+
+
+def test_the_second_token_of_an_issuer_is_not_taken_apart_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = secret_key(SECRET)
+    SIGNATURES.prove(make_token(), key)
+
+    def unexpected(*_: object, **__: object) -> bytes:
+        raise AssertionError("its header was read again")
+
+    monkeypatch.setattr(jwt.PyJWS, "decode", unexpected)
+
+    assert json.loads(SIGNATURES.prove(make_token("bob"), key))["sub"] == "bob"
+
+
+def test_a_header_that_asks_for_more_is_not_remembered() -> None:
+    key = secret_key(SECRET)
+    token = make_token(header={"crit": ["exp"], "exp": 1})
+
+    for _ in range(2):
+        with pytest.raises(jwt.PyJWTError):
+            SIGNATURES.prove(token, key)
