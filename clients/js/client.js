@@ -44,9 +44,9 @@
  *   reject: (problem: Problem) => void}} Followed
  *   `mine`: by this tab, not only by others.
  *
- * @typedef {{from: string | false, positions: Cursors, status: Status, rouse?: any}} Report of a tab to the others
- *   `from`: which tab, if it does not lead. `positions`: what it follows, and how far it is. `rouse`: a leader that is new asks for
- *   the others' reports; another one, to which the user has come back, asks whether the leader's connection is alive.
+ * @typedef {{from: string | false, status: Status, channels: Cursors, rouse?: any}} Report of a tab to the others
+ *   `from`: which tab, if it does not lead. `channels`: what it follows, and how far it is. `rouse`: a leader that is new asks for
+ *   the others' reports; another tab, to which the user has come back, asks whether the leader's connection is alive.
  */
 
 const ANSWER = 5_000; // milliseconds for a connection to open, and for the other side to answer
@@ -138,7 +138,6 @@ function claims(token) {
 export function connect(url, { channels = [], token, since = "last", share, quiet = 20_000 } = {}) {
   const base = locate(url);
   const name = `notify ${base}`;
-  const me = name + Math.random(); // among the tabs
   const bell = new EventTarget();
   const closing = new AbortController();
   const ended = closing.signal;
@@ -163,6 +162,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @type {any} */
   let renewal;
 
+  let me = ""; // among the tabs
   /** @type {BroadcastChannel | undefined} */
   let bus;
   let leading = false;
@@ -281,24 +281,26 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     else {
       if (leading) tell(message);
       if (channels) reach(places, channels, signal);
-      else if (place && advance(place, message) && place.mine) deliver(place, message);
+      else if (place && advance(place, message) && place.mine) {
+        if (op) emit("gap", message);
+        else {
+          place.last = message;
+          if (message.final) place.resolve(message);
+          if (!/^(gap|status)$/.test(message.type)) emit(message.type, message);
+          emit("*", message);
+        }
+      }
     }
-    if (merged || pending()[0]) return;
-    say("live");
+    settle();
+  }
+
+  /** Where all has come, see whether another tab can go on from here. */
+  function settle() {
+    if (pending()[0]) return;
+    if (!merged) say("live");
     if (leading || asked) return;
     asked = true;
     report();
-  }
-
-  /** @param {Followed} place @param {GatewayEvent | Gap} message */
-  function deliver(place, message) {
-    if (message.op) emit("gap", message);
-    else {
-      place.last = message;
-      if (message.final) place.resolve(message);
-      if (!/^(gap|status)$/.test(message.type)) emit(message.type, message);
-      emit("*", message);
-    }
   }
 
   // Tabs
@@ -306,24 +308,29 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Find the other tabs. Those of different users have nothing to share; a cookie is the whole browser's. */
   function join() {
     const key = share ?? (token ? claims(given).sub : "");
-    if (bus || typeof key !== "string" || !globalThis.navigator?.locks) return;
-    bus = new BroadcastChannel(name + key);
-    bus.onmessage = ({ data }) => (data.from ? leading && serve(data) : leading || hear(data));
-    hold(me);
-    hold(name + key, () => {
-      leading = true;
-      report(true);
-      if (merged) change();
+    if (me || typeof key !== "string" || !globalThis.navigator?.locks) return;
+    me = name + Math.random();
+    // A lock of its own comes first: by that the leader sees that this tab is gone.
+    hold(me, () => {
+      bus = new BroadcastChannel(name + key);
+      bus.onmessage = ({ data }) => (data.from ? leading && serve(data) : leading || hear(data));
+      asked = false;
+      settle();
+      hold(name + key, () => {
+        leading = true;
+        report(true);
+        if (merged) change();
+      });
     });
   }
 
   const over = new Promise((resolve) => (ended.onabort = resolve));
 
-  /** Hold a lock as soon as it is free, until the feed is closed. @param {string} lock @param {() => void} [then] */
+  /** Hold a lock as soon as it is free, until the feed is closed. @param {string} lock @param {() => void} then */
   const hold = (lock, then) =>
     navigator.locks
       .request(lock, { signal: ended }, () => {
-        then?.();
+        then();
         return over;
       })
       .catch(() => {});
@@ -332,31 +339,32 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const tell = (message) => ended.aborted || bus?.postMessage(message);
 
   /** @param {any} [rouse] */
-  const report = (rouse) => tell({ from: !leading && me, positions: cursors(), status, rouse });
+  const report = (rouse) => tell({ from: !leading && me, status, channels: cursors(), rouse });
 
   /** From another tab, as the leader: follow that, too, from there if it is new here, as long as that tab lives. @param {any} report */
-  function serve({ from, positions, rouse }) {
+  function serve({ from, channels, rouse }) {
     if (rouse) wake();
     if (!wants[from])
       hold(from, () => {
         delete wants[from];
         cover();
       });
-    wants[from] = positions;
+    wants[from] = channels;
     cover();
   }
 
   /** From the leader. Where it is no further than this tab, nothing that is missing here was told before. @param {any} message */
   function hear(message) {
-    const { positions, status, rouse } = message;
+    const { status, channels, rouse } = message;
+    if (status) {
+      if (merged) say(status);
+      const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor);
+      if (near !== merged) change();
+      merged = near;
+      asked = near && !rouse;
+      if (rouse) settle();
+    }
     if (merged) take(message);
-    if (!positions) return;
-    if (merged) say(status);
-    const near = places.every(({ channel, cursor }) => positions[channel] <= +cursor);
-    if (near !== merged) change();
-    merged = near;
-    asked = false;
-    if (rouse) report();
   }
 
   // Coming back
@@ -370,7 +378,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         if (merged) {
           report(); // A leader that was put to sleep says nothing, and is left.
           await pause(ANSWER, report);
-          merged = false;
+          merged = asked = false;
         } else await (places[0] ? connection() : pause(LONGEST));
       } catch (/** @type {any} */ error) {
         if (ended.aborted || error === CHANGED) continue;

@@ -231,6 +231,8 @@ def test_a_gateway_that_is_killed_and_another_in_its_place(
         pages = [open_in(make_context(level), server, [channel], since="0") for level in range(3)]
         native = open_in(make_context(0), server)
         native.evaluate(NATIVE, channel)
+        for page in (*pages, native):
+            page.set_default_timeout(30_000)  # the longest wait before it comes back is 20 s
         for page in pages:
             wait_live(page)
         ledger.publish(channel)
@@ -379,8 +381,9 @@ SLEEPER = """([channel, cursor]) => {
     const name = `notify ${location.origin}/`;
     const bus = new BroadcastChannel(name);
     bus.onmessage = ({ data }) => {
-        if (data.positions) bus.postMessage({ from: false, positions: { [channel]: cursor }, status: "live" });
-        if (data.positions) bus.close();
+        if (data.channels[channel] !== cursor) return;
+        bus.postMessage({ from: false, status: "live", channels: { [channel]: cursor } });
+        bus.close();
     };
     return new Promise((held) => navigator.locks.request(name, () => new Promise(() => held())));
 }"""

@@ -122,12 +122,12 @@ export type Followed = Place & {
 };
 /**
  * of a tab to the others
- * `from`: which tab, if it does not lead. `positions`: what it follows, and how far it is. `rouse`: a leader that is new asks for
- * the others' reports; another one, to which the user has come back, asks whether the leader's connection is alive.
+ * `from`: which tab, if it does not lead. `channels`: what it follows, and how far it is. `rouse`: a leader that is new asks for
+ * the others' reports; another tab, to which the user has come back, asks whether the leader's connection is alive.
  */
 export type Report = {
     from: string | false;
-    positions: Cursors;
     status: Status;
+    channels: Cursors;
     rouse?: any;
 };
