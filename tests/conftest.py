@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from redis.asyncio import Redis
@@ -19,6 +22,17 @@ Publish = Callable[..., Awaitable[str]]
 # Some hundred processes start in these tests: without bytecode each would compile all that it imports, for a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+_make_context = functools.lru_cache(lambda verify, cert, trust_env, _environ: httpx.create_ssl_context(verify, cert, trust_env))
+
+
+def _context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+    """One for all who want the same: httpx loads all certificates for each client, 30 ms of CPU, and these tests make thousands of them."""
+    return _make_context(verify, cert, trust_env, (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")))
+
+
+vars(httpx._transports.default)["create_ssl_context"] = _context
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -67,7 +67,12 @@ class Site:
 @pytest.fixture(scope="module", params=PROXIES)
 def site(request: pytest.FixtureRequest, shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("proxy")
-    settings: dict[str, Any] = {"auth": "jwt", "jwt_secret": SECRET, "trusted_proxies": "127.0.0.1", "max_connections_per_sub": str(MOST_OF_ONE)}
+    settings: dict[str, Any] = {
+        "auth": "jwt",
+        "jwt_secret": SECRET,
+        "trusted_proxies": "127.0.0.1",
+        "max_connections_per_sub": str(MOST_OF_ONE),
+    }
     with ExitStack() as stack:
         gateways = [stack.enter_context(running_gateway(shared_redis_url, **settings)) for _ in range(2)]
         (port,) = free_ports(1)

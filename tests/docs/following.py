@@ -130,7 +130,7 @@ class Running:
             told = f"{self._command}\n{self._log.read_text()}"
             assert self._process.poll() is None, f"ended with {self._process.returncode}: {told}"
             assert time.monotonic() < deadline, f"nothing that says {lasting.ready} after {SECONDS:g} s: {told}"
-            time.sleep(0.02)
+            time.sleep(0.05)
         return self._log.read_text()
 
 

@@ -22,7 +22,7 @@ HERE: Final = {
     r"GATEWAY_JWT_SECRET=…": "GATEWAY_JWT_SECRET={secret}",
     r"(?<=locust -f loadtest/locustfile.py --host )(\S+)$": r"\1 --web-port {port} --web-host 127.0.0.1",
     r"-u \d+ -r \d+ -t \d+s": "-u 6 -r 6 -t 4s --job-seconds 1 --only-summary",
-    r"--workers 4": "--workers 2",
+    r"--workers 4": "--workers 1",
     r"(?<=gateway demo)$": " --port 0",
     r"/etc/gateway": "{folder}/etc-gateway",
 }
