@@ -348,14 +348,17 @@ def subscriptions(server: Server) -> int:
     return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("gateway_subscriptions "))
 
 
-def test_what_only_a_closed_tab_followed_is_followed_no_more(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+@pytest.mark.parametrize("warned", [True, False], ids=["closed", "crashed"])
+def test_what_only_a_tab_that_is_gone_followed_is_followed_no_more(
+    open_page: Open, gateway: Server, ledger: Ledger, channel: str, warned: bool
+) -> None:
     wait_connections(gateway, 0)
     pages = [open_page(gateway, [f"{channel}:{number}"]) for number in range(3)]
     for page in pages:
         wait_live(page)
     wait_connections(gateway, 1)
     wait_until(lambda: subscriptions(gateway), 3)
-    pages[1].close(run_before_unload=True)  # as a user does it
+    pages[1].close(run_before_unload=warned)
     wait_until(lambda: subscriptions(gateway), 2)
     ledger.publish(f"{channel}:2")
 
