@@ -17,6 +17,7 @@ ROWS = [
     {"server"},
     {"transports"},
     {"feed", "tap"},
+    {"reads"},
     {"auth", "store", "metrics"},
     {"core"},
     {"errors"},

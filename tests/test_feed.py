@@ -1,83 +1,19 @@
-"""The feed: behind, then live, and reads that are shared."""
+"""The feed: behind, then live."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from gateway.core.event import TEXT
-from gateway.core.page import Since
-from gateway.core.subscription import Subscription
-from gateway.feed import KEPT_BYTES, LINGER_SECONDS, PAGE_BYTES, Feed
-from gateway.store.connect import redis_client
+from gateway.feed import LINGER_SECONDS, Feed
+from gateway.reads import PAGE_BYTES
 from tests.conftest import publisher
-
-
-@contextlib.asynccontextmanager
-async def running(url: str) -> AsyncIterator[Feed]:
-    client = redis_client(url)
-    feed = Feed(client)
-    task = asyncio.ensure_future(feed.run())
-    try:
-        async with asyncio.timeout(5):
-            while not feed.ready:
-                await asyncio.sleep(0.01)
-        yield feed
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        await client.aclose()
-
-
-class Client:
-    """Takes what a subscription writes."""
-
-    def __init__(self, feed: Feed, channel: str | dict[str, Since], since: Since = 0) -> None:
-        self.got: list[dict[str, Any]] = []
-        self.subscription = Subscription(
-            wire=TEXT,
-            write=lambda data: self.got.append(json.loads(data)),
-            on_behind=feed.catch_up,
-            on_done=lambda: None,
-            on_failed=lambda: None,
-        )
-        feed.follow(self.subscription, {channel: since} if isinstance(channel, str) else channel)
-
-    async def until_ready(self) -> None:
-        async with asyncio.timeout(10):
-            while not any(message.get("op") == "ready" for message in self.got):
-                await asyncio.sleep(0.01)
-
-    @property
-    def ids(self) -> list[str]:
-        return [message["id"] for message in self.got if "id" in message]
-
-
-async def reads(client: Redis) -> int:
-    stats = await client.info("commandstats")
-    return int(stats.get("cmdstat_fcall_ro", {}).get("calls", 0))
-
-
-async def test_a_thousand_who_come_back_at_one_cursor_share_one_read(redis_url: str, redis: Redis) -> None:
-    async with running(redis_url) as feed:
-        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(5)]
-        before = await reads(redis)
-        clients = [Client(feed, "jobs:1", int(published[1])) for _ in range(1_000)]
-        await asyncio.gather(*(client.until_ready() for client in clients))
-        shared = await reads(redis) - before
-
-        assert shared == 1
-        assert all(client.ids == published[2:] for client in clients)
+from tests.support.feeds import Client, reads, running
 
 
 async def test_who_keeps_up_costs_no_read(redis_url: str, redis: Redis) -> None:
@@ -135,19 +71,6 @@ async def test_a_slow_client_holds_one_page_and_leaves_none_behind(redis_url: st
         assert PAGE_BYTES / 2 < held < PAGE_BYTES + 10_000
 
 
-async def test_of_a_long_log_read_at_one_go_few_pages_are_kept(redis_url: str, redis: Redis) -> None:
-    async with running(redis_url) as feed:
-        for i in range(80):
-            await publisher(redis)("jobs:1", "progress", f"{i}" + "x" * 8_000)
-        client = Client(feed, "jobs:1", 0)
-        async with asyncio.timeout(5):
-            while len(client.ids) < 80:
-                await asyncio.sleep(0.01)
-        kept = sum(read.page.result().size for reads in feed.reads._reads.values() for read in reads.values())
-
-        assert PAGE_BYTES < kept <= KEPT_BYTES + PAGE_BYTES
-
-
 async def test_a_channel_nobody_follows_is_given_up_after_a_while(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         client = Client(feed, "jobs:1", 0)
@@ -169,47 +92,6 @@ async def test_a_job_is_over_for_who_has_its_final_event(redis_url: str, redis: 
 
         assert [await feed.is_over({"jobs:1": cursor}) for cursor in (first, end)] == [False, True]
         assert not await feed.is_over({"jobs:1": end, "jobs:2": end})
-
-
-async def test_those_who_come_one_after_the_other_share_it_too(redis_url: str, redis: Redis) -> None:
-    async with running(redis_url) as feed:
-        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(5)]
-        before = await reads(redis)
-        for _ in range(100):
-            client = Client(feed, "jobs:1", int(published[1]))
-            await client.until_ready()
-
-            assert client.ids == published[2:]
-        assert await reads(redis) - before == 1
-
-
-async def test_hundreds_on_two_busy_channels_share_their_reads_and_see_one_order(redis_url: str, redis: Redis) -> None:
-    async with running(redis_url) as feed:
-        publish = publisher(redis)
-        published = [await publish(f"jobs:{i % 2}", "progress", i) for i in range(20)]
-        before = await reads(redis)
-        wanted: dict[str, Since] = {"jobs:0": int(published[4]), "jobs:1": int(published[4])}
-        clients = [Client(feed, wanted) for _ in range(500)]
-        published += [await publish(f"jobs:{i % 2}", "progress", i) for i in range(50)]
-        async with asyncio.timeout(10):
-            while not all(len(client.ids) == 65 for client in clients):
-                await asyncio.sleep(0.01)
-
-        assert all(client.ids == published[5:] for client in clients)
-        assert await reads(redis) - before <= 2 + 2 * 50
-
-
-async def test_who_comes_for_the_newest_event_gets_that_of_now_even_if_it_was_not_announced_yet(redis_url: str, redis: Redis) -> None:
-    async with running(redis_url) as feed:
-        await publisher(redis)("jobs:1", "started")
-        first = Client(feed, "jobs:1", "last")
-        await first.until_ready()
-        with SyncRedis.from_url(redis_url) as blocking:  # the event loop stands still: nothing is heard meanwhile
-            blocking.execute_command("FCALL", "notify_publish", 1, "jobs:1", '{"type":"completed","final":true}')
-        second = Client(feed, "jobs:1", "last")
-        await second.until_ready()
-
-        assert [message.get("type", message.get("op")) for message in second.got[:2]] == ["completed", "ready"]
 
 
 async def test_a_redis_without_its_data_is_told_of_once_and_not_read_for_ever(redis_url: str, redis: Redis) -> None:

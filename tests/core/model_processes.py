@@ -14,7 +14,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from gateway.feed import Feed, Reads
+from gateway.feed import Feed
+from gateway.reads import Reads
 from gateway.store.log import Log
 from tests.core.redis_model import Connection, RedisModel
 

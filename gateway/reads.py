@@ -1,0 +1,170 @@
+"""Reads: ask for the logs of channels, many together, and each page once for all who want it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from gateway import metrics
+from gateway.core.hub import Channel, Hub
+from gateway.core.page import Page, Since
+from gateway.core.subscription import Cursor, is_current
+from gateway.store.log import Log
+
+READ_BYTES: Final = 262_144  # of one client's read, over all its channels
+PAGE_BYTES: Final = 65_536  # of one channel: a page is held several times over while it is read, and a slow client takes a minute for it
+READS_AT_ONCE: Final = 4  # pipelines on their way to Redis
+READS_IN_PIPELINE: Final = 64
+SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the same cursor
+# Of those of one channel. The kernel takes megabytes for a slow client, read at one go between two announcements: few of these pages
+# will be asked for again, and each is held twice, as JSON and as what was written.
+KEPT_BYTES: Final = 262_144
+
+_more: Final = attrgetter("more")
+
+
+@dataclass(slots=True, eq=False)
+class Read:
+    """A read of one channel's log: to be sent, on its way, or answered."""
+
+    channel: Channel
+    since: Since
+    size: int
+    page: asyncio.Future[Page]
+    sent: bool = False
+
+
+class Reads:
+    """Reads of logs, shared: followers of one channel at one cursor cost Redis one read.
+
+    What was read after a cursor stays good until something is announced on the channel, because this process listens since
+    before the read. So ten thousand clients that come back one after the other share it too.
+    """
+
+    def __init__(self, log: Log, hub: Hub) -> None:
+        self._log = log
+        self._hub = hub
+        self._reads: dict[Channel, dict[tuple[Since, int], Read]] = {}
+        self._size = 0
+        self._batch: list[Read] = []
+        self._slots = asyncio.Semaphore(READS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def forget(self, channel: Channel | None = None) -> None:
+        """Share no more what was read on this channel, or on any: its announcements are no longer heard."""
+        if channel is None:
+            self._reads.clear()
+            self._size = 0
+        else:
+            self._reads.pop(channel, None)
+
+    def sweep(self) -> None:
+        """Keep no pages that nobody can share any more: a slow reader of a busy channel leaves one behind at each of its steps."""
+        for channel, reads in list(self._reads.items()):
+            self._drop_old(reads)
+            if not reads:
+                del self._reads[channel]
+
+    def ask(self, cursors: Collection[Cursor], reaching: int) -> dict[Cursor, asyncio.Future[Page]]:
+        """A page for each cursor, once it is read; with a ``RedisError`` or an ``OSError`` if Redis is away or refuses.
+
+        Args:
+            cursors: where to read from
+            reaching: an answered read that does not reach to this id is asked again
+        """
+        # A channel that was read to its end brings little more, so the others may have the room.
+        share, long_share = _share_of(len(cursors)), _share_of(sum(map(_more, cursors)))
+        return {cursor: self._share(cursor, long_share if cursor.more else share, reaching) for cursor in cursors}
+
+    def _share(self, cursor: Cursor, size: int, reaching: int) -> asyncio.Future[Page]:
+        channel, since = cursor.channel, cursor.start
+        reads = self._reads.setdefault(channel, {})
+        read = reads.get((since, size))
+        if read is not None and self._is_good(read, reaching):
+            metrics.SHARED_READS.value += 1
+            return read.page
+        if reads:
+            self._drop_old(reads)
+        read = reads[since, size] = Read(channel, since, size, asyncio.get_running_loop().create_future())
+        if not self._batch:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._batch.append(read)
+        return read.page
+
+    def _drop_old(self, reads: dict[tuple[Since, int], Read]) -> None:
+        kept = 0
+        for key, read in reversed(list(reads.items())):
+            if read.page.done() and (not self._is_good(read, 0) or (kept := kept + read.page.result().size) > KEPT_BYTES):
+                del reads[key]
+        if len(reads) >= READS_IN_PIPELINE:
+            reads.clear()
+
+    def _is_good(self, read: Read, reaching: int) -> bool:
+        if isinstance(read.since, str):
+            return not read.sent  # the newest event at a moment before this client came is not what it asked for
+        if not read.page.done():
+            # On its way. What is announced before it is answered, or lies beyond it, the subscription's checks find missing.
+            return True
+        if read.page.exception() is not None:
+            return False
+        page = read.page.result()
+        return is_current(read.channel, page) and (not page.complete or max(page.horizon, self._hub.heard) >= reaching)
+
+    def _send(self) -> None:
+        batch, self._batch = self._batch, []
+        for i in range(0, len(batch), READS_IN_PIPELINE):
+            task = asyncio.get_running_loop().create_task(self._run(batch[i : i + READS_IN_PIPELINE]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, batch: list[Read]) -> None:
+        error: BaseException = asyncio.CancelledError()
+        try:
+            async with self._slots:
+                metrics.READS.value += len(batch)
+                if not await self._ask(batch):
+                    await self._log.open(self._hub.heard)
+                    await self._ask(batch, anyhow=True)
+            if self._size > SHARED_BYTES:
+                self.forget()
+        except Exception as caught:  # noqa: BLE001 - it is raised where the pages are awaited
+            error = caught
+        finally:
+            for read in batch:
+                if not read.page.done():
+                    read.page.set_exception(error)
+                if not read.page.cancelled():
+                    read.page.exception()  # seen, even if everybody who waited is gone
+
+    async def _ask(self, batch: list[Read], *, anyhow: bool = False) -> bool:
+        """Read, and take what was read; not from a Redis that has lost its clock, or what this process has heard of."""
+        newest = max(1, self._hub.heard)
+        heard = [read.channel.heard for read in batch]
+        for read in batch:
+            read.sent = True
+        pages = await self._log.read([(read.channel.name, read.since, read.size) for read in batch])
+        if not anyhow and any(page.clock < newest for page in pages if isinstance(page, Page)):
+            return False
+        for read, page, id in zip(batch, pages, heard, strict=True):
+            self._take(read, page, id)
+        return True
+
+    def _take(self, read: Read, page: Page | RedisError, heard: int) -> None:
+        if isinstance(page, RedisError):
+            read.page.set_exception(page)
+            return
+        page.heard = heard
+        read.page.set_result(page)
+        self._size += page.size
+
+
+@lru_cache(256)
+def _share_of(count: int) -> int:
+    # A power of two, so that clients with a few channels more or less share their reads.
+    return min(PAGE_BYTES, 1 << (READ_BYTES // max(1, count)).bit_length() - 1)

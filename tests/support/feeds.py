@@ -1,0 +1,63 @@
+"""A feed that runs, clients of it, and how often Redis was asked for a log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from redis.asyncio import Redis
+
+from gateway.core.event import TEXT
+from gateway.core.page import Since
+from gateway.core.subscription import Subscription
+from gateway.feed import Feed
+from gateway.store.connect import redis_client
+
+
+@contextlib.asynccontextmanager
+async def running(url: str) -> AsyncIterator[Feed]:
+    client = redis_client(url)
+    feed = Feed(client)
+    task = asyncio.ensure_future(feed.run())
+    try:
+        async with asyncio.timeout(5):
+            while not feed.ready:
+                await asyncio.sleep(0.01)
+        yield feed
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await client.aclose()
+
+
+class Client:
+    """Takes what a subscription writes."""
+
+    def __init__(self, feed: Feed, channel: str | dict[str, Since], since: Since = 0) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.subscription = Subscription(
+            wire=TEXT,
+            write=lambda data: self.got.append(json.loads(data)),
+            on_behind=feed.catch_up,
+            on_done=lambda: None,
+            on_failed=lambda: None,
+        )
+        feed.follow(self.subscription, {channel: since} if isinstance(channel, str) else channel)
+
+    async def until_ready(self) -> None:
+        async with asyncio.timeout(10):
+            while not any(message.get("op") == "ready" for message in self.got):
+                await asyncio.sleep(0.01)
+
+    @property
+    def ids(self) -> list[str]:
+        return [message["id"] for message in self.got if "id" in message]
+
+
+async def reads(client: Redis) -> int:
+    stats = await client.info("commandstats")
+    return int(stats.get("cmdstat_fcall_ro", {}).get("calls", 0))

@@ -1,0 +1,79 @@
+"""Reads of logs that are shared."""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+
+from gateway.core.page import Since
+from gateway.reads import KEPT_BYTES, PAGE_BYTES
+from tests.conftest import publisher
+from tests.support.feeds import Client, reads, running
+
+
+async def test_a_thousand_who_come_back_at_one_cursor_share_one_read(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(5)]
+        before = await reads(redis)
+        clients = [Client(feed, "jobs:1", int(published[1])) for _ in range(1_000)]
+        await asyncio.gather(*(client.until_ready() for client in clients))
+        shared = await reads(redis) - before
+
+        assert shared == 1
+        assert all(client.ids == published[2:] for client in clients)
+
+
+async def test_of_a_long_log_read_at_one_go_few_pages_are_kept(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        for i in range(80):
+            await publisher(redis)("jobs:1", "progress", f"{i}" + "x" * 8_000)
+        client = Client(feed, "jobs:1", 0)
+        async with asyncio.timeout(5):
+            while len(client.ids) < 80:
+                await asyncio.sleep(0.01)
+        kept = sum(read.page.result().size for reads in feed.reads._reads.values() for read in reads.values())
+
+        assert PAGE_BYTES < kept <= KEPT_BYTES + PAGE_BYTES
+
+
+async def test_those_who_come_one_after_the_other_share_it_too(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(5)]
+        before = await reads(redis)
+        for _ in range(100):
+            client = Client(feed, "jobs:1", int(published[1]))
+            await client.until_ready()
+
+            assert client.ids == published[2:]
+        assert await reads(redis) - before == 1
+
+
+async def test_hundreds_on_two_busy_channels_share_their_reads_and_see_one_order(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        publish = publisher(redis)
+        published = [await publish(f"jobs:{i % 2}", "progress", i) for i in range(20)]
+        before = await reads(redis)
+        wanted: dict[str, Since] = {"jobs:0": int(published[4]), "jobs:1": int(published[4])}
+        clients = [Client(feed, wanted) for _ in range(500)]
+        published += [await publish(f"jobs:{i % 2}", "progress", i) for i in range(50)]
+        async with asyncio.timeout(10):
+            while not all(len(client.ids) == 65 for client in clients):
+                await asyncio.sleep(0.01)
+
+        assert all(client.ids == published[5:] for client in clients)
+        assert await reads(redis) - before <= 2 + 2 * 50
+
+
+async def test_who_comes_for_the_newest_event_gets_that_of_now_even_if_it_was_not_announced_yet(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        await publisher(redis)("jobs:1", "started")
+        first = Client(feed, "jobs:1", "last")
+        await first.until_ready()
+        with SyncRedis.from_url(redis_url) as blocking:  # the event loop stands still: nothing is heard meanwhile
+            blocking.execute_command("FCALL", "notify_publish", 1, "jobs:1", '{"type":"completed","final":true}')
+        second = Client(feed, "jobs:1", "last")
+        await second.until_ready()
+
+        assert [message.get("type", message.get("op")) for message in second.got[:2]] == ["completed", "ready"]
