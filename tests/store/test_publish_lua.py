@@ -18,23 +18,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 SOURCE = (Path(__file__).parents[2] / "gateway" / "store" / "publish.lua").read_text()
+FILLED = SOURCE.replace("@PREFIX@", "notify").replace("@MAX_EVENT_BYTES@", "65536")
 WAYS = ["valkey function", "valkey script", "redis 6.2 script"]
 DAY = 86_400
-
-
-def fill(resident: bool) -> str:
-    places = {"@PREFIX@": "notify", "@MAX_EVENT_BYTES@": "65536", "@RESIDENT@": str(resident).lower()}
-    text = SOURCE
-    for place, value in places.items():
-        text = text.replace(place, value)
-    return text
-
-
 LIBRARY = (
-    f"#!lua name=notify\n{fill(True)}\n"
+    f"#!lua name=notify\n{FILLED}\n"
     "redis.register_function('notify_publish', function(keys, args) return answer(publish, keys[1], args) end)\n"
 )
-SCRIPT = f"{fill(False)}\nreturn answer(publish, KEYS[1], ARGV)\n"
+SCRIPT = f"{FILLED}\nreturn answer(publish, KEYS[1], ARGV)\n"
 
 
 def binary(package: str, pattern: str) -> str:
