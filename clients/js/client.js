@@ -353,12 +353,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     cover();
   }
 
-  /** From the leader. Where it is no further than this tab, nothing that is missing here was told before. @param {any} message */
+  /**
+   * From the leader. Where it is no further than this tab, nothing that is missing here was told before. After a gap it is at 0, and a
+   * tab that is not has still to hear of it.
+   * @param {any} message
+   */
   function hear(message) {
     const { status, channels, rouse } = message;
     if (status) {
       if (merged) say(status);
-      const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor);
+      const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor && (channels[channel] > 0 || !+cursor));
       if (near !== merged) change();
       merged = near;
       asked = near && !rouse;
