@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -55,6 +56,21 @@ def _honest(base: type[AbstractConnection]) -> type[AbstractConnection]:
                 raise asyncio.CancelledError
 
     return Connection
+
+
+class _Sentinels(Sentinel):
+    """Loses none of them.
+
+    redis-py puts the one that has answered first, in the list that others who ask at this moment go through by number: where two
+    do that at once, one of the Sentinels is there twice, and another one is never asked again, nor closed.
+    """
+
+    async def discover_master(self, service_name: str) -> Any:
+        asked = copy(self)
+        asked.sentinels = list(self.sentinels)
+        address = await Sentinel.discover_master(asked, service_name)
+        self.sentinels = asked.sentinels
+        return address
 
 
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
@@ -129,7 +145,7 @@ def redis_client(url: str, connections: int = 8) -> Redis:
         return Redis.from_pool(pool)
     addresses, service, options, sentinel_options = parse_sentinels(url)
     deadlines = {"socket_timeout": SENTINEL_DEADLINE, "socket_connect_timeout": SENTINEL_DEADLINE}
-    sentinel = Sentinel(addresses, sentinel_kwargs=_options() | deadlines | sentinel_options)
+    sentinel = _Sentinels(addresses, sentinel_kwargs=_options() | deadlines | sentinel_options)  # type: ignore[no-untyped-call]
     for client in sentinel.sentinels:
         client.connection_pool.connection_class = _honest(client.connection_pool.connection_class)
     connection_class = _honest(SentinelManagedConnection)

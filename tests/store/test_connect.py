@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -51,6 +52,25 @@ def test_a_wrong_url_is_refused_with_the_reason_and_without_the_password(url: st
     assert reason in str(refused.value)
     assert str(refused.value).startswith("GATEWAY_REDIS_URL: ")
     assert "hunter2" not in str(refused.value)
+
+
+async def test_no_sentinel_is_forgotten_when_many_ask_at_once(tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path)
+    sentinel = Sentinel(tmp_path)
+    try:
+        await redis.start()
+        await sentinel.start(redis)
+        client = redis_client(f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/mymaster", 16)
+        manager = cast("Any", client.connection_pool).sentinel_manager
+        known = list(manager.sentinels)
+        await asyncio.gather(*(client.ping() for _ in range(16)))
+        kept = list(manager.sentinels)
+        await client.aclose()
+    finally:
+        await sentinel.close()
+        await redis.close()
+
+    assert kept == known[::-1]  # the one that answers comes first
 
 
 async def test_redis_and_its_sentinels_have_passwords_of_their_own(tmp_path: Path) -> None:
