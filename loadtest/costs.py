@@ -36,7 +36,7 @@ BATCH: Final = 500  # commands on their way at once
 JOBS: Final = 5_000
 ROUNDS: Final = 3
 ID_REPLY: Final = len(b"$16\r\n") + 16 + 2
-NEW_TOKEN_US: Final = 70.0  # loadtest/experiments/authorised-handshake
+NEW_TOKEN_US: Final = 50.0  # loadtest/experiments/handshake-cost
 CLIENTS: Final = 2_000
 MAX_EVENT_BYTES: Final = 65_536
 

@@ -173,7 +173,7 @@ def line(load: Load, found: Need) -> str:
 
 # As costs.py printed them; docs/performance.md says when and where.
 MEASURED: Final = Costs(
-    connection=372, delivery=5.9, announcement=50, connection_kib=4.7, publish=19.4, push=0.2, follow=11, job_kib=0.55, channel_kib=0.24
+    connection=188, delivery=5, announcement=32, connection_kib=4.6, publish=17.5, push=0.4, follow=11, job_kib=0.55, channel_kib=0.24
 )
 
 
