@@ -19,7 +19,7 @@ import yaml
 from gateway import metrics
 from gateway.embedded import free_port
 from tests.conftest import need
-from tests.support.listening import wait_until_it_listens
+from tests.support.listening import listening
 from tests.support.servers import Server, running_gateway
 from tests.support.tokens import SECRET, make_token
 
@@ -131,17 +131,15 @@ def running_prometheus(folder: Path, gateway: Server, token: str) -> Iterator[ht
     command = [str(PROMETHEUS), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
-    try:
-        wait_until_it_listens(process, port, (folder / "log").read_text)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=20) as client:
-            deadline = time.monotonic() + 30
-            while client.get(f"http://127.0.0.1:{port}/-/ready").status_code != 200:
-                time.sleep(0.1)
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-            yield client
-    finally:
-        process.terminate()
-        process.wait(15)
+    with (
+        listening(process, port, (folder / "log").read_text, end_seconds=15),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=20) as client,
+    ):
+        deadline = time.monotonic() + 30
+        while client.get(f"http://127.0.0.1:{port}/-/ready").status_code != 200:
+            time.sleep(0.1)
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+        yield client
 
 
 def asked(prometheus: httpx.Client, expression: str) -> list[float]:

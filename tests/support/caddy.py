@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import need
-from tests.support.listening import wait_until_it_listens
+from tests.support.listening import listening
 
 CADDY = shutil.which("caddy")
 OPTIONS = "{\n\tadmin off\n\tauto_https off\n\tgrace_period 1s\n}\n"
@@ -42,9 +42,5 @@ def running_caddy(folder: Path, sites: str, port: int) -> Iterator[None]:
         process = subprocess.Popen(
             [str(CADDY), "run", "--config", str(file), "--adapter", "caddyfile"], env=environ, stdout=log, stderr=log
         )
-    try:
-        wait_until_it_listens(process, port, (folder / "log").read_text)
+    with listening(process, port, (folder / "log").read_text):
         yield
-    finally:
-        process.terminate()
-        process.wait(10)

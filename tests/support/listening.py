@@ -24,6 +24,17 @@ def wait_until_it_listens(process: subprocess.Popen[bytes], port: int, told: Cal
 
 
 @contextlib.contextmanager
+def listening(process: subprocess.Popen[bytes], port: int, told: Callable[[], str], end_seconds: float = 10) -> Iterator[None]:
+    """Let a program run until left, from the moment when it listens; it must end within so many seconds."""
+    try:
+        wait_until_it_listens(process, port, told)
+        yield
+    finally:
+        process.terminate()
+        process.wait(end_seconds)
+
+
+@contextlib.contextmanager
 def refusing_port() -> Iterator[int]:
     """A port of 127.0.0.1 where nobody listens, nor will until left: a free one may be somebody's in the next moment."""
     with socket.socket() as held:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.embedded import free_port
 from tests.conftest import need
-from tests.support.listening import wait_until_it_listens
+from tests.support.listening import listening
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
@@ -63,12 +63,8 @@ def running_nginx(folder: Path, http: str, port: int) -> Iterator[None]:
     assert checked.returncode == 0, checked.stderr
     assert NGINX
     process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(file), "-g", "daemon off;"], stderr=subprocess.DEVNULL)
-    try:
-        wait_until_it_listens(process, port, (folder / "error.log").read_text)
+    with listening(process, port, (folder / "error.log").read_text):
         yield
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def free_ports(count: int) -> list[int]:
