@@ -76,22 +76,6 @@ def report_jobs(publisher: AsyncPublisher | str, *, results: bool = False, messa
         tries = getattr(settings, "max_tries", MAX_TRIES)
         after, stop = getattr(settings, "after_job_end", None), getattr(settings, "on_shutdown", None)
 
-        def reporting(function: Any) -> Any:
-            coroutine, most = function.coroutine, tries if function.max_tries is None else function.max_tries
-
-            @wraps(coroutine)
-            async def run(ctx: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-                ctx[STATE] = state = _State(jobs, Job(ctx["job_id"], function.name, kwargs.pop(OWNER, None)), most)
-                await jobs.tell(state.job, "started")
-                try:
-                    state.result = await coroutine(ctx, *args, **kwargs)
-                except (Exception, asyncio.CancelledError) as error:
-                    state.error = error
-                    raise
-                return state.result
-
-            return replace(function, coroutine=run)
-
         async def after_job_end(ctx: dict[str, Any]) -> None:
             if (state := ctx.get(STATE)) is not None:
                 await _tell_end(ctx, state)
@@ -103,13 +87,31 @@ def report_jobs(publisher: AsyncPublisher | str, *, results: bool = False, messa
                 await stop(ctx)
             await jobs.close()
 
-        chosen.functions = [reporting(func(function)) for function in getattr(settings, "functions", ())]
-        chosen.cron_jobs = [reporting(cron) for cron in getattr(settings, "cron_jobs", None) or ()] or None
+        chosen.functions = [_reporting(func(function), jobs, tries) for function in getattr(settings, "functions", ())]
+        chosen.cron_jobs = [_reporting(cron, jobs, tries) for cron in getattr(settings, "cron_jobs", None) or ()] or None
         chosen.after_job_end = staticmethod(after_job_end)
         chosen.on_shutdown = staticmethod(on_shutdown)
         return settings
 
     return decorate
+
+
+def _reporting(function: Any, jobs: AsyncJobs, tries: int) -> Any:
+    """The same function or cron job, whose runs are told of."""
+    coroutine, most = function.coroutine, tries if function.max_tries is None else function.max_tries
+
+    @wraps(coroutine)
+    async def run(ctx: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        ctx[STATE] = state = _State(jobs, Job(ctx["job_id"], function.name, kwargs.pop(OWNER, None)), most)
+        await jobs.tell(state.job, "started")
+        try:
+            state.result = await coroutine(ctx, *args, **kwargs)
+        except (Exception, asyncio.CancelledError) as error:
+            state.error = error
+            raise
+        return state.result
+
+    return replace(function, coroutine=run)
 
 
 async def _tell_end(ctx: dict[str, Any], state: _State) -> None:

@@ -14,7 +14,7 @@ class does not come from ``app.Task`` only the latter is seen.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -46,6 +46,88 @@ def progress(**fields: Any) -> None:
         _jobs[task.app].tell(_job(task, task.request), "progress", fields)
 
 
+class _Reports:
+    """What an app's signals say, told of its own tasks."""
+
+    def __init__(self, app: celery.Celery, jobs: Jobs) -> None:
+        self._app = app
+        self._jobs = jobs
+
+    def connect(self) -> None:
+        """Hear of each task from now on."""
+        signals.before_task_publish.connect(self._on_publish, weak=False)
+        signals.task_prerun.connect(self._on_start, weak=False)
+        signals.task_success.connect(self._on_success, weak=False)
+        signals.task_failure.connect(self._on_failure, weak=False)
+        signals.task_revoked.connect(self._on_revoked, weak=False)
+
+    def tell(self, task: Any, type: str, fields: Any = None, *, job: Job | None = None, error: BaseException | str | None = None) -> None:
+        """Tell what happened to a task, if it is one of this app's and not Celery's own."""
+        if task.app is self._app and not task.name.startswith("celery."):
+            self._jobs.tell(job or _job(task, task.request), type, fields, error=error)
+
+    def _on_publish(self, sender: str, headers: dict[str, Any], **_: Any) -> None:
+        running = self._app.current_worker_task
+        if OWNER not in headers and running and (owner := _owner(running.request)):
+            headers[OWNER] = owner
+        # Before it is sent, a retry too: another process may be faster than what comes after.
+        if "id" in headers and not sender.startswith("celery."):
+            retrying = bool(headers.get("retries"))
+            error = sys.exc_info()[1] if retrying else None
+            self._jobs.tell(Job(headers["id"], sender, headers.get(OWNER)), "retrying" if retrying else "queued", error=error)
+
+    def _on_start(self, task: Any, **_: Any) -> None:
+        self.tell(task, "started")
+
+    def _on_success(self, sender: Any, result: Any, **_: Any) -> None:
+        self.tell(sender, "completed", {"result": result})
+
+    def _on_failure(self, sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
+        owner = _owner(sender.request) if sender.request.id == task_id else None
+        self.tell(sender, "failed", job=Job(task_id, sender.name, owner), error=exception)
+
+    def _on_revoked(self, sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:
+        error = "Expired" if expired else "Terminated" if terminated else "Revoked"
+        self.tell(sender, "failed", job=_job(sender, request), error=error)
+
+
+def _reporting_request(reports: _Reports) -> type[Request]:
+    class ReportingRequest(Request):  # type: ignore[misc]
+        """A request that tells, in the worker's main process, what its child process cannot tell any more: it was killed."""
+
+        def on_failure(self, *args: Any, **more: Any) -> None:
+            with self._known():
+                super().on_failure(*args, **more)
+
+        def on_timeout(self, soft: bool, timeout: float) -> None:
+            with self._known():
+                super().on_timeout(soft, timeout)
+            if not soft:  # older Celery sends no signal
+                reports.tell(self.task, "failed", job=_job(self.task, self._context), error=TimeLimitExceeded(timeout))
+
+        @contextmanager
+        def _known(self) -> Iterator[None]:
+            """Have the signal's receiver find the request, and with it the owner."""
+            self.task.request_stack.push(self._context)
+            try:
+                yield
+            finally:
+                self.task.request_stack.pop()
+
+    return ReportingRequest
+
+
+def _reporting_update_state(update_state: Callable[..., None], jobs: Jobs) -> Callable[..., None]:
+    def reporting_update_state(
+        self: Any, task_id: str | None = None, state: str | None = None, meta: Any = None, *args: Any, **more: Any
+    ) -> None:
+        update_state(self, task_id, state, meta, *args, **more)
+        if self.request.id and task_id in (None, self.request.id) and state is not None and state not in states.ALL_STATES:
+            jobs.tell(_job(self, self.request), "progress", meta if isinstance(meta, dict) else {"value": meta})
+
+    return reporting_update_state
+
+
 def report_tasks(app: celery.Celery, publisher: Publisher | str, *, results: bool = False, messages: bool = False) -> None:
     """Publish what happens to each task of an app.
 
@@ -58,75 +140,7 @@ def report_tasks(app: celery.Celery, publisher: Publisher | str, *, results: boo
         messages: whether ``failed`` and ``retrying`` have the error's text
     """
     _jobs[app] = jobs = Jobs(publisher, Words(results=results, messages=messages))
-
-    def reports(task: Any) -> bool:
-        return task.app is app and not task.name.startswith("celery.")
-
-    def on_publish(sender: str, headers: dict[str, Any], **_: Any) -> None:
-        running = app.current_worker_task
-        if OWNER not in headers and running and (owner := _owner(running.request)):
-            headers[OWNER] = owner
-        # Before it is sent, a retry too: another process may be faster than what comes after.
-        if "id" in headers and not sender.startswith("celery."):
-            retrying = bool(headers.get("retries"))
-            error = sys.exc_info()[1] if retrying else None
-            jobs.tell(Job(headers["id"], sender, headers.get(OWNER)), "retrying" if retrying else "queued", error=error)
-
-    def on_start(task: Any, **_: Any) -> None:
-        if reports(task):
-            jobs.tell(_job(task, task.request), "started")
-
-    def on_success(sender: Any, result: Any, **_: Any) -> None:
-        if reports(sender):
-            jobs.tell(_job(sender, sender.request), "completed", {"result": result})
-
-    def on_failure(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
-        if reports(sender):
-            owner = _owner(sender.request) if sender.request.id == task_id else None
-            jobs.tell(Job(task_id, sender.name, owner), "failed", error=exception)
-
-    def on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:
-        if reports(sender):
-            jobs.tell(_job(sender, request), "failed", error="Expired" if expired else "Terminated" if terminated else "Revoked")
-
-    class ReportingRequest(Request):  # type: ignore[misc]
-        """A request that tells, in the worker's main process, what its child process cannot tell any more: it was killed."""
-
-        def on_failure(self, *args: Any, **more: Any) -> None:
-            with self._known():
-                super().on_failure(*args, **more)
-
-        def on_timeout(self, soft: bool, timeout: float) -> None:
-            with self._known():
-                super().on_timeout(soft, timeout)
-            if not soft and reports(self.task):  # older Celery sends no signal
-                jobs.tell(_job(self.task, self._context), "failed", error=TimeLimitExceeded(timeout))
-
-        @contextmanager
-        def _known(self) -> Iterator[None]:
-            """Have the signal's receiver find the request, and with it the owner."""
-            self.task.request_stack.push(self._context)
-            try:
-                yield
-            finally:
-                self.task.request_stack.pop()
-
-    update_state = app.Task.update_state
-
-    def reporting_update_state(
-        self: Any, task_id: str | None = None, state: str | None = None, meta: Any = None, *args: Any, **more: Any
-    ) -> None:
-        update_state(self, task_id, state, meta, *args, **more)
-        if self.request.id and task_id in (None, self.request.id) and state is not None and state not in states.ALL_STATES:
-            jobs.tell(_job(self, self.request), "progress", meta if isinstance(meta, dict) else {"value": meta})
-
-    app.Task.update_state = reporting_update_state
-    app.Task.Request = ReportingRequest
-    for signal, handler in (
-        (signals.before_task_publish, on_publish),
-        (signals.task_prerun, on_start),
-        (signals.task_success, on_success),
-        (signals.task_failure, on_failure),
-        (signals.task_revoked, on_revoked),
-    ):
-        signal.connect(handler, weak=False)
+    reports = _Reports(app, jobs)
+    reports.connect()
+    app.Task.Request = _reporting_request(reports)
+    app.Task.update_state = _reporting_update_state(app.Task.update_state, jobs)
