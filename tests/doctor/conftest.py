@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,6 +15,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from gateway.doctor import delivery
+from gateway.doctor.examination import examine
+from gateway.doctor.finding import Finding
+from gateway.embedded import embedded_server
 from tests.support.listening import refusing_port, wait_until_it_listens
 from tests.support.nginx import free_ports, running_nginx
 from tests.support.servers import running_gateway
@@ -79,12 +84,25 @@ class Deployments:
         return f"http://127.0.0.1:{self.ports[name]}"
 
 
-@pytest.fixture(scope="module")
-def deployments(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gets through does so at once, but on a machine that has much else to do."""
+    monkeypatch.setattr(delivery, "FIRST_SECONDS", 20.0)
+
+
+async def wrong(url: str, **options: Any) -> list[Finding]:
+    """What an examination finds wrong."""
+    chosen: dict[str, Any] = {"token": None, "channel": "doctor", "patience": 0.3} | options
+    return [finding async for finding in examine(url, **chosen) if finding.kind == "wrong"]
+
+
+@pytest.fixture(scope="session")
+def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
     folder = tmp_path_factory.mktemp("nginx")
     with contextlib.ExitStack() as stack:
-        open_to_all = stack.enter_context(running_gateway(shared_redis_url))
-        jwt = stack.enter_context(running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET))
+        redis_url = stack.enter_context(embedded_server())
+        open_to_all = stack.enter_context(running_gateway(redis_url))
+        jwt = stack.enter_context(running_gateway(redis_url, auth="jwt", jwt_secret=SECRET))
         lost = stack.enter_context(running_gateway(f"redis://127.0.0.1:{stack.enter_context(refusing_port())}", wait=False))
         wait_until_it_listens(lost.process, lost.port, lost.output)
         ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))  # those of the gateways are taken by now

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.doctor import examination
+from gateway.doctor import delivery, entrance, examination
 from gateway.doctor.remedies import REMEDIES
 from tests.support.nginx import check, write_config
 
@@ -22,9 +22,9 @@ def test_each_thing_that_a_proxy_can_do_wrong_has_a_line_for_each_proxy() -> Non
 
 
 def test_each_remedy_is_one_that_a_look_may_name() -> None:
-    strings = {node.value for node in ast.walk(ast.parse(inspect.getsource(examination))) if isinstance(node, ast.Constant)}
+    nodes = [node for looks in (examination, entrance, delivery) for node in ast.walk(ast.parse(inspect.getsource(looks)))]
 
-    assert strings >= REMEDIES.keys()
+    assert {node.value for node in nodes if isinstance(node, ast.Constant)} >= REMEDIES.keys()
 
 
 @pytest.mark.parametrize("name", ["authorization", "upgrade", "buffered", "compressed", "idle", "metrics", "shown"])

@@ -1,0 +1,39 @@
+"""The doctor finds what a real nginx does wrong to streams, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.doctor import delivery
+from tests.doctor.conftest import Deployments, wrong
+
+
+async def test_a_proxy_that_holds_events_back_is_found(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "FIRST_SECONDS", 6.0)  # all of which it waits; a loaded machine opens the WebSocket within them
+    (found,) = await wrong(deployments.url("buffering"))
+
+    assert found.text.startswith("SSE is held back")
+    assert "proxy_buffering off" in found.remedy["nginx"]
+
+
+async def test_an_idle_timeout_is_found_and_measured(deployments: Deployments) -> None:
+    found = await wrong(deployments.url("idle"), patience=15)
+
+    assert [finding.text.split(" is cut after ")[0] for finding in found] == ["WebSocket", "SSE"]
+    for finding in found:
+        assert 0.5 < float(finding.text.split(" is cut after ")[1].split(" s")[0]) < 8
+        assert "proxy_read_timeout" in finding.remedy["nginx"]
+
+
+async def test_compressed_event_streams_are_found(deployments: Deployments) -> None:
+    (found,) = await wrong(deployments.url("gzip"))
+
+    assert found.text.startswith("SSE is compressed ('gzip')")
+    assert "gzip off" in found.remedy["nginx"]
+
+
+async def test_a_proxy_that_passes_no_upgrade_on_is_found(deployments: Deployments) -> None:
+    (found,) = await wrong(deployments.url("no upgrade"))
+
+    assert found.text == "WebSocket does not get through: answered 426"
+    assert "Upgrade $http_upgrade" in found.remedy["nginx"]

@@ -1,0 +1,89 @@
+"""The doctor finds why a deployment cannot be reached or used, behind a real nginx, and nothing else."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from gateway.doctor.examination import examine
+from tests.doctor.conftest import Deployments, wrong
+from tests.support.tokens import make_token
+
+
+async def test_a_wrong_path_is_found_and_the_right_one_too(deployments: Deployments) -> None:
+    (kept,) = await wrong(f"{deployments.url('path kept')}/notify")
+    (moved,) = await wrong(deployments.url("path moved"))
+    right = await wrong(f"{deployments.url('path moved')}/notify")
+
+    assert "status 404, the path is wrong" in kept.text
+    assert moved.text.endswith(f"it is at {deployments.url('path moved')}/notify")
+    assert "proxy_pass http://gateway/;" in moved.remedy["nginx"]
+    assert right == []
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [
+        (None, "it asks for a token"),
+        ("garbage", "the token is refused with 401"),
+        (make_token(exp=time.time() - 60), "the token is refused with 401"),
+        (make_token(key="x" * 32), "the token is refused with 401"),
+        (make_token(subscribe=["jobs:*"]), "the token is good, but not for this channel"),
+    ],
+)
+async def test_a_bad_token_is_found(deployments: Deployments, token: str | None, text: str) -> None:
+    (found,) = await wrong(deployments.url("token"), token=token)
+
+    assert found.text.startswith(text)
+    assert token is None or token not in found.text
+
+
+async def test_a_good_token_is_enough(deployments: Deployments) -> None:
+    token = make_token(subscribe=["doctor:*"], publish=["doctor:*"])
+
+    assert await wrong(deployments.url("token"), token=token, channel="doctor:7") == []
+
+
+async def test_a_proxy_that_takes_the_token_away_is_found(deployments: Deployments) -> None:
+    (found,) = await wrong(deployments.url("no authorization"), token=make_token(subscribe=["doctor"]))
+
+    assert "takes Authorization away" in found.text
+
+
+async def test_a_gateway_that_is_not_there_is_found(deployments: Deployments) -> None:
+    (behind,) = await wrong(deployments.url("nobody"))
+    (at_all,) = await wrong("http://127.0.0.1:9")
+
+    assert "status 502: the proxy does not reach the gateway" in behind.text
+    assert "cannot be reached" in at_all.text
+
+
+async def test_over_tls_it_tells_whether_browsers_get_http_2(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stranger,) = await wrong(f"https://localhost:{deployments.ports['tls']}")
+    monkeypatch.setenv("SSL_CERT_FILE", str(deployments.folder / "certificate.pem"))
+    found = {}
+    for name in ("tls", "tls 1.1"):
+        url = f"https://localhost:{deployments.ports[name]}"
+        found[name] = [finding async for finding in examine(url, token=None, channel="doctor:tls", patience=0.3)]
+
+    assert "ssl_certificate" in stranger.remedy["nginx"]
+    assert not [finding.text for findings in found.values() for finding in findings if finding.kind == "wrong"]
+    assert [finding.text for finding in found["tls"] if "HTTP/2" in finding.text] == ["HTTP/2 is offered"]
+    (old,) = [finding for finding in found["tls 1.1"] if "HTTP/2" in finding.text]
+    assert (old.kind, "http2" in old.remedy["nginx"]) == ("note", True)
+
+
+async def test_figures_open_to_everybody_are_found(deployments: Deployments) -> None:
+    (found,) = await wrong(deployments.url("hidden"))
+
+    assert found.text.startswith("/metrics is open to everybody")
+
+
+async def test_tokens_in_a_log_are_found(deployments: Deployments) -> None:
+    logs = [deployments.folder / "access.log", deployments.folder / "quiet.log"]
+    (loud,) = await wrong(deployments.url("good"), logs=logs)
+    quiet = await wrong(deployments.url("quiet"), logs=logs)
+
+    assert loud.text == f"tokens in URLs are written to {logs[0]}"
+    assert quiet == []
