@@ -1,4 +1,4 @@
-// <job-progress channel="jobs:42">: shows how far a job is, and says so to those who cannot see it.
+// <job-progress channel="jobs:42">: shows how far a job is, and says so to those who cannot see it, each quarter of the way.
 //
 //   <script type="module" src="job-progress.js"></script>
 //   <job-progress channel="jobs:42">Converting holiday.mp4</job-progress>
@@ -25,8 +25,11 @@ function use(feed, channel, change) {
   else if (count === 0) feed.unfollow(channel);
 }
 
+/** Percent between two times that it is said: whoever listens has other things to hear. */
+const SAY_EVERY = 25;
+
 const STYLE = `
-  :host { display: block; font: inherit; }
+  :host { display: block; position: relative; font: inherit; }
   :host([hidden]) { display: none; }
   progress {
     display: block; width: 100%; height: .5em; border: 0; border-radius: .25em; overflow: hidden; appearance: none;
@@ -50,6 +53,7 @@ const STYLE = `
     progress { border: 1px solid; forced-color-adjust: none; }
   }
   .row { display: flex; justify-content: space-between; gap: 1em; margin-bottom: .25em; }
+  [role="status"] { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 `;
 
 /**
@@ -65,6 +69,7 @@ export class JobProgress extends HTMLElement {
 
   #bar = document.createElement("progress");
   #text = document.createElement("span");
+  #said = document.createElement("span");
   /** @type {(() => void) | undefined} */
   #leave;
 
@@ -76,12 +81,12 @@ export class JobProgress extends HTMLElement {
     row.append(document.createElement("slot"), this.#text);
     this.#bar.part.add("bar");
     this.#text.part.add("text");
-    this.#text.setAttribute("role", "status");
+    this.#said.setAttribute("role", "status");
     const style = new CSSStyleSheet(); // no inline style: a strict Content-Security-Policy forbids that
     style.replaceSync(STYLE);
     const root = this.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [style];
-    root.append(row, this.#bar);
+    root.append(row, this.#bar, this.#said);
   }
 
   connectedCallback() {
@@ -132,8 +137,11 @@ export class JobProgress extends HTMLElement {
     if (state === "done") this.#bar.value = 100;
     else if (typeof percent === "number") this.#bar.value = percent;
     else if (state === "waiting" || state === "queued") this.#bar.removeAttribute("value"); // not known: it moves to and fro
-    const shown = typeof text === "string" ? text : state === "running" && typeof percent === "number" ? `${Math.round(percent)} %` : state;
+    const counts = typeof text !== "string" && state === "running" && typeof percent === "number";
+    const shown = counts ? `${Math.round(percent)} %` : typeof text === "string" ? text : state;
     if (this.#text.textContent !== shown) this.#text.textContent = shown;
+    const said = counts ? `${Math.floor(percent / SAY_EVERY) * SAY_EVERY} %` : shown;
+    if (this.#said.textContent !== said) this.#said.textContent = said;
     this.#bar.setAttribute("aria-label", this.textContent?.trim() || this.getAttribute("channel") || "job");
   }
 }

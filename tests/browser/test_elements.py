@@ -51,7 +51,7 @@ def test_job_progress_shows_a_job_from_wherever_it_is(page: Page, publisher: Pub
     job, other = page.locator("job-progress").all()
     expect(job).to_have_attribute("state", "running")
     expect(job.locator("progress")).to_have_attribute("value", "40")
-    expect(job.get_by_role("status")).to_have_text("40 %")
+    expect(job.locator("[part=text]")).to_have_text("40 %")
     expect(other).to_have_attribute("state", "waiting")
     publisher.publish("jobs:1", "completed", {"url": "/files/1"}, final=True)
     publisher.publish("jobs:2", "failed", {"error": "no disk"}, final=True)
@@ -59,8 +59,29 @@ def test_job_progress_shows_a_job_from_wherever_it_is(page: Page, publisher: Pub
     expect(job).to_have_attribute("state", "done")
     expect(job.locator("progress")).to_have_attribute("value", "100")
     expect(other).to_have_attribute("state", "failed")
-    expect(other.get_by_role("status")).to_have_text("no disk")
+    expect(other.locator("[part=text]")).to_have_text("no disk")
     assert page.evaluate("done") == "/files/1"
+
+
+def test_job_progress_says_what_happens_and_each_quarter_of_the_way(page: Page, publisher: Publisher) -> None:
+    page.evaluate("""async () => {
+        document.body.innerHTML = '<job-progress channel="jobs:7">Film</job-progress>';
+        await import("/job-progress.js");
+    }""")
+    job = page.locator("job-progress")
+    said = job.get_by_role("status")
+    expect(said).to_have_text("waiting")
+    said.evaluate("""(element) => {
+        window.said = [];
+        new MutationObserver(() => window.said.push(element.textContent)).observe(element, { childList: true });
+    }""")
+    for percent in range(0, 101, 4):
+        publisher.publish("jobs:7", "progress", {"percent": percent})
+        expect(job.locator("[part=text]")).to_have_text(f"{percent} %")
+    publisher.publish("jobs:7", "failed", {"error": "no disk"}, final=True)
+    expect(said).to_have_text("no disk")
+
+    assert page.evaluate("said") == ["0 %", "25 %", "50 %", "75 %", "100 %", "no disk"]
 
 
 def test_job_progress_follows_the_channel_it_is_given_now(page: Page, publisher: Publisher) -> None:
@@ -71,13 +92,13 @@ def test_job_progress_follows_the_channel_it_is_given_now(page: Page, publisher:
         document.body.innerHTML = '<job-progress channel="jobs:3"></job-progress><job-progress channel="jobs:3"></job-progress>';
     }""")
     first, second = page.locator("job-progress").all()
-    expect(second.get_by_role("status")).to_have_text("30 %")
+    expect(second.locator("[part=text]")).to_have_text("30 %")
     first.evaluate("(element) => element.setAttribute('channel', 'jobs:4')")
-    expect(first.get_by_role("status")).to_have_text("40 %")
+    expect(first.locator("[part=text]")).to_have_text("40 %")
     publisher.publish("jobs:3", "progress", {"percent": 31})
 
-    expect(second.get_by_role("status")).to_have_text("31 %")
-    expect(first.get_by_role("status")).to_have_text("40 %")
+    expect(second.locator("[part=text]")).to_have_text("31 %")
+    expect(first.locator("[part=text]")).to_have_text("40 %")
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_client_js_and_the_bar(page: Page, gateway: Server, publisher: Publisher
     script = f"<script type=module>const getToken = undefined;\n{code}\nwindow.last = last;</script>"
     show(page, gateway, f"<progress id=bar max=100></progress>{bar}{script}")
     expect(page.locator("#bar")).to_have_attribute("value", "40")
-    expect(page.locator("job-progress").get_by_role("status")).to_have_text("40 %")
+    expect(page.locator("job-progress").locator("[part=text]")).to_have_text("40 %")
     publisher.publish("jobs:42", "completed", {"url": "/files/42"}, final=True)
     page.wait_for_function("window.last")
 
