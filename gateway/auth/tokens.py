@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import jwt
 import msgspec
 
 from gateway.auth.keys import Key, Keys
 from gateway.auth.signatures import SIGNATURES
+from gateway.core.claims import Claims, read_claims
 from gateway.core.grant import Grant
 from gateway.errors import Unauthorized
 
@@ -23,13 +23,11 @@ MAX_TOKEN_BYTES: Final = 8_192
 REMEMBERED: Final = 16_384  # tokens, some 1 KiB each
 CLOCK_SECONDS: Final = 5.0  # by which an issuer's clock may be ahead, for nbf and iat
 
-_decode: Final = msgspec.json.Decoder(dict[str, Any])
 
-
-def _prove(token: str, key: Key) -> dict[str, Any]:
+def _prove(token: str, key: Key) -> Claims:
     """The claims of a token that was signed with this key."""
     try:
-        return _decode.decode(SIGNATURES.prove(token, key))
+        return read_claims(SIGNATURES.prove(token, key))
     except jwt.InvalidSignatureError:
         raise Unauthorized("the token's signature is wrong") from None
     except jwt.InvalidAlgorithmError:
@@ -70,9 +68,8 @@ class Tokens:
         digest = hashlib.sha256(token.encode()).digest()
         grant = self._known.pop(digest, None)
         if grant is None:
-            key = await self._keys.find(token)
-            claims = _prove(token, key)
-            grant = Grant.from_claims(claims)
+            claims = _prove(token, await self._keys.find(token))
+            grant = Grant.of(claims)
             self._check(claims)
         if grant.expires <= time.time():
             raise Unauthorized("the token has expired")
@@ -81,17 +78,15 @@ class Tokens:
             del self._known[next(iter(self._known))]
         return grant
 
-    def _check(self, claims: Mapping[str, Any]) -> None:
+    def _check(self, claims: Claims) -> None:
         """RFC 7519, sections 4.1.1 to 4.1.6; ``exp`` is checked each time a token is used."""
         latest = time.time() + CLOCK_SECONDS
-        for claim in ("nbf", "iat"):
-            if (claims.get(claim) or 0) > latest:
-                raise Unauthorized(f"claim {claim}: the token is not valid yet")
-        if self._issuer is not None and claims.get("iss") != self._issuer:
-            raise Unauthorized("claim iss: this issuer is not trusted" if "iss" in claims else "claim iss: missing")
+        if (claims.nbf or 0) > latest or (claims.iat or 0) > latest:
+            raise Unauthorized(f"claim {'nbf' if (claims.nbf or 0) > latest else 'iat'}: the token is not valid yet")
+        if self._issuer is not None and claims.iss != self._issuer:
+            raise Unauthorized(f"claim iss: {'missing' if claims.iss is None else 'this issuer is not trusted'}")
         if self._audience is not None:
-            audience = claims.get("aud")
-            if audience is None:
+            if claims.aud is None:
                 raise Unauthorized("claim aud: missing")
-            if self._audience != audience and not (isinstance(audience, list) and self._audience in audience):
+            if self._audience != claims.aud and not (isinstance(claims.aud, list) and self._audience in claims.aud):
                 raise Unauthorized("claim aud: another audience than this gateway is meant")

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from gateway.cli.usage import fail, settings_or_exit
-from gateway.core.grant import MAX_TEXT, Patterns, is_name
+from gateway.core.claims import MAX_TEXT, is_name
+from gateway.core.grant import Patterns
 
 
 def pattern_argument(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.core.grant import MAX_TEXT, is_name
+from gateway.core.claims import MAX_TEXT, is_name
 from gateway.errors import BadRequest, Forbidden, Unprocessable
 from gateway.store.revoked import Revoked
 from gateway.transports.answers import answer_json, check_method
