@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Final, NamedTuple
 
-import msgspec
-
 from gateway.core.event import show
-from gateway.errors import BadRequest, GatewayError, HeadTooLarge, UpgradeRequired, UriTooLong
+from gateway.errors import BadRequest, HeadTooLarge, UpgradeRequired, UriTooLong
 
 MAX_HEAD_BYTES: Final = 65_536
 MAX_URI_BYTES: Final = 32_768  # 128 channels with cursors, each name 128 characters and some of them percent-encoded: 23 KB
@@ -24,7 +21,7 @@ MAX_HEADERS: Final = 200  # a browser sends 20, a chain of proxies adds as many
 _ONCE: Final = frozenset(
     (b"host", b"content-length", b"authorization", b"origin", b"last-event-id", b"sec-websocket-key", b"sec-websocket-version")
 )
-_NOTED: Final = _ONCE | {b"upgrade", b"transfer-encoding"}
+_NOTED: Final = _ONCE | {b"upgrade", b"transfer-encoding", b"expect"}
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 
@@ -32,10 +29,20 @@ WEBSOCKET_VERSION: Final = b"13"
 
 
 class Head(NamedTuple):
-    """What the protocol must know of a head that is in order."""
+    """What the protocol must know of a head that is in order.
 
-    upgrade: bool
-    has_body: bool
+    Attributes:
+        key: of an upgrade to WebSocket, empty where none is asked for
+        has_body: whether a body follows
+        waits: whether the client wants to hear ``100 Continue`` before it sends that
+    """
+
+    key: bytes = b""
+    has_body: bool = False
+    waits: bool = False
+
+
+PLAIN: Final = Head()
 
 
 def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Head:
@@ -75,10 +82,10 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
         raise HeadTooLarge(f"a head of {size} bytes: at most {MAX_HEAD_BYTES} are allowed")
     _check_host(version, noted.get(b"host"))
     has_body = b"transfer-encoding" in noted or noted.get(b"content-length", b"0") != b"0"
-    upgrade = upgrading and noted.get(b"upgrade", b"").lower() == b"websocket"
-    if upgrade:
+    if upgrading and noted.get(b"upgrade", b"").lower() == b"websocket":
         _check_upgrade(method, version, noted, has_body=has_body)
-    return Head(upgrade, has_body)
+        return Head(key=noted[b"sec-websocket-key"])
+    return Head(has_body=True, waits=noted.get(b"expect", b"").lower() == b"100-continue") if has_body else PLAIN
 
 
 def _check_host(version: str, host: bytes | None) -> None:
@@ -99,21 +106,3 @@ def _check_upgrade(method: bytes, version: str, noted: dict[bytes, bytes], *, ha
         raise BadRequest("no header sec-websocket-version: 13 is expected")
     if offered != WEBSOCKET_VERSION:
         raise UpgradeRequired(f"header sec-websocket-version: {show(offered[:20])}: 13 is expected")
-
-
-def answer(error: GatewayError, headers: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
-    """A whole response with a problem (RFC 9457), after which the connection closes."""
-    body = msgspec.json.encode(error.problem())
-    fields = [
-        *headers,
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        (b"connection", b"close, upgrade" if isinstance(error, UpgradeRequired) else b"close"),
-    ]
-    if isinstance(error, UpgradeRequired):
-        fields += [(b"upgrade", b"websocket"), (b"sec-websocket-version", WEBSOCKET_VERSION)]
-    if error.retry_after is not None:
-        fields.append((b"retry-after", b"%d" % error.retry_after))
-    lines = b"".join(b"%b: %b\r\n" % field for field in fields)
-    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (error.status, HTTPStatus(error.status).phrase.encode(), lines, body)

@@ -1,32 +1,31 @@
-"""uvicorn's protocols, with a writer for bytes that are ready for the socket, and with limits on what a stranger may do.
+"""HTTP/1.1 connections: uvicorn's server, with a protocol that has deadlines, bounds, and writers for bytes that are ready.
 
-uvicorn builds a frame or chunk for each client and awaits; the same bytes written to the transport cost a third. The writer
-goes into ``scope["extensions"]``, where the transports look for it.
+uvicorn's own protocol waits for a request's head for ever, and lets it grow. Here each head, body and frame has a deadline and a
+bound; what they must be like stands in ``heads`` and ``frames``. And it does per connection what can be done once: a stream's way
+through it cost 45 us (loadtest/experiments/handshake-cost). The parser is the same (llhttp, by httptools).
 
-uvicorn waits for a request's head for ever, and lets it grow. Here each head, body and frame has a deadline and a bound; what
-they must be like stands in ``heads`` and ``frames``. No documented extension point: tests/server holds what is relied upon, and
-pyproject pins uvicorn.
+The writers go into ``scope["extensions"]``, where the transports look for them: uvicorn builds a frame or chunk for each client and
+awaits; the same bytes written to the transport cost a third.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.utils import get_remote_addr
 
 from gateway import metrics
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeout, Unavailable, UriTooLong
+from gateway.server.deadlines import Deadlines
 from gateway.server.descriptors import most_sockets
-from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, Head, answer, check_head
+from gateway.server.exchange import Exchange
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, check_head
+from gateway.server.responses import problem_response
+from gateway.server.site import Site
 from gateway.server.sockets import WebSocketProtocol
-from gateway.server.streams import LINGER_SECONDS, StreamProtocol
+from gateway.server.streams import StreamProtocol
 from gateway.transports.lines import about
 from gateway.transports.writer import EXTENSION
 
@@ -34,218 +33,273 @@ if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn.server import ServerState
 
-HEAD_SECONDS: Final = 10.0  # for the first byte and for a whole head; a phone far from its mast takes 3
-BODY_SECONDS: Final = 30.0  # for 8 MiB of events from a backend
 MAX_PIPELINED: Final = 8  # no browser sends requests ahead; 256 KiB of them, one read, would be 9,000
-
-_OWN: Final = frozenset(("client", "flow", "parser", "pipeline", "transport"))  # each connection has others
 
 logger = logging.getLogger("gateway.edge")
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with deadlines and bounds, and a writer for each request, of use once its response has begun in chunks."""
+class HttpProtocol(asyncio.Protocol):
+    """One connection, from its first byte until it is closed or another protocol has its transport.
 
-    flow: FlowControl | None = None  # type: ignore[assignment]  # made for a plain request only
-    writer: StreamProtocol | None = None
-    url = b""
-    _head = Head(upgrade=False, has_body=False)
-    _deadline: asyncio.TimerHandle | None = None
-    _unfinished = 0  # bytes since the parser last brought something whole
-    _refused = False
-    _answering: RequestResponseCycle | None = None  # uvicorn's ``cycle`` is the newest, of those that were sent ahead too
+    Attributes:
+        drained: done when the transport has room again, ``None`` while it has
+    """
 
-    _first: ClassVar[tuple[ServerState, dict[str, Any]] | None] = None  # what a server's first connection has found out
+    __slots__ = (
+        "_ahead", "_answering", "_deadline", "_head", "_headers", "_parser", "_paused", "_receiving", "_refused", "_unfinished", "_url",
+        "client", "drained", "site", "transport", "writer",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+    _site: ClassVar[Site | None] = None  # the newest server's
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
-        first = HttpProtocol._first
-        if first is None or first[0] is not server_state:
-            super().__init__(config, server_state, app_state, _loop)
-            return
-        # uvicorn looks up loggers, addresses and settings for each connection: a tenth of a handshake, and always the same.
-        vars(self).update(first[1])
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self.pipeline = deque()
+        site = HttpProtocol._site
+        if site is None or site.state is not server_state:
+            loop = _loop or asyncio.get_running_loop()
+            site = HttpProtocol._site = Site(config, server_state, app_state, loop, HttpProtocol.on_late)
+        self.site = site
+        self.client: tuple[str, int] | None = None
+        self.drained: asyncio.Future[None] | None = None
+        self.writer: StreamProtocol | None = None  # of the response that is under way
+        self._parser: Any = httptools.HttpRequestParser(self)
+        # As uvicorn: bytes behind a request that said "Connection: close" are no reason not to answer it.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head = PLAIN
+        self._receiving: Exchange | None = None  # whose body comes
+        self._answering: Exchange | None = None
+        self._ahead: list[Exchange] = []  # requests that were sent ahead
+        self._deadline: Deadlines[HttpProtocol] | None = None
+        self._unfinished = 0  # bytes since the parser last brought something whole
+        self._paused = False
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        if self.scheme is None:
-            super().connection_made(transport)
-            HttpProtocol._first = self.server_state, {name: value for name, value in vars(self).items() if name not in _OWN}
-        else:
-            self.transport = transport
-            self.connections.add(self)
-            self.client = get_remote_addr(transport)
-        if len(self.connections) > most_sockets():
+        site = self.site
+        self.transport = transport
+        site.look(transport)
+        peer = transport.get_extra_info("peername")
+        self.client = peer[:2] if isinstance(peer, tuple) else None  # without the flow and scope of IPv6; a Unix socket has no address
+        site.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's name for what has a shutdown
+        if len(site.state.connections) > most_sockets():
             # One more accepted for each one refused would use up the last descriptors, which Redis needs too.
             self._write(Unavailable("as many sockets are open as may be"))
             transport.close()
         else:
-            self._expect("head", HEAD_SECONDS)
+            self._expect(site.head)
+
+    # What comes
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
-        if self._deadline is None and not self._busy():
-            self._expect("head", HEAD_SECONDS)
+        if self._deadline is self.site.idle:
+            self._expect(self.site.head)
         self._unfinished += len(data)
         try:
-            self.parser.feed_data(data)
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as end:
-            if self._head.upgrade:
+            if self._head.key:
                 self._upgrade(early=end.args[0] < len(data))
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
         else:
             if self._unfinished > MAX_HEAD_BYTES:
-                long = len(self.url) > MAX_URI_BYTES
+                long = len(self._url) > MAX_URI_BYTES
                 self._refuse((UriTooLong if long else HeadTooLarge)(f"{self._unfinished} bytes without an end to the head"))
 
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
     def on_headers_complete(self) -> None:
-        self._head = check_head(self.parser.get_method(), self.parser.get_http_version(), self.url, self.headers)
-        if self._busy() and (self._head.upgrade or len(self.pipeline) >= MAX_PIPELINED):
+        method, version = self._parser.get_method(), self._parser.get_http_version()
+        self._head = head = check_head(method, version, self._url, self._headers)
+        if self._busy() and (head.key or len(self._ahead) >= MAX_PIPELINED):
             raise BadRequest(f"an upgrade, or more than {MAX_PIPELINED} requests, before the answer to the first")
         self._unfinished = 0
         self._relax()
-        if self._head.upgrade:
-            return
-        if self._head.has_body:
-            self._expect("body", BODY_SECONDS)
-        if self.flow is None:
-            self.flow = FlowControl(self.transport)
-        super().on_headers_complete()
-        self.headers = []  # for trailers: the application has the others, and must not find new ones among them
+        if head.key:
+            return  # to be answered once it is clear that nothing comes behind it
+        if head.has_body:
+            self._expect(self.site.body)
+        exchange = Exchange(
+            self,
+            self.site.http_scope(method, version, self._url, self._headers, self.client),
+            keep_alive=version == "1.1" and self._parser.should_keep_alive(),
+            has_body=head.has_body,
+            waits=head.waits,
+        )
+        self._receiving = exchange if head.has_body else None
+        self._url, self._headers = b"", []  # for trailers, which are none of the application's headers, and the next request
+        if self._busy():
+            self.pause_reading()
+            self._ahead.append(exchange)
+        else:
+            self._serve(exchange)
 
     def on_body(self, body: bytes) -> None:
         self._unfinished = 0
-        super().on_body(body)
+        if self._receiving is not None:
+            self._receiving.take(body)
 
     def on_message_complete(self) -> None:
-        if self._head.upgrade:
+        if self._receiving is None:
             return
         self._relax()
-        super().on_message_complete()
+        self._receiving.taken()
+        self._receiving = None
+        self._headers = []
         if not self._busy() and not self.transport.is_closing():
-            # The body of a request that was answered before: its bytes have ended uvicorn's keep-alive timer.
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-
-    def _busy(self) -> bool:
-        """Whether a request is being answered."""
-        return self._answering is not None and not self._answering.response_complete
-
-    def _should_upgrade(self) -> bool:
-        return self._head.upgrade
+            self._expect(self.site.idle)
 
     def _upgrade(self, *, early: bool) -> None:
         if early:
             self._refuse(BadRequest("bytes behind an upgrade's head: a client waits for the answer (RFC 6455, section 4.1)"))
             return
         protocol = WebSocketProtocol(self)
-        key, offered = b"", []
-        for name, value in self.headers:
-            if name == b"sec-websocket-key":
-                key = value
-            elif name == b"sec-websocket-protocol":
-                offered += [text.strip() for text in value.decode("latin-1").split(",")]
-        path, _, query = self.url.partition(b"?")
-        scope = cast("dict[str, Any]", self.scope)
-        scope |= {
-            "type": "websocket",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
-            "scheme": "wss" if self.scheme == "https" else "ws",
-            "path": self.root_path + unquote(path.decode("ascii")),
-            "raw_path": self.root_path.encode("ascii") + path,
-            "query_string": query,
-            "subprotocols": offered,
-            "extensions": {"websocket.http.response": {}, EXTENSION: protocol},
-        }
+        scope = self.site.websocket_scope(self._url, self._headers, self.client)
+        scope["extensions"][EXTENSION] = protocol
         self.transport.set_protocol(protocol)
         self._forget()
-        protocol.begin(self.app, scope, key)
+        protocol.begin(self.site.app, scope, self._head.key)
 
-    def _forget(self) -> None:
-        """Another protocol has the transport. Nothing may be left that would have to wait for the garbage collector."""
-        self.connections.discard(self)
-        self.parser = self.scope = self.cycle = self._answering = self.writer = None  # type: ignore[assignment]
+    # What is answered
+
+    def _busy(self) -> bool:
+        return self._answering is not None and not self._answering.complete
+
+    def _serve(self, exchange: Exchange) -> None:
+        self._answering = exchange
+        scope, site = exchange.scope, self.site
+        if scope["method"] == "GET" and scope["http_version"] == "1.1":
+            self.writer = StreamProtocol(self)
+            scope["extensions"][EXTENSION] = self.writer
+        task = site.loop.create_task(exchange.run(site.app))
+        site.state.tasks.add(task)
+        task.add_done_callback(site.state.tasks.discard)
+
+    def answered(self, exchange: Exchange) -> None:
+        """An answer is complete."""
+        self.site.state.total_requests += 1
+        if not exchange.keep_alive:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.resume_reading()
+            if self._ahead:
+                self._serve(self._ahead.pop(0))
+            elif self._deadline is None:
+                self._expect(self.site.idle)
 
     def hand_over(self) -> bool:
         """Give the transport to the writer of the response that is under way; ``False`` if there is more to do here than to carry it."""
-        if self._answering is None or self.pipeline or self._deadline is not None or self.transport.is_closing():
+        if self._answering is None or self._ahead or self._deadline is not None or self.transport.is_closing():
             return False
-        self._answering.disconnected = True  # for uvicorn its application has nothing more to say
+        self._answering.end()
         self._forget()
         return True
 
-    def _expect(self, what: str, seconds: float) -> None:
-        self._relax()
-        self._deadline = self.loop.call_later(seconds, self._late, what, seconds)
-
-    def _relax(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _late(self, what: str, seconds: float) -> None:
-        if what == "head" and not self._unfinished:
-            self.transport.close()  # a browser connects ahead of need; what it has not asked is not answered
-        else:
-            self._refuse(RequestTimeout(f"the request's {what} did not come within {seconds:.0f} s"))
+    def _forget(self) -> None:
+        """Nothing more is done here. Nothing may be left that would have to wait for the garbage collector."""
+        self.site.state.connections.discard(self)
+        self._parser = self._answering = self._receiving = self.writer = None
+        self._ahead.clear()
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what is no request, and close."""
         self._refused = True
-        self._relax()
-        if self._busy() and self._answering is not None:
-            if self._answering.response_started:
+        if self._answering is not None and not self._answering.complete:
+            if self._answering.started:
+                self._relax()
                 self.transport.abort()  # in the midst of an answer there is no place for another
                 return
-            self._disconnect(self._answering)
+            self._answering.end()
         self._write(error)
         self.transport.write_eof()
-        self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        self._expect(self.site.lingering)
 
     def _write(self, error: GatewayError) -> None:
         metrics.refused(error)
         peer = self.client or ("",)
         logger.info("refused with %d: %s", error.status, error.detail, extra=about(address=peer[0]) | {"kind": str(error.status)})
-        self.transport.write(answer(error, self.server_state.default_headers))
+        self.transport.write(problem_response(error, self.site.state.default_headers))
 
-    def _disconnect(self, cycle: RequestResponseCycle) -> None:
-        cycle.disconnected = True
-        cycle.message_event.set()
+    # Deadlines
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answering = cycle
-        if cycle.scope["http_version"] == "1.1" and cycle.scope["method"] == "GET":
-            self.writer = StreamProtocol(self)
-            cast("dict[str, Any]", cycle.scope).setdefault("extensions", {})[EXTENSION] = self.writer
-        super()._start_asgi_task(cycle, app)
+    def _expect(self, deadline: Deadlines[HttpProtocol]) -> None:
+        if self._deadline is not None:
+            self._deadline.remove(self)
+        self._deadline = deadline
+        deadline.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._relax()
-        if self._answering is not None:
-            self._disconnect(self._answering)  # uvicorn tells the newest only, and a stream before it would stay for ever
-        if self.writer is not None:
-            self.writer.leave()
-            self.writer = None
-        super().connection_lost(exc)
+    def _relax(self) -> None:
+        if self._deadline is not None:
+            self._deadline.remove(self)
+            self._deadline = None
+
+    def on_late(self, deadline: Deadlines[HttpProtocol]) -> None:
+        """The time is over."""
+        self._deadline = None
+        if deadline is self.site.lingering:
+            self.transport.abort()
+        elif deadline is self.site.idle or (deadline is self.site.head and not self._unfinished):
+            self.transport.close()  # a browser connects ahead of need; what it has not asked is not answered
+        else:
+            what = "head" if deadline is self.site.head else "body"
+            self._refuse(RequestTimeout(f"the request's {what} did not come within {deadline.seconds:.0f} s"))
+
+    # The transport's and the server's side
+
+    def pause_reading(self) -> None:
+        """Let the client wait."""
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Let it go on."""
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def pause_writing(self) -> None:
-        if self.flow is not None:
-            super().pause_writing()
+        self.drained = self.site.loop.create_future()
         if self.writer is not None:
             self.writer.on_full()
 
     def resume_writing(self) -> None:
-        if self.flow is not None:
-            super().resume_writing()
+        self._flow()
         if self.writer is not None:
             self.writer.on_room()
+
+    def _flow(self) -> None:
+        if self.drained is not None:
+            self.drained.set_result(None)
+            self.drained = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relax()
+        self._flow()
+        if self._answering is not None:
+            self._answering.end()
+        if self.writer is not None:
+            self.writer.leave()
+        self._forget()
+
+    def shutdown(self) -> None:
+        """Close once all is answered, for uvicorn that stops."""
+        newest = self._ahead[-1] if self._ahead else self._answering
+        if newest is None or newest.complete:
+            self.transport.close()
+        else:
+            newest.keep_alive = False
 
 
 def _reason(error: httptools.HttpParserError) -> GatewayError:

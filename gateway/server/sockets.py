@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64encode
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from hashlib import sha1
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,6 +22,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
 from gateway.server.frames import FrameCounter, Violation, is_pong
+from gateway.server.responses import Usual, lines
 from gateway.server.streams import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
 from gateway.transports.writer import HIGH_BYTES
 
@@ -48,23 +49,6 @@ def _ignore(message: Message) -> None:
     pass
 
 
-def _lines(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
-
-
-class _Usual:
-    """The headers that every answer has, as lines: uvicorn makes a new list of them each second."""
-
-    fields: Fields = []  # noqa: RUF012 - never changed
-    lines = b""
-
-    @classmethod
-    def of(cls, fields: Fields) -> bytes:
-        if fields is not cls.fields:
-            cls.fields, cls.lines = fields, _lines(fields)
-        return cls.lines
-
-
 class WebSocketProtocol(TransportWriter):
     """One connection: an ASGI application's, or after ``stay`` that of whoever takes its messages."""
 
@@ -75,8 +59,8 @@ class WebSocketProtocol(TransportWriter):
 
     def __init__(self, http: HttpProtocol) -> None:
         super().__init__(http.transport)
-        self._server = http.server_state
-        self._max_size = http.config.ws_max_size
+        self._server = http.site.state
+        self._max_size = http.site.max_message_size
         self._state = CONNECTING
         self._key = b""
         self._response: tuple[int, Fields, bytes] | None = None  # to a client whose upgrade is refused
@@ -186,10 +170,10 @@ class WebSocketProtocol(TransportWriter):
         fields = list(message.get("headers", ()))
         if message.get("subprotocol"):
             fields.append((b"Sec-WebSocket-Protocol", message["subprotocol"].encode()))
-        lines = _lines(fields) if fields else b""
+        added = lines(fields) if fields else b""
         accept = b64encode(sha1(self._key + _GUID, usedforsecurity=False).digest())
         self._state = OPEN
-        self.write(_ACCEPT % (accept, _Usual.of(self._server.default_headers), lines))
+        self.write(_ACCEPT % (accept, Usual.lines(self._server.default_headers), added))
 
     def _refuse(self, status: int, fields: Fields, body: bytes) -> None:
         names = {name.lower() for name, _ in fields}
@@ -197,7 +181,7 @@ class WebSocketProtocol(TransportWriter):
         fields = [*self._server.default_headers, *fields, *(field for field in usual if field[0] not in names)]
         self._state = CLOSED
         self._tell({"type": "websocket.disconnect", "code": 1006})
-        self.write(b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), _lines(fields), body))
+        self.write(b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), lines(fields), body))
         self.transport.close()
 
     def _send(self, message: Message) -> None:

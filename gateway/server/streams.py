@@ -88,7 +88,7 @@ class StreamProtocol(TransportWriter):
     def __init__(self, http: HttpProtocol) -> None:
         super().__init__(http.transport)
         self._http: HttpProtocol | None = http
-        self._connections = http.connections
+        self._connections = http.site.state.connections
 
     def stay(self) -> bool:
         """Let the stream outlive the application's call; ``False`` where that cannot be, as other requests wait behind it.

@@ -17,7 +17,8 @@ from gateway.cli import main
 from gateway.server.descriptors import RESERVE
 from gateway.server.frames import FRAMES_AT_ONCE
 from gateway.server.heads import MAX_HEADERS
-from gateway.server.protocols import HEAD_SECONDS, MAX_PIPELINED
+from gateway.server.protocols import MAX_PIPELINED
+from gateway.server.site import HEAD_SECONDS
 from gateway.settings import Settings
 from tests.docs.blocks import PAGES, ROOT, SAMPLES
 

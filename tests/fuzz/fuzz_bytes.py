@@ -21,7 +21,8 @@ with atheris.instrument_imports(include=["gateway"]):
     from gateway.core.event import Malformed, read_announcement, read_entry
     from gateway.errors import GatewayError
     from gateway.server.frames import FrameCounter, Violation
-    from gateway.server.heads import answer, check_head
+    from gateway.server.heads import check_head
+    from gateway.server.responses import problem_response
     from gateway.transports.request import wanted
 
 
@@ -40,7 +41,7 @@ def heads(data: bytes) -> None:
     try:
         check_head(method, version, uri, headers)
     except GatewayError as error:
-        assert answer(error).startswith(b"HTTP/1.1 4")  # noqa: PT017 - no test
+        assert problem_response(error).startswith(b"HTTP/1.1 4")  # noqa: PT017 - no test
     with suppress(GatewayError):
         wanted({"query_string": uri.partition(b"?")[2], "headers": headers}, 128)
 

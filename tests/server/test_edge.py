@@ -25,9 +25,9 @@ from tests.support.wire import PING, Wire, frame, request, resident_bytes, upgra
 
 SECRET = "s" * 40
 SHORT = """
-import gateway.server.protocols as protocols
+import gateway.server.site as site
 import gateway.transports.connections as connections
-protocols.BODY_SECONDS = 1.0
+site.BODY_SECONDS = 1.0
 connections.STALLED_SECONDS = 1.0
 connections.CHECK_SECONDS = 0.2
 """

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, UpgradeRequired, UriTooLong
-from gateway.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URI_BYTES, Head, answer, check_head
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URI_BYTES, PLAIN, Head, check_head
+from gateway.server.responses import problem_response
 
 HOST = (b"host", b"a")
 UPGRADE = [
@@ -19,11 +20,19 @@ UPGRADE = [
 
 
 def test_a_head_says_whether_it_upgrades_and_whether_a_body_follows() -> None:
-    assert check_head(b"GET", "1.1", b"/", [HOST]) == Head(upgrade=False, has_body=False)
-    assert check_head(b"GET", "1.1", b"/ws", UPGRADE) == Head(upgrade=True, has_body=False)
+    assert check_head(b"GET", "1.1", b"/", [HOST]) == PLAIN
+    assert check_head(b"GET", "1.1", b"/ws", UPGRADE) == Head(key=b"dGhlIHNhbXBsZSBub25jZQ==")
     assert check_head(b"POST", "1.1", b"/", [HOST, (b"content-length", b"5")]).has_body
     assert check_head(b"POST", "1.1", b"/", [HOST, (b"transfer-encoding", b"chunked")]).has_body
     assert not check_head(b"POST", "1.1", b"/", [HOST, (b"content-length", b"0")]).has_body
+
+
+def test_a_head_says_whether_the_client_waits_before_its_body() -> None:
+    waiting, length = (b"expect", b"100-Continue"), (b"content-length", b"5")
+
+    assert check_head(b"POST", "1.1", b"/", [HOST, length, waiting]).waits
+    assert not check_head(b"POST", "1.1", b"/", [HOST, length]).waits
+    assert not check_head(b"GET", "1.1", b"/", [HOST, waiting]).waits
 
 
 @pytest.mark.parametrize(
@@ -40,7 +49,7 @@ def test_a_head_says_whether_it_upgrades_and_whether_a_body_follows() -> None:
 )
 def test_the_limits_are_exact(uri: bytes, headers: list[tuple[bytes, bytes]], error: type[GatewayError] | None) -> None:
     if error is None:
-        assert check_head(b"GET", "1.1", uri, headers) == Head(upgrade=False, has_body=False)
+        assert check_head(b"GET", "1.1", uri, headers) == PLAIN
     else:
         with pytest.raises(error):
             check_head(b"GET", "1.1", uri, headers)
@@ -48,7 +57,7 @@ def test_the_limits_are_exact(uri: bytes, headers: list[tuple[bytes, bytes]], er
 
 @pytest.mark.parametrize("host", [b"a", b"a.b-c_d.example", b"a:0", b"a:65535", b"127.0.0.1:8000", b"[::1]", b"[::ffff:1.2.3.4]:80"])
 def test_a_good_host_is_taken(host: bytes) -> None:
-    assert check_head(b"GET", "1.1", b"/", [(b"host", host)]) == Head(upgrade=False, has_body=False)
+    assert check_head(b"GET", "1.1", b"/", [(b"host", host)]) == PLAIN
 
 
 @pytest.mark.parametrize("host", [b"", b"/", b"a/b", b"a?b", b"a#b", b"a@b", b"a b", b" a", b"a:", b"a:b", b"[a", b"a]", b"\xff", b"a\\b"])
@@ -61,7 +70,7 @@ def test_an_older_version_of_websocket_is_told_the_one_that_is_known() -> None:
     with pytest.raises(UpgradeRequired) as caught:
         check_head(b"GET", "1.1", b"/ws", [*UPGRADE[:-1], (b"sec-websocket-version", b"8")])
 
-    assert b"\r\nsec-websocket-version: 13\r\n" in answer(caught.value)
+    assert b"\r\nsec-websocket-version: 13\r\n" in problem_response(caught.value)
 
 
 def test_an_error_tells_the_path_and_not_the_query() -> None:
@@ -85,14 +94,14 @@ VALUES = st.one_of(st.binary(max_size=30), st.sampled_from([value for _, value i
 def test_any_head_is_taken_or_refused_with_an_answer_that_is_http(
     method: bytes, version: str, uri: bytes, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    refused, head = None, Head(upgrade=False, has_body=False)
+    refused, head = None, PLAIN
     try:
         head = check_head(method, version, uri, headers)
     except GatewayError as error:
         refused = error
 
-    assert not (head.upgrade and head.has_body)
-    assert refused is None or status_of(answer(refused)) == refused.status
+    assert not (head.key and head.has_body)
+    assert refused is None or status_of(problem_response(refused)) == refused.status
     assert refused is not None or version in ("1.0", "1.1")
 
 

@@ -7,7 +7,9 @@ import inspect
 from typing import Any
 
 import pytest
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 from websockets.protocol import Protocol, State
 
 from gateway.server.protocols import HttpProtocol
@@ -15,29 +17,22 @@ from gateway.transports.writer import EXTENSION, HIGH_BYTES, LOW_BYTES
 from tests.server.conftest import Serve
 from tests.support.wire import CLOSE, Wire, frame, request, upgrade, websocket
 
-OURS = {"_busy", "_expect", "_relax", "_late", "_refuse", "_write", "_upgrade", "_disconnect", "_forget", "hand_over"}
 
+def test_what_is_relied_upon_of_uvicorn_and_websockets_is_there() -> None:
+    state = ServerState()
+    protocol = inspect.signature(HttpToolsProtocol).parameters
+    server = inspect.getsource(Server)
 
-def test_each_method_that_is_overridden_is_there_with_the_same_parameters() -> None:
-    for name, method in vars(HttpProtocol).items():
-        if inspect.isfunction(method) and name not in OURS:
-            assert list(inspect.signature(method).parameters) == list(inspect.signature(getattr(HttpToolsProtocol, name)).parameters), name
-
-
-def test_what_is_called_and_read_is_there() -> None:
-    cycle = inspect.signature(RequestResponseCycle).parameters
-    source = inspect.getsource(RequestResponseCycle) + inspect.getsource(HttpToolsProtocol)
-
-    assert {"scope", "message_event"} <= cycle.keys()
-    for name in ("disconnected", "response_started", "response_complete", "timeout_keep_alive_task", "pipeline", "server_state"):
-        assert f"self.{name}" in source
-    for name in ("root_path", "asgi_version", "app", "scheme", "url", "headers", "connections", "parser", "cycle", "scope"):
-        assert f"self.{name}" in source
+    assert list(protocol) == list(inspect.signature(HttpProtocol).parameters)
+    assert (state.connections, state.tasks, state.total_requests, state.default_headers) == (set(), set(), 0, [])
+    for used in ("connection.shutdown()", "self.server_state.default_headers = ", "config.http_protocol_class("):
+        assert used in server
+    config = Config(lambda: None)
+    assert {"ws_max_size", "root_path", "asgi_version", "timeout_keep_alive"} <= {name for name in dir(config) if not name.startswith("_")}
     assert {"state", "max_size", "logger"} <= inspect.signature(Protocol).parameters.keys()
     assert inspect.signature(Protocol).parameters["state"].default is State.OPEN
     for method in ("receive_data", "events_received", "data_to_send", "send_text", "send_binary", "send_close", "fail"):
         assert callable(getattr(Protocol, method))
-    assert callable(HttpToolsProtocol._unset_keepalive_if_required)
 
 
 async def test_bytes_written_to_the_writer_arrive_as_they_are_and_it_tells_when_the_client_is_gone(serve: Serve) -> None:

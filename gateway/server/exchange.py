@@ -1,0 +1,174 @@
+"""Exchange: one HTTP request and its answer, between the protocol and an ASGI application's call.
+
+uvicorn's own (``RequestResponseCycle``) is made for all that an application may do to it; it costs an event stream 35 us, with its flow
+control and its events, of which a stream uses nothing. Here what is not needed is not made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.core.event import http_chunk
+from gateway.server.responses import Usual, response_head
+
+if TYPE_CHECKING:
+    from gateway.server.protocols import HttpProtocol
+
+HIGH_BODY_BYTES: Final = 65_536  # of a body that nobody has asked for yet; then the client waits
+
+Message = MutableMapping[str, Any]
+
+logger = logging.getLogger("gateway.edge")
+
+
+class Exchange:
+    """One request and its answer.
+
+    Attributes:
+        keep_alive: whether the connection may serve another request after this one
+        started, complete: how far the answer has come
+        ended: whether nobody wants the rest of it: the client is gone, or the response goes on without the application
+    """
+
+    __slots__ = (
+        "_body", "_chunked", "_http", "_left", "_more", "_news", "_silent", "_waiter", "_waits",
+        "complete", "ended", "keep_alive", "scope", "started",
+    )  # fmt: skip
+
+    def __init__(self, http: HttpProtocol, scope: Message, *, keep_alive: bool, has_body: bool, waits: bool) -> None:
+        self._http = http
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.started = self.complete = self.ended = False
+        self._body = b""
+        self._more = has_body
+        self._waits = waits  # the client waits for a word before it sends its body (RFC 9110, section 10.1.1)
+        self._news = not has_body  # there is something to receive
+        self._waiter: asyncio.Future[None] | None = None
+        self._chunked = False
+        self._silent = False  # an answer without a body, whatever the application sends
+        self._left: int | None = None  # bytes of the body that are still to come, where its length was told
+
+    async def run(self, app: Callable[..., Any]) -> None:
+        """Call the application, and answer where it fails to."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception:
+            logger.exception("a request failed")
+        else:
+            if self.complete or self.ended:
+                return
+            logger.error("the application has returned without %s", "completing its answer" if self.started else "an answer")
+        if self.started:
+            self._http.transport.close()
+        else:
+            await self._fail()
+
+    async def _fail(self) -> None:
+        body = b"Internal Server Error"
+        fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        await self.send({"type": "http.response.start", "status": 500, "headers": fields})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def end(self) -> None:
+        """Nobody wants the rest of the answer."""
+        self.ended = True
+        self._wake()
+
+    # What comes
+
+    def take(self, body: bytes) -> None:
+        """More of the request's body."""
+        if not self.complete:
+            self._body += body
+            if len(self._body) > HIGH_BODY_BYTES:
+                self._http.pause_reading()
+            self._wake()
+
+    def taken(self) -> None:
+        """The request is whole."""
+        if self._more:
+            self._more = False
+            self._wake()
+
+    def _wake(self) -> None:
+        self._news = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def receive(self) -> Message:
+        """ASGI's receive."""
+        http = self._http
+        if self._waits and not http.transport.is_closing():
+            self._waits = False
+            http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not (self._news or self.ended or self.complete):
+            http.resume_reading()
+            self._waiter = http.site.loop.create_future()
+            await self._waiter
+        if self.ended or self.complete:
+            return {"type": "http.disconnect"}
+        self._news = False
+        body, self._body = self._body, b""
+        return {"type": "http.request", "body": body, "more_body": self._more}
+
+    # What is sent
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send.
+
+        Raises:
+            RuntimeError, ValueError: if the message has no place here, or cannot be sent as it is.
+        """
+        if self._http.drained is not None:
+            await asyncio.wait([self._http.drained])
+        if self.ended:
+            return
+        kind = message["type"]
+        if not self.started and kind == "http.response.start":
+            self._start(message)
+        elif self.started and not self.complete and kind == "http.response.body":
+            self._write(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            raise RuntimeError(f"ASGI message {kind!r} has no place here")
+
+    def _start(self, message: Message) -> None:
+        status = message["status"]
+        head = response_head(status, tuple(map(tuple, message.get("headers", ()))))
+        self.started = True
+        self._waits = False
+        self._silent = self.scope["method"] == "HEAD" or status in (204, 304)
+        self._left = head.length
+        if head.length is None and not self._silent:
+            self._chunked = self.scope["http_version"] == "1.1"
+            self.keep_alive &= self._chunked  # else the end of the connection is that of the body
+        self.keep_alive &= not head.closes
+        self._http.transport.write(
+            b"%b%b%b%b%b\r\n"
+            % (
+                head.status_line,
+                Usual.lines(self._http.site.state.default_headers),
+                head.lines,
+                b"" if self.keep_alive or head.closes else b"connection: close\r\n",
+                b"transfer-encoding: chunked\r\n" if self._chunked else b"",
+            )
+        )
+
+    def _write(self, body: bytes, *, more: bool) -> None:
+        if self._silent:
+            body, self._left = b"", None
+        elif self._left is not None:
+            self._left -= len(body)
+            if self._left < 0 or (self._left and not more):
+                raise RuntimeError("the body is longer or shorter than its content-length")
+        elif self._chunked:
+            body = (http_chunk(body) if body else b"") + (b"" if more else b"0\r\n\r\n")
+        if body:
+            self._http.transport.write(body)
+        if not more:
+            self.complete = True
+            self._wake()
+            self._http.answered(self)

@@ -1,0 +1,108 @@
+"""Site: what all connections of one server have in common: its application, its deadlines, and what a request's scope has of it.
+
+Looked up once. uvicorn finds out loggers, addresses and settings for each connection: a tenth of a handshake, and always the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.utils import get_local_addr, is_ssl
+
+from gateway.server.deadlines import Deadlines
+from gateway.server.streams import LINGER_SECONDS
+
+if TYPE_CHECKING:
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
+    from gateway.server.protocols import HttpProtocol
+
+HEAD_SECONDS: Final = 10.0  # for the first byte and for a whole head; a phone far from its mast takes 3
+BODY_SECONDS: Final = 30.0  # for 8 MiB of events from a backend
+
+Fields = list[tuple[bytes, bytes]]
+Address = tuple[str, int] | None
+
+
+class Site:
+    """A server as its connections see it.
+
+    Attributes:
+        head, body, idle, lingering: until when a connection must have sent a head or a body, may say nothing after an answer, and may
+            go on sending after it was refused
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        app_state: dict[str, Any],
+        loop: asyncio.AbstractEventLoop,
+        late: Callable[[HttpProtocol, Deadlines[HttpProtocol]], None],
+    ) -> None:
+        self.app: Callable[..., Any] = config.loaded_app
+        self.max_message_size = config.ws_max_size
+        self.state = state
+        self.loop = loop
+        self.head = Deadlines(loop, HEAD_SECONDS, late)
+        self.body = Deadlines(loop, BODY_SECONDS, late)
+        self.idle = Deadlines(loop, config.timeout_keep_alive, late)
+        self.lingering = Deadlines(loop, LINGER_SECONDS, late)
+        self._app_state = app_state
+        self._version = config.asgi_version
+        self._root_path = config.root_path
+        self._server: tuple[str, int | None] | None = None
+        self._secure: bool | None = None
+
+    def look(self, transport: asyncio.Transport) -> None:
+        """Learn from the first connection what only a connection can tell."""
+        if self._secure is None:
+            self._server = get_local_addr(transport)
+            self._secure = is_ssl(transport)
+
+    def http_scope(self, method: bytes, version: str, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
+        """The ASGI scope of a request.
+
+        Raises:
+            httptools.HttpParserInvalidURLError: if the address is none.
+        """
+        if uri.startswith(b"/"):
+            path, _, query = uri.partition(b"?")
+        else:
+            url = httptools.parse_url(uri)
+            path, query = url.path, url.query or b""
+        text = path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": self._version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": method.decode("ascii"),
+            "scheme": "https" if self._secure else "http",
+            "path": self._root_path + (unquote(text) if "%" in text else text),
+            "raw_path": self._root_path.encode("ascii") + path,
+            "query_string": query,
+            "root_path": self._root_path,
+            "headers": headers,
+            "client": client,
+            "server": self._server,
+            "state": self._app_state.copy(),
+            "extensions": {},
+        }
+
+    def websocket_scope(self, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
+        """The ASGI scope of an upgrade; ``uri`` as for ``http_scope``."""
+        scope = self.http_scope(b"GET", "1.1", uri, headers, client)
+        del scope["method"]
+        offers = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-protocol"]
+        return scope | {
+            "type": "websocket",
+            "asgi": {"version": self._version, "spec_version": "2.4"},
+            "scheme": "wss" if self._secure else "ws",
+            "subprotocols": [text.strip() for offer in offers for text in offer.split(",")],
+            "extensions": {"websocket.http.response": {}},
+        }

@@ -1,0 +1,71 @@
+"""One timer for many."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.server.deadlines import Deadlines
+
+
+async def test_the_late_are_told_in_their_order_and_who_was_in_time_is_not() -> None:
+    told: list[str] = []
+    over = asyncio.Event()
+
+    def late(who: str, _: Deadlines[str]) -> None:
+        told.append(who)
+        if who == "last":
+            over.set()
+
+    deadlines = Deadlines(asyncio.get_running_loop(), 0.05, late)
+    for who in ("first", "in time", "again", "second"):
+        deadlines.add(who)
+    deadlines.remove("in time")
+    deadlines.remove("never there")
+    deadlines.add("again")  # its time begins anew
+    deadlines.add("last")
+
+    async with asyncio.timeout(10):
+        await over.wait()
+    assert told == ["first", "second", "again", "last"]
+
+
+async def test_who_comes_later_has_its_whole_time() -> None:
+    loop = asyncio.get_running_loop()
+    ended: dict[str, float] = {}
+    over = asyncio.Event()
+
+    def late(who: str, _: Deadlines[str]) -> None:
+        ended[who] = loop.time()
+        if who == "later":
+            over.set()
+
+    deadlines = Deadlines(loop, 0.2, late)
+    deadlines.add("sooner")
+    await asyncio.sleep(0.1)
+    begun = loop.time()
+    deadlines.add("later")
+
+    async with asyncio.timeout(10):
+        await over.wait()
+    assert ended["later"] - begun >= 0.19
+    assert ended["sooner"] < ended["later"]
+
+
+async def test_one_whose_end_fails_holds_up_nobody() -> None:
+    loop = asyncio.get_running_loop()
+    failed: list[object] = []
+    loop.set_exception_handler(lambda _, context: failed.append(context["exception"]))
+    over = asyncio.Event()
+
+    def late(who: str, _: Deadlines[str]) -> None:
+        if who == "bad":
+            raise OSError(who)
+        over.set()
+
+    deadlines = Deadlines(loop, 0.02, late)
+    deadlines.add("bad")
+    deadlines.add("good")
+
+    async with asyncio.timeout(10):
+        await over.wait()
+    assert [str(error) for error in failed] == ["bad"]

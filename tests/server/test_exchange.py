@@ -1,0 +1,265 @@
+"""Requests and their answers, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from gateway.server.exchange import HIGH_BODY_BYTES
+from tests.server.conftest import Serve
+from tests.support.wire import Wire, request
+
+Ask = Callable[[Wire], Any]
+
+
+async def say(send: Any, body: bytes, *, status: int = 200, length: bool = True, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    fields = [*(headers or ()), *([(b"content-length", b"%d" % len(body))] if length else ())]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def body_of(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        assert message["type"] == "http.request"
+        body, more = body + message["body"], message["more_body"]
+    return body
+
+
+async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Answers with the path and the body; ``/chunks`` in two of them, ``/<number>`` with that status."""
+    body = scope["path"].encode() + await body_of(receive)
+    if scope["path"] == "/chunks":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await send({"type": "http.response.body", "body": b"two"})
+    elif scope["path"] in ("/204", "/304"):
+        await say(send, b"unseen", status=int(scope["path"][1:]), length=False)
+    else:
+        await say(send, body)
+
+
+def post(path: str, length: int, *lines: str) -> bytes:
+    return request(path, f"Content-Length: {length}", *lines, method="POST")
+
+
+async def ask(serve: Serve, app: Callable[..., Awaitable[None]], client: Ask) -> Any:
+    port = await serve(app)
+
+    def run() -> Any:
+        with Wire(port) as wire:
+            return client(wire)
+
+    return await asyncio.to_thread(run)
+
+
+async def test_a_connection_serves_one_request_after_the_other(serve: Serve) -> None:
+    def client(wire: Wire) -> list[bytes]:
+        return [wire.send(request(path)).answer().body for path in ("/a", "/b")] + [wire.send(request("/c", "Connection: close")).rest()]
+
+    first, second, last = await ask(serve, echo, client)
+
+    assert (first, second) == (b"/a", b"/b")
+    assert b"\r\nconnection: close\r\n" in last
+    assert last.endswith(b"\r\n\r\n/c")
+
+
+async def test_requests_that_are_sent_ahead_are_answered_in_their_order(serve: Serve) -> None:
+    def client(wire: Wire) -> list[bytes]:
+        ahead = (
+            request("/1", "Content-Length: 2", method="POST")
+            + b"ab"
+            + request("/2")
+            + request("/3", "Content-Length: 1", method="POST")
+            + b"c"
+        )
+        wire.send(ahead)
+        return [wire.answer().body for _ in range(3)]
+
+    assert await ask(serve, echo, client) == [b"/1ab", b"/2", b"/3c"]
+
+
+async def test_a_body_whose_length_is_not_told_comes_in_chunks(serve: Serve) -> None:
+    answer = await ask(serve, echo, lambda wire: wire.send(request("/chunks", "Connection: close")).rest())
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head
+    assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+
+
+async def test_an_older_client_gets_it_without_chunks_and_the_connection_ends(serve: Serve) -> None:
+    answer = await ask(serve, echo, lambda wire: wire.send(request("/chunks", "Connection: keep-alive", version="HTTP/1.0")).rest())
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body == b"onetwo"
+
+
+@pytest.mark.parametrize(("path", "method"), [("/a", "HEAD"), ("/chunks", "HEAD"), ("/204", "GET"), ("/304", "GET")])
+async def test_where_no_body_may_be_none_is_sent(serve: Serve, path: str, method: str) -> None:
+    def client(wire: Wire) -> bytes:
+        return wire.send(request(path, method=method) + request("/next", "Connection: close")).rest()
+
+    head, _, rest = (await ask(serve, echo, client)).partition(b"\r\n\r\n")
+
+    assert b"transfer-encoding" not in head
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert rest.endswith(b"\r\n\r\n/next")
+
+
+async def test_a_body_is_given_as_it_comes_and_a_big_one_waits_until_it_is_asked_for(serve: Serve) -> None:
+    begun = asyncio.Event()
+    sizes: list[int] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await begun.wait()
+        body, more = b"", True
+        while more:
+            message = await receive()
+            sizes.append(len(message["body"]))
+            body, more = body + message["body"], message["more_body"]
+        await say(send, b"%d" % len(body))
+
+    loop = asyncio.get_running_loop()
+
+    def client(wire: Wire) -> bytes:
+        wire.send(post("/", 4_000_000) + b"x" * 1_000_000)
+        loop.call_soon_threadsafe(begun.set)
+        return wire.send(b"x" * 3_000_000).answer().body
+
+    assert await ask(serve, app, client) == b"4000000"
+    assert len(sizes) > 4
+    assert max(sizes) <= HIGH_BODY_BYTES + 262_144  # and one read of the loop's
+
+
+async def test_a_client_that_waits_before_its_body_is_told_to_go_on(serve: Serve) -> None:
+    def client(wire: Wire) -> tuple[bytes, bytes]:
+        wire.send(post("/", 2, "Expect: 100-continue"))
+        told = wire.take(25)
+        return told, wire.send(b"hi").answer().body
+
+    assert await ask(serve, echo, client) == (b"HTTP/1.1 100 Continue\r\n\r\n", b"/hi")
+
+
+async def test_a_client_that_waits_and_whose_body_is_not_wanted_is_answered_at_once(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await say(send, b"no", status=403)
+
+    def client(wire: Wire) -> int:
+        return wire.send(post("/", 2, "Expect: 100-continue")).answer().status
+
+    assert await ask(serve, app, client) == 403
+
+
+async def test_who_has_answered_is_told_that_nothing_more_comes(serve: Serve) -> None:
+    seen: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        seen.append((await receive())["type"])
+        await say(send, b"done")
+        seen.append((await receive())["type"])
+
+    await ask(serve, app, lambda wire: wire.send(request("/")).answer())
+
+    assert seen == ["http.request", "http.disconnect"]
+
+
+async def test_an_application_whose_client_is_gone_is_told_and_may_go_on_writing(serve: Serve) -> None:
+    seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        kind = (await receive())["type"]
+        await send({"type": "http.response.body", "body": b"late"})
+        seen.set_result(kind)
+
+    await ask(serve, app, lambda wire: wire.send(request("/")).take(12))
+
+    async with asyncio.timeout(5):
+        assert await seen == "http.disconnect"
+
+
+async def test_an_application_waits_for_a_client_that_reads_slowly(serve: Serve) -> None:
+    sent: list[int] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(300):
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+            sent.append(100_000)
+        await send({"type": "http.response.body", "body": b""})
+
+    port = await serve(app)
+
+    def client() -> tuple[int, int]:
+        with Wire(port, receive_buffer=65_536) as wire:
+            wire.send(request("/", "Connection: close")).take(100)
+            return len(sent), len(wire.rest())
+
+    stopped, received = await asyncio.to_thread(client)
+    assert stopped < 300
+    assert received > 29_000_000
+
+
+BAD = {
+    "nothing": b"500 ",
+    "error": b"500 ",
+    "line break": b"500 ",
+    "body first": b"500 ",
+    "too long": b"",
+    "too short": b"",
+    "half": b"",
+    "error within": b"",
+}
+
+
+@pytest.mark.parametrize("way", BAD)
+async def test_an_application_that_fails_is_answered_for_or_its_connection_ends(
+    serve: Serve, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        body: dict[str, Any] = {"type": "http.response.body", "body": b"abc"}
+        match way:
+            case "nothing":
+                return
+            case "error":
+                raise LookupError
+            case "line break":
+                await say(send, b"", headers=[(b"a", b"b\r\nc: d")])
+            case "body first":
+                await send(body)
+        length = {"too long": b"2", "too short": b"4"}.get(way, b"9")
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send(body | {"more_body": way in ("half", "error within")})
+        if way == "error within":
+            raise LookupError
+
+    answer = await ask(serve, app, lambda wire: wire.send(request("/")).rest())
+
+    if BAD[way]:
+        assert answer.startswith(b"HTTP/1.1 " + BAD[way])
+        assert answer.endswith(b"\r\n\r\nInternal Server Error")
+    else:
+        assert answer.startswith(b"HTTP/1.1 200 ")
+    assert "c: d" not in answer.decode()
+    assert len([record for record in caplog.records if record.name == "gateway.edge"]) == 1
+
+
+async def test_nothing_may_follow_an_answer(serve: Serve) -> None:
+    failed: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await say(send, b"done")
+        with pytest.raises(RuntimeError, match=r"http\.response\.body") as caught:
+            await send({"type": "http.response.body", "body": b"more"})
+        failed.append(str(caught.value))
+
+    assert (await ask(serve, app, lambda wire: wire.send(request("/")).answer())).body == b"done"
+    assert failed

@@ -1,0 +1,56 @@
+"""The heads of answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.server.responses import Usual, response_head
+
+
+def test_a_head_is_written_as_it_was_given() -> None:
+    head = response_head(200, ((b"content-type", b"text/plain; charset=utf-8"), (b"X-Empty", b""), (b"x-high", b"\xe9\t")))
+
+    assert head.status_line == b"HTTP/1.1 200 OK\r\n"
+    assert head.lines == b"content-type: text/plain; charset=utf-8\r\nX-Empty: \r\nx-high: \xe9\t\r\n"
+    assert (head.length, head.closes) == (None, False)
+
+
+def test_what_concerns_the_connection_is_read_from_it() -> None:
+    assert response_head(200, ((b"Content-Length", b"7"),)).length == 7
+    assert response_head(200, ((b"connection", b"Close"),)).closes
+    assert response_head(200, ((b"connection", b"upgrade , close"),)).closes
+    assert not response_head(426, ((b"connection", b"upgrade"),)).closes
+
+
+def test_a_status_without_a_phrase_has_none() -> None:
+    assert response_head(299, ()).status_line == b"HTTP/1.1 299 \r\n"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"", b"a"),
+        (b"a b", b"c"),
+        (b"a:", b"b"),
+        (b"a\r\nb", b"c"),
+        (b"a", b"b\r\nset-cookie: c"),
+        (b"a", b"b\nc"),
+        (b"a", b"b\rc"),
+        (b"a", b"\x00"),
+        (b"a", b"b\r\n\r\nc"),
+        (b"\xe9", b"a"),
+        (b"content-length", b"many"),
+        (b"transfer-encoding", b"chunked"),
+    ],
+)
+def test_a_field_that_is_none_is_refused(field: tuple[bytes, bytes]) -> None:
+    with pytest.raises(ValueError, match=r"header|invalid literal"):
+        response_head(200, ((b"x", b"y"), field))
+
+
+def test_the_usual_fields_are_made_when_the_server_makes_new_ones() -> None:
+    fields = [(b"date", b"now")]
+
+    assert Usual.lines(fields) == b"date: now\r\n"
+    assert Usual.lines(fields) is Usual.lines(fields)
+    assert Usual.lines([(b"date", b"then")]) == b"date: then\r\n"
