@@ -24,8 +24,9 @@ from loadtest.following import Following
 from loadtest.ledger import Ledger
 from loadtest.options import add_options
 from loadtest.reader import Reader
-from loadtest.run import Run
+from loadtest.run import PUBLISH_SECONDS, Run
 from loadtest.summary import faults, summary
+from loadtest.workers import JUDGE, Workers, tell_master
 
 PROGRESS = 10
 
@@ -39,12 +40,24 @@ def run_of(environment: Any) -> Run:
     return run
 
 
+@events.init.add_listener
+def listen(environment: Any, **_: Any) -> None:
+    """Master and workers speak about the verdict; and it is given before locust's own last steps: the last listener is called first."""
+    environment.events.quitting.add_listener(judge)
+    if isinstance(environment.runner, MasterRunner):
+        environment.loadtest_workers = Workers()
+        environment.events.worker_report.add_listener(environment.loadtest_workers.take)
+    elif isinstance(environment.runner, WorkerRunner):
+        environment.runner.register_message(JUDGE, settle, concurrent=True)
+
+
 @events.test_start.add_listener
 def begin(environment: Any, **_: Any) -> None:
     """Every process that has users publishes on channels of its own; so each gets one publisher."""
     runner = environment.runner
     if isinstance(runner, MasterRunner):
         Publisher.fixed_count = max(1, len(runner.clients.ready))
+        environment.loadtest_workers.begin(client.id for client in runner.clients.ready)
         return
     environment.loadtest_run = Run(environment.parsed_options, environment.host, environment.events)
 
@@ -52,19 +65,23 @@ def begin(environment: Any, **_: Any) -> None:
 @events.test_stopping.add_listener
 def settle(environment: Any, **_: Any) -> None:
     """While all users are still there, see whether they get what is theirs."""
-    if getattr(environment, "loadtest_run", None) is not None:
+    if isinstance(environment.runner, MasterRunner):
+        environment.loadtest_workers.judge(environment.runner, PUBLISH_SECONDS + environment.parsed_options.patience)
+    elif getattr(environment, "loadtest_run", None) is not None:
         run_of(environment).settle()
+        if isinstance(environment.runner, WorkerRunner):
+            tell_master(environment)
 
 
-@events.quitting.add_listener
 def judge(environment: Any, **_: Any) -> None:
     """Say how it went; exit with 1 if anything was lost or came twice."""
+    environment.runner.stop()  # where a signal ends the run, the users are still there
     if isinstance(environment.runner, WorkerRunner):
         environment.process_exit_code = 0  # the master judges for all
         return
-    environment.runner.stop()  # where a signal ends the run, the users are still there
-    log.info(summary(environment.stats.entries))
-    if faults(environment.stats.entries):
+    silent = len(environment.loadtest_workers.silent) if isinstance(environment.runner, MasterRunner) else 0
+    log.info(summary(environment.stats.entries, silent))
+    if faults(environment.stats.entries, silent):
         environment.process_exit_code = 1
 
 

@@ -56,7 +56,10 @@ class Run:
                 following.drop()
 
     def settle(self) -> None:
-        """Wait until everybody has got what is theirs, or patience is over; what is missing then is lost."""
+        """Wait until everybody has got what is theirs, or patience is over; what is missing then is lost. Once only."""
+        if self.stopping.is_set():
+            self.over.wait()
+            return
         self.stopping.set()
         with gevent.Timeout(PUBLISH_SECONDS, False):
             while any(publishing.busy for publishing in self._publishings):

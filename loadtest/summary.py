@@ -13,24 +13,30 @@ def count(entries: Mapping[tuple[str, str], Any], *names: str) -> int:
     return sum(entry.num_requests for (name, transport), entry in entries.items() if name in names and transport in FOLLOWERS)
 
 
-def faults(entries: Mapping[tuple[str, str], Any]) -> list[str]:
-    """What makes the run a failure, in words; nothing if all is well."""
+def faults(entries: Mapping[tuple[str, str], Any], silent: int = 0) -> list[str]:
+    """What makes the run a failure, in words; nothing if all is well.
+
+    Args:
+        silent: processes that ended without having judged their users
+    """
     received = count(entries, "delivery", "first event", "replay")
     found = []
     if lost := count(entries, "loss"):
         found.append(f"{lost} lost")
     if twice := count(entries, "duplicate"):
         found.append(f"{twice} twice or out of order")
+    if silent:
+        found.append(f"{silent} of locust's processes never said how it went")
     if not received and sum(entry.num_requests for entry in entries.values()):
         found.append("no event came at all, so nothing was checked")
     return found
 
 
-def summary(entries: Mapping[tuple[str, str], Any]) -> str:
+def summary(entries: Mapping[tuple[str, str], Any], silent: int = 0) -> str:
     """One line for people and logs."""
     received = count(entries, "delivery", "first event", "replay")
     latencies = "".join(_latency(entries, FOLLOWERS))
-    found = faults(entries)
+    found = faults(entries, silent)
     verdict = "FAILED: " + ", ".join(found) if found else "none lost, none twice"
     connects, gaps = count(entries, "connect"), count(entries, "gap")
     failed = "".join(f", {number} times {name} failed" for name in ("connect", "publish") if (number := _failures(entries, name)))

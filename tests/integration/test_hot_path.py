@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 from collections import Counter, deque
 from collections.abc import AsyncIterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from redis.asyncio import Redis
 
 from gateway import Settings, create_app
 from gateway.app import Gateway
-from gateway.core.event import BLOCK, CHUNK, FRAME, TEXT, Wire, read_announcement
+from gateway.core.event import BLOCK, CHUNK, FRAME, TEXT, Event, Wire, read_announcement
 from gateway.core.hub import Hub
 from gateway.core.subscription import Subscription
 from gateway.server.run import server_config
@@ -46,27 +47,49 @@ def announcement(id: int, before: int) -> bytes:
     return b'%d %d\n{"type":"progress","data":{"n":1}}' % (id, before)
 
 
-def calls(clients: int) -> Counter[str]:
-    """What is called, by kind, for an event to so many clients."""
-    hub, found = hub_with(clients), Counter[str]()
+def calls(hub: Hub, payload: bytes, channel: str = "a") -> Counter[str]:
+    """What is called by the gateway's code, and what of it, by kind, for an announcement."""
+    found = Counter[str]()
 
-    def count(_frame: object, kind: str, _argument: object) -> None:
-        found[kind] += 1
+    def count(frame: FrameType, kind: str, _argument: object) -> None:
+        found[kind] += frame.f_globals["__name__"].startswith("gateway.")
 
     sys.setprofile(count)
     try:
-        hub.announce(read_announcement("a", announcement(6, 5)))
+        hub.announce(read_announcement(channel, payload))
     finally:
         sys.setprofile(None)
     return found
 
 
 def test_a_client_more_costs_an_event_one_write_and_no_call_into_python() -> None:
-    calls(1)  # what is remembered from the first time on is not counted
-    few, many = calls(FEW), calls(MANY)
+    calls(hub_with(1), announcement(6, 5))  # what is remembered from the first time on is not counted
+    few, many = (calls(hub_with(clients), announcement(6, 5)) for clients in (FEW, MANY))
 
     assert many["call"] == few["call"]
     assert many["c_call"] - few["c_call"] == MANY - FEW
+
+
+def test_an_event_is_encoded_once_and_all_clients_are_given_the_same_object() -> None:
+    hub, taken, encoded = Hub(), deque[bytes](), list[Event]()
+
+    def encode(event: Event) -> bytes:
+        encoded.append(event)
+        return event.json
+
+    wires = [Wire(name, encode, lambda _name, json, _id: json) for name in ("one", "another")]
+    for number in range(MANY):
+        wire = wires[number % 2]
+        subscription = Subscription(wire=wire, write=taken.append, on_behind=nothing, on_done=nothing, on_failed=nothing)
+        cursor = hub.follow(subscription, "a", 5)
+        subscription.live = True
+        cursor.live = number % 10 != 0  # some are not yet on the short way
+    event = read_announcement("a", announcement(6, 5))
+    hub.announce(event)
+
+    assert len(taken) == MANY
+    assert encoded == [event, event]
+    assert len({id(data) for data in taken}) <= len(wires)
 
 
 @pytest.mark.parametrize("wire", [TEXT, FRAME, BLOCK, CHUNK], ids=repr)
@@ -144,6 +167,31 @@ async def test_an_open_connection_has_no_task_and_gets_its_events_without_one(re
 
     assert after == before
     assert len(created) < len(clients) // 2, created  # this test's own commands to Redis, and a probe perhaps
+
+
+@pytest.mark.parametrize("kind", ["websocket", "sse"])
+async def test_a_connection_more_costs_an_event_no_call_into_the_gateway(redis_url: str, redis: Redis, kind: str) -> None:
+    settings = Settings(redis_url=redis_url, auth="none")
+    app = create_app(settings, stop=nothing)
+    found: list[Counter[str]] = []
+    async with serving(app, settings) as port, asyncio.timeout(30):
+        for channel, number in (("few", FEW), ("many", 3 * FEW)):
+            path = f"{'/ws' if kind == 'websocket' else '/sse'}?channel={channel}"
+            head = (upgrade if kind == "websocket" else request)(path, host="localhost")
+            id = int(await publisher(redis)(channel))
+            clients = [await follow(port, head) for _ in range(number)]
+            for _ in range(2):  # with the first one the followers are lined up
+                counted = calls(app.services.feed.hub, announcement(id + 1, id), channel)
+                id += 1
+            found.append(counted)
+            await asyncio.gather(*(reader.readuntil(b"%d" % id) for reader, _ in clients))
+            for _, writer in clients:
+                writer.close()
+        while len(app.services.connections):
+            await asyncio.sleep(0.01)
+
+    assert found[1]["call"] == found[0]["call"]
+    assert found[1]["c_call"] - found[0]["c_call"] <= 2 * FEW
 
 
 async def settled() -> int:

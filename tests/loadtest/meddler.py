@@ -1,23 +1,25 @@
-"""A proxy that carries everything, but loses or doubles one event of a WebSocket: what a gateway must never do."""
+"""A proxy that carries everything, but loses or doubles events of a WebSocket: what a gateway must never do."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
 from typing import Literal, Self
 
-Fault = Literal["lose", "double"]
+Fault = Literal["lose", "double", "fall silent"]
 
 TEXT = 0x81
 
 
 class Meddler:
-    """Stands before a gateway. On each WebSocket the third event is the one."""
+    """Stands before a gateway. On each WebSocket the third event is the one; "fall silent" loses those after it, too."""
 
     def __init__(self, target: int, fault: Fault) -> None:
         self.host = ""
         self._target = target
-        self._times = {"lose": 0, "double": 2}[fault]
+        self._times = {"lose": 0, "double": 2, "fall silent": 0}[fault]
+        self._last = 3 if fault != "fall silent" else sys.maxsize
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -59,7 +61,7 @@ class Meddler:
             extended = await reader.readexactly({126: 2, 127: 8}.get(size, 0))
             payload = await reader.readexactly(int.from_bytes(extended) if extended else size)
             events += start[0] == TEXT and b'"id":' in payload
-            times = self._times if events == 3 and b'"id":' in payload else 1
+            times = self._times if 3 <= events <= self._last and b'"id":' in payload else 1
             writer.write((start + extended + payload) * times)
             with suppress(ConnectionError):
                 await writer.drain()

@@ -40,15 +40,21 @@ async def test_a_gateway_that_keeps_its_promises_passes_under_churn_and_storms(s
 
 
 async def test_a_gateway_that_loses_or_doubles_an_event_fails(shared_redis_url: str) -> None:
-    async def run(fault: Fault) -> tuple[int | None, str]:
+    async def run(fault: Fault, *others: str) -> tuple[int | None, str]:
         async with Meddler(gateway.port, fault) as meddler:
-            options = ("-u", "4", "-r", "20", "-t", "3s", "--rate", "20", "--redis-url", shared_redis_url)
+            options = ("-u", "4", "-r", "20", "-t", "3s", "--rate", "20", "--redis-url", shared_redis_url, *others)
             return await locust(meddler.host, *options, "WebSocketFollower", "Publisher")
 
     with running_gateway(shared_redis_url) as gateway:
-        losing, doubling = await asyncio.gather(run("lose"), run("double"))
+        losing, doubling, silent = await asyncio.gather(
+            run("lose"),
+            run("double"),
+            run("fall silent", "--processes", "2", "--patience", "1"),  # found at the end only, by processes that locust sends away
+        )
 
     assert losing[0] == 1, losing[1]
     assert " lost" in losing[1].partition("FAILED")[2]
     assert doubling[0] == 1, doubling[1]
     assert " twice" in doubling[1].partition("FAILED")[2]
+    assert silent[0] == 1, silent[1]
+    assert " lost" in silent[1].partition("FAILED")[2]

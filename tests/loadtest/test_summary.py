@@ -46,3 +46,9 @@ def test_calls_that_failed_are_named() -> None:
     entries = {("delivery", "WS"): Entry(1), ("publish", "POST"): Entry(9, 3)}
 
     assert "3 times publish failed" in summary(entries)
+
+
+def test_a_process_that_ended_without_a_word_may_have_lost_something() -> None:
+    entries = {("delivery", "WS"): Entry(10)}
+
+    assert faults(entries, silent=1) == ["1 of locust's processes never said how it went"]
