@@ -111,6 +111,7 @@ class Connections:
 
     def __init__(self, limits: Limits, heartbeat: float, max_age: float = 0.0) -> None:
         self._open: dict[Connection, _State] = {}
+        self._parts: tuple[dict[Connection, None], ...] = tuple({} for _ in range(PARTS))  # the same, by when they have their heartbeat
         self._waiting: dict[Ending, None] = {}
         self._added = 0
         self.count = 0
@@ -162,6 +163,7 @@ class Connections:
         age = self._max_age if self._max_age == math.inf else self._max_age * random.uniform(0.5, 1)
         until = asyncio.get_running_loop().time() + age
         state = self._open[connection] = _State(self._added, address, connection.grant.subject, until)
+        self._parts[state.number % PARTS][connection] = None
         self._enter(state.address, state.subject)
         metrics.CONNECTIONS[connection.transport].value += 1
         self.log(connection, logging.DEBUG, "opened")
@@ -171,6 +173,7 @@ class Connections:
         self.log(connection, logging.DEBUG, "closed")
         state = self._open.pop(connection, None)
         if state is not None:
+            del self._parts[state.number % PARTS][connection]
             self._leave(state.address, state.subject)
             metrics.CONNECTIONS[connection.transport].value -= 1
 
@@ -242,10 +245,10 @@ class Connections:
     async def _beat(self) -> None:
         # Not all at once: a twentieth every twentieth of the time.
         while True:
-            for part in range(PARTS):
+            for part in self._parts:
                 await asyncio.sleep(self._heartbeat / PARTS)
-                for connection, state in tuple(self._open.items()):
-                    if state.number % PARTS == part and not connection.subscription.full and not connection.subscription.closed:
+                for connection in tuple(part):
+                    if not connection.subscription.full and not connection.subscription.closed:
                         connection.beat()
 
     async def _watch(self) -> None:
