@@ -139,7 +139,7 @@ def redis_costs(url: str) -> tuple[Costs, float]:
         flood(sock, [command(word, f"notify:{name}") for name in names for word in ("SUBSCRIBE", "UNSUBSCRIBE")], None)
         follow = meter.per(JOBS)
         meter = Meter(client)
-        flood(sock, [command("FCALL_RO", "notify_read", 1, name, "last", 65_536) for name in names] * 4, None)
+        flood(sock, [command("FCALL_RO", "notify_reads", 1, name, "last", 65_536) for name in names] * 4, None)
         follow += meter.per(4 * JOBS)
     return Costs(publish=publish, push=max(0.0, push), follow=follow, job_kib=job_kib, channel_kib=channel_kib), len(jobs) / seconds
 

@@ -25,7 +25,7 @@ CURSOR_RULE: Final = "the id of an event is expected, decimal digits and at most
 
 MAX_DIGITS: Final = 16  # of an id
 
-_ENTRY: Final = re.compile(rb"([0-9]{1,16}) ([0-9]{1,16}) [^\n]*\n")
+_ENTRY: Final = re.compile(rb"([0-9]{16}) ([0-9]{1,16})(?:[^0-9\n][^\n]*)?\n")
 
 
 class Malformed(ValueError):
@@ -172,16 +172,30 @@ def read_announcement(channel: str, payload: bytes, limit: int = MAX_EVENT_BYTES
     return Event(channel, 0, 0, read_published(payload, limit))
 
 
-def read_entry(channel: str, entry: bytes, limit: int = MAX_EVENT_BYTES) -> Event:
-    """An event from the log: ``<id> <before> <label>``, a newline and the JSON.
+def read_place(entry: bytes) -> tuple[int, int, int]:
+    """A log entry's id, the id before it, and where its JSON begins.
+
+    The first line is ``<id> <before>``, and perhaps a label; ``<before>`` is 0 for none, and without its first digits where
+    ``<id>`` has the same.
 
     Raises:
-        Malformed: as ``read_published``, or if the first line is not of that form.
+        Malformed: if the first line is not of that form.
     """
     head = _ENTRY.match(entry)
     if head is None:
         raise Malformed(f"a log entry begins with its id and the one before: {show(entry[:60])}")
-    return Event(channel, int(head[1]), int(head[2]), read_published(entry[head.end() :], limit))
+    id, before = head[1], head[2]
+    return int(id), 0 if before == b"0" else int(id[: -len(before)] + before), head.end()
+
+
+def read_entry(channel: str, entry: bytes, limit: int = MAX_EVENT_BYTES) -> Event:
+    """An event from the log.
+
+    Raises:
+        Malformed: as ``read_place`` and ``read_published``.
+    """
+    id, before, end = read_place(entry)
+    return Event(channel, id, before, read_published(entry[end:], limit))
 
 
 class Wire:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_entry, show
+from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_entry, read_place, show
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.errors import GatewayError, Unavailable, Unprocessable
 from gateway.store.connect import drop_idle
@@ -22,7 +23,6 @@ logger = logging.getLogger("gateway.log")
 _HERE: Final = Path(__file__).parent
 _FUNCTIONS: Final = {
     "publish": "keys[1], args",
-    "read": "keys[1], args[1], tonumber(args[2])",  # for gateways of an older version
     "reads": "keys, args",
     "greet": "args[1]",
 }
@@ -30,6 +30,7 @@ _SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "reads": "KEYS, ARGV", "greet": "
 # Logs read with one command: what redis-py does for a command and its answer costs more than the read. Not more of them, because
 # Redis does nothing else meanwhile, and 16 pages may be 1 MiB.
 READS_TOGETHER: Final = 16
+FINAL: Final = (b"1", b"3")  # what publish.lua puts behind the id of a final event
 
 OLDEST_WITH_FUNCTIONS: Final = 7
 APPEND_SECONDS: Final = 4.5  # for a connection, an answer and another try; a process that ends waits 5 s for its last requests
@@ -45,7 +46,7 @@ def function_library(prefix: str, max_event_bytes: int) -> str:
     """What ``FUNCTION LOAD`` takes."""
     lines = [f"#!lua name={prefix}", library(prefix, max_event_bytes)]
     for name, arguments in _FUNCTIONS.items():
-        flags = ", flags = { 'no-writes' }" if name in ("read", "reads") else ""
+        flags = ", flags = { 'no-writes' }" if name == "reads" else ""
         lines.append(
             f"redis.register_function{{ function_name = '{prefix}_{name}'{flags}, "
             f"callback = function(keys, args) return answer({name}, {arguments}) end }}"
@@ -202,8 +203,8 @@ class Log:
     def _answer(self, channel: str, reply: list[Any]) -> Answer:
         clock, floors, newest, more, *raw = reply
         entries = [entry for data in raw if (entry := self._entry(channel, data)) is not None]
-        last = int(newest.rstrip(b"!") or 0) or (entries[-1].id if entries and not more else 0)
-        final = newest.endswith(b"!") or (not newest and bool(entries) and bool(entries[-1].event and entries[-1].event.final))
+        last = int(newest[:-1] or 0) or (entries[-1].id if entries and not more else 0)
+        final = newest[-1:] in FINAL or (not newest and bool(entries) and bool(entries[-1].event and entries[-1].event.final))
         return Answer(int(clock), tuple(map(int, floors.split())), last, final, bool(more), entries)
 
     def _entry(self, channel: str, data: bytes) -> Entry | None:
@@ -212,9 +213,8 @@ class Log:
         except Malformed as error:
             self.malformed += 1
             logger.warning("channel %s: a log entry was stepped over: %s", channel, error)
-            head = data.split(b"\n", 1)[0].split(b" ")
-            if len(head) == 3 and head[0].isdigit() and head[1].isdigit() and len(head[0]) <= 16:
-                return Entry(int(head[0]), int(head[1]), None)
+            with suppress(Malformed):
+                return Entry(*read_place(data)[:2], None)
             return None
         return Entry(event.id, event.before, event)
 

@@ -5,7 +5,7 @@
 --
 -- clock   newest id of all channels at this moment: up to it the answer is complete, unless more is 1
 -- floors  whoever stands below one of them may have lost events with the server's data; rising, a space between two
--- last    id of the channel's newest event, "!" behind it if that was final; '' if none is known
+-- last    id of the channel's newest event and a digit, odd if that was final; '' if none is known
 -- more    1 if the entries were cut at the given number of bytes (the first is always there)
 --
 -- 'last' gives the newest entry only, 'now' none.
@@ -14,8 +14,7 @@ local PAGE = 128 -- entries looked at in one go
 
 -- The id of an entry; nil for what a stranger put there. The gateway takes entries apart by the same rule.
 local function id_of(entry)
-  local id = parse(entry)
-  return id and tonumber(id)
+  return tonumber((parse(entry)))
 end
 
 -- The id of the first entry at or behind place i that is ours: strangers' entries are stepped over.
@@ -39,10 +38,11 @@ end
 
 local function read(channel, cursor, bytes)
   check_channel(channel)
-  local clock = redis.call('HMGET', CLOCK, 'last', 'floor')
-  local log = log_key(channel)
+  local known = redis.call('MGET', CLOCK, HOLDER, LAST .. channel .. '}')
+  local log = LOG .. channel .. '}'
   local count = redis.call('LLEN', log)
-  local answer = { clock[1] or '0', clock[2] or '0', redis.call('GET', last_key(channel)) or '', 0 }
+  -- Who knows of no floors, for they were evicted, may have lost anything.
+  local answer = { known[1] or '0', known[2] and known[2]:match(' (.*)') or known[1] or '0', known[3] or '', 0 }
   if cursor == 'now' or count == 0 then return answer end
   if cursor == 'last' then
     for i = 1, math.min(count, PAGE) do

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 START = 1_800_000_000_000_000
-ENTRY = re.compile(rb"(\d+) (\d+) ([^\n]*)\n")
+ENTRY = re.compile(rb"(\d{16}) (\d+) ?([^\n]*)\n")
 PAGE = 3  # entries of one read, to have pages that are not the last
 
 
@@ -85,15 +85,15 @@ class RedisModel:
         id = max(self.time, self._open() + 1)
         log, last = self.logs[channel], self.newest.get(channel)
         newest = ENTRY.match(log[-1]) if log else None
-        before = int(last.rstrip(b"!")) if last is not None else int(newest[1]) if newest else 0
+        before = int(last[:-1]) if last is not None else int(newest[1]) if newest else 0
         if collapse and newest and newest[3] == collapse.encode():
             self.ledger[channel][int(newest[1])].collapsed = True
             log[-1] = b"%d %b %b\n%b" % (id, newest[2], collapse.encode(), json)
         else:
-            log.append(b"%d %d %b\n%b" % (id, before, collapse.encode(), json))
+            log.append(b"%d %d%b\n%b" % (id, before, b" " + collapse.encode() if collapse else b"", json))
             if len(log) > keep:
                 self._drop(channel, log[-keep:])
-        self.newest[channel] = b"%d%b" % (id, b"!" if final else b"")
+        self.newest[channel] = b"%d%d" % (id, final)
         self.clock["last"] = self.issued = id
         self.ledger[channel][id] = Recorded(id, json)
         self.announce(channel, b"%d %d\n%b" % (id, before, json))

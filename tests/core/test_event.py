@@ -200,13 +200,43 @@ def test_an_announcement_that_is_neither_is_refused(payload: bytes) -> None:
         read_announcement("c", payload)
 
 
-def test_an_entry_has_a_label_too() -> None:
-    event = read_entry("c", b'12 7 progress\n{"type":"a","final":true}')
-
-    assert (event.channel, event.id, event.before, event.final) == ("c", 12, 7, True)
+ID = 1_795_215_462_557_031
 
 
-@pytest.mark.parametrize("entry", [b"", b"junk", b"12 7\n1", b"12 7 l", b"12 7 l\nx", b"12 7 l\n", b"x 7 l\n1", b"\xff"])
+@pytest.mark.parametrize("label", [b"", b" progress"])
+def test_an_entry_may_have_a_label(label: bytes) -> None:
+    event = read_entry("c", b'%d %d%b\n{"type":"a","final":true}' % (ID, ID - 5, label))
+
+    assert (event.channel, event.id, event.before, event.final) == ("c", ID, ID - 5, True)
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [(b"0", 0), (b"62557030", ID - 1), (b"5462557030", ID - 1), (b"1795215462557030", ID - 1), (b"1695215462557030", ID - 10**14 - 1)],
+)
+def test_the_id_before_lacks_the_digits_it_shares(before: bytes, expected: int) -> None:
+    assert read_entry("c", b"%d %b\n1" % (ID, before)).before == expected
+
+
+HEAD = b"%d 0" % ID
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"",
+        b"junk",
+        b"12 7 l\n1",
+        HEAD,
+        HEAD + b" l",
+        HEAD + b"\nx",
+        HEAD + b" l\n",
+        b"x 7 l\n1",
+        b"1%b\n1" % HEAD,
+        HEAD + b"0" * 16 + b"\n1",
+        b"\xff",
+    ],
+)
 def test_an_entry_of_another_form_is_refused(entry: bytes) -> None:
     with pytest.raises(Malformed):
         read_entry("c", entry)

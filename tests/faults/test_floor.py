@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -104,6 +105,31 @@ async def test_a_master_that_lost_its_newest_events_and_is_promoted_again_tells(
     last = await publish(log)
 
     assert await read(log, seen) == [None, last]
+
+
+async def test_a_master_that_comes_back_to_where_it_stood_tells(stage: Stage) -> None:
+    # Nothing in its data says that another server wrote in between: it has received none of it. Its name does.
+    second = await stage.redis("second", aof=True)
+    way = await stage.proxy(second.port)
+    first = await stage.redis("first", aof=True)
+    log, other = log_of(stage, first), log_of(stage, second)
+    await log.open()
+    await second.client.execute_command("REPLICAOF", "127.0.0.1", str(first.port))
+    seen = await publish(log)
+    await in_step(second)
+
+    await second.client.execute_command("REPLICAOF", "NO", "ONE")
+    await first.client.execute_command("REPLICAOF", "127.0.0.1", str(way.port))
+    await in_step(first)
+    way.mode = "swallow"
+    await other.open()
+    lost = await publish(other)
+    await asyncio.sleep(1)  # it asks once in a second who it is
+    await first.client.execute_command("REPLICAOF", "NO", "ONE")
+    last = await publish(log)
+
+    assert await read(log, seen) == [None, last]
+    assert await read(log, lost) == [None, last]
 
 
 async def test_what_a_gateway_has_heard_of_and_the_server_has_not_is_lost(stage: Stage) -> None:

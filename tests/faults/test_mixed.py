@@ -144,8 +144,8 @@ class Trouble:
 
     async def clock_goes_back(self) -> None:
         async with self._redis_busy:
-            newest = int(await self._redis.client.hget("notify:clock", "last") or 0)
-            await self._redis.client.hset("notify:clock", "last", str(newest + 60_000_000))
+            newest = int(await self._redis.client.get("notify:clock") or 0)
+            await self._redis.client.set("notify:clock", str(newest + 60_000_000))
 
 
 async def play(stage: Stage, seconds: float) -> str:

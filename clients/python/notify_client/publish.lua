@@ -4,25 +4,30 @@
 --
 -- It runs as the Redis function notify_publish, and as a script where the server has no functions. What it keeps:
 --
---   notify:log:{channel}        list, oldest first, of "<id> <before> <label>\n<json>". <before> is the id that precedes the
---                               entry in the log's history, so that a reader sees where the log was cut.
---   notify:last:{channel}       id of the newest event, "!" behind it if that was final. Outlives the log by a day, so that an
---                               expired or evicted log is told from a channel that never had one.
+--   notify:log:{channel}        list, oldest first, of "<id> <before>\n<json>", or "<id> <before> <label>\n<json>". <before> is
+--                               the id that precedes the entry in the log's history, so that a reader sees where the log was
+--                               cut: 0 if none does, and without its first digits where the entry's own id has the same.
+--   notify:last:{channel}       id of the newest event and a digit, the sum of 1 if it was final and 2 if it had a TTL of its own.
+--                               Outlives the log by a day, so that an expired or evicted log is told from a channel that never
+--                               had one. All digits: Redis keeps it as a number, 32 bytes smaller than a text.
 --   notify:key:{channel}:<sha>  id of the event published with that idempotency key, for 24 h.
---   notify:clock                hash: last (newest id of all), floor (moments at which data may have been lost, oldest first),
---                               server (who holds the data: run id and replication id).
+--   notify:clock                newest id of all.
+--   notify:holder               who holds the data (run id and replication id), and behind it the floors: moments at which data
+--                               may have been lost, oldest first.
 --
 -- Everything is checked before the first write, and Redis refuses the whole script where memory is full or a replica is
 -- read-only, so there is never a half of an event; and nothing is announced that was not stored.
 
 local PREFIX = '@PREFIX@'
 local MAX_EVENT_BYTES = @MAX_EVENT_BYTES@
-local MAX_KEEP, MAX_TTL, KEY_SECONDS, AFTERLIFE = 10000, 30 * 86400, 86400, 86400
-local MAX_DEPTH, MAX_TEXT, MAX_FLOORS, MAX_DIGITS = 256, 512, 32, 16
+local MAX_KEEP, MAX_TTL, KEY_SECONDS = 10000, 30 * 86400, 86400
+local MAX_DEPTH, MAX_TEXT, MAX_FLOORS = 256, 512, 32
+local DIGITS, SLOT, NEAR = 16, 6, 8 -- of an id; ids that begin with the same 6 lie in the same 10,000 s, with 8 in the same 100 s
+local AFTERLIFE = 86400 + 10000 -- so that it is a day even if it was set when the slot began
+local EARLIEST = 1700000000000000 -- no id is older than this software, also where a host believes in 1970
 
-local CLOCK = PREFIX .. ':clock'
-local function log_key(channel) return PREFIX .. ':log:{' .. channel .. '}' end
-local function last_key(channel) return PREFIX .. ':last:{' .. channel .. '}' end
+local CLOCK, HOLDER, ANNOUNCEMENTS = PREFIX .. ':clock', PREFIX .. ':holder', PREFIX .. ':'
+local LOG, LAST, KEY = PREFIX .. ':log:{', PREFIX .. ':last:{', PREFIX .. ':key:{'
 local function decimal(number) return string.format('%.0f', number) end
 
 -- A value for an error message: one line, printable, not long.
@@ -47,9 +52,15 @@ local function is_utf8(text)
   return not text:find('[\128-\255]')
 end
 
--- A number that begins or ends with its point. (A search for a plain text costs nothing beside one for a pattern.)
+-- A number that begins or ends with its point. (Each point is looked at, rather than each byte tried with a pattern.)
 local function has_bare_point(json)
-  return json:find('.', 1, true) and (json:find('-.', 1, true) or json:byte(-1) == 46 or json:find('%d%.%D'))
+  local at = json:find('.', 1, true)
+  while at do
+    local left, _, right = json:byte(at - 1, at + 1)
+    if left == 45 or not right or (left >= 48 and left <= 57 and (right < 48 or right > 57)) then return true end
+    at = json:find('.', at + 1, true)
+  end
+  return false
 end
 
 -- cjson lets through what RFC 8259 does not: anything behind a NUL, control characters inside a string, and bare points.
@@ -63,18 +74,24 @@ local function is_strict(json, printable)
   return not has_bare_point((bare:gsub('"[^"]*"', '""')))
 end
 
--- Decode, or refuse with the reason. The settings are the server's, shared by all scripts, so they are put back.
+local own -- decode, with settings of our own: those of cjson are shared by all scripts. While a library is loaded there is no cjson
+
+local function decoder()
+  local json = cjson.new()
+  json.decode_invalid_numbers(false)
+  json.decode_max_depth(MAX_DEPTH)
+  own = json.decode
+  return own
+end
+
+-- Decode, or refuse with the reason.
 local function decode(json)
   if #json > MAX_EVENT_BYTES then
     refuse('the event has ' .. #json .. ' bytes of JSON, at most ' .. MAX_EVENT_BYTES .. ' are allowed')
   end
   local printable = json:find('^[\32-\126]*$') -- anchored it is one run, not an attempt at each byte: 0.7 us for 190 bytes, not 2.5
   if not printable and json:find('[\128-\255]') and not is_utf8(json) then refuse('the event is not UTF-8') end
-  cjson.decode_invalid_numbers(false)
-  cjson.decode_max_depth(MAX_DEPTH)
-  local ok, value = pcall(cjson.decode, json)
-  cjson.decode_invalid_numbers(true)
-  cjson.decode_max_depth(1000)
+  local ok, value = pcall(own or decoder(), json)
   if not ok then refuse('the event is not JSON: ' .. show(json) .. ': ' .. tostring(value):gsub('[^\32-\126]', '?')) end
   if not is_strict(json, printable) then refuse('the event is not JSON: ' .. show(json)) end
   return value
@@ -101,7 +118,8 @@ local function whole(name, text, most)
   return number
 end
 
-local DEFAULTS = { KEEP = 100, TTL = 86400 }
+local PLAIN, OWN_TTL = { [false] = '0', [true] = '1' }, { [false] = '2', [true] = '3' } -- the digit behind an id, by whether it is final
+local DEFAULTS = { KEEP = 100, TTL = '86400' } -- a text, as Redis would make one of a number
 
 local function options(args)
   if #args == 1 then return DEFAULTS end
@@ -112,7 +130,7 @@ local function options(args)
     if name == 'KEEP' then
       value = whole('KEEP', value, MAX_KEEP)
     elseif name == 'TTL' then
-      value = whole('TTL', value, MAX_TTL)
+      whole('TTL', value, MAX_TTL)
     elseif name == 'KEY' or name == 'COLLAPSE' then
       if #value < 1 or #value > MAX_TEXT then refuse(name .. ' has ' .. #value .. ' bytes, 1 to ' .. MAX_TEXT .. ' are allowed') end
     else
@@ -129,90 +147,136 @@ local function check_channel(channel)
   end
 end
 
-local function now()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000000 + tonumber(time[2])
-end
-
-local known_as -- what this server process was called when it was last asked
-
 -- Who holds the data: the process, and the history it writes, which a promotion renames.
 local function identity()
   local replication = redis.call('INFO', 'replication')
   local history = replication:match('master_replid:(%x+)')
-  return redis.call('INFO', 'server'):match('run_id:(%x+)') .. ' ' .. history, replication:match('second_repl_offset:(%-?%d+)') ~= '-1'
+  return redis.call('INFO', 'server'):match('run_id:(%x+)') .. '-' .. history, replication:match('second_repl_offset:(%-?%d+)') ~= '-1'
 end
 
 -- Can this holder have lost what the one before it acknowledged? Not a restart with an append-only file. A replica that was
--- promoted may have lagged; without the file all that came after the last snapshot is gone.
+-- promoted may have lagged; without the file all that came after the last snapshot is gone. Nor is it known if nobody's name
+-- is left.
 local function may_have_lost(before, now, promoted)
   if before:sub(1, 40) == now:sub(1, 40) then return promoted end
-  return promoted or redis.call('INFO', 'persistence'):match('aof_enabled:(%d)') ~= '1'
+  return promoted or before == '' or redis.call('INFO', 'persistence'):match('aof_enabled:(%d)') ~= '1'
 end
 
 -- All of them are kept, for each is the place of a loss in the logs that go across it.
-local function raise_floor(id)
-  local floors = {}
-  for floor in (redis.call('HGET', CLOCK, 'floor') or ''):gmatch('%d+') do floors[#floors + 1] = floor end
-  floors[#floors + 1] = decimal(id)
-  redis.call('HSET', CLOCK, 'last', decimal(id), 'floor', table.concat(floors, ' ', math.max(1, #floors - MAX_FLOORS + 1)))
+local function with_floor(floors, id)
+  local kept = {}
+  for floor in floors:gmatch('%d+') do kept[#kept + 1] = floor end
+  kept[#kept + 1] = decimal(id)
+  return table.concat(kept, ' ', math.max(1, #kept - MAX_FLOORS + 1))
 end
 
--- The newest id of all. Where the data is new, gone, or perhaps older than what clients have seen, a floor is raised at
--- this moment: who stands below it is told of a gap. Asked before every write, so that the floor lies exactly between what
--- an earlier holder of the data acknowledged and what this one does.
-local function open(time)
-  local clock = redis.call('HMGET', CLOCK, 'last', 'server')
-  local last, before = tonumber(clock[1]), clock[2] or ''
-  if last and before == known_as then return last end
-  local promoted
-  known_as, promoted = identity()
-  if last and before == known_as then return last end
-  if not last or may_have_lost(before, known_as, promoted) then
-    last = math.max(time, (last or 0) + 1)
-    raise_floor(last)
+-- The newest id of all, from the data. Where the data is new, gone, or perhaps older than what clients have seen, and where
+-- somebody has heard of a newer id, a floor is raised: who stands below it is told of a gap.
+local function open(time, heard)
+  local known = redis.call('MGET', CLOCK, HOLDER)
+  local last, before, floors = tonumber(known[1]) or 0, (known[2] or ''):match('^(%S*) ?(.*)$')
+  local holder, promoted = identity()
+  if last < EARLIEST or (before ~= holder and may_have_lost(before, holder, promoted)) or heard > last then
+    last = math.max(time, last + 1, heard + 1, EARLIEST)
+    floors = with_floor(floors, last)
+    redis.call('SET', CLOCK, decimal(last))
+  elseif before == holder then
+    return last
   end
-  redis.call('HSET', CLOCK, 'server', known_as)
+  redis.call('SET', HOLDER, holder .. ' ' .. floors)
   return last
+end
+
+local newest, asked -- where this library left the clock, and the second in which it opened it; a script remembers neither
+
+-- The next id. Two events in one microsecond, or a clock set back: still unique, still rising. A clock that stands where this
+-- library left it belongs to data that nobody else has written to. Any other is opened, and so is every clock once in a second:
+-- a server that is demoted and promoted again may come back to where it stood, without what was written in between elsewhere.
+-- It is opened before the event is recorded, so that the floor lies exactly between what an earlier holder of the data
+-- acknowledged and what this one does.
+local function next_id()
+  local second, micro = unpack(redis.call('TIME'))
+  if #micro < 6 then micro = ('00000' .. micro):sub(-6) end
+  if second == asked then
+    local id = second .. micro
+    if id <= newest then id = decimal(newest + 1) end
+    local was = redis.call('GETSET', CLOCK, id)
+    if was == newest then
+      newest = id
+      return id
+    end
+    asked = false
+    if was then redis.call('SET', CLOCK, was) else redis.call('DEL', CLOCK) end
+  end
+  local time = second * 1000000 + micro
+  local id = decimal(math.max(time, open(time, 0) + 1))
+  redis.call('SET', CLOCK, id)
+  newest, asked = id, #second == 10 and second -- else texts would not compare as numbers do
+  return id
 end
 
 -- id, predecessor and label of a log entry; nil for what somebody else put there.
 local function parse(entry)
-  local id, before, label = (entry or ''):match('^(%d+) (%d+) ([^\n]*)\n')
-  if id and #id <= MAX_DIGITS and #before <= MAX_DIGITS then return id, before, label end
+  local id, before, label = (entry or ''):match('^(%d+) (%d+) ?([^\n]*)\n')
+  if not id or #id ~= DIGITS or #before > DIGITS then return end
+  return id, before == '0' and before or id:sub(1, -1 - #before) .. before, label
+end
+
+-- An id that precedes another one, as it stands in an entry: 8 to 16 digits.
+local function shorten(before, id)
+  if #before < DIGITS then return before end
+  if before:sub(1, NEAR) == id:sub(1, NEAR) then return before:sub(NEAR + 1) end
+  return before:sub(1, SLOT) == id:sub(1, SLOT) and before:sub(SLOT + 1) or before
+end
+
+-- The log's key is a stranger's: the newest id was not recorded, and must not stand as the channel's.
+local function put_back(key, was, problem)
+  if was then redis.call('SET', key, was, 'KEEPTTL') else redis.call('DEL', key) end
+  error(problem, 0)
 end
 
 local function publish(channel, args)
-  local call = redis.call -- looked up eight times it would be 3 % of the whole
+  local call = redis.call -- looked up each time it would be 3 % of the whole
   local json = args[1]
   if not json then refuse('the event is missing') end
   check_channel(channel)
   local chosen = options(args)
   local final = is_final(decode(json))
-  local key = chosen.KEY and PREFIX .. ':key:{' .. channel .. '}:' .. redis.sha1hex(chosen.KEY)
+  local key = chosen.KEY and KEY .. channel .. '}:' .. redis.sha1hex(chosen.KEY)
   local known = key and call('GET', key)
   if known then return known end
 
-  -- Two events in one microsecond, or a clock set back: still unique, still rising.
-  local time = now()
-  local id = decimal(math.max(time, open(time) + 1))
-  local log, last = log_key(channel), call('GET', last_key(channel))
+  local log, last_key = LOG .. channel .. '}', LAST .. channel .. '}'
+  local tail = chosen.COLLAPSE and call('LINDEX', log, -1)
+  local id = next_id()
+  local digit = (chosen.TTL == DEFAULTS.TTL and PLAIN or OWN_TTL)[final]
+  local last = call('SET', last_key, id .. digit, 'KEEPTTL', 'GET')
+  if not last and not tail then tail = redis.pcall('LINDEX', log, -1) end
+  if type(tail) == 'table' then put_back(last_key, last, tail) end
   local newest_id, newest_before, newest_label
-  if chosen.COLLAPSE or not last then newest_id, newest_before, newest_label = parse(call('LINDEX', log, -1)) end
-  if newest_id and tonumber(newest_id) >= tonumber(id) then newest_id, newest_label = nil end -- a stranger's, too
-  local before = last and last:match('^%d+') or newest_id or '0'
-  local label = chosen.COLLAPSE and chosen.COLLAPSE:gsub('[^%w_.:@-]', function(c) return string.format('%%%02x', c:byte()) end) or ''
+  if tail then newest_id, newest_before, newest_label = parse(tail) end
+  if newest_id and newest_id >= id then newest_id, newest_label = nil end -- a stranger's, too
+  local before = last and last:sub(1, -2) or newest_id or '0'
+  local length = 0
 
-  if chosen.COLLAPSE and newest_label == label then
-    call('LSET', log, -1, id .. ' ' .. newest_before .. ' ' .. label .. '\n' .. json)
-  elseif call('RPUSH', log, id .. ' ' .. before .. ' ' .. label .. '\n' .. json) > chosen.KEEP then
-    call('LTRIM', log, -chosen.KEEP, -1)
+  if not chosen.COLLAPSE then
+    length = redis.pcall('RPUSH', log, id .. ' ' .. shorten(before, id) .. '\n' .. json)
+  else
+    local label = chosen.COLLAPSE:gsub('[^%w_.:@-]', function(c) return string.format('%%%02x', c:byte()) end)
+    if newest_label == label then
+      call('LSET', log, -1, id .. ' ' .. shorten(newest_before, id) .. ' ' .. label .. '\n' .. json)
+    else
+      length = call('RPUSH', log, id .. ' ' .. shorten(before, id) .. ' ' .. label .. '\n' .. json)
+    end
   end
+  if type(length) == 'table' then put_back(last_key, last, length) end
+  if length > chosen.KEEP then call('LTRIM', log, -chosen.KEEP, -1) end
   call('EXPIRE', log, chosen.TTL)
-  call('SET', last_key(channel), final and id .. '!' or id, 'EX', chosen.TTL + AFTERLIFE)
-  call('HSET', CLOCK, 'last', id)
+  if not last or digit > '1' or last:sub(-1) > '1' or last:sub(1, SLOT) ~= id:sub(1, SLOT) then
+    call('EXPIRE', last_key, chosen.TTL + AFTERLIFE) -- else it expires late enough as it is
+  end
   if key then call('SET', key, id, 'EX', KEY_SECONDS) end
-  call('PUBLISH', PREFIX .. ':' .. channel, id .. ' ' .. before .. '\n' .. json)
+  call('PUBLISH', ANNOUNCEMENTS .. channel, id .. ' ' .. before .. '\n' .. json)
   return id
 end
 
@@ -228,12 +292,7 @@ end
 -- For a gateway that (re)connects: no id from now on lies below what it has heard of, whatever this server lost. An id that
 -- is above all that the server knows of is gone from it, and others may be.
 local function greet(heard)
-  local time = now()
-  local last = open(time)
-  heard = math.min(tonumber(heard) or 0, time + 86400 * 1000000)
-  if heard > last then
-    last = heard + 1
-    raise_floor(last)
-  end
-  return decimal(last)
+  local time = redis.call('TIME')
+  time = time[1] * 1000000 + time[2]
+  return decimal(open(time, math.min(tonumber(heard) or 0, time + 86400 * 1000000)))
 end
