@@ -4,41 +4,32 @@ One task owns the connection. Others say which channels they want and wait for t
 reconnect and resubscribe in silence; here every end of the connection is told (``on_lost``) before a new one is sought,
 and a server that says nothing for ``silence`` seconds, though it was pinged, counts as lost.
 
-redis-py opens the connection (TLS, AUTH, Sentinel); from then on its bytes are parsed here with hiredis, in the event loop's
-own callback. That costs a fifth of redis-py's way per message (0.75 against 4 us), and no task is woken for it.
+redis-py opens the connection (TLS, AUTH, Sentinel); from then on its bytes are the receiver's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import math
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, cast
 
-import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from gateway.store.connect import DEADLINE, is_elsewhere, make_connection
+from gateway.store.receiver import GATHER_SECONDS, Lost, Receiver
 
 logger = logging.getLogger("gateway.listener")
 
 PING_SECONDS: Final = 0.5
 SENTINEL_SECONDS: Final = 1.0
-MESSAGES_AT_ONCE: Final = 64  # between two turns of the event loop: each may go to thousands of clients
-BUSY_SECONDS: Final = 0.002  # bytes that come sooner than that after the last ones: it is busy
-GATHER_SECONDS: Final = 0.003  # that a busy connection is left alone, so that its messages are read several at a time
-READ_BYTES: Final = 65_536  # of what has gathered
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
 BACKOFF: Final = (0.05, 1.0)  # seconds: first and longest wait before connecting again
-
-
-class Lost(Exception):
-    """The connection is gone; the text says why."""
 
 
 class Listener:
@@ -71,7 +62,12 @@ class Listener:
         self._on_lost = on_lost
         self._on_connected = on_connected
         self._silence = silence
-        self._wanted: dict[str, asyncio.Future[None]] = {}
+        # Redis confirms in the order in which it was asked, so a number says of each channel whether that has happened.
+        self._wanted: dict[str, int] = {}  # name -> its number among all that this connection is asked for; rising
+        self._asked = 0
+        self._confirmed = 0
+        self._goal = math.inf  # of those who wait: the first number that one of them waits for
+        self._reached: asyncio.Future[None] | None = None
         self._to_send: dict[str, bool] = {}  # name -> whether to subscribe (or to unsubscribe), in this order
         self._send_now = asyncio.Event()
 
@@ -80,14 +76,15 @@ class Listener:
     def subscribe(self, name: str) -> None:
         """Follow a channel from now on, across reconnections."""
         if name not in self._wanted:
-            self._wanted[name] = asyncio.get_running_loop().create_future()
+            self._asked += 1
+            self._wanted[name] = self._asked
+            self._to_send.pop(name, None)  # so that the order is that of the numbers
             self._to_send[name] = True
             self._send_now.set()
 
     def unsubscribe(self, name: str) -> bool:
         """Follow it no longer. Only what was confirmed can be given up: ``False`` says to try again later."""
-        future = self._wanted.get(name)
-        if future is None or not future.done():
+        if not 0 < self._wanted.get(name, 0) <= self._confirmed:
             return False
         del self._wanted[name]
         self._to_send[name] = False
@@ -96,8 +93,27 @@ class Listener:
 
     async def confirmed(self, names: Iterable[str]) -> None:
         """Wait until Redis has confirmed all of these on the present connection."""
-        while pending := [future for name in names if (future := self._wanted.get(name)) and not future.done()]:
-            await asyncio.wait(pending[-1:])  # Redis confirms in order: with the last all of them, or nearly
+        names = tuple(names)
+        while (last := max([self._wanted.get(name, 0) for name in names], default=0)) > self._confirmed:
+            if self._reached is None:
+                self._reached = asyncio.get_running_loop().create_future()
+            self._goal = min(self._goal, last)
+            await asyncio.wait([self._reached])  # it is others' too, and must not end with this task
+
+    def _reach(self) -> None:
+        """Let those who wait look again."""
+        self._goal = math.inf
+        if self._reached is not None:
+            self._reached.set_result(None)
+            self._reached = None
+
+    def _unconfirm(self) -> None:
+        """The connection is gone: the next one is to be asked for all of it."""
+        self._wanted = {name: number for number, name in enumerate(self._wanted, 1)}
+        self._asked = len(self._wanted)
+        self._confirmed = 0
+        self._to_send = dict.fromkeys(self._wanted, True)
+        self._reach()
 
     # The connection's owner
 
@@ -116,26 +132,20 @@ class Listener:
                 reason = _first(group)
                 logger.warning("connection to Redis lost: %s: %s", type(reason).__name__, reason)
             finally:
-                self._forget()
+                self._unconfirm()
+                self._on_lost()
                 await _disconnect(connection)
             lasted = asyncio.get_running_loop().time() - started
             wait = BACKOFF[0] if lasted > 1 else min(wait * 2, BACKOFF[1])
             await asyncio.sleep(wait * random.uniform(0.5, 1))
 
-    def _forget(self) -> None:
-        for name, future in self._wanted.items():
-            if future.done():
-                self._wanted[name] = asyncio.get_running_loop().create_future()
-        self._on_lost()
-
     async def _session(self, connection: AbstractConnection) -> None:
         self.connects += 1
-        self._to_send = dict.fromkeys(self._wanted, True)
         self._send_now.set()
         writer = connection._writer  # noqa: SLF001 - see the module's first lines
         assert writer is not None
         transport = cast("asyncio.Transport", writer.transport)
-        receiver = _Receiver(self._take, transport)
+        receiver = Receiver(self._take, transport)
         transport.set_protocol(receiver)
         async with asyncio.TaskGroup() as group:
             group.create_task(receiver.wait())
@@ -154,7 +164,7 @@ class Listener:
                     await connection.send_command(command, *names[i : i + BATCH], check_health=False)
             await asyncio.sleep(GATHER_SECONDS)  # so that many who come one after the other are asked for together
 
-    async def _watch(self, connection: AbstractConnection, receiver: _Receiver) -> None:
+    async def _watch(self, connection: AbstractConnection, receiver: Receiver) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await connection.send_command("PING", check_health=False)
@@ -180,94 +190,9 @@ class Listener:
         elif isinstance(reply, Exception):
             raise Lost(f"the server said: {reply}")
         elif isinstance(reply, list) and reply[0] == b"subscribe":
-            future = self._wanted.get(reply[1][self._skip :].decode("latin-1"))
-            if future is not None and not future.done():
-                future.set_result(None)
-
-
-class _Receiver(asyncio.Protocol):
-    """Takes replies as the bytes come; from a busy connection some milliseconds' worth of them at a time.
-
-    To be woken, to read and to find one's code and data again in the caches costs as much as three messages. 2,000 events a second,
-    each to one client, are delivered for half of what they cost one by one, 2 ms later; a message that comes alone is not kept
-    (loadtest/experiments/gathered-reads).
-
-    Attributes:
-        heard_at: when the last bytes came, by the event loop's clock
-    """
-
-    def __init__(self, take: Callable[[Any], None], transport: asyncio.Transport) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._take = take
-        self._transport = transport
-        self._parser = hiredis.Reader()
-        # The bytes of TLS are the transport's to read.
-        self._descriptor = -1 if transport.get_extra_info("ssl_object") else transport.get_extra_info("socket").fileno()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._listening_since = 0.0
-        self.heard_at = self._loop.time()
-
-    async def wait(self) -> None:
-        """Raise what the connection ends with."""
-        await self._ended
-
-    def data_received(self, data: bytes) -> None:
-        self.heard_at = self._loop.time()
-        self._parser.feed(data)
-        if not self._take_some():
-            return
-        if self.heard_at - self._listening_since < BUSY_SECONDS:
-            self._transport.pause_reading()
-            self._loop.call_later(GATHER_SECONDS, self._look)
-        else:
-            self._listening_since = self.heard_at
-
-    def _look(self) -> None:
-        """Read what has gathered, and look again later. A transport that is resumed and paused for that asks the kernel five times."""
-        data = b""
-        if self._descriptor >= 0 and not self._transport.is_closing():
-            with suppress(OSError):  # nothing has come; or what the transport will find out, too
-                data = os.read(self._descriptor, READ_BYTES)
-        if not data:
-            self._listen()
-            return
-        self.heard_at = self._loop.time()
-        self._parser.feed(data)
-        if self._take_some():
-            self._loop.call_later(GATHER_SECONDS, self._look)
-
-    def _listen(self) -> None:
-        self._listening_since = self._loop.time()
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def _take_some(self) -> bool:
-        """Take what has come; ``False`` if that is a burst, whose rest is taken after others have had a turn."""
-        try:
-            for _ in range(MESSAGES_AT_ONCE):
-                reply = self._parser.gets()
-                if reply is False:
-                    return True
-                self._take(reply)
-        except hiredis.HiredisError as error:
-            self._end(Lost(f"what came is not Redis's protocol: {error}"))
-        except Exception as error:  # noqa: BLE001 - raised where the end is awaited
-            self._end(error)
-        else:
-            self._transport.pause_reading()
-            self._loop.call_soon(self._take_rest)
-        return False
-
-    def _take_rest(self) -> None:
-        if self._take_some():
-            self._listen()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(Lost(f"the server closed it: {exc}" if exc else "the server closed it"))
-
-    def _end(self, error: Exception) -> None:
-        if not self._ended.done():
-            self._ended.set_exception(error)
+            self._confirmed += 1
+            if self._confirmed >= self._goal:
+                self._reach()
 
 
 async def _disconnect(connection: AbstractConnection) -> None:

@@ -103,14 +103,14 @@ class Process:
         self.redis.greet(self.feed.hub.heard)
         self.connection = Connection()
         self.redis.connections.append(self.connection)
-        self.feed.listener._to_send = dict.fromkeys(self.feed.listener._wanted, True)
 
     def lose(self) -> None:
         """The end of the connection is noticed, and what it had not read is gone."""
         if self.connection is not None:
             self.redis.connections.remove(self.connection)
             self.connection = None
-            self.feed.listener._forget()
+            self.feed.listener._unconfirm()
+            self.feed.listener._on_lost()
 
     def send(self) -> None:
         """Let the listener's commands reach Redis."""

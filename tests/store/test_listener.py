@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +15,8 @@ from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, find_server, free_port
 from gateway.store.connect import redis_client
-from gateway.store.listener import MESSAGES_AT_ONCE, Listener, Lost, _Receiver
+from gateway.store.listener import Listener
+from gateway.store.receiver import MESSAGES_AT_ONCE
 
 
 class Heard:
@@ -92,6 +92,43 @@ async def test_what_is_given_up_is_heard_no_longer(redis_url: str, redis: Redis)
     assert heard.messages == [("b", b"2")]
 
 
+async def test_what_is_given_up_and_wanted_again_at_once_is_heard(redis_url: str, redis: Redis) -> None:
+    heard = Heard()
+    async with listening(redis_url, heard) as listener:
+        listener.subscribe("a")
+        listener.subscribe("b")
+        await listener.confirmed(["a", "b"])
+        listener.unsubscribe("a")
+        listener.subscribe("c")
+        listener.subscribe("a")
+        await listener.confirmed(["a"])
+        for name in ("a", "b", "c"):
+            await redis.publish(f"notify:{name}", "1")
+        await until(lambda: len(heard.messages) == 3)
+
+    assert [name for name, _ in heard.messages] == ["a", "b", "c"]
+
+
+async def test_who_waits_for_a_confirmation_has_it_from_the_next_connection() -> None:
+    listener = Listener(Redis(), "notify", on_message=lambda *_: None, on_lost=lambda: None, on_connected=Heard().on_connected)
+    gone = [f"gone{i}" for i in range(10)]
+    for name in gone:
+        listener.subscribe(name)
+        listener._take([b"subscribe", b"notify:" + name.encode(), 1])
+    for name in gone:
+        assert listener.unsubscribe(name)
+    listener.subscribe("a")  # the eleventh that this connection is asked for, and the first of the next one
+    waiting = asyncio.ensure_future(listener.confirmed(["a"]))
+    await asyncio.sleep(0)
+
+    listener._unconfirm()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    listener._take([b"subscribe", b"notify:a", 1])
+    async with asyncio.timeout(5):
+        await waiting
+
+
 async def test_thousands_are_subscribed_in_few_commands(redis_url: str, redis: Redis) -> None:
     async with listening(redis_url, Heard()) as listener:
         names = [f"c{i}" for i in range(5_000)]
@@ -161,54 +198,6 @@ async def test_a_burst_leaves_turns_to_others_and_keeps_its_order(redis_url: str
 
     assert [int(payload) for _, payload in heard.messages] == list(range(5_000))
     assert most <= 4 * MESSAGES_AT_ONCE
-
-
-@contextlib.asynccontextmanager
-async def connected() -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]:
-    """A transport, and the other end of its connection."""
-    near, far = socket.socketpair()
-    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
-    try:
-        yield transport, far
-    finally:
-        transport.abort()
-        far.close()
-
-
-async def test_messages_of_a_busy_connection_are_gathered_and_one_that_comes_alone_is_not_kept() -> None:
-    message = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n"
-    listened: list[bool] = []
-    came = asyncio.Event()
-    async with connected() as (transport, server), asyncio.timeout(30):
-
-        def take(_reply: object) -> None:
-            listened.append(transport.is_reading())
-            came.set()
-
-        transport.set_protocol(_Receiver(take, transport))
-        sent = 0
-        while all(listened):  # a few times, if the machine does not sleep between two of them
-            server.send(message)
-            sent += 1
-            await came.wait()
-            came.clear()
-        await until(transport.is_reading)
-
-    assert listened[0]
-    assert len(listened) == sent
-
-
-async def test_a_busy_connection_that_ends_is_lost() -> None:
-    async with connected() as (transport, server), asyncio.timeout(30):
-        receiver = _Receiver(lambda _reply: None, transport)
-        transport.set_protocol(receiver)
-        while transport.is_reading():
-            server.send(b"+PONG\r\n")
-            await asyncio.sleep(0)
-        server.close()
-
-        with pytest.raises(Lost, match="closed"):
-            await receiver.wait()
 
 
 async def test_an_error_in_what_hears_is_no_loss_of_the_connection() -> None:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from gateway.core.event import FRAME
 from gateway.core.subscription import Subscription
 from gateway.feed import Feed
-from gateway.store.listener import _Receiver
+from gateway.store.receiver import Receiver
 
 CLIENTS, EVENTS = 2_000, 8_000
 
@@ -60,7 +60,7 @@ async def main() -> None:
     feed = Feed(Redis())
     for i in range(CLIENTS):
         follow(feed, f"bench:{i}")
-    receiver = _Receiver(feed.listener._take, Socket())  # type: ignore[arg-type]  # noqa: SLF001
+    receiver = Receiver(feed.listener._take, Socket())  # type: ignore[arg-type]  # noqa: SLF001
     other = bytearray(int((sys.argv[1:] or ["0"])[0]) << 10)
     times = []
     for data in announcements():

@@ -1,0 +1,78 @@
+"""Replies as their bytes come: one at a time, or several of a busy connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.store.receiver import MESSAGES_AT_ONCE, Lost, Receiver
+
+MESSAGE = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n"
+
+
+@contextlib.asynccontextmanager
+async def connected() -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]:
+    """A transport, and the other end of its connection."""
+    near, far = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
+    try:
+        yield transport, far
+    finally:
+        transport.abort()
+        far.close()
+
+
+async def test_messages_of_a_busy_connection_are_gathered_and_one_that_comes_alone_is_not_kept() -> None:
+    listened: list[bool] = []
+    came = asyncio.Event()
+    async with connected() as (transport, server), asyncio.timeout(30):
+
+        def take(_reply: object) -> None:
+            listened.append(transport.is_reading())
+            came.set()
+
+        transport.set_protocol(Receiver(take, transport))
+        sent = 0
+        while all(listened):  # a few times, if the machine does not sleep between two of them
+            server.send(MESSAGE)
+            sent += 1
+            await came.wait()
+            came.clear()
+        while not transport.is_reading():
+            await asyncio.sleep(0.01)
+
+    assert listened[0]
+    assert len(listened) == sent
+
+
+async def test_a_busy_connection_that_ends_is_lost() -> None:
+    async with connected() as (transport, server), asyncio.timeout(30):
+        receiver = Receiver(lambda _reply: None, transport)
+        transport.set_protocol(receiver)
+        while transport.is_reading():
+            server.send(b"+PONG\r\n")
+            await asyncio.sleep(0)
+        server.close()
+
+        with pytest.raises(Lost, match="closed"):
+            await receiver.wait()
+
+
+async def test_what_a_connection_still_holds_when_it_is_given_up_is_not_taken() -> None:
+    taken: list[object] = []
+    async with connected() as (transport, _server), asyncio.timeout(30):
+        receiver = Receiver(taken.append, transport)
+        transport.set_protocol(receiver)
+        waiting = asyncio.ensure_future(receiver.wait())
+        await asyncio.sleep(0)
+        receiver.data_received(MESSAGE * 2 * MESSAGES_AT_ONCE)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        receiver.data_received(MESSAGE)
+        await asyncio.sleep(0)
+
+    assert len(taken) == MESSAGES_AT_ONCE
