@@ -12,16 +12,18 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import takewhile
 from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway import metrics
+from gateway.core.cursor import Cursor
 from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_announcement
 from gateway.core.hub import Hub
 from gateway.core.page import Page, Since
-from gateway.core.subscription import Cursor, Ref, Subscription
+from gateway.core.subscription import Ref, Subscription
 from gateway.errors import Unavailable
 from gateway.reads import READS_IN_PIPELINE, Reads
 from gateway.store.listener import Listener
@@ -107,8 +109,9 @@ class Feed:
 
     def sweep(self, before: float) -> None:
         """Give up the channels that nobody has followed since then."""
-        for channel, since in list(self.hub.idle.items()):
-            if since < before and self.listener.unsubscribe(channel.name):
+        idle = takewhile(lambda item: item[1] < before, self.hub.idle.items())  # who became so last stands last
+        for channel, _ in list(idle):
+            if self.listener.unsubscribe(channel.name):
                 self.hub.forget(channel)
                 self.reads.forget(channel)
 
@@ -215,13 +218,13 @@ class Feed:
         self._batches += 1
         try:
             while batch := [subscription for subscription in batch if self._is_to_read(subscription)]:
-                await self.listener.confirmed(name for subscription in batch for name in subscription.cursors)
-                asked = {}
+                await self.listener.confirmed([name for subscription in batch for name in subscription.cursors])
+                asked = []
                 for subscription in batch:
                     subscription.begin_read()
-                    asked[subscription] = self.reads.ask(subscription.unread, subscription.wanted)
-                await _all_done(page for pages in asked.values() for page in pages.values())
-                batch = [subscription for subscription, pages in asked.items() if self._take(subscription, pages)]
+                    asked.append((subscription, self.reads.ask(subscription.unread, subscription.wanted)))
+                await _all_done([page for _, pages in asked for page in pages.values()])
+                batch = [subscription for subscription, pages in asked if self._take(subscription, pages)]
         finally:
             self._batches -= 1
 

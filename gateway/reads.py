@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 from typing import Final
 
+import msgspec
 from redis.exceptions import RedisError
 
 from gateway import metrics
+from gateway.core.cursor import Cursor, is_current
 from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
-from gateway.core.subscription import Cursor, is_current
 from gateway.store.log import Log
 
 READ_BYTES: Final = 262_144  # of one client's read, over all its channels
@@ -29,8 +29,7 @@ KEPT_BYTES: Final = 262_144
 _more: Final = attrgetter("more")
 
 
-@dataclass(slots=True, eq=False)
-class Read:
+class Read(msgspec.Struct, eq=False):
     """A read of one channel's log: to be sent, on its way, or answered."""
 
     channel: Channel
@@ -38,6 +37,10 @@ class Read:
     size: int
     page: asyncio.Future[Page]
     sent: bool = False
+
+
+Shared = dict[tuple[Since, int], Read]
+"""Those of one channel, by where they begin and how much they may bring."""
 
 
 class Reads:
@@ -50,7 +53,8 @@ class Reads:
     def __init__(self, log: Log, hub: Hub) -> None:
         self._log = log
         self._hub = hub
-        self._reads: dict[Channel, dict[tuple[Since, int], Read]] = {}
+        self._reads: dict[Channel, Shared] = {}
+        self._older: dict[Channel, Shared] = {}  # not used since the last sweep
         self._size = 0
         self._batch: list[Read] = []
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
@@ -59,17 +63,15 @@ class Reads:
     def forget(self, channel: Channel | None = None) -> None:
         """Share no more what was read on this channel, or on any: its announcements are no longer heard."""
         if channel is None:
-            self._reads.clear()
+            self._reads, self._older = {}, {}
             self._size = 0
         else:
             self._reads.pop(channel, None)
+            self._older.pop(channel, None)
 
     def sweep(self) -> None:
-        """Keep no pages that nobody can share any more: a slow reader of a busy channel leaves one behind at each of its steps."""
-        for channel, reads in list(self._reads.items()):
-            self._drop_old(reads)
-            if not reads:
-                del self._reads[channel]
+        """Keep no page that nobody has asked for since the sweep before the last: it would be there for as long as the channel is quiet."""
+        self._reads, self._older = {}, self._reads
 
     def ask(self, cursors: Collection[Cursor], reaching: int) -> dict[Cursor, asyncio.Future[Page]]:
         """A page for each cursor, once it is read; with a ``RedisError`` or an ``OSError`` if Redis is away or refuses.
@@ -80,24 +82,30 @@ class Reads:
         """
         # A channel that was read to its end brings little more, so the others may have the room.
         share, long_share = _share_of(len(cursors)), _share_of(sum(map(_more, cursors)))
-        return {cursor: self._share(cursor, long_share if cursor.more else share, reaching) for cursor in cursors}
+        pages = {}
+        for cursor in cursors:
+            pages[cursor] = self._share(cursor, long_share if cursor.more else share, reaching)
+        return pages
 
     def _share(self, cursor: Cursor, size: int, reaching: int) -> asyncio.Future[Page]:
         channel, since = cursor.channel, cursor.start
-        reads = self._reads.setdefault(channel, {})
-        read = reads.get((since, size))
-        if read is not None and self._is_good(read, reaching):
-            metrics.SHARED_READS.value += 1
-            return read.page
+        reads = self._reads.get(channel)
+        if reads is None:
+            reads = self._reads[channel] = self._older.pop(channel, {})
         if reads:
+            read = reads.get((since, size))
+            if read is not None and self._is_good(read, reaching):
+                metrics.SHARED_READS.value += 1
+                return read.page
             self._drop_old(reads)
-        read = reads[since, size] = Read(channel, since, size, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        read = reads[since, size] = Read(channel, since, size, loop.create_future())
         if not self._batch:
-            asyncio.get_running_loop().call_soon(self._send)
+            loop.call_soon(self._send)
         self._batch.append(read)
         return read.page
 
-    def _drop_old(self, reads: dict[tuple[Since, int], Read]) -> None:
+    def _drop_old(self, reads: Shared) -> None:
         kept = 0
         for key, read in reversed(list(reads.items())):
             if read.page.done() and (not self._is_good(read, 0) or (kept := kept + read.page.result().size) > KEPT_BYTES):

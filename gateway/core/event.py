@@ -199,16 +199,17 @@ def read_entry(channel: str, entry: bytes, limit: int = MAX_EVENT_BYTES) -> Even
 
 
 class Wire:
-    """A wire form: how an event and a notice become bytes for one kind of connection."""
+    """A wire form: how an event and a notice become bytes for one kind of connection.
+
+    Attributes:
+        event: makes an event's bytes
+        notice: makes those of a notice, from its name, its JSON and the id that tells an SSE client where it stands, or 0
+    """
 
     def __init__(self, name: str, event: Callable[[Event], bytes], notice: Callable[[str, bytes, int], bytes]) -> None:
         self.name = name
         self.event = event
-        self._notice = notice
-
-    def notice(self, name: str, json: bytes, id: int = 0) -> bytes:
-        """The notice's bytes; with ``id`` for the one that tells an SSE client where it stands."""
-        return self._notice(name, json, id)
+        self.notice = notice
 
     def __repr__(self) -> str:
         return f"<Wire {self.name}>"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from gateway.core.subscription import Cursor, Subscription, Written
+from gateway.core.cursor import Cursor
+from gateway.core.subscription import Subscription, Written
 
 if TYPE_CHECKING:
     from gateway.core.event import Event, Wire
@@ -64,7 +65,7 @@ class Hub:
         if channel is None:
             channel = self.channels[name] = Channel(name)
         self.idle.pop(channel, None)
-        cursor = Cursor(subscription, channel, since)
+        cursor = Cursor.begin(subscription, channel, since)
         channel.followers[cursor] = subscription.wire
         channel.lines = None
         subscription.written = self.written[subscription.wire]

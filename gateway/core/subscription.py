@@ -13,16 +13,17 @@ Events of several channels leave in the order of their ids, because an SSE clien
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.core.page import EARLIEST, Page, Since
+from gateway.core.cursor import Cursor, has_missed, is_unread
+from gateway.core.page import EARLIEST, Item, Page
 
 if TYPE_CHECKING:
     from gateway.core.event import Event, Wire
-    from gateway.core.hub import Channel
 
 QUEUE_BYTES: Final = 262_144
 
@@ -34,42 +35,14 @@ def notice(name: str, fields: Mapping[str, object]) -> bytes:
     return msgspec.json.encode({"op": name, **fields})
 
 
-class Cursor:
-    """Where one client stands on one channel.
-
-    Attributes:
-        position: id up to which the client has everything; meaningless while ``since`` is set
-        since: where the first read begins, ``None`` once that is done
-        announced: what had been announced on the channel when the queue was begun
-        covered: an announcement up to this id is dealt with, even if the position lies below it (Redis lost its data)
-        live: whether the next event may be written at once
-        unread: whether the log must be read before that
-        more: whether the last read did not reach the end of the log
-        done: whether the channel's final event was delivered
-    """
-
-    __slots__ = ("announced", "channel", "covered", "done", "live", "more", "position", "since", "subscription", "unread", "write")
-
-    def __init__(self, subscription: Subscription, channel: Channel, since: Since) -> None:
-        self.subscription = subscription
-        self.channel = channel
-        self.write = subscription.write
-        self.since: Since | None = None if isinstance(since, int) else since
-        self.position = since if isinstance(since, int) else 0
-        self.announced = 0
-        self.covered = 0
-        self.live = False
-        self.unread = True
-        self.more = False
-        self.done = False
-
-    @property
-    def start(self) -> Since:
-        """Where to read from."""
-        return self.position if self.since is None else self.since
+def ready(ref: Ref, cursors: Collection[Cursor]) -> bytes:
+    """The JSON of a ready notice. Put together here, because every client gets one; nothing in a channel's name is to be escaped."""
+    places = ",".join([f'"{cursor.channel.name}":"{cursor.position}"' for cursor in cursors])
+    told = "" if ref is None else f'"ref":{msgspec.json.encode(ref).decode()},'
+    return f'{{"op":"ready",{told}"channels":{{{places}}}}}'.encode()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Written:
     """What clients of one wire were sent: events, their bytes, gap notices; and events that were dropped because they had them."""
 
@@ -79,8 +52,11 @@ class Written:
     duplicates: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Subscription:
+NOWHERE: Final = Written()
+_position: Final = attrgetter("position")
+
+
+class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each client has one
     """One client.
 
     Attributes:
@@ -100,18 +76,18 @@ class Subscription:
     on_done: Callable[[], object]
     on_failed: Callable[[], object]
     until_final: bool = False
-    cursors: dict[str, Cursor] = field(default_factory=dict)
+    cursors: dict[str, Cursor] = {}
     live: bool = True
     full: bool = False
     reading: bool = False  # a task of the feed is at work for this client
     closed: bool = False
     gaps: int = 0
     wanted: int = 0
-    written: Written = field(default_factory=Written)
+    written: Written = NOWHERE
     _queue: list[tuple[Cursor, Event]] | None = None
     _queued: int = 0
     _waited: bool = False  # all logs were read to their ends, at different moments
-    _expecting: list[tuple[Ref, list[Cursor]]] = field(default_factory=list)
+    _expecting: tuple[tuple[Ref, list[Cursor]], ...] = ()
     _placed: bool = False  # the client has an id to come back with
 
     # What the client asks for
@@ -121,7 +97,7 @@ class Subscription:
         for cursor in cursors:
             self.cursors[cursor.channel.name] = cursor
             self._placed |= cursor.position >= EARLIEST
-        self._expecting.append((ref, cursors))
+        self._expecting += ((ref, cursors),)
         self._stop_live()
 
     def forget(self, cursor: Cursor) -> None:
@@ -196,7 +172,7 @@ class Subscription:
     @property
     def unread(self) -> list[Cursor]:
         """The cursors whose log is to be read."""
-        return [cursor for cursor in self.cursors.values() if cursor.unread]
+        return list(filter(is_unread, self.cursors.values()))
 
     def begin_read(self) -> None:
         """From now on announcements are queued: what the read does not bring, they do."""
@@ -228,24 +204,27 @@ class Subscription:
         """Write what was read in order of id, as far as all pages reach; whether that is all of it."""
         # The channels were read at different moments. What one page holds beyond the earliest of them might overtake an
         # event of another channel.
-        horizon = min((_horizon(cursor, page, heard) for cursor, page in pages.items()), default=0)
+        horizon = min([cursor.horizon(page, heard) for cursor, page in pages.items()], default=0)
         items = [(item, cursor) for cursor, page in pages.items() if page.items for item in page.items if item.id <= horizon]
         if len(items) > 1:
             items.sort(key=lambda pair: (pair[0].id, pair[0].event is not None, pair[1].channel.name))
         for item, cursor in items:
-            if item.event is None:
-                self.gaps += 1
-                self.written.gaps += 1
-                self.notice("gap", {"channel": cursor.channel.name})
-            else:
-                self._write(item.event)
-                self._placed = True
-                cursor.done |= item.event.final
-            cursor.position = item.position
+            self._deliver_one(item, cursor)
         finished = self._is_finished(pages.values(), horizon)
         for cursor, page in pages.items():
-            _move(cursor, page, horizon, finished=finished)
+            cursor.follow(page, horizon, finished=finished)
         return finished
+
+    def _deliver_one(self, item: Item, cursor: Cursor) -> None:
+        if item.event is None:
+            self.gaps += 1
+            self.written.gaps += 1
+            self.notice("gap", {"channel": cursor.channel.name})
+        else:
+            self._write(item.event)
+            self._placed = True
+            cursor.done |= item.event.final
+        cursor.position = item.position
 
     def _is_finished(self, pages: Collection[Page], horizon: int) -> bool:
         self.wanted = 0
@@ -260,37 +239,41 @@ class Subscription:
             self._waited = True
             return False
         # What lies beyond the horizon now was published since. It comes by announcement, from the queue or soon. A gap does not.
-        if any(_has_gap(page, horizon) for page in pages if page.items):
+        if self.wanted and any(_has_gap(page, horizon) for page in pages):
             return False
         self.wanted = 0
         self._waited = False
         return True
 
     def _tell_ready(self) -> None:
-        still: list[tuple[Ref, list[Cursor]]] = []
-        for ref, cursors in self._expecting:
-            if any(cursor.unread for cursor in cursors):
-                still.append((ref, cursors))
+        if not self._expecting:
+            return
+        expecting, self._expecting = self._expecting, ()
+        for ref, cursors in expecting:
+            if any(map(is_unread, cursors)):
+                self._expecting += ((ref, cursors),)
                 continue
-            fields: dict[str, object] = {} if ref is None else {"ref": ref}
             # An SSE client that comes back before its first event would begin anew, so ready is where it gets its cursor. All
             # channels were delivered in order of id: where one of them stands, nothing of the others is missing.
-            id = 0 if self._placed else max((cursor.position for cursor in self.cursors.values()), default=0)
-            self.notice("ready", fields | {"channels": {c.channel.name: str(c.position) for c in cursors}}, id)
-        self._expecting = still
+            id = 0 if self._placed else max(map(_position, self.cursors.values()), default=0)
+            self.write(self.wire.notice("ready", ready(ref, cursors), id))
 
     def _go_live(self) -> None:
         queue, self._queue = self._queue, None
         self.live = queue is not None and not self.full
-        if queue and self.live and any(c.announced > max(c.position, c.covered) for c in self.cursors.values()):
-            self.fall_behind()  # announced before the queue was begun, and not in the log when it was read
-        for cursor, event in queue or ():
-            if self.live and self.cursors.get(cursor.channel.name) is cursor:
-                self._offer(cursor, event)
-        if self.live and any(c.channel.heard > max(c.position, c.covered) for c in self.cursors.values()):
+        if queue:
+            self._take_queue(queue)
+        if self.live and any(map(has_missed, self.cursors.values())):
             self.fall_behind()  # the queue was too small. All channels, to keep their order
         for cursor in self.cursors.values():
             cursor.live = self.live
+
+    def _take_queue(self, queue: list[tuple[Cursor, Event]]) -> None:
+        if self.live and any(c.announced > max(c.position, c.covered) for c in self.cursors.values()):
+            self.fall_behind()  # announced before the queue was begun, and not in the log when it was read
+        for cursor, event in queue:
+            if self.live and self.cursors.get(cursor.channel.name) is cursor:
+                self._offer(cursor, event)
 
     # What the client is told
 
@@ -308,30 +291,5 @@ class Subscription:
         return {name: str(cursor.position) for name, cursor in self.cursors.items() if not isinstance(cursor.since, str)}
 
 
-def is_current(channel: Channel, page: Page) -> bool:
-    """Whether nothing has been announced on the channel that the page does not cover."""
-    return channel.heard <= max(page.position, page.heard)
-
-
-def _horizon(cursor: Cursor, page: Page, heard: int) -> int:
-    # Announcements come in order of id. If none has come on this channel since the page was read, the page is complete up
-    # to the newest announcement of all.
-    return max(page.horizon, heard) if page.complete and is_current(cursor.channel, page) else page.horizon
-
-
 def _has_gap(page: Page, horizon: int) -> bool:
     return any(item.event is None and item.id > horizon for item in page.items)
-
-
-def _move(cursor: Cursor, page: Page, horizon: int, *, finished: bool) -> None:
-    """Let the cursor follow what was delivered of its page."""
-    cursor.unread = not finished
-    cursor.more = not page.complete
-    begun = any(item.id <= horizon for item in page.items)
-    if not (begun or finished or page.position <= horizon):
-        return
-    cursor.since = None
-    cursor.position = max(cursor.position, min(page.position, horizon))
-    if not page.items or page.items[-1].id <= horizon:
-        cursor.covered = page.heard
-        cursor.done |= page.final

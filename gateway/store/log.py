@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -202,10 +203,10 @@ class Log:
 
     def _answer(self, channel: str, reply: list[Any]) -> Answer:
         clock, floors, newest, more, *raw = reply
-        entries = [entry for data in raw if (entry := self._entry(channel, data)) is not None]
+        entries = [entry for data in raw if (entry := self._entry(channel, data)) is not None] if raw else []
         last = int(newest[:-1] or 0) or (entries[-1].id if entries and not more else 0)
         final = newest[-1:] in FINAL or (not newest and bool(entries) and bool(entries[-1].event and entries[-1].event.final))
-        return Answer(int(clock), tuple(map(int, floors.split())), last, final, bool(more), entries)
+        return Answer(int(clock), _floors(floors), last, final, bool(more), entries)
 
     def _entry(self, channel: str, data: bytes) -> Entry | None:
         try:
@@ -217,6 +218,11 @@ class Log:
                 return Entry(*read_place(data)[:2], None)
             return None
         return Entry(event.id, event.before, event)
+
+
+@lru_cache(16)
+def _floors(text: bytes) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))  # every answer has them, and they hardly ever change
 
 
 def _is_missing(error: ResponseError) -> bool:

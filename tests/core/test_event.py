@@ -325,10 +325,10 @@ def test_an_encoding_is_made_once(wire) -> None:
 def test_a_notice_on_each_wire() -> None:
     json = b'{"op":"gap","channel":"c"}'
 
-    assert TEXT.notice("gap", json) == json
-    assert FRAME.notice("gap", json) == b"\x81\x1a" + json
-    assert BLOCK.notice("gap", json) == b"event: gap\ndata: " + json + b"\n\n"
-    assert CHUNK.notice("gap", json) == http_chunk(b"event: gap\ndata: " + json + b"\n\n")
+    assert TEXT.notice("gap", json, 0) == json
+    assert FRAME.notice("gap", json, 0) == b"\x81\x1a" + json
+    assert BLOCK.notice("gap", json, 0) == b"event: gap\ndata: " + json + b"\n\n"
+    assert CHUNK.notice("gap", json, 0) == http_chunk(b"event: gap\ndata: " + json + b"\n\n")
 
 
 def test_data_goes_through_byte_for_byte() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from gateway.core.cursor import Cursor
 from gateway.core.event import BLOCK, FRAME, TEXT, Event, Wire, read_published
 from gateway.core.hub import Hub
-from gateway.core.subscription import Cursor, Subscription
+from gateway.core.subscription import Subscription
 
 
 class Client:

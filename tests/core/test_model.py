@@ -188,6 +188,7 @@ class Model(RuleBasedStateMachine):
     def sweep(self, which: int) -> None:
         with inside(self.loop):
             self.processes[which].feed.sweep(float("inf"))
+            self.processes[which].feed.reads.sweep()
 
     # Clients
 

@@ -1,0 +1,94 @@
+"""Cursor: where one client stands on one channel, and how far a page of the channel's log carries it."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.core.hub import Channel
+    from gateway.core.page import Page, Since
+    from gateway.core.subscription import Subscription
+
+
+class Cursor(msgspec.Struct, eq=False):  # a structure: made in C, each client has one for each channel
+    """Where one client stands on one channel.
+
+    Attributes:
+        write: that of the subscription
+        position: id up to which the client has everything; meaningless while ``since`` is set
+        since: where the first read begins, ``None`` once that is done
+        announced: what had been announced on the channel when the queue was begun
+        covered: an announcement up to this id is dealt with, even if the position lies below it (Redis lost its data)
+        live: whether the next event may be written at once
+        unread: whether the log must be read before that
+        more: whether the last read did not reach the end of the log
+        done: whether the channel's final event was delivered
+    """
+
+    subscription: Subscription
+    channel: Channel
+    write: Callable[[bytes], object]
+    since: Since | None
+    position: int
+    announced: int = 0
+    covered: int = 0
+    live: bool = False
+    unread: bool = True
+    more: bool = False
+    done: bool = False
+
+    @classmethod
+    def begin(cls, subscription: Subscription, channel: Channel, since: Since) -> Cursor:
+        """A cursor whose log has not been read yet."""
+        if isinstance(since, int):
+            return cls(subscription, channel, subscription.write, None, since)
+        return cls(subscription, channel, subscription.write, since, 0)
+
+    @property
+    def start(self) -> Since:
+        """Where to read from."""
+        return self.position if self.since is None else self.since
+
+    def horizon(self, page: Page, heard: int) -> int:
+        """Up to this id nothing is missing from the page; ``heard`` is the newest id announced on any channel."""
+        # Announcements come in order of id. If none has come on this channel since the page was read, the page is complete up
+        # to the newest announcement of all.
+        return max(page.horizon, heard) if page.complete and is_current(self.channel, page) else page.horizon
+
+    def follow(self, page: Page, horizon: int, *, finished: bool) -> None:
+        """Move to where the client stands, who was given what lies within the horizon of this page.
+
+        Args:
+            page: what was read at this cursor
+            horizon: the nearest of those of all pages that were read together
+            finished: whether nothing is left to be read
+        """
+        self.unread = not finished
+        self.more = not page.complete
+        items = page.items
+        if not (finished or page.position <= horizon or (items and items[0].id <= horizon)):
+            return
+        self.since = None
+        self.position = max(self.position, min(page.position, horizon))
+        if not items or items[-1].id <= horizon:
+            self.covered = page.heard
+            self.done |= page.final
+
+
+is_unread: Final = attrgetter("unread")
+
+
+def has_missed(cursor: Cursor) -> bool:
+    """Whether something was announced on the channel that the client has not got."""
+    heard = cursor.channel.heard
+    return heard > cursor.position and heard > cursor.covered
+
+
+def is_current(channel: Channel, page: Page) -> bool:
+    """Whether nothing has been announced on the channel that the page does not cover."""
+    return channel.heard <= max(page.position, page.heard)

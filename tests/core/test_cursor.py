@@ -1,0 +1,76 @@
+"""Where a client stands on a channel, and how far a page carries it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.cursor import Cursor, has_missed
+from gateway.core.event import TEXT, Event, read_published
+from gateway.core.hub import Hub
+from gateway.core.page import Item, Page, Since
+from gateway.core.subscription import Subscription
+
+
+def nothing(*_: Any) -> None:
+    pass
+
+
+def cursor_at(since: Since, heard: int = 0) -> Cursor:
+    """A cursor on a channel that was heard of up to this id."""
+    subscription = Subscription(wire=TEXT, write=nothing, on_behind=nothing, on_done=nothing, on_failed=nothing)
+    cursor = Hub().follow(subscription, "a", since)
+    cursor.channel.heard = heard
+    return cursor
+
+
+def page(*ids: int, **fields: Any) -> Page:
+    items = [Item(id, Event("a", id, 0, read_published(b"1")), id) for id in ids]
+    plain = {"position": ids[-1], "horizon": ids[-1], "complete": True, "final": False, "size": 0, "clock": ids[-1]}
+    return Page(items, **(plain | fields))
+
+
+@pytest.mark.parametrize("since", [0, 7, "last", "now"])
+def test_it_is_read_from_where_the_client_began(since: Since) -> None:
+    assert cursor_at(since).start == since
+
+
+def test_a_page_reaches_to_what_was_announced_anywhere_while_nothing_was_on_its_channel() -> None:
+    assert cursor_at(0, heard=20).horizon(page(10, 20), 50) == 50
+    assert cursor_at(0, heard=30).horizon(page(10, 20), 50) == 20
+    assert cursor_at(0, heard=30).horizon(page(10, 20, heard=30), 50) == 50
+    assert cursor_at(0, heard=20).horizon(page(10, 20, complete=False), 50) == 20
+
+
+def test_it_moves_as_far_as_all_pages_reach() -> None:
+    cursor = cursor_at("last")
+
+    cursor.follow(page(10, 20, final=True), 15, finished=False)
+
+    assert (cursor.start, cursor.unread, cursor.done, cursor.covered) == (15, True, False, 0)
+
+
+def test_it_has_not_begun_while_no_page_reaches_to_its_first_item() -> None:
+    cursor = cursor_at("last")
+
+    cursor.follow(page(10, 20), 5, finished=False)
+
+    assert cursor.start == "last"
+
+
+def test_with_the_whole_page_it_has_what_was_announced_before_the_read() -> None:
+    cursor = cursor_at("last", heard=30)
+
+    cursor.follow(page(10, 20, final=True, heard=30), 20, finished=True)
+
+    assert (cursor.start, cursor.unread, cursor.done) == (20, False, True)
+    assert not has_missed(cursor)
+
+
+def test_what_was_announced_after_the_read_is_missed() -> None:
+    cursor = cursor_at("last", heard=40)
+
+    cursor.follow(page(10, 20, heard=30), 20, finished=True)
+
+    assert has_missed(cursor)
