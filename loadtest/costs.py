@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gateway.embedded import embedded_server  # noqa: E402 - the path had to be set first
-from gateway.store.log import function_library  # noqa: E402
+from gateway.store.library import Library  # noqa: E402
 from loadtest.compare.measure import compile_programs, run  # noqa: E402
 from loadtest.compare.target import GATEWAY  # noqa: E402
 from loadtest.compare.work import Work  # noqa: E402
@@ -123,7 +123,9 @@ def listening(url: str, channels: Iterable[str]) -> Iterator[None]:
 def redis_costs(url: str) -> tuple[Costs, float]:
     """What Redis's part costs, and how many events a second it took at most."""
     with redis.Redis.from_url(url) as client, connection(url) as sock:
-        client.execute_command("FUNCTION", "LOAD", "REPLACE", function_library("notify", MAX_EVENT_BYTES))
+        library = Library("notify", MAX_EVENT_BYTES)
+        for code in library.codes.values():
+            client.execute_command("FUNCTION", "LOAD", "REPLACE", code)
         flood(sock, job(0) * 100, ID_REPLY)
         jobs = [publish for number in range(1, JOBS + 1) for publish in job(number)]
         empty, meter = client.info("memory")["used_memory"], Meter(client)
@@ -139,7 +141,7 @@ def redis_costs(url: str) -> tuple[Costs, float]:
         flood(sock, [command(word, f"notify:{name}") for name in names for word in ("SUBSCRIBE", "UNSUBSCRIBE")], None)
         follow = meter.per(JOBS)
         meter = Meter(client)
-        flood(sock, [command("FCALL_RO", "notify_reads", 1, name, "last", 65_536) for name in names] * 4, None)
+        flood(sock, [command(*library.command("reads", 1, name, "last", 65_536)) for name in names] * 4, None)
         follow += meter.per(4 * JOBS)
     return Costs(publish=publish, push=max(0.0, push), follow=follow, job_kib=job_kib, channel_kib=channel_kib), len(jobs) / seconds
 

@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.store.connect import redis_client
-from gateway.store.log import OLDEST_WITH_FUNCTIONS, Log
+from gateway.store.library import OLDEST_WITH_FUNCTIONS
+from gateway.store.log import Log
 
 
 async def redis_problems(url: str, prefix: str, max_event_bytes: int) -> list[str]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -18,41 +17,16 @@ from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_entry, read_plac
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.errors import GatewayError, Unavailable, Unprocessable
 from gateway.store.connect import drop_idle
+from gateway.store.library import Library
 
 logger = logging.getLogger("gateway.log")
 
-_HERE: Final = Path(__file__).parent
-_FUNCTIONS: Final = {
-    "publish": "keys[1], args",
-    "reads": "keys, args",
-    "greet": "args[1]",
-}
-_SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "reads": "KEYS, ARGV", "greet": "ARGV[1]"}
 # Logs read with one command: what redis-py does for a command and its answer costs more than the read. Not more of them, because
 # Redis does nothing else meanwhile, and 16 pages may be 1 MiB.
 READS_TOGETHER: Final = 16
 FINAL: Final = (b"1", b"3")  # what publish.lua puts behind the id of a final event
 
-OLDEST_WITH_FUNCTIONS: Final = 7
 APPEND_SECONDS: Final = 4.5  # for a connection, an answer and another try; a process that ends waits 5 s for its last requests
-
-
-def library(prefix: str, max_event_bytes: int) -> str:
-    """The Lua source of publish.lua and read.lua for this prefix."""
-    source = "".join((_HERE / name).read_text() for name in ("publish.lua", "read.lua"))
-    return source.replace("@PREFIX@", prefix).replace("@MAX_EVENT_BYTES@", str(max_event_bytes))
-
-
-def function_library(prefix: str, max_event_bytes: int) -> str:
-    """What ``FUNCTION LOAD`` takes."""
-    lines = [f"#!lua name={prefix}", library(prefix, max_event_bytes)]
-    for name, arguments in _FUNCTIONS.items():
-        flags = ", flags = { 'no-writes' }" if name == "reads" else ""
-        lines.append(
-            f"redis.register_function{{ function_name = '{prefix}_{name}'{flags}, "
-            f"callback = function(keys, args) return answer({name}, {arguments}) end }}"
-        )
-    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +63,7 @@ class Log:
         self._client = client
         self._prefix = prefix
         self._limit = max_event_bytes
-        self._hashes: dict[str, str] | None = None  # of the scripts, where the server has no functions
+        self._library = Library(prefix, max_event_bytes)
 
     async def open(self, heard: int = 0) -> None:
         """Make sure that the server has our functions, and tell it the newest id heard of.
@@ -101,25 +75,8 @@ class Log:
         """
         # The idle ones may lead to a master that was: it answers reads, and lags.
         await drop_idle(self._client)
-        version = (await self._client.info("server")).get("redis_version", "0")
-        if int(str(version).partition(".")[0]) >= OLDEST_WITH_FUNCTIONS:
-            self._hashes = None
-            code = function_library(self._prefix, self._limit)
-            known = await self._client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", self._prefix, "WITHCODE")
-            if not any(code.encode() in library for library in known):
-                await self._client.execute_command("FUNCTION", "LOAD", "REPLACE", code)
-        else:
-            source = library(self._prefix, self._limit)
-            self._hashes = {
-                name: await self._client.script_load(f"{source}\nreturn answer({name}, {arguments})\n")
-                for name, arguments in _SCRIPTS.items()
-            }
-        await self._client.execute_command(*self._call("greet", 0, heard))
-
-    def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
-        if self._hashes is not None:
-            return ("EVALSHA", self._hashes[name], *arguments)
-        return ("FCALL_RO" if name == "reads" else "FCALL", f"{self._prefix}_{name}", *arguments)
+        await self._library.load(self._client)
+        await self._client.execute_command(*self._library.command("greet", 0, heard))
 
     async def _run(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """Run one of our functions once for each set of arguments; a refusal stands as an exception in its place."""
@@ -133,12 +90,12 @@ class Log:
 
     async def _run_once(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
         if name != "reads":
-            return await self._pipeline([self._call(name, 1, *call) for call in calls])
+            return await self._pipeline([self._library.command(name, 1, *call) for call in calls])
         groups = [calls[i : i + READS_TOGETHER] for i in range(0, len(calls), READS_TOGETHER)]
         commands = []
         for group in groups:
             wanted = [value for _, since, size in group for value in (since, size)]
-            commands.append(self._call(name, len(group), *[channel for channel, _, _ in group], *wanted))
+            commands.append(self._library.command(name, len(group), *[channel for channel, _, _ in group], *wanted))
         answers = await self._pipeline(commands)
         together = zip(groups, answers, strict=True)
         return [answer for group, found in together for answer in (found if isinstance(found, list) else [found] * len(group))]

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from gateway.core.page import Page, Since
 from gateway.embedded import _wait, embedded_server, find_server, free_port
 from gateway.errors import Unavailable, Unprocessable
 from gateway.store.connect import redis_client
-from gateway.store.log import Log, Publication, function_library
+from gateway.store.log import Log, Publication
 from tests.conftest import need
 
 BYTES = 262_144
@@ -139,7 +138,7 @@ async def test_a_refusal_stands_in_its_place(log: Log) -> None:
 
 async def test_a_server_that_has_forgotten_the_function_is_taught_again(log: Log) -> None:
     await log._client.execute_command("SCRIPT", "FLUSH")
-    if log._hashes is None:
+    if log._library._hashes is None:
         await log._client.execute_command("FUNCTION", "FLUSH")
 
     assert len(await publish(log, "jobs:1", "1", "2")) == 2
@@ -172,17 +171,6 @@ async def test_a_redis_that_is_away_is_said() -> None:
     with pytest.raises(Unavailable, match="Redis is away"):
         await Log(client).append([Publication("jobs:1", b"1")])
     await client.aclose()
-
-
-async def test_the_functions_are_loaded_once(redis: Redis, redis_url: str) -> None:
-    for _ in range(2):
-        client = redis_client(redis_url)
-        await Log(client).open()
-        await client.aclose()
-    calls = await redis.info("commandstats")
-
-    assert calls["cmdstat_function|load"]["calls"] == 1
-    assert "@PREFIX@" not in function_library("notify", 65_536)
 
 
 async def test_one_entry_comes_even_if_it_is_larger_than_the_page(log: Log) -> None:
@@ -285,7 +273,7 @@ async def test_a_restart_with_an_append_only_file_has_lost_nothing(tmp_path: Pat
 
 async def test_functions_that_are_loaded_again_have_lost_nothing(log: Log) -> None:
     [cursor] = await publish(log, "jobs:1", "1")
-    if log._hashes is None:
+    if log._library._hashes is None:
         await log._client.execute_command("FUNCTION", "FLUSH")
     await log._client.script_flush()
     await log.open(cursor)

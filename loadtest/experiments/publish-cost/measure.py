@@ -14,7 +14,7 @@ import time
 
 import redis
 
-from gateway.store.log import function_library
+from gateway.store.library import Library
 
 PORT, EVENTS = 7612, 8_000
 
@@ -50,7 +50,7 @@ def main() -> None:
         try:
             time.sleep(1)
             client = redis.Redis(port=PORT)
-            client.execute_command("FUNCTION", "LOAD", "REPLACE", function_library("notify", 65_536))
+            client.execute_command("FUNCTION", "LOAD", "REPLACE", Library("notify", 65_536).codes["notify"])
             publish(client)
             client.execute_command("FLUSHDB", "SYNC")
             size = jobs(client)
