@@ -201,15 +201,25 @@ def read_entry(channel: str, entry: bytes, limit: int = MAX_EVENT_BYTES) -> Even
 class Wire:
     """A wire form: how an event and a notice become bytes for one kind of connection.
 
+    Args:
+        whole: whether each of them has to stay by itself, as its end is not in the bytes
+
     Attributes:
         event: makes an event's bytes
         notice: makes those of a notice, from its name, its JSON and the id that tells an SSE client where it stands, or 0
     """
 
-    def __init__(self, name: str, event: Callable[[Event], bytes], notice: Callable[[str, bytes, int], bytes]) -> None:
+    def __init__(
+        self, name: str, event: Callable[[Event], bytes], notice: Callable[[str, bytes, int], bytes], *, whole: bool = False
+    ) -> None:
         self.name = name
         self.event = event
         self.notice = notice
+        self._whole = whole
+
+    def join(self, parts: list[bytes]) -> list[bytes]:
+        """The same for as few writes as possible."""
+        return parts if self._whole or len(parts) < 2 else [b"".join(parts)]
 
     def __repr__(self) -> str:
         return f"<Wire {self.name}>"
@@ -240,8 +250,8 @@ def http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-TEXT: Final = Wire("text", lambda event: event.json, lambda _name, json, _id: json)
-ITEM: Final = Wire("item", lambda event: event.json, lambda _name, json, _id: json)
+TEXT: Final = Wire("text", lambda event: event.json, lambda _name, json, _id: json, whole=True)
+ITEM: Final = Wire("item", lambda event: event.json, lambda _name, json, _id: json, whole=True)
 FRAME: Final = Wire("frame", lambda event: text_frame(event.json), lambda _name, json, _id: text_frame(json))
 BLOCK: Final = Wire("block", _block, _notice_block)
 CHUNK: Final = Wire("chunk", lambda event: http_chunk(event.encode(BLOCK)), lambda *notice: http_chunk(_notice_block(*notice)))

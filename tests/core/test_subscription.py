@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.core.event import TEXT, Event, read_published
+from gateway.core.event import CHUNK, TEXT, Event, Wire, read_published
 from gateway.core.hub import Hub
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.core.subscription import QUEUE_BYTES, Subscription
@@ -16,14 +17,14 @@ from gateway.core.subscription import QUEUE_BYTES, Subscription
 class Client:
     """A client, the hub it hangs on, and what was written to it."""
 
-    def __init__(self, *, until_final: bool = False) -> None:
+    def __init__(self, wire: Wire = TEXT, write: Callable[[bytes], object] | None = None, *, until_final: bool = False) -> None:
         self.hub = Hub()
         self.got: list[dict[str, Any]] = []
         self.calls = 0
         self.over = False
         self.subscription = Subscription(
-            wire=TEXT,
-            write=lambda data: self.got.append(json.loads(data)),
+            wire=wire,
+            write=write or (lambda data: self.got.append(json.loads(data))),
             on_behind=self._fall,
             on_done=self._end,
             on_failed=lambda: None,
@@ -264,3 +265,16 @@ def test_there_is_no_cursor_to_come_back_with_before_the_first_read() -> None:
     client.follow(a="last", b=10)
 
     assert client.subscription.positions() == {"b": "10"}
+
+
+def test_what_was_read_is_written_in_one_go_where_its_bytes_say_where_each_event_ends() -> None:
+    written: dict[Wire, list[bytes]] = {CHUNK: [], TEXT: []}
+    for wire, taken in written.items():
+        client = Client(wire, taken.append)
+        client.follow(a=0)
+        client.subscription.begin_read()
+        client.read(a=answer("a", 11, 12, clock=12))
+
+    assert [data.count(b"id:") for data in written[CHUNK]] == [2]
+    assert b"ready" in written[CHUNK][0]
+    assert len(written[TEXT]) == 3
