@@ -66,7 +66,7 @@ class Guarded:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         try:
             await self._endpoint(scope, receive, send)
         except GatewayError as error:

@@ -72,10 +72,14 @@ class NotFound(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
-    """The path knows no such method."""
+    """The path knows no such method, but these (RFC 9110, section 15.5.6)."""
 
     status = 405
     close_code = 4400
+
+    def __init__(self, detail: str, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(detail)
+        self.allowed = allowed
 
 
 class RequestTimeout(GatewayError):

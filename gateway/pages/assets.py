@@ -47,8 +47,8 @@ class Asset:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
-            error = MethodNotAllowed(f"method {scope['method']!a}: GET or HEAD is expected")
-            await answer_problem(send, error, [(b"allow", b"GET, HEAD")])
+            error = MethodNotAllowed(f"method {scope['method']!a}: GET or HEAD is expected", ("GET", "HEAD"))
+            await answer_problem(send, error)
         elif self._has(header(scope, b"if-none-match")):
             await send({"type": "http.response.start", "status": 304, "headers": self._headers})
             await send({"type": "http.response.body"})

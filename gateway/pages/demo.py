@@ -63,8 +63,7 @@ class JobsEndpoint:
         self._workers = workers
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, "POST"):
-            return
+        check_method(scope, "POST")
         body = await read_body(scope, receive, MAX_BODY_BYTES)
         try:
             order = _order.decode(body)

@@ -29,12 +29,12 @@ class Exchange:
 
     Attributes:
         keep_alive: whether the connection may serve another request after this one
-        started, complete: how far the answer has come
+        started, complete: whether the client was sent something of the answer, or all of it
         ended: whether nobody wants the rest of it: the client is gone, or the response goes on without the application
     """
 
     __slots__ = (
-        "_body", "_chunked", "_http", "_left", "_more", "_news", "_silent", "_waiter", "_waits",
+        "_body", "_chunked", "_head", "_http", "_left", "_more", "_news", "_silent", "_waiter", "_waits",
         "complete", "ended", "keep_alive", "scope", "started",
     )  # fmt: skip
 
@@ -48,6 +48,7 @@ class Exchange:
         self._waits = waits  # the client waits for a word before it sends its body (RFC 9110, section 10.1.1)
         self._news = not has_body  # there is something to receive
         self._waiter: asyncio.Future[None] | None = None
+        self._head = b""  # sent with the first of the body, as ASGI wants it: one write, and an application that fails may say so
         self._chunked = False
         self._silent = False  # an answer without a body, whatever the application sends
         self._left: int | None = None  # bytes of the body that are still to come, where its length was told
@@ -61,10 +62,11 @@ class Exchange:
         else:
             if self.complete or self.ended:
                 return
-            logger.error("the application has returned without %s", "completing its answer" if self.started else "an answer")
+            logger.error("the application has returned without completing its answer")
         if self.started:
             self._http.transport.close()
         else:
+            self._head = b""
             await self._fail()
 
     async def _fail(self) -> None:
@@ -76,7 +78,8 @@ class Exchange:
     def end(self) -> None:
         """Nobody wants the rest of the answer."""
         self.ended = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     # What comes
 
@@ -128,9 +131,10 @@ class Exchange:
         if self.ended:
             return
         kind = message["type"]
-        if not self.started and kind == "http.response.start":
+        begun = self.started or self._head
+        if kind == "http.response.start" and not begun:
             self._start(message)
-        elif self.started and not self.complete and kind == "http.response.body":
+        elif kind == "http.response.body" and begun and not self.complete:
             self._write(message.get("body", b""), more=message.get("more_body", False))
         else:
             raise RuntimeError(f"ASGI message {kind!r} has no place here")
@@ -138,23 +142,18 @@ class Exchange:
     def _start(self, message: Message) -> None:
         status = message["status"]
         head = response_head(status, tuple(map(tuple, message.get("headers", ()))))
-        self.started = True
         self._waits = False
         self._silent = self.scope["method"] == "HEAD" or status in (204, 304)
         self._left = head.length
-        if head.length is None and not self._silent:
-            self._chunked = self.scope["http_version"] == "1.1"
-            self.keep_alive &= self._chunked  # else the end of the connection is that of the body
-        self.keep_alive &= not head.closes
-        self._http.transport.write(
-            b"%b%b%b%b%b\r\n"
-            % (
-                head.status_line,
-                Usual.lines(self._http.site.state.default_headers),
-                head.lines,
-                b"" if self.keep_alive or head.closes else b"connection: close\r\n",
-                b"transfer-encoding: chunked\r\n" if self._chunked else b"",
-            )
+        told = head.length is not None or self._silent
+        self._chunked = not told and self.scope["http_version"] == "1.1"
+        self.keep_alive &= (told or self._chunked) and not head.closes  # else the end of the connection is that of the body
+        self._head = b"%b%b%b%b%b\r\n" % (
+            head.status_line,
+            Usual.lines(self._http.site.state.default_headers),
+            head.lines,
+            b"" if self.keep_alive or head.closes else b"connection: close\r\n",
+            b"transfer-encoding: chunked\r\n" if self._chunked else b"",
         )
 
     def _write(self, body: bytes, *, more: bool) -> None:
@@ -166,8 +165,10 @@ class Exchange:
                 raise RuntimeError("the body is longer or shorter than its content-length")
         elif self._chunked:
             body = (http_chunk(body) if body else b"") + (b"" if more else b"0\r\n\r\n")
-        if body:
-            self._http.transport.write(body)
+        if self._head or body:
+            self.started = True
+            self._http.transport.write(self._head + body)
+            self._head = b""
         if not more:
             self.complete = True
             self._wake()

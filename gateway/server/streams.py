@@ -81,7 +81,10 @@ class TransportWriter(asyncio.Protocol):
 
 
 class StreamProtocol(TransportWriter):
-    """The writer of one response in chunks. Until it stays, the HTTP protocol is the transport's, and passes on what this one must know."""
+    """The writer of one response in chunks, of use once the first was sent.
+
+    Until it stays, the HTTP protocol is the transport's, and passes on what this one must know.
+    """
 
     __slots__ = ("_connections", "_http")
 

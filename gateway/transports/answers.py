@@ -38,15 +38,17 @@ async def answer_problem(send: Send, error: GatewayError, headers: Headers = (),
     extra = list(headers)
     if error.status == 401:
         extra.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1: a 401 must name a way
+    if isinstance(error, MethodNotAllowed):
+        extra.append((b"allow", ", ".join(error.allowed).encode()))
     if error.retry_after is not None:
         extra.append((b"retry-after", b"%d" % error.retry_after))
     await answer(send, error.status, msgspec.json.encode(error.problem()), b"application/problem+json", extra)
 
 
-async def check_method(scope: Mapping[str, Any], send: Send, *allowed: str) -> bool:
-    """Whether the request's method is one of those allowed; if not, ``405`` was sent."""
-    if scope["method"] in allowed:
-        return True
-    error = MethodNotAllowed(f"method {scope['method']!a}: {' or '.join(allowed)} is expected")
-    await answer_problem(send, error, [(b"allow", ", ".join(allowed).encode())])
-    return False
+def check_method(scope: Mapping[str, Any], *allowed: str) -> None:
+    """
+    Raises:
+        MethodNotAllowed: if the request's method is none of those.
+    """
+    if scope["method"] not in allowed:
+        raise MethodNotAllowed(f"method {scope['method']!a}: {' or '.join(allowed)} is expected", allowed)

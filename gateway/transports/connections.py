@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import random
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -115,8 +114,8 @@ class Connections:
         self._waiting: dict[Ending, None] = {}
         self._added = 0
         self.count = 0
-        self._addresses: Counter[str] = Counter()
-        self._subjects: Counter[str] = Counter()
+        self._addresses: dict[str, int] = {}
+        self._subjects: dict[str, int] = {}
         self._limits = limits
         self._heartbeat = heartbeat
         self._max_age = max_age or math.inf
@@ -133,9 +132,9 @@ class Connections:
         most, per_address, per_subject = self._limits
         if self.count >= most:
             raise _full(f"{most} connections are open")
-        if 0 < per_address <= self._addresses[address] and address:
+        if per_address and address and self._addresses.get(address, 0) >= per_address:
             raise _full(f"{per_address} connections are open from this address")
-        if 0 < per_subject <= self._subjects[subject] and subject:
+        if per_subject and subject and self._subjects.get(subject, 0) >= per_subject:
             raise _full(f"{per_subject} connections are open for this token's sub")
 
     @contextmanager
@@ -166,7 +165,8 @@ class Connections:
         self._parts[state.number % PARTS][connection] = None
         self._enter(state.address, state.subject)
         metrics.CONNECTIONS[connection.transport].value += 1
-        self.log(connection, logging.DEBUG, "opened")
+        if logger.isEnabledFor(logging.DEBUG):
+            self.log(connection, logging.DEBUG, "opened")
 
     def remove(self, connection: Connection) -> None:
         """It is gone."""
@@ -180,7 +180,7 @@ class Connections:
     def _enter(self, address: str, subject: str) -> None:
         self.count += 1
         for names, name in ((self._addresses, address), (self._subjects, subject)):
-            names[name] += 1
+            names[name] = names.get(name, 0) + 1
 
     def _leave(self, address: str, subject: str) -> None:
         self.count -= 1

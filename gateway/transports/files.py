@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gateway.errors import MethodNotAllowed
-from gateway.transports.answers import answer_problem
+from gateway.transports.answers import check_method
 from gateway.transports.request import headers
 from gateway.transports.writer import Receive, Send
 
@@ -38,10 +37,7 @@ class FileEndpoint:
         self._gzipped = _Form(f'"{tag}-gzip"', gzip.compress(body, 9, mtime=0), [kind, (b"content-encoding", b"gzip")])
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["method"] not in ("GET", "HEAD"):
-            error = MethodNotAllowed(f"method {scope['method']!a}: GET or HEAD is expected")
-            await answer_problem(send, error, [(b"allow", b"GET, HEAD")])
-            return
+        check_method(scope, "GET", "HEAD")
         form = self._gzipped if _takes_gzip(headers(scope, b"accept-encoding")) else self._plain
         cached = [(b"etag", form.tag.encode()), *_CACHED]
         if _is_known(form.tag, headers(scope, b"if-none-match")):

@@ -10,17 +10,18 @@ from gateway.core.page import Since
 from gateway.core.subscription import Subscription
 from gateway.errors import DONE, OVERLOADED, GatewayError
 from gateway.transports.services import Services
-from gateway.transports.writer import Writer, nothing
+from gateway.transports.writer import Send, Writer, nothing
 
 
 class Follower:
     """A ``Connection`` but for its bytes: ``beat`` and ``goodbye`` are those of the transport."""
 
-    __slots__ = ("_services", "grant", "subscription", "writer")
+    __slots__ = ("_send", "_services", "grant", "subscription", "writer")
     transport: str
 
-    def __init__(self, services: Services, grant: Grant, writer: Writer, wire: Wire, *, until_final: bool) -> None:
+    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
         self.grant = grant
+        self._send = send
         self.writer = writer
         self._services = services
         self.subscription = Subscription(
@@ -46,7 +47,6 @@ class Follower:
         services = self._services
         services.connections.add(self, address)
         services.access.admit(self)
-        self.greet()
         if channels:
             services.feed.follow(self.subscription, channels)
 
@@ -60,9 +60,6 @@ class Follower:
     def lose(self, error: GatewayError) -> None:
         """Send the client away for it."""
         self._services.connections.end(self, error.close_code, error.detail)
-
-    def greet(self) -> None:
-        """Write what comes before everything else, if there is such a thing."""
 
     def beat(self) -> None:
         """Write a heartbeat."""

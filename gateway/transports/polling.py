@@ -101,8 +101,7 @@ class PollEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, "GET"):
-            return
+        check_method(scope, "GET")
         services = self._services
         started = time.perf_counter()
         address = address_of(scope)

@@ -111,8 +111,7 @@ class PublishEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, "POST"):
-            return
+        check_method(scope, "POST")
         grant = await self._services.gate.authenticate(scope)
         body = await read_body(scope, receive, MAX_BODY_BYTES)
         if body.lstrip()[:1] != b"[":

@@ -122,7 +122,8 @@ def wanted(scope: Scope, max_channels: int) -> Wanted:
 
 def _channel(value: str) -> tuple[str, Since | None]:
     name, comma, cursor = value.partition(",")
-    check_channel(name)
+    if (problem := channel_problem(name)) is not None:
+        raise BadRequest(problem)
     return name, parse_since(cursor) if comma else None
 
 

@@ -53,8 +53,7 @@ class RevokeEndpoint:
         self._revoked = revoked
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, "POST"):
-            return
+        check_method(scope, "POST")
         grant = await self._services.gate.authenticate(scope)
         if not grant.admin:
             raise Forbidden("the token has no claim admin")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, cast
 
 from gateway import metrics
-from gateway.core.event import BLOCK, CHUNK, Wire, http_chunk
-from gateway.core.grant import Grant
+from gateway.core.event import BLOCK, CHUNK, http_chunk
 from gateway.errors import OVERLOADED, RESTART, BadRequest
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.request import check_readable, wanted
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter, Writer
+from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter
 
 HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
@@ -30,25 +29,24 @@ RETRY_AFTER_MS: Final = {RESTART: (100, 1_000), OVERLOADED: (3_000, 8_000)}  # f
 # The retry line and the heartbeat are lines, not blocks: some parsers (httpx-sse) make an event of each blank line.
 
 
+def retry_line(least: int, most: int) -> bytes:
+    """After how many milliseconds to come back, each client at a moment of its own."""
+    return b"retry: %d\n" % (least + int(random.random() * (most - least)))  # three calls less than randint, for each that comes
+
+
+async def over(message: MutableMapping[str, Any]) -> None:
+    """What stands in ASGI's send's place when the application's call is over."""
+
+
 class Stream(Follower):
     """One open event stream."""
 
-    __slots__ = ("_send",)
+    __slots__ = ()
     transport = "sse"
 
-    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
-        super().__init__(services, grant, writer, wire, until_final=until_final)
-        self._send: Send | None = send
-
-    def greet(self) -> None:
-        self.write(b"retry: %d\n" % random.randint(*RETRY_MS))
-
-    def stay(self) -> bool:
-        """Go on without a task; ``False`` where the server cannot do that."""
-        if self.subscription.wire is not CHUNK or not cast("DirectStream", self.writer).stay():
-            return False
-        self._send = None
-        return True
+    def stayed(self) -> None:
+        """It goes on without a task; the response is the writer's now."""
+        self._send = over
 
     def write(self, data: bytes) -> None:
         """Write bytes that are no event."""
@@ -60,11 +58,11 @@ class Stream(Follower):
     async def goodbye(self, code: int, reason: str) -> None:
         self._services.feed.leave(self.subscription)
         if code in RETRY_AFTER_MS:
-            self.write(b"retry: %d\n" % random.randint(*RETRY_AFTER_MS[code]))
+            self.write(retry_line(*RETRY_AFTER_MS[code]))
         self.subscription.notice("bye", {"code": code, "reason": reason})
         if isinstance(self.writer, SendWriter):
             await self.writer.flushed()
-        if self._send is None:
+        if self._send is over:
             cast("DirectStream", self.writer).end()
         else:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -77,8 +75,7 @@ class SseEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, "GET"):
-            return
+        check_method(scope, "GET")
         services = self._services
         started = time.perf_counter()
         address = address_of(scope)
@@ -94,6 +91,7 @@ class SseEndpoint:
             return
         services.connections.check_room(address, grant.subject)
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await send({"type": "http.response.body", "body": retry_line(*RETRY_MS), "more_body": True})
         direct: DirectStream | None = scope.get("extensions", {}).get(EXTENSION)
         fallback: SendWriter | None = None
         if direct is not None:
@@ -105,8 +103,10 @@ class SseEndpoint:
         try:
             stream.open(address, request.channels)
             metrics.HANDSHAKE["sse"].observe(time.perf_counter() - started)
-            stays = stream.stay()
-            if not stays:
+            stays = direct is not None and direct.stay()
+            if stays:
+                stream.stayed()
+            else:
                 await (_until_gone(receive) if fallback is None else _carry(fallback, receive))
         finally:
             if not stays:

@@ -27,8 +27,8 @@ class LiveEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if await check_method(scope, send, *_METHODS):
-            await answer_json(send, {"status": "alive"})
+        check_method(scope, *_METHODS)
+        await answer_json(send, {"status": "alive"})
 
 
 class ReadyEndpoint:
@@ -38,8 +38,7 @@ class ReadyEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, *_METHODS):
-            return
+        check_method(scope, *_METHODS)
         if self._services.draining:
             await answer_problem(send, Unavailable("the gateway is shutting down"), is_refusal=False)
         elif not self._services.running or not self._services.feed.ready:
@@ -56,8 +55,7 @@ class MetricsEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, *_METHODS):
-            return
+        check_method(scope, *_METHODS)
         if not _is_local(scope):
             try:
                 grant = await self._services.gate.authenticate(scope)

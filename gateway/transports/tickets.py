@@ -21,8 +21,7 @@ class TicketEndpoint:
         self._tickets = tickets
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if not await check_method(scope, send, "POST"):
-            return
+        check_method(scope, "POST")
         if not self._services.anybody and header(scope, b"authorization") is None:
             # A ticket for a ticket would never end, and a page that has the cookie needs no ticket.
             raise Unauthorized("no token: Authorization: Bearer is expected")

@@ -64,12 +64,11 @@ class Allowance:
 class Socket(Follower):
     """One open WebSocket."""
 
-    __slots__ = ("_allowance", "_send")
+    __slots__ = ("_allowance",)
     transport = "websocket"
 
     def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
-        super().__init__(services, grant, writer, wire, until_final=until_final)
-        self._send = send
+        super().__init__(services, grant, writer, send, wire, until_final=until_final)
         self._allowance: Allowance | None = None  # most clients never send a command
 
     def beat(self) -> None:

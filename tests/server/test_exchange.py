@@ -176,6 +176,7 @@ async def test_an_application_whose_client_is_gone_is_told_and_may_go_on_writing
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
         kind = (await receive())["type"]
         await send({"type": "http.response.body", "body": b"late"})
         seen.set_result(kind)
@@ -213,8 +214,8 @@ BAD = {
     "error": b"500 ",
     "line break": b"500 ",
     "body first": b"500 ",
-    "too long": b"",
-    "too short": b"",
+    "too long": b"500 ",
+    "too short": b"500 ",
     "half": b"",
     "error within": b"",
 }
@@ -250,6 +251,29 @@ async def test_an_application_that_fails_is_answered_for_or_its_connection_ends(
         assert answer.startswith(b"HTTP/1.1 200 ")
     assert "c: d" not in answer.decode()
     assert len([record for record in caplog.records if record.name == "gateway.edge"]) == 1
+
+
+async def test_a_head_is_sent_with_the_first_of_its_body(serve: Serve) -> None:
+    asked = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] == "/error":
+            raise LookupError
+        await asked.wait()
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await send({"type": "http.response.body", "body": b"end"})
+
+    loop = asyncio.get_running_loop()
+
+    def client(wire: Wire) -> tuple[bytes, bytes]:
+        wire.send(request("/"))
+        with Wire(wire._socket.getpeername()[1]) as other:
+            failed = other.send(request("/error")).take(12)
+        loop.call_soon_threadsafe(asked.set)
+        return failed, wire.take(12)
+
+    assert await ask(serve, app, client) == (b"HTTP/1.1 500", b"HTTP/1.1 200")
 
 
 async def test_nothing_may_follow_an_answer(serve: Serve) -> None:

@@ -60,6 +60,7 @@ async def test_bytes_written_to_the_writer_arrive_as_they_are_and_it_tells_when_
 async def test_a_stream_has_a_writer_too_once_it_has_begun_in_chunks(serve: Serve) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"oh", "more_body": True})
         scope["extensions"][EXTENSION].write(b"2\r\nhi\r\n")
         await send({"type": "http.response.body", "body": b""})
 
@@ -71,7 +72,7 @@ async def test_a_stream_has_a_writer_too_once_it_has_begun_in_chunks(serve: Serv
 
     answer = await asyncio.to_thread(client)
     assert b"transfer-encoding: chunked\r\n" in answer.lower()
-    assert answer.endswith(b"\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\n2\r\noh\r\n2\r\nhi\r\n0\r\n\r\n")
 
 
 @pytest.mark.parametrize("kind", ["websocket", "http"])
@@ -93,6 +94,7 @@ async def test_the_writer_tells_when_it_is_full_and_when_there_is_room(serve: Se
             await send({"type": "websocket.accept"})
         else:
             await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
         written = 0
         while not told:
             writer.write(b"\x82\x7e\xff\xff" + b"x" * 65_535)

@@ -26,7 +26,7 @@ class App:
         self.writers.append(writer)
         writer.on_gone = self.gone.set
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        writer.write(http_chunk(b"begun"))
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
         self.stayed.append(writer.stay())
         while not self.stayed[-1] and (await receive())["type"] != "http.disconnect":
             pass

@@ -6,7 +6,9 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
-from gateway.errors import Unavailable
+import pytest
+
+from gateway.errors import MethodNotAllowed, Unavailable
 from gateway.transports.answers import answer, answer_json, answer_problem, check_method
 
 
@@ -56,7 +58,9 @@ async def test_a_problem_says_when_to_come_back() -> None:
 
 async def test_another_method_is_answered_with_the_right_one() -> None:
     sent = Sent()
+    check_method({"method": "GET"}, "GET", "HEAD")
+    with pytest.raises(MethodNotAllowed, match="'PUT': GET or HEAD is expected") as caught:
+        check_method({"method": "PUT"}, "GET", "HEAD")
+    await answer_problem(sent, caught.value)
 
-    assert await check_method({"method": "GET"}, sent, "GET")
-    assert not await check_method({"method": "PUT"}, sent, "GET")
-    assert (sent.status, sent.headers[b"allow"]) == (405, b"GET")
+    assert (sent.status, sent.headers[b"allow"]) == (405, b"GET, HEAD")

@@ -130,6 +130,7 @@ def main() -> None:
         servers: dict[tuple[str, bool], Server] = {}
         for tree, closed in {(tree, "-none-" not in kind) for kind, tree in found}:
             settings = {"auth": "jwt", "jwt_secret": SECRET} if closed else {}
+            settings["prefix"] = f"tree{trees.index(tree)}"  # what an older one has in Redis may look different
             before = f"import sys\nsys.path.insert(0, {tree!r})"
             servers[tree, closed] = stack.enter_context(running_gateway(url, before=before, log_level="warning", **settings))
         free = dict.fromkeys(servers.values(), 0.0)  # -> when all channels of its last round are given up
