@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import OrderedDict
 from typing import Final
 
 import jwt
@@ -48,7 +49,8 @@ class Tokens:
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
-        self._known: dict[bytes, Grant] = {}
+        # By use. A plain dictionary finds its first key behind the holes of all that were before it.
+        self._known: OrderedDict[bytes, Grant] = OrderedDict()
         self._generation = keys.generation
 
     async def verify(self, token: str) -> Grant:
@@ -66,16 +68,18 @@ class Tokens:
             self._generation = self._keys.generation
             self._known.clear()
         digest = hashlib.sha256(token.encode()).digest()
-        grant = self._known.pop(digest, None)
+        grant = self._known.get(digest)
         if grant is None:
             claims = _prove(token, await self._keys.find(token))
             grant = Grant.of(claims)
             self._check(claims)
         if grant.expires <= time.time():
+            self._known.pop(digest, None)
             raise Unauthorized("the token has expired")
-        self._known[digest] = grant  # as the newest
+        self._known[digest] = grant
+        self._known.move_to_end(digest)
         if len(self._known) > REMEMBERED:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
         return grant
 
     def _check(self, claims: Claims) -> None:
