@@ -56,6 +56,7 @@ class Site:
         self._app_state = app_state
         self._version = config.asgi_version
         self._root_path = config.root_path
+        self._raw_root_path = config.root_path.encode("ascii")
         self._server: tuple[str, int | None] | None = None
         self._secure: bool | None = None
 
@@ -71,6 +72,32 @@ class Site:
         Raises:
             httptools.HttpParserInvalidURLError: if the address is none.
         """
+        scope = self._scope(uri, headers, client)
+        scope["type"] = "http"
+        scope["asgi"] = {"version": self._version, "spec_version": "2.3"}
+        scope["http_version"] = version
+        scope["method"] = method.decode("ascii")
+        scope["scheme"] = "https" if self._secure else "http"
+        scope["extensions"] = {}
+        return scope
+
+    def websocket_scope(self, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
+        """The ASGI scope of an upgrade; as ``http_scope``."""
+        scope = self._scope(uri, headers, client)
+        scope["type"] = "websocket"
+        scope["asgi"] = {"version": self._version, "spec_version": "2.4"}
+        scope["http_version"] = "1.1"
+        scope["scheme"] = "wss" if self._secure else "ws"
+        scope["subprotocols"] = [
+            text.strip()
+            for name, value in headers
+            if name == b"sec-websocket-protocol"
+            for text in value.decode("latin-1").split(",")
+        ]  # fmt: skip
+        scope["extensions"] = {"websocket.http.response": {}}
+        return scope
+
+    def _scope(self, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
         if uri.startswith(b"/"):
             path, _, query = uri.partition(b"?")
         else:
@@ -78,31 +105,12 @@ class Site:
             path, query = url.path, url.query or b""
         text = path.decode("ascii")
         return {
-            "type": "http",
-            "asgi": {"version": self._version, "spec_version": "2.3"},
-            "http_version": version,
-            "method": method.decode("ascii"),
-            "scheme": "https" if self._secure else "http",
             "path": self._root_path + (unquote(text) if "%" in text else text),
-            "raw_path": self._root_path.encode("ascii") + path,
+            "raw_path": self._raw_root_path + path,
             "query_string": query,
             "root_path": self._root_path,
             "headers": headers,
             "client": client,
             "server": self._server,
             "state": self._app_state.copy(),
-            "extensions": {},
-        }
-
-    def websocket_scope(self, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
-        """The ASGI scope of an upgrade; ``uri`` as for ``http_scope``."""
-        scope = self.http_scope(b"GET", "1.1", uri, headers, client)
-        del scope["method"]
-        offers = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-protocol"]
-        return scope | {
-            "type": "websocket",
-            "asgi": {"version": self._version, "spec_version": "2.4"},
-            "scheme": "wss" if self._secure else "ws",
-            "subprotocols": [text.strip() for offer in offers for text in offer.split(",")],
-            "extensions": {"websocket.http.response": {}},
         }

@@ -1,9 +1,8 @@
 """Sockets: an open WebSocket, from a head that was parsed and checked to the end (RFC 6455).
 
 uvicorn's protocol parses the head again, answers it through two header objects, and keeps both for as long as the connection lasts,
-with three queues and a parser: 15 KiB and 200 us. Here the answer is one template; what a client sends is parsed by websockets, whose
-protocol object is made when the first frame comes. That never happens to most clients, who only listen: their pongs are looked at and
-forgotten.
+with three queues and a parser: 15 KiB and 200 us. Here the answer is one template, and there is no parser until a client says something
+(``conversation``).
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ from base64 import b64encode
 from collections.abc import Callable, MutableMapping
 from hashlib import sha1
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.utils import ClientDisconnected
 from websockets.exceptions import InvalidState
-from websockets.frames import Frame, Opcode
-from websockets.protocol import SERVER, Protocol
+from websockets.frames import Opcode
 
-from gateway.server.frames import FrameCounter, Violation, is_pong
+from gateway.errors import RESTART
+from gateway.server.conversation import ABNORMAL, Conversation, Said
+from gateway.server.frames import Violation
 from gateway.server.responses import Usual, lines
 from gateway.server.streams import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
 from gateway.transports.writer import HIGH_BYTES
@@ -29,8 +29,6 @@ from gateway.transports.writer import HIGH_BYTES
 if TYPE_CHECKING:
     from gateway.server.protocols import HttpProtocol
 
-INVALID_DATA: Final = 1007
-RESTART: Final = 1012
 INTERNAL_ERROR: Final = 1011
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
@@ -42,7 +40,6 @@ Message = MutableMapping[str, Any]
 Fields = list[tuple[bytes, bytes]]
 
 logger = logging.getLogger("gateway.edge")
-_frames_logger = logging.getLogger("gateway.edge.frames")
 
 
 def _ignore(message: Message) -> None:
@@ -53,8 +50,8 @@ class WebSocketProtocol(TransportWriter):
     """One connection: an ASGI application's, or after ``stay`` that of whoever takes its messages."""
 
     __slots__ = (
-        "_counter", "_drained", "_frames", "_key", "_kind", "_max_size", "_messages", "_on_message",
-        "_parser", "_reading", "_response", "_server", "_state", "_taking", "_timer", "_waiter",
+        "_conversation", "_drained", "_key", "_max_size", "_messages", "_on_message",
+        "_reading", "_response", "_server", "_state", "_taking", "_timer", "_waiter",
     )  # fmt: skip
 
     def __init__(self, http: HttpProtocol) -> None:
@@ -70,10 +67,7 @@ class WebSocketProtocol(TransportWriter):
         self._on_message: Callable[[Message], None] | None = None
         self._taking = False
         self._reading = True
-        self._counter: FrameCounter | None = None
-        self._parser: Protocol | None = None
-        self._frames: list[bytes] = []
-        self._kind = Opcode.TEXT
+        self._conversation: Conversation | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, app: Callable[..., Any], scope: Message, key: bytes) -> None:
@@ -180,26 +174,21 @@ class WebSocketProtocol(TransportWriter):
         usual = [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), (b"content-type", b"text/plain; charset=utf-8")]
         fields = [*self._server.default_headers, *fields, *(field for field in usual if field[0] not in names)]
         self._state = CLOSED
-        self._tell({"type": "websocket.disconnect", "code": 1006})
+        self._tell({"type": "websocket.disconnect", "code": ABNORMAL})
         self.write(b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), lines(fields), body))
         self.transport.close()
 
     def _send(self, message: Message) -> None:
-        parser = self._frames_of()
+        data, conversation = message.get("bytes"), self._talk()
         try:
-            if message.get("bytes") is not None:
-                parser.send_binary(message["bytes"])
-            else:
-                parser.send_text(message["text"].encode())
+            self.write(conversation.text(message["text"]) if data is None else conversation.binary(data))
         except InvalidState:
             raise ClientDisconnected from None
-        self.write(b"".join(parser.data_to_send()))
 
     def _close(self, code: int, reason: str) -> None:
-        parser = self._frames_of()
-        parser.send_close(code, reason)
+        goodbye = self._talk().close(code, reason)
         self._leave(CLOSING, code, reason)
-        self.write(b"".join(parser.data_to_send()))
+        self.write(goodbye)
         self._reading_on()
         self._timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.transport.close)
 
@@ -215,10 +204,10 @@ class WebSocketProtocol(TransportWriter):
 
     # What comes
 
-    def _frames_of(self) -> Protocol:
-        if self._parser is None:
-            self._parser = Protocol(SERVER, max_size=self._max_size, logger=_frames_logger)
-        return self._parser
+    def _talk(self) -> Conversation:
+        if self._conversation is None:
+            self._conversation = Conversation(self._max_size, asyncio.get_running_loop().time())
+        return self._conversation
 
     def data_received(self, data: bytes) -> None:
         if self._state in (FAILED, CLOSED):
@@ -226,73 +215,32 @@ class WebSocketProtocol(TransportWriter):
         if self._state == CONNECTING:
             self.transport.abort()  # a client waits for the answer (RFC 6455, section 4.1)
             return
-        now = asyncio.get_running_loop().time()
-        if self._counter is None:
-            self._counter = FrameCounter(now)
         try:
-            self._counter.feed(data, now)
+            for said in self._talk().hear(data, asyncio.get_running_loop().time()):
+                self._take(said)
         except Violation as violation:
-            self._frames_of().fail(violation.code, violation.reason)
-            self._fail()
-            return
-        if self._parser is not None or not is_pong(data):
-            self._parse(data)
+            self._fail(violation)
 
-    def _parse(self, data: bytes) -> None:
-        parser = self._frames_of()
-        parser.receive_data(data)
-        if parser.parser_exc is not None:
-            self._fail()
-            return
-        for frame in parser.events_received():
-            self._take(parser, cast("Frame", frame))
-
-    def _take(self, parser: Protocol, frame: Frame) -> None:
-        if frame.opcode is Opcode.PING:
-            pong = b"".join(parser.data_to_send())
+    def _take(self, said: Said) -> None:
+        if said.kind is Opcode.PING:
             if self.transport.get_write_buffer_size() <= HIGH_BYTES:  # who takes no bytes needs no pong
-                self.write(pong)
-        elif frame.opcode is Opcode.CLOSE:
-            self._closed(parser)
-        elif frame.opcode is not Opcode.PONG:
-            if frame.opcode is not Opcode.CONT:
-                self._kind, self._frames = frame.opcode, []
-            self._frames.append(bytes(frame.data))
-            if frame.fin:
-                self._take_message()
-
-    def _take_message(self) -> None:
-        data, self._frames = b"".join(self._frames), []
-        if self._state != OPEN:
-            return
-        if self._kind is Opcode.BINARY:
-            self._tell({"type": "websocket.receive", "bytes": data})
-        else:
-            try:
-                self._tell({"type": "websocket.receive", "text": data.decode()})
-            except UnicodeDecodeError:
-                self._frames_of().fail(INVALID_DATA, "text that is not UTF-8")
-                self._fail()
-                return
-        if self._reading and (self._on_message is None or self._taking):
-            self._reading = False
-            self.transport.pause_reading()
-
-    def _closed(self, parser: Protocol) -> None:
-        if self._state == OPEN:
-            closed = parser.close_rcvd
-            assert closed is not None
-            self._leave(CLOSED, closed.code, closed.reason)
-            self.write(b"".join(parser.data_to_send()))
-        if self._state != FAILED:
+                self.write(said.answer)
+        elif said.kind is Opcode.CLOSE:
+            if self._state == OPEN:
+                self._leave(CLOSED, said.code, str(said.data))
+                self.write(said.answer)
             self.transport.close()
+        elif self._state == OPEN:
+            self._tell({"type": "websocket.receive", "text" if said.kind is Opcode.TEXT else "bytes": said.data})
+            if self._reading and (self._on_message is None or self._taking):
+                self._reading = False
+                self.transport.pause_reading()
 
-    def _fail(self) -> None:
-        """End with the code of the parser's ``fail``. The socket stays a moment: closed with bytes unread it would be reset."""
-        parser = self._frames_of()
-        closed = parser.close_sent
-        self._leave(FAILED, closed.code if closed else 1006, closed.reason if closed else "")
-        self.write(b"".join(parser.data_to_send()))
+    def _fail(self, violation: Violation) -> None:
+        """Give the client up. The socket stays a moment: closed with bytes unread it would be reset."""
+        goodbye = self._talk().fail(violation)
+        self._leave(FAILED, violation.code, violation.reason)
+        self.write(goodbye)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._reading_on()
@@ -342,13 +290,13 @@ class WebSocketProtocol(TransportWriter):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
         if not self.gone:
-            self._leave(CLOSED, 1006 if self._state == CONNECTING else 1005, "")
+            self._leave(CLOSED, ABNORMAL if self._state == CONNECTING else 1005, "")
         self._state = CLOSED
         super().connection_lost(exc)
         self._flow()
         if self._timer is not None:
             self._timer.cancel()
-        self._parser = None
+        self._conversation = None
 
     def shutdown(self) -> None:
         """Send the client away, for uvicorn that stops."""

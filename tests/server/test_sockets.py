@@ -130,8 +130,10 @@ async def test_no_parser_is_made_for_a_client_that_only_answers_pings(serve: Ser
     def client() -> tuple[bool, tuple[int, bytes] | None, bool]:
         with websocket(port) as wire:
             wire.send(frame(b"x", opcode=PONG))
-            before = connections[0]._parser is None
+            while connections[0]._conversation is None:
+                pass
+            before = connections[0]._conversation._parser is None
             wire.send(frame(b"a"))
-            return before, wire.frame(), connections[0]._parser is None
+            return before, wire.frame(), connections[0]._conversation._parser is None
 
     assert await asyncio.to_thread(client) == (True, (1, b"a!"), False)

@@ -1,0 +1,92 @@
+"""Bytes in, what was said out."""
+
+from __future__ import annotations
+
+import pytest
+from websockets.exceptions import InvalidState
+from websockets.frames import Opcode
+
+from gateway.server.conversation import Conversation, Said
+from gateway.server.frames import Violation
+from tests.support.wire import BINARY, CLOSE, PING, PONG, TEXT, frame
+
+GOODBYE = b"\x88\x02\x03\xe8"  # 1000
+
+
+@pytest.fixture
+def conversation() -> Conversation:
+    return Conversation(100, 0.0)
+
+
+def heard(conversation: Conversation, *frames: bytes) -> list[Said]:
+    return list(conversation.hear(b"".join(frames), 0.0))
+
+
+def test_messages_are_heard_whole_and_in_their_order(conversation: Conversation) -> None:
+    fragments = [frame(b"a", fin=False), frame(b"b", 0, fin=False), frame(b"", PONG), frame(b"c", 0)]
+
+    assert heard(conversation, *fragments, frame(b"\xff", BINARY), frame("é".encode(), TEXT)) == [
+        Said(Opcode.TEXT, "abc"),
+        Said(Opcode.BINARY, b"\xff"),
+        Said(Opcode.TEXT, "é"),
+    ]
+
+
+def test_a_frame_that_comes_in_pieces_is_heard_with_the_last(conversation: Conversation) -> None:
+    data = frame(b"hello")
+
+    found = [list(conversation.hear(data[i : i + 1], 0.0)) for i in range(len(data))]
+    assert found == [[]] * (len(data) - 1) + [[Said(Opcode.TEXT, "hello")]]
+
+
+def test_a_ping_and_a_close_have_their_answers(conversation: Conversation) -> None:
+    assert heard(conversation, frame(b"x", PING)) == [Said(Opcode.PING, b"", b"\x8a\x01x")]
+    assert heard(conversation, frame(b"\x03\xe8bye", CLOSE)) == [Said(Opcode.CLOSE, "bye", b"\x88\x05\x03\xe8bye", 1000)]
+
+
+def test_nothing_is_made_for_who_only_answers_pings(conversation: Conversation) -> None:
+    assert heard(conversation, frame(b"x", PONG)) == []
+    assert conversation._parser is None
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (frame(b"\xff"), 1007),
+        (frame(b"x" * 101), 1009),
+        (frame(b"x", masked=False), 1002),
+        (frame(b"x", reserved=4), 1002),
+        (frame(b"x", form=2), 1002),
+        (frame(b"", PING) * 601, 1008),
+    ],
+    ids=["no UTF-8", "too big", "not masked", "reserved bits", "long form", "too many"],
+)
+def test_who_breaks_the_rules_is_told_why_it_must_go(conversation: Conversation, data: bytes, code: int) -> None:
+    with pytest.raises(Violation) as caught:
+        heard(conversation, data)
+    goodbye = conversation.fail(caught.value)
+
+    assert caught.value.code == code
+    assert (goodbye[0], int.from_bytes(goodbye[2:4], "big")) == (0x88, code)
+
+
+def test_what_came_before_a_violation_is_heard(conversation: Conversation) -> None:
+    saying = conversation.hear(frame(b"good") + frame(b"\xff"), 0.0)
+
+    assert next(saying) == Said(Opcode.TEXT, "good")
+    with pytest.raises(Violation):
+        next(saying)
+
+
+def test_what_is_said_to_the_client_is_in_frames_and_nothing_after_the_last(conversation: Conversation) -> None:
+    assert conversation.text("é") == b"\x81\x02\xc3\xa9"
+    assert conversation.binary(b"\x00") == b"\x82\x01\x00"
+    assert conversation.close(1000, "") == GOODBYE
+    with pytest.raises(InvalidState):
+        conversation.text("more")
+
+
+def test_who_breaks_the_rules_after_the_end_is_told_nothing_more(conversation: Conversation) -> None:
+    conversation.close(1000, "")
+
+    assert conversation.fail(Violation(1008, "too many")) == b""
