@@ -5,17 +5,13 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gateway.core.hub import Channel
     from gateway.core.page import Page, Since
     from gateway.core.subscription import Subscription
 
 
-class Cursor(msgspec.Struct, eq=False):  # a structure: made in C, each client has one for each channel
+class Cursor:
     """Where one client stands on one channel.
 
     Attributes:
@@ -30,24 +26,21 @@ class Cursor(msgspec.Struct, eq=False):  # a structure: made in C, each client h
         done: whether the channel's final event was delivered
     """
 
-    subscription: Subscription
-    channel: Channel
-    write: Callable[[bytes], object]
-    since: Since | None
-    position: int
-    announced: int = 0
-    covered: int = 0
-    live: bool = False
-    unread: bool = True
-    more: bool = False
-    done: bool = False
+    # No structure of msgspec's: made sooner, but an attribute is set in 26 ns instead of 7, and each event sets one for each client.
+    __slots__ = ("announced", "channel", "covered", "done", "live", "more", "position", "since", "subscription", "unread", "write")
 
-    @classmethod
-    def begin(cls, subscription: Subscription, channel: Channel, since: Since) -> Cursor:
-        """A cursor whose log has not been read yet."""
-        if isinstance(since, int):
-            return cls(subscription, channel, subscription.write, None, since)
-        return cls(subscription, channel, subscription.write, since, 0)
+    def __init__(self, subscription: Subscription, channel: Channel, since: Since) -> None:
+        self.subscription = subscription
+        self.channel = channel
+        self.write = subscription.write
+        self.since: Since | None = None if isinstance(since, int) else since
+        self.position = since if isinstance(since, int) else 0
+        self.announced = 0
+        self.covered = 0
+        self.live = False
+        self.unread = True
+        self.more = False
+        self.done = False
 
     @property
     def start(self) -> Since:

@@ -65,7 +65,7 @@ class Hub:
         if channel is None:
             channel = self.channels[name] = Channel(name)
         self.idle.pop(channel, None)
-        cursor = Cursor.begin(subscription, channel, since)
+        cursor = Cursor(subscription, channel, since)
         channel.followers[cursor] = subscription.wire
         channel.lines = None
         subscription.written = self.written[subscription.wire]
