@@ -100,10 +100,10 @@ end
 -- Whether the value is an event (rather than the data of one), and its last. Refuses an event with a wrong type or final.
 local function is_final(value)
   if type(value) ~= 'table' or type(value.type) ~= 'string' then return false end
-  for name in pairs(value) do
+  for name in next, value do
     if name ~= 'type' and name ~= 'data' and name ~= 'final' then return false end
   end
-  if #value.type > 64 or not value.type:match('^%w[%w_.-]*$') then
+  if #value.type > 64 or not value.type:find('^%w[%w_.-]*$') then
     refuse('type ' .. show(value.type) .. ': only letters, digits and _ . - are allowed, at most 64, the first a letter or digit')
   end
   if value.final ~= nil and type(value.final) ~= 'boolean' then refuse('final: true or false is expected') end
@@ -142,7 +142,7 @@ local function options(args)
 end
 
 local function check_channel(channel)
-  if #channel > 128 or not channel:match('^%w[%w_.:@-]*$') then
+  if #channel > 128 or not channel:find('^%w[%w_.:@-]*$') then
     refuse('channel ' .. show(channel) .. ': only letters, digits and _ . : @ - are allowed, at most 128, the first a letter or digit')
   end
 end
@@ -194,13 +194,14 @@ local newest, asked -- where this library left the clock, and the second in whic
 -- a server that is demoted and promoted again may come back to where it stood, without what was written in between elsewhere.
 -- It is opened before the event is recorded, so that the floor lies exactly between what an earlier holder of the data
 -- acknowledged and what this one does.
-local function next_id()
-  local second, micro = unpack(redis.call('TIME'))
+local function next_id(call)
+  local time = call('TIME')
+  local second, micro = time[1], time[2]
   if #micro < 6 then micro = ('00000' .. micro):sub(-6) end
   if second == asked then
     local id = second .. micro
     if id <= newest then id = decimal(newest + 1) end
-    local was = redis.call('GETSET', CLOCK, id)
+    local was = call('GETSET', CLOCK, id)
     if was == newest then
       newest = id
       return id
@@ -248,7 +249,7 @@ local function publish(channel, args)
 
   local log, last_key = LOG .. channel .. '}', LAST .. channel .. '}'
   local tail = chosen.COLLAPSE and call('LINDEX', log, -1)
-  local id = next_id()
+  local id = next_id(call)
   local digit = (chosen.TTL == DEFAULTS.TTL and PLAIN or OWN_TTL)[final]
   local last = call('SET', last_key, id .. digit, 'KEEPTTL', 'GET')
   if not last and not tail then tail = redis.pcall('LINDEX', log, -1) end
