@@ -26,6 +26,7 @@ from gateway.settings import Settings
 logger = logging.getLogger("gateway.server")
 
 BACKLOG: Final = 4_096
+UNSENT_BYTES: Final = 131_072  # that the kernel keeps for a client beyond what is on its way (loadtest/experiments/socket-options)
 GRACE_SECONDS: Final = 5  # for what the drain has left behind
 # Objects made before the collector looks at the youngest, and how often before it looks at older ones. A client is some hundred
 # objects that stay; with Python's (700, 10, 10) a storm of 10,000 of them spends two thirds of its time on going through the others.
@@ -81,6 +82,9 @@ def bind(settings: Settings) -> socket.socket:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # A client that is gone without a word: the kernel gives up after half a minute of no answer.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # What a client does not take the kernel would keep for it, megabytes for each. It is behind instead, and reads on from the log.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     try:
         listener.bind((settings.host.strip("[]"), settings.port))
         listener.listen(BACKLOG)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
+import socket
+import sys
 
 import pytest
 import websockets
 from redis.asyncio import Redis
 
-from gateway.server.run import COLLECT_AFTER, _Config, bind
+from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, _Config, bind
 from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
@@ -24,6 +27,20 @@ def test_the_listening_socket_is_bound_at_once() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
             bind(Settings(port=port))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux: TCP_NOTSENT_LOWAT")
+def test_the_kernel_keeps_little_for_a_client_that_takes_nothing() -> None:
+    sent = 0
+    with bind(Settings(port=0)) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(listener.getsockname())
+        with listener.accept()[0] as connection, contextlib.suppress(BlockingIOError):
+            connection.setblocking(False)
+            while sent < 16 * UNSENT_BYTES:
+                sent += connection.send(b"x" * 8_192)
+
+    assert sent < 2 * UNSENT_BYTES
 
 
 def test_the_collector_of_garbage_has_little_to_do_with_many_clients() -> None:
