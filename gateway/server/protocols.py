@@ -81,7 +81,8 @@ class HttpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         site = self.site
         self.transport = transport
-        site.look(transport)
+        if site.address is None:
+            site.look(transport)
         peer = transport.get_extra_info("peername")
         self.client = peer[:2] if isinstance(peer, tuple) else None  # without the flow and scope of IPv6; a Unix socket has no address
         site.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's name for what has a shutdown
@@ -121,7 +122,8 @@ class HttpProtocol(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         method, version = self._parser.get_method(), self._parser.get_http_version()
         self._head = head = check_head(method, version, self._url, self._headers)
-        if self._busy() and (head.key or len(self._ahead) >= MAX_PIPELINED):
+        busy = self._busy()
+        if busy and (head.key or len(self._ahead) >= MAX_PIPELINED):
             raise BadRequest(f"an upgrade, or more than {MAX_PIPELINED} requests, before the answer to the first")
         self._unfinished = 0
         self._relax()
@@ -138,7 +140,7 @@ class HttpProtocol(asyncio.Protocol):
         )
         self._receiving = exchange if head.has_body else None
         self._url, self._headers = b"", []  # for trailers, which are none of the application's headers, and the next request
-        if self._busy():
+        if busy:
             self.pause_reading()
             self._ahead.append(exchange)
         else:

@@ -35,6 +35,7 @@ class Site:
     Attributes:
         head, body, idle, lingering: until when a connection must have sent a head or a body, may say nothing after an answer, and may
             go on sending after it was refused
+        address: where the server listens, ``None`` until the first connection tells
     """
 
     def __init__(
@@ -57,14 +58,13 @@ class Site:
         self._version = config.asgi_version
         self._root_path = config.root_path
         self._raw_root_path = config.root_path.encode("ascii")
-        self._server: tuple[str, int | None] | None = None
-        self._secure: bool | None = None
+        self.address: tuple[str, int | None] | None = None
+        self._secure = False
 
     def look(self, transport: asyncio.Transport) -> None:
         """Learn from the first connection what only a connection can tell."""
-        if self._secure is None:
-            self._server = get_local_addr(transport)
-            self._secure = is_ssl(transport)
+        self.address = get_local_addr(transport)
+        self._secure = is_ssl(transport)
 
     def http_scope(self, method: bytes, version: str, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
         """The ASGI scope of a request.
@@ -111,6 +111,6 @@ class Site:
             "root_path": self._root_path,
             "headers": headers,
             "client": client,
-            "server": self._server,
+            "server": self.address,
             "state": self._app_state.copy(),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 from typing import Any
 
@@ -12,7 +13,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 from websockets.protocol import Protocol, State
 
+from gateway.server.exchange import Exchange
 from gateway.server.protocols import HttpProtocol
+from gateway.server.streams import TransportWriter
 from gateway.transports.writer import EXTENSION, HIGH_BYTES, LOW_BYTES
 from tests.server.conftest import Serve
 from tests.support.wire import CLOSE, Wire, frame, request, upgrade, websocket
@@ -178,3 +181,54 @@ async def test_trailers_are_no_headers(serve: Serve) -> None:
 
     assert await asyncio.to_thread(client) == 200
     assert seen == [b"host", b"transfer-encoding"]
+
+
+async def leave_it(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Answers, or leaves a stream or a WebSocket behind."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        scope["extensions"][EXTENSION].stay(print)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+    if scope["path"] == "/stream":
+        scope["extensions"][EXTENSION].stay()
+    elif scope["path"] == "/wait":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    else:
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def test_nothing_of_a_connection_has_to_wait_for_the_garbage_collector(serve: Serve) -> None:
+    port = await serve(leave_it)
+
+    def there() -> int:
+        return sum(isinstance(each, HttpProtocol | Exchange | TransportWriter) for each in gc.get_objects())
+
+    def clients() -> None:
+        for data in (
+            b"",
+            b"bad\r\n\r\n",
+            upgrade(),
+            request("/stream"),
+            request("/wait"),
+            request("/") * 3,
+            request("/", "Connection: close"),
+        ):
+            with Wire(port) as wire:
+                wire.send(data).take(12 if data else 0)
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = there()
+        await asyncio.to_thread(clients)
+        async with asyncio.timeout(10):
+            while there() > before:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+    assert there() == before
