@@ -1,6 +1,6 @@
 """Costs: measure what ``scale.py`` counts with, on this machine: a gateway, and a real Valkey under a flood of pipelined commands.
 
-uv run --group loadtest python loadtest/costs.py        about a minute
+uv run --group loadtest python loadtest/costs.py        about two minutes
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -27,8 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 from gateway.embedded import embedded_server  # noqa: E402 - the path had to be set first
 from gateway.store.library import Library  # noqa: E402
-from loadtest.compare.measure import compile_programs, run  # noqa: E402
-from loadtest.compare.target import GATEWAY  # noqa: E402
+from loadtest.compare.measure import compile_programs, cpu, run, started  # noqa: E402
+from loadtest.compare.target import GATEWAY, Target  # noqa: E402
 from loadtest.compare.work import Work  # noqa: E402
 from loadtest.scale import Costs  # noqa: E402
 
@@ -38,6 +39,8 @@ ROUNDS: Final = 3
 ID_REPLY: Final = len(b"$16\r\n") + 16 + 2
 NEW_TOKEN_US: Final = 50.0  # loadtest/experiments/handshake-cost
 CLIENTS: Final = 2_000
+IDLE_CLIENTS: Final = 8_000
+IDLE_SECONDS: Final = 8.0  # a twentieth of them has a heartbeat in each second, and all are looked at every other one
 MAX_EVENT_BYTES: Final = 65_536
 
 
@@ -146,6 +149,22 @@ def redis_costs(url: str) -> tuple[Costs, float]:
     return Costs(publish=publish, push=max(0.0, push), follow=follow, job_kib=job_kib, channel_kib=channel_kib), len(jobs) / seconds
 
 
+def idle_cost(target: Target, folder: Path, url: str, clients: int) -> float:
+    """Microseconds of CPU that a gateway with so many clients uses in a second in which nothing happens."""
+    with tempfile.TemporaryDirectory(dir=folder) as own, started(target, Path(own), folder, url) as (place, server):
+        words = [folder / "subscribers", place.port, clients, 1, 60, "ready", target.request(place.port)]
+        with subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            if (ready := process.stdout.readline().split()) != ["ready", str(clients)]:
+                raise RuntimeError(f"of {clients} clients became ready: {ready}")
+            time.sleep(1)
+            before, began = cpu(server), time.monotonic()
+            time.sleep(IDLE_SECONDS)
+            used = (cpu(server) - before) / 1e3 / (time.monotonic() - began)
+            process.kill()
+    return used
+
+
 def gateway_costs(url: str) -> Costs:
     """What the gateway's part costs."""
     target = GATEWAY[0]
@@ -154,11 +173,13 @@ def gateway_costs(url: str) -> Costs:
         compile_programs(Path(folder))
         together = run(target, Work(clients=CLIENTS, events=40, rate=15), Path(folder), url)
         alone = run(own, Work(clients=CLIENTS, events=6_000, rate=1_500, rooms=CLIENTS), Path(folder), url)
+        idle = (idle_cost(own, Path(folder), url, IDLE_CLIENTS) - idle_cost(own, Path(folder), url, 1)) / IDLE_CLIENTS
     return Costs(
         connection=alone.us_per_connection + NEW_TOKEN_US,
         connection_kib=alone.kib_per_connection,
         delivery=together.us_per_event,
         announcement=max(0.0, alone.us_per_event - together.us_per_event),
+        idle=max(0.0, idle),
     )
 
 
@@ -168,7 +189,7 @@ def measure() -> tuple[Costs, float]:
         costs, most = redis_costs(url)
     with embedded_server() as url:
         gateway = gateway_costs(url)
-    names = ("connection", "connection_kib", "delivery", "announcement")
+    names = ("connection", "connection_kib", "delivery", "announcement", "idle")
     return replace(costs, **{name: getattr(gateway, name) for name in names}), most
 
 

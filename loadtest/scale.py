@@ -23,6 +23,7 @@ class Costs:
         connection: a WebSocket handshake with a token never seen, and its subscription
         delivery: one event for one client, when many get it
         announcement: one event heard by one gateway, before the first client gets it
+        idle: a connection that gets no event, for each second: its share of heartbeats and of the watch over all
         connection_kib: an idle connection with a channel of its own
         publish: one event, recorded and announced, in Redis
         push: the announcement's way from Redis to one gateway
@@ -34,6 +35,7 @@ class Costs:
     connection: float = 0
     delivery: float = 0
     announcement: float = 0
+    idle: float = 0
     connection_kib: float = 0
     publish: float = 0
     push: float = 0
@@ -116,7 +118,8 @@ def need(load: Load, costs: Costs, limits: Limits | None = None) -> Need:
     cores = 0.0
     for _ in range(20):  # the more gateways there are, the more of them hear the same event
         heard = events * min(load.followers, gateways)
-        cores = (deliveries * costs.delivery + heard * costs.announcement + connects * costs.connection) / 1e6
+        work = deliveries * costs.delivery + heard * costs.announcement + connects * costs.connection + load.users * costs.idle
+        cores = work / 1e6
         gateways = max(by_connections, math.ceil(cores / limits.gateway_share))
     heard = events * min(load.followers, gateways)
     redis_cores = (events * costs.publish + heard * costs.push + follows * costs.follow) / 1e6
@@ -173,7 +176,16 @@ def line(load: Load, found: Need) -> str:
 
 # As costs.py printed them; docs/performance.md says when and where.
 MEASURED: Final = Costs(
-    connection=188, delivery=5, announcement=32, connection_kib=4.6, publish=17.5, push=0.4, follow=11, job_kib=0.55, channel_kib=0.24
+    connection=188,
+    delivery=5,
+    announcement=32,
+    idle=0.5,
+    connection_kib=4.6,
+    publish=17.5,
+    push=0.4,
+    follow=11,
+    job_kib=0.55,
+    channel_kib=0.24,
 )
 
 

@@ -4,7 +4,9 @@ import pytest
 
 from loadtest.scale import COLUMNS, Costs, Limits, Load, events_of_one_redis, line, need
 
-COSTS = Costs(connection=400, delivery=5, announcement=20, connection_kib=20, publish=20, push=2, follow=12, job_kib=0.5, channel_kib=0.25)
+COSTS = Costs(
+    connection=400, delivery=5, announcement=20, idle=0.5, connection_kib=20, publish=20, push=2, follow=12, job_kib=0.5, channel_kib=0.25
+)
 
 
 def test_an_idle_gateway_is_one_process_beside_one_redis() -> None:
@@ -17,7 +19,7 @@ def test_each_part_is_counted_by_what_drives_it() -> None:
     found = need(Load(users=1_800, jobs_per_second=10, events_per_job=10, session_seconds=1_800, keep_seconds=1_000), COSTS)
 
     assert found.events_per_second == 100
-    assert found.gateway_cores == pytest.approx((100 * (5 + 20) + 1 * 400) / 1e6)
+    assert found.gateway_cores == pytest.approx((100 * (5 + 20) + 1 * 400 + 1_800 * 0.5) / 1e6)
     assert found.redis_cores == pytest.approx((100 * (20 + 2) + (10 + 1) * 12) / 1e6)
     assert found.comeback_seconds == pytest.approx(1_800 * 400 / 1e6)
     assert found.gateway_gib == pytest.approx(1_800 * 20 / 2**20)
