@@ -11,6 +11,7 @@ import logging
 import math
 import random
 import time
+from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
@@ -48,7 +49,8 @@ class Access:
         self._feed = feed
         self._revoked = revoked
         self._revocations = Revocations()
-        self._loaded = asyncio.Event()
+        self.loaded = False
+        self._loading = asyncio.Event()
         self._lost = asyncio.Event()
         self._holders: dict[Holder, float] = {}  # -> its slot
         self._expiring: dict[float, dict[Holder, None]] = {}
@@ -80,18 +82,20 @@ class Access:
         holder.grant = grant
         self.admit(holder)
 
-    async def check(self, grant: Grant) -> None:
+    async def load(self) -> None:
+        """Wait for a while until the revocations are known (``loaded``)."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOAD_SECONDS):
+                await self._loading.wait()
+
+    def check(self, grant: Grant) -> None:
         """
         Raises:
             Unauthorized: if the grant was revoked.
             Unavailable: if that cannot be known, because Redis has been away since the start.
         """
-        if not self._loaded.is_set():
-            try:
-                async with asyncio.timeout(LOAD_SECONDS):
-                    await self._loaded.wait()
-            except TimeoutError:
-                raise Unavailable("Redis is away: what was revoked is not known") from None
+        if not self.loaded:
+            raise Unavailable("Redis is away: what was revoked is not known")
         if self._revocations.cover(grant):
             raise _revoked()
 
@@ -124,7 +128,8 @@ class Access:
                 await asyncio.sleep(random.uniform(0.1, 0.5))
                 continue
             self._enforce()
-            self._loaded.set()
+            self.loaded = True
+            self._loading.set()
             await self._lost.wait()
 
     def _hear(self, payload: bytes) -> None:

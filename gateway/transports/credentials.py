@@ -7,7 +7,9 @@ the browser adds by itself. Two of those on purpose are refused: nobody could sa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+import msgspec
 
 from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Unauthorized
@@ -25,7 +27,7 @@ COOKIE: Final = "notify_token"
 NOTHING: Final = "no token: Authorization: Bearer, token= or ticket= in the URL, or the cookie notify_token is expected"
 
 
-class Credential(NamedTuple):
+class Credential(msgspec.Struct, frozen=True):
     """One credential and how it came. The text is a secret."""
 
     way: Literal["bearer", "url", "ticket", "cookie"]
@@ -41,34 +43,33 @@ def find_credential(scope: Scope) -> Credential | None:
     Raises:
         BadRequest: if there are two that differ.
     """
-    found = {Credential("bearer", token) for token in _bearer(scope)}
+    found = _bearer(scope)
     if b"token=" in scope["query_string"] or b"ticket=" in scope["query_string"]:
         for name, value in query(scope):
             if name == "token":
-                found.add(Credential("url", value))
+                found.append(Credential("url", value))
             elif name == "ticket":
-                found.add(Credential("ticket", value))
-    if not found:
-        found = {Credential("cookie", token) for token in _cookies(scope)}
-    if len(found) > 1:
-        ways = ", ".join(sorted(credential.way for credential in found))
-        raise BadRequest(f"{len(found)} credentials ({ways}): one is expected")
-    return found.pop() if found else None
+                found.append(Credential("ticket", value))
+    found = found or _cookies(scope)
+    if len(found) > 1 and len(differing := set(found)) > 1:
+        ways = ", ".join(sorted(credential.way for credential in differing))
+        raise BadRequest(f"{len(differing)} credentials ({ways}): one is expected")
+    return found[0] if found else None
 
 
-def _bearer(scope: Scope) -> list[str]:
+def _bearer(scope: Scope) -> list[Credential]:
     found = []
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, token = value.decode("latin-1").partition(" ")
             if scheme.lower() == "bearer":  # another one is somebody else's business, such as a proxy's in front
-                found.append(token.strip())
+                found.append(Credential("bearer", token.strip()))
     return found
 
 
-def _cookies(scope: Scope) -> list[str]:
+def _cookies(scope: Scope) -> list[Credential]:
     pairs = (part.strip().partition("=") for value in headers(scope, b"cookie") for part in value.split(";"))
-    return [value.strip('"') for name, _, value in pairs if name == COOKIE]
+    return [Credential("cookie", value.strip('"')) for name, _, value in pairs if name == COOKIE]
 
 
 class Gate(Protocol):
@@ -121,7 +122,10 @@ class TokenGate:
 
     async def authenticate(self, scope: Scope, channels: Iterable[str] = ()) -> Grant:
         grant = await self._grant(scope, find_credential(scope), channels)
-        await self._access.check(grant)
+        access = self._access
+        if not access.loaded:
+            await access.load()
+        access.check(grant)
         return grant
 
     async def verify(self, token: str) -> Grant:
@@ -129,7 +133,10 @@ class TokenGate:
             grant = await self._tokens.verify(token)
         else:
             grant = await self._ask(None, f"Bearer {token}", ())
-        await self._access.check(grant)
+        access = self._access
+        if not access.loaded:
+            await access.load()
+        access.check(grant)
         return grant
 
     async def _grant(self, scope: Scope, credential: Credential | None, channels: Iterable[str]) -> Grant:

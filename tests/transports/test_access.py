@@ -87,7 +87,8 @@ async def test_nothing_is_kept_of_those_who_left(running: tuple[Access, Revoked]
 async def test_who_was_let_in_while_its_token_was_revoked_does_not_stay(running: tuple[Access, Revoked]) -> None:
     access, revoked = running
     late = Reader(grant())
-    await access.check(late.grant)
+    await access.load()
+    access.check(late.grant)
     witness = Reader(grant())
     access.admit(witness)
     await revoked.revoke(sub="ann")
@@ -97,7 +98,7 @@ async def test_who_was_let_in_while_its_token_was_revoked_does_not_stay(running:
 
     assert late.lost.done()
     with pytest.raises(Unauthorized, match="revoked"):
-        await access.check(late.grant)
+        access.check(late.grant)
 
 
 async def test_what_was_revoked_before_the_start_is_known_to_the_first_caller(redis_url: str) -> None:
@@ -108,8 +109,9 @@ async def test_what_was_revoked_before_the_start_is_known_to_the_first_caller(re
     access = Access(feed, Revoked(client))
     tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
 
+    await access.load()
     with pytest.raises(Unauthorized):
-        await access.check(old)
+        access.check(old)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -119,6 +121,8 @@ async def test_what_was_revoked_before_the_start_is_known_to_the_first_caller(re
 async def test_while_it_cannot_be_known_the_answer_is_not_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOAD_SECONDS", 0.05)
     client = redis_client("redis://127.0.0.1:1")
+    access = Access(Feed(client), Revoked(client))
+    await access.load()
 
     with pytest.raises(Unavailable, match="what was revoked"):
-        await Access(Feed(client), Revoked(client)).check(grant())
+        access.check(grant())
