@@ -1,6 +1,6 @@
 """Costs: measure what ``scale.py`` counts with, on this machine: a gateway, and a real Valkey under a flood of pipelined commands.
 
-uv run --group loadtest python loadtest/costs.py        about two minutes
+uv run --group loadtest python loadtest/costs.py        about three minutes
 """
 
 from __future__ import annotations
