@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
+from gateway import feed as feed_module
 from gateway.core.page import Since
 from gateway.reads import KEPT_BYTES, PAGE_BYTES
 from tests.conftest import publisher
@@ -36,6 +38,24 @@ async def test_of_a_long_log_read_at_one_go_few_pages_are_kept(redis_url: str, r
         kept = sum(read.page.result().size for reads in feed.reads._reads.values() for read in reads.values())
 
         assert PAGE_BYTES < kept <= KEPT_BYTES + PAGE_BYTES
+
+
+async def test_a_page_is_kept_while_somebody_asks_for_it_and_then_given_up(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "LINGER_SECONDS", 1_000)  # no sweep but those here
+    async with running(redis_url) as feed:
+        id = await publisher(redis)("jobs:1", "progress")
+        before = await reads(redis)
+        for _ in range(3):
+            await Client(feed, "jobs:1", int(id)).until_ready()
+            feed.reads.sweep()
+        shared = await reads(redis) - before
+        feed.reads.sweep()
+        await Client(feed, "jobs:1", int(id)).until_ready()
+
+        assert shared == 1
+        assert await reads(redis) - before == 2
 
 
 async def test_those_who_come_one_after_the_other_share_it_too(redis_url: str, redis: Redis) -> None:
