@@ -81,12 +81,12 @@ class ReportingWorker(rq.Worker):
         self._reports = self.reports or _jobs_at(self.connection)
         self.push_exc_handler(self._report_abandoned)  # type: ignore[no-untyped-call]
 
-    def perform_job(self, job: RqJob, queue: rq.Queue) -> bool:
+    def perform_job(self, job: RqJob, *args: Any, **kwargs: Any) -> bool:
         global _running  # noqa: PLW0603 - a work-horse performs one job
         _running = self._reports, _job(job)
         self._reports.tell(_job(job), "started")
         try:
-            return super().perform_job(job, queue)
+            return super().perform_job(job, *args, **kwargs)
         finally:
             _running = None
 
