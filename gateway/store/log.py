@@ -26,6 +26,7 @@ logger = logging.getLogger("gateway.log")
 READS_TOGETHER: Final = 16
 FINAL: Final = (b"1", b"3")  # what publish.lua puts behind the id of a final event
 
+TRIES: Final = 3  # to find our functions: newer gateways that start take them away, each once, from an older one that still runs
 APPEND_SECONDS: Final = 4.5  # for a connection, an answer and another try; a process that ends waits 5 s for its last requests
 
 
@@ -75,14 +76,21 @@ class Log:
         """
         # The idle ones may lead to a master that was: it answers reads, and lags.
         await drop_idle(self._client)
-        await self._library.load(self._client)
-        await self._client.execute_command(*self._library.command("greet", 0, heard))
+        for _ in range(TRIES):
+            await self._library.load(self._client)
+            [answer] = await self._pipeline([self._library.command("greet", 0, heard)])
+            if not _is_missing(answer):
+                break
+        if isinstance(answer, Exception):
+            raise answer
 
     async def _run(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """Run one of our functions once for each set of arguments; a refusal stands as an exception in its place."""
         results = await self._run_once(name, calls)
-        missing = [i for i, result in enumerate(results) if isinstance(result, ResponseError) and _is_missing(result)]
-        if missing:
+        for _ in range(TRIES):
+            missing = [i for i, result in enumerate(results) if _is_missing(result)]
+            if not missing:
+                break
             await self.open()
             for i, result in zip(missing, await self._run_once(name, [calls[i] for i in missing]), strict=True):
                 results[i] = result
@@ -182,8 +190,9 @@ def _floors(text: bytes) -> tuple[int, ...]:
     return tuple(map(int, text.split()))  # every answer has them, and they hardly ever change
 
 
-def _is_missing(error: ResponseError) -> bool:
-    return isinstance(error, NoScriptError) or "unction not found" in str(error)
+def _is_missing(answer: object) -> bool:
+    """Whether a call was refused because the server does not have our function."""
+    return isinstance(answer, NoScriptError) or (isinstance(answer, ResponseError) and "unction not found" in str(answer))
 
 
 def _refusal(error: Exception) -> GatewayError:
