@@ -176,15 +176,15 @@ def line(load: Load, found: Need) -> str:
 
 # As costs.py printed them; docs/performance.md says when and where.
 MEASURED: Final = Costs(
-    connection=188,
-    delivery=5,
-    announcement=32,
-    idle=0.5,
-    connection_kib=4.6,
-    publish=17.5,
-    push=0.4,
-    follow=11,
-    job_kib=0.55,
+    connection=153,
+    delivery=5.1,
+    announcement=33,
+    idle=0.54,
+    connection_kib=4.1,
+    publish=14.4,
+    push=0.3,
+    follow=12,
+    job_kib=0.53,
     channel_kib=0.24,
 )
 
