@@ -1,7 +1,8 @@
 """Heads: what a request's head must be like before anything else looks at it. Decides only, no I/O.
 
-The parser (llhttp) refuses what breaks the grammar: bare line feeds, NUL, Content-Length beside Transfer-Encoding. uvicorn
-refuses nothing more, and its WebSocket half leaves some heads without any answer. What is missing is here.
+The parser (llhttp) refuses what breaks the grammar: bare line feeds, NUL, Content-Length beside Transfer-Encoding; and it says
+whether a head asks for an upgrade. uvicorn refuses nothing more, and its WebSocket half leaves some heads without any answer. What
+is missing is here.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ MAX_HEADERS: Final = 200  # a browser sends 20, a chain of proxies adds as many
 _ONCE: Final = frozenset(
     (b"host", b"content-length", b"authorization", b"origin", b"last-event-id", b"sec-websocket-key", b"sec-websocket-version")
 )
-_NOTED: Final = _ONCE | {b"upgrade", b"transfer-encoding", b"expect"}
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_NOTED: Final = _ONCE | {b"transfer-encoding", b"expect"}
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")  # no digits: RFC 3986, 3.2.3
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 
 WEBSOCKET_VERSION: Final = b"13"
@@ -33,11 +34,13 @@ class Head(NamedTuple):
 
     Attributes:
         key: of an upgrade to WebSocket, empty where none is asked for
+        offers: whether an upgrade to something else is, which is not taken
         has_body: whether a body follows
         waits: whether the client wants to hear ``100 Continue`` before it sends that
     """
 
     key: bytes = b""
+    offers: bool = False
     has_body: bool = False
     waits: bool = False
 
@@ -45,7 +48,7 @@ class Head(NamedTuple):
 PLAIN: Final = Head()
 
 
-def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Head:
+def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[bytes, bytes]], *, upgrading: bool = False) -> Head:
     """Check a head (RFC 9112, section 3; RFC 6455, section 4.2.1).
 
     Args:
@@ -53,12 +56,15 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
         version: of HTTP, such as ``1.1``
         uri: as it came
         headers: names in lower case, and values
+        upgrading: whether the parser takes what follows for another protocol's
 
     Raises:
         GatewayError: what it is to be answered with.
     """
     if version not in ("1.1", "1.0"):
         raise BadRequest(f"HTTP/{version}: HTTP/1.1 is expected")
+    if method == b"CONNECT":
+        raise BadRequest("method CONNECT: this is no proxy")
     if len(uri) > MAX_URI_BYTES:
         raise UriTooLong(f"an address of {len(uri)} bytes: at most {MAX_URI_BYTES} are allowed")
     if not uri.isascii() or b"#" in uri:
@@ -68,7 +74,7 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
     if len(headers) > MAX_HEADERS:
         raise HeadTooLarge(f"{len(headers)} headers: at most {MAX_HEADERS} are allowed")
     size = len(uri)
-    upgrading = False
+    websocket = False
     noted: dict[bytes, bytes] = {}
     for name, value in headers:
         size += len(name) + len(value)
@@ -76,16 +82,32 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
             if name in noted and name in _ONCE:
                 raise BadRequest(f"header {name.decode()}: one is expected, there are several")
             noted[name] = value
-        elif name == b"connection" and b"upgrade" in value.lower():
-            upgrading = True
+        elif name == b"upgrade":  # a client may offer several (RFC 9110, section 7.8)
+            websocket |= b"websocket" in [offer.strip() for offer in value.lower().split(b",")]
     if size > MAX_HEAD_BYTES:
         raise HeadTooLarge(f"a head of {size} bytes: at most {MAX_HEAD_BYTES} are allowed")
     _check_host(version, noted.get(b"host"))
-    has_body = b"transfer-encoding" in noted or noted.get(b"content-length", b"0") != b"0"
-    if upgrading and noted.get(b"upgrade", b"").lower() == b"websocket":
+    has_body = _has_body(noted)
+    if upgrading and websocket:
         _check_upgrade(method, version, noted, has_body=has_body)
         return Head(key=noted[b"sec-websocket-key"])
-    return Head(has_body=True, waits=noted.get(b"expect", b"").lower() == b"100-continue") if has_body else PLAIN
+    if not (has_body or upgrading):
+        return PLAIN
+    waits = has_body and version == "1.1" and noted.get(b"expect", b"").lower() == b"100-continue"
+    return Head(offers=upgrading, has_body=has_body, waits=waits)
+
+
+def _has_body(noted: dict[bytes, bytes]) -> bool:
+    coding = noted.get(b"transfer-encoding")
+    if coding is not None and coding.lower() != b"chunked":  # the parser would leave a body that is compressed too as it is
+        raise BadRequest(f"header transfer-encoding: {show(coding[:60])}: chunked is expected, and nothing more")
+    return coding is not None or noted.get(b"content-length", b"0") != b"0"
+
+
+def unoffered(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The same head without the upgrades that it offers, as it would have come."""
+    kept = b"".join([b"%b: %b\r\n" % field for field in headers if field[0] != b"upgrade"])
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, uri, version.encode(), kept)
 
 
 def _check_host(version: str, host: bytes | None) -> None:

@@ -21,7 +21,7 @@ from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeou
 from gateway.server.deadlines import Deadlines
 from gateway.server.descriptors import most_sockets
 from gateway.server.exchange import Exchange
-from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, check_head
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, check_head, unoffered
 from gateway.server.responses import problem_response
 from gateway.server.site import Site
 from gateway.server.sockets import WebSocketProtocol
@@ -64,9 +64,7 @@ class HttpProtocol(asyncio.Protocol):
         self.client: tuple[str, int] | None = None
         self.drained: asyncio.Future[None] | None = None
         self.writer: StreamProtocol | None = None  # of the response that is under way
-        self._parser: Any = httptools.HttpRequestParser(self)
-        # As uvicorn: bytes behind a request that said "Connection: close" are no reason not to answer it.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser: Any = self._new_parser()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head = PLAIN
@@ -104,8 +102,7 @@ class HttpProtocol(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as end:
-            if self._head.key:
-                self._upgrade(early=end.args[0] < len(data))
+            self._end_of_http(data[end.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
         else:
@@ -121,14 +118,14 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         method, version = self._parser.get_method(), self._parser.get_http_version()
-        self._head = head = check_head(method, version, self._url, self._headers)
+        self._head = head = check_head(method, version, self._url, self._headers, upgrading=self._parser.should_upgrade())
         busy = self._busy()
         if busy and (head.key or len(self._ahead) >= MAX_PIPELINED):
             raise BadRequest(f"an upgrade, or more than {MAX_PIPELINED} requests, before the answer to the first")
         self._unfinished = 0
         self._relax()
-        if head.key:
-            return  # to be answered once it is clear that nothing comes behind it
+        if head.key or head.offers:
+            return  # to be answered once it is clear what comes behind it
         if head.has_body:
             self._expect(self.site.body)
         exchange = Exchange(
@@ -161,10 +158,26 @@ class HttpProtocol(asyncio.Protocol):
         if not self._busy() and not self.transport.is_closing():
             self._expect(self.site.idle)
 
-    def _upgrade(self, *, early: bool) -> None:
-        if early:
+    def _new_parser(self) -> Any:
+        parser = httptools.HttpRequestParser(self)
+        # As uvicorn: bytes behind a request that said "Connection: close" are no reason not to answer it.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    def _end_of_http(self, rest: bytes) -> None:
+        """A head has come that asks for an upgrade; to the parser nothing of HTTP follows."""
+        if not self._head.key:
+            # Java's HttpClient offers h2c with every first request, also with one that has a body.
+            head = unoffered(self._parser.get_method(), self._parser.get_http_version(), self._url, self._headers)
+            self._parser = self._new_parser()
+            self._url, self._headers = b"", []
+            self.data_received(head + rest)
+        elif rest:
             self._refuse(BadRequest("bytes behind an upgrade's head: a client waits for the answer (RFC 6455, section 4.1)"))
-            return
+        else:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
         protocol = WebSocketProtocol(self)
         scope = self.site.websocket_scope(self._url, self._headers, self.client)
         scope["extensions"][EXTENSION] = protocol
@@ -197,7 +210,7 @@ class HttpProtocol(asyncio.Protocol):
             if self._ahead:
                 self._serve(self._ahead.pop(0))
             elif self._deadline is None:
-                self._expect(self.site.idle)
+                self._expect(self.site.head if self._url else self.site.idle)  # the next one may have begun
 
     def hand_over(self) -> bool:
         """Give the transport to the writer of the response that is under way; ``False`` if there is more to do here than to carry it."""
@@ -285,6 +298,14 @@ class HttpProtocol(asyncio.Protocol):
         if self.drained is not None:
             self.drained.set_result(None)
             self.drained = None
+
+    def eof_received(self) -> bool:
+        """The client says no more. An answer that is nearly there still goes out; whether anybody waits cannot be told."""
+        if self._refused or self._receiving is not None or not self._busy():
+            return False
+        self.shutdown()
+        self._expect(self.site.lingering)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relax()

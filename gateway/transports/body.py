@@ -16,22 +16,28 @@ async def read_body(scope: Mapping[str, Any], receive: Receive, most: int) -> by
 
     Raises:
         TooLarge: as soon as it is known to be over the limit, before it is read where its length is announced.
-        UnsupportedMedia: if it is said to be something other than JSON.
-        BadRequest: if it is not UTF-8, and so no JSON (RFC 8259, section 8.1).
+        UnsupportedMedia: if it is said to be something other than JSON, or compressed.
+        BadRequest: if it is not UTF-8, and so no JSON (RFC 8259, section 8.1); or ends too early, and so is none (RFC 9112, section 8).
     """
     kind = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise UnsupportedMedia(f"content-type {show(kind)}: application/json is expected")
+    coding = header(scope, b"content-encoding")
+    if coding is not None and coding.lower() != "identity":
+        raise UnsupportedMedia(f"content-encoding {show(coding)}: none is expected")
     length = header(scope, b"content-length")
     if length is not None and length.isdigit() and int(length[:20]) > most:
         raise TooLarge(f"a body of {show(length)} bytes: at most {most} are allowed")
     body = bytearray()
-    while (message := await receive())["type"] == "http.request":
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BadRequest("the body has no end")  # though what came of it may be JSON
         body += message.get("body", b"")
         if len(body) > most:
             raise TooLarge(f"a body of more than {most} bytes")
-        if not message.get("more_body"):
-            break
+        more = message.get("more_body", False)
     try:
         body.isascii() or body.decode()
     except UnicodeDecodeError as error:

@@ -124,6 +124,8 @@ class PollEndpoint:
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             await _collect(collector, wait, gone)
+            if gone.done():
+                return
             if collector.lost is not None:
                 raise collector.lost
             if collector.failed or not (collector.ready or collector.complete):

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.server.exchange import HIGH_BODY_BYTES
 from tests.server.conftest import Serve
-from tests.support.wire import Wire, request
+from tests.support.wire import Wire, request, upgrade
 
 Ask = Callable[[Wire], Any]
 
@@ -82,6 +82,32 @@ async def test_requests_that_are_sent_ahead_are_answered_in_their_order(serve: S
         return [wire.answer().body for _ in range(3)]
 
     assert await ask(serve, echo, client) == [b"/1ab", b"/2", b"/3c"]
+
+
+async def test_an_offer_of_another_protocol_costs_a_request_nothing(serve: Serve) -> None:
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+
+    def client(wire: Wire) -> list[bytes]:
+        wire.send(post("/1", 2, *offer) + b"ab" + request("/2", *offer) + request("/3"))
+        return [wire.answer().body for _ in range(3)]
+
+    assert await ask(serve, echo, client) == [b"/1ab", b"/2", b"/3"]
+
+
+async def test_a_connection_header_that_only_looks_like_an_upgrade_is_answered(serve: Serve) -> None:
+    head = upgrade("/a").replace(b"Connection: Upgrade", b"Connection: no-upgrade")
+
+    assert await ask(serve, echo, lambda wire: wire.send(head).answer().body) == b"/a"
+
+
+async def test_a_client_that_says_no_more_is_answered(serve: Serve) -> None:
+    def client(wire: Wire) -> bytes:
+        return wire.send(request("/a") + request("/b")).end().rest()
+
+    answer = await ask(serve, echo, client)
+
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+    assert answer.endswith(b"\r\n\r\n/b")
 
 
 async def test_a_body_whose_length_is_not_told_comes_in_chunks(serve: Serve) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, UpgradeRequired, UriTooLong
-from gateway.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URI_BYTES, PLAIN, Head, check_head
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URI_BYTES, PLAIN, Head, check_head, unoffered
 from gateway.server.responses import problem_response
 
 HOST = (b"host", b"a")
@@ -21,7 +21,7 @@ UPGRADE = [
 
 def test_a_head_says_whether_it_upgrades_and_whether_a_body_follows() -> None:
     assert check_head(b"GET", "1.1", b"/", [HOST]) == PLAIN
-    assert check_head(b"GET", "1.1", b"/ws", UPGRADE) == Head(key=b"dGhlIHNhbXBsZSBub25jZQ==")
+    assert check_head(b"GET", "1.1", b"/ws", UPGRADE, upgrading=True) == Head(key=b"dGhlIHNhbXBsZSBub25jZQ==")
     assert check_head(b"POST", "1.1", b"/", [HOST, (b"content-length", b"5")]).has_body
     assert check_head(b"POST", "1.1", b"/", [HOST, (b"transfer-encoding", b"chunked")]).has_body
     assert not check_head(b"POST", "1.1", b"/", [HOST, (b"content-length", b"0")]).has_body
@@ -33,6 +33,33 @@ def test_a_head_says_whether_the_client_waits_before_its_body() -> None:
     assert check_head(b"POST", "1.1", b"/", [HOST, length, waiting]).waits
     assert not check_head(b"POST", "1.1", b"/", [HOST, length]).waits
     assert not check_head(b"GET", "1.1", b"/", [HOST, waiting]).waits
+    assert not check_head(b"POST", "1.0", b"/", [HOST, length, waiting]).waits
+
+
+@pytest.mark.parametrize("offers", [[b"websocket"], [b"h2c, WebSocket"], [b"websocket", b"h2c"], [b"h2c", b"websocket"]])
+def test_websocket_is_taken_from_all_that_is_offered(offers: list[bytes]) -> None:
+    headers = [field for field in UPGRADE if field[0] != b"upgrade"] + [(b"upgrade", offer) for offer in offers]
+
+    assert check_head(b"GET", "1.1", b"/ws", headers, upgrading=True).key
+
+
+def test_an_offer_that_is_not_taken_leaves_a_request_as_it_is() -> None:
+    offers = [HOST, (b"connection", b"Upgrade"), (b"upgrade", b"h2c")]
+
+    assert check_head(b"POST", "1.1", b"/", [*offers, (b"content-length", b"5")], upgrading=True) == Head(offers=True, has_body=True)
+    assert check_head(b"GET", "1.1", b"/ws", UPGRADE) == PLAIN
+    assert unoffered(b"POST", "1.1", b"/a?b", offers) == b"POST /a?b HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\n\r\n"
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b",chunked", b""])
+def test_a_coding_that_would_be_left_in_the_body_is_refused(coding: bytes) -> None:
+    with pytest.raises(BadRequest, match="transfer-encoding"):
+        check_head(b"POST", "1.1", b"/", [HOST, (b"transfer-encoding", coding)])
+
+
+def test_a_tunnel_is_refused() -> None:
+    with pytest.raises(BadRequest, match="CONNECT"):
+        check_head(b"CONNECT", "1.1", b"a:80", [HOST], upgrading=True)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +82,12 @@ def test_the_limits_are_exact(uri: bytes, headers: list[tuple[bytes, bytes]], er
             check_head(b"GET", "1.1", uri, headers)
 
 
-@pytest.mark.parametrize("host", [b"a", b"a.b-c_d.example", b"a:0", b"a:65535", b"127.0.0.1:8000", b"[::1]", b"[::ffff:1.2.3.4]:80"])
+@pytest.mark.parametrize("host", [b"a", b"a.b-c_d.example", b"a:", b"a:0", b"a:65535", b"127.0.0.1:8000", b"[::1]", b"[::ffff:1.2.3.4]:80"])
 def test_a_good_host_is_taken(host: bytes) -> None:
     assert check_head(b"GET", "1.1", b"/", [(b"host", host)]) == PLAIN
 
 
-@pytest.mark.parametrize("host", [b"", b"/", b"a/b", b"a?b", b"a#b", b"a@b", b"a b", b" a", b"a:", b"a:b", b"[a", b"a]", b"\xff", b"a\\b"])
+@pytest.mark.parametrize("host", [b"", b"/", b"a/b", b"a?b", b"a#b", b"a@b", b"a b", b" a", b"a:b", b"[a", b"a]", b"\xff", b"a\\b"])
 def test_a_bad_host_is_refused(host: bytes) -> None:
     with pytest.raises(BadRequest, match="host"):
         check_head(b"GET", "1.1", b"/", [(b"host", host)])
@@ -68,7 +95,7 @@ def test_a_bad_host_is_refused(host: bytes) -> None:
 
 def test_an_older_version_of_websocket_is_told_the_one_that_is_known() -> None:
     with pytest.raises(UpgradeRequired) as caught:
-        check_head(b"GET", "1.1", b"/ws", [*UPGRADE[:-1], (b"sec-websocket-version", b"8")])
+        check_head(b"GET", "1.1", b"/ws", [*UPGRADE[:-1], (b"sec-websocket-version", b"8")], upgrading=True)
 
     assert b"\r\nsec-websocket-version: 13\r\n" in problem_response(caught.value)
 
@@ -90,13 +117,14 @@ VALUES = st.one_of(st.binary(max_size=30), st.sampled_from([value for _, value i
     st.sampled_from(["1.0", "1.1", "2.0", "0.9"]),
     st.binary(max_size=50),
     st.lists(st.tuples(st.sampled_from(NAMES), VALUES), max_size=10),
+    st.booleans(),
 )
 def test_any_head_is_taken_or_refused_with_an_answer_that_is_http(
-    method: bytes, version: str, uri: bytes, headers: list[tuple[bytes, bytes]]
+    method: bytes, version: str, uri: bytes, headers: list[tuple[bytes, bytes]], upgrading: bool
 ) -> None:
     refused, head = None, PLAIN
     try:
-        head = check_head(method, version, uri, headers)
+        head = check_head(method, version, uri, headers, upgrading=upgrading)
     except GatewayError as error:
         refused = error
 

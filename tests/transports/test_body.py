@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import TooLarge, UnsupportedMedia
+from gateway.errors import BadRequest, TooLarge, UnsupportedMedia
 from gateway.transports.body import read_body
 
 
@@ -44,6 +44,22 @@ async def test_what_turns_out_too_long_is_not_read_on() -> None:
     with pytest.raises(TooLarge):
         await read_body(scope(), parts, 10)
     assert parts.asked == 3
+
+
+async def test_a_body_that_ends_too_early_is_refused_though_it_may_be_json() -> None:
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": b"{}", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    with pytest.raises(BadRequest, match="no end"):
+        await read_body(scope(content_length="3"), receive, 10)
+
+
+async def test_a_body_that_is_compressed_is_refused() -> None:
+    with pytest.raises(UnsupportedMedia, match="gzip"):
+        await read_body(scope(content_encoding="gzip"), Parts(b"{}"), 10)
+    assert await read_body(scope(content_encoding="identity"), Parts(b"{}"), 10) == b"{}"
 
 
 async def test_what_says_that_it_is_no_json_is_refused() -> None:
