@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gateway.core.page import Since
 
 
-Line = tuple["Wire", Written, list[Cursor]]
+Line = tuple["Wire", Written, tuple[Cursor, ...]]
 """Those who want their bytes in one form, and the account of them."""
 
 
@@ -121,7 +121,7 @@ class Hub:
     def _line_up(self, channel: Channel) -> tuple[Line, ...]:
         wanted = channel.followers
         return tuple(
-            (wire, self.written[wire], [cursor for cursor, form in wanted.items() if form is wire]) for wire in set(wanted.values())
+            (wire, self.written[wire], tuple([cursor for cursor, form in wanted.items() if form is wire])) for wire in set(wanted.values())
         )
 
     def _finish(self, channel: Channel) -> None:

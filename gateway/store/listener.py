@@ -22,13 +22,14 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from gateway.store.connect import DEADLINE, is_elsewhere, make_connection
-from gateway.store.receiver import GATHER_SECONDS, Lost, Receiver
+from gateway.store.receiver import Lost, Receiver
 
 logger = logging.getLogger("gateway.listener")
 
 PING_SECONDS: Final = 0.5
 SENTINEL_SECONDS: Final = 1.0
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
+GATHER_SECONDS: Final = 0.003  # between two of them, so that many who come one after the other are asked for together
 BACKOFF: Final = (0.05, 1.0)  # seconds: first and longest wait before connecting again
 
 
@@ -162,7 +163,7 @@ class Listener:
                 names = [self._prefix + name.encode() for name, want in changes.items() if want is wanted]
                 for i in range(0, len(names), BATCH):
                     await connection.send_command(command, *names[i : i + BATCH], check_health=False)
-            await asyncio.sleep(GATHER_SECONDS)  # so that many who come one after the other are asked for together
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def _watch(self, connection: AbstractConnection, receiver: Receiver) -> None:
         loop = asyncio.get_running_loop()

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 import hiredis
 
 MESSAGES_AT_ONCE: Final = 64  # between two turns of the event loop: each may go to thousands of clients
 BUSY_SECONDS: Final = 0.002  # bytes that come sooner than that after the last ones: it is busy
-GATHER_SECONDS: Final = 0.003  # that a busy connection is left alone, so that its messages are read several at a time
+GATHER_SECONDS: Final = (0.002, 0.004)  # that a busy connection is left alone, so that its messages are read several at a time
+TOGETHER: Final = 12  # messages that it is left alone for, within these bounds: with more each gains little, and waits longer
 READ_BYTES: Final = 65_536  # of what has gathered
 
 
@@ -43,6 +43,7 @@ class Receiver(asyncio.Protocol):
         self._descriptor = -1 if transport.get_extra_info("ssl_object") else transport.get_extra_info("socket").fileno()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._listening_since = 0.0
+        self._gather = GATHER_SECONDS[1]
         self.heard_at = self._loop.time()
 
     async def wait(self) -> None:
@@ -58,36 +59,39 @@ class Receiver(asyncio.Protocol):
             return
         if self.heard_at - self._listening_since < BUSY_SECONDS:
             self._transport.pause_reading()
-            self._loop.call_later(GATHER_SECONDS, self._look)
+            self._loop.call_later(self._gather, self._look)
         else:
             self._listening_since = self.heard_at
 
     def _look(self) -> None:
         """Read what has gathered, and look again later. A transport that is resumed and paused for that asks the kernel five times."""
-        data = b""
-        if self._descriptor >= 0 and not self._ended.done() and not self._transport.is_closing():
-            with suppress(OSError):  # nothing has come; or what the transport will find out, too
-                data = os.read(self._descriptor, READ_BYTES)
+        readable = self._descriptor >= 0 and not self._ended.done() and not self._transport.is_closing()
+        try:
+            data = os.read(self._descriptor, READ_BYTES) if readable else b""
+        except OSError:  # nothing has come; or what the transport will find out, too
+            data = b""
         if not data:
             self._listen()
             return
         self.heard_at = self._loop.time()
         self._parser.feed(data)
-        if self._take_some():
-            self._loop.call_later(GATHER_SECONDS, self._look)
+        if taken := self._take_some():
+            shortest, longest = GATHER_SECONDS
+            self._gather = min(longest, max(shortest, self._gather * TOGETHER / taken))
+            self._loop.call_later(self._gather, self._look)
 
     def _listen(self) -> None:
         self._listening_since = self._loop.time()
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _take_some(self) -> bool:
-        """Take what has come; ``False`` if that is a burst, whose rest is taken after others have had a turn."""
+    def _take_some(self) -> int:
+        """Take what has come, and say how many that were, at least 1; 0 for a burst, whose rest is taken after others have had a turn."""
         try:
-            for _ in range(MESSAGES_AT_ONCE):
+            for taken in range(MESSAGES_AT_ONCE):
                 reply = self._parser.gets()
                 if reply is False:
-                    return True
+                    return taken or 1
                 self._take(reply)
         except hiredis.HiredisError as error:
             self._end(Lost(f"what came is not Redis's protocol: {error}"))
@@ -96,7 +100,7 @@ class Receiver(asyncio.Protocol):
         else:
             self._transport.pause_reading()
             self._loop.call_soon(self._take_rest)
-        return False
+        return 0
 
     def _take_rest(self) -> None:
         # Not from a connection that was given up: its confirmations are not the next one's.

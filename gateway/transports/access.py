@@ -1,7 +1,7 @@
 """Access: everybody who reads, and the moment from which they may not: expired, or revoked.
 
-One task looks for what has expired, four times a second, so a connection costs a place in a dictionary and no timer. Another
-one hears of revocations: it listens first and then reads what is kept, as with events.
+One task sleeps until the next of them expires, so a connection costs a place in a dictionary and no timer. Another one hears of
+revocations: it listens first and then reads what is kept, as with events.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import random
 import time
 from contextlib import suppress
+from heapq import heappop, heappush
 from typing import Final, Protocol
 
 import msgspec
@@ -26,7 +27,7 @@ from gateway.store.revoked import NAME, Revoked, read_revocation
 
 logger = logging.getLogger("gateway.access")
 
-TICK_SECONDS: Final = 0.2
+TICK_SECONDS: Final = 0.5  # at the latest it looks again: a clock may be set
 SLOT_SECONDS: Final = 0.25  # holders that expire in the same slot end together, up to so much late
 LOAD_SECONDS: Final = 3.0  # that a caller waits until the revocations are known
 OVERLAP_SECONDS: Final = 60.0  # by which the gateways' clocks may differ
@@ -54,6 +55,8 @@ class Access:
         self._lost = asyncio.Event()
         self._holders: dict[Holder, float] = {}  # -> its slot
         self._expiring: dict[float, dict[Holder, None]] = {}
+        self._slots: list[float] = []  # a heap of those, and of some that are empty by now
+        self._sooner = asyncio.Event()
 
     # Who reads
 
@@ -63,9 +66,21 @@ class Access:
         due = math.ceil(expires / SLOT_SECONDS) * SLOT_SECONDS if expires < math.inf else math.inf
         self._holders[holder] = due
         if due < math.inf:
-            self._expiring.setdefault(due, {})[holder] = None
+            self._expire_at(due, holder)
         if self._revocations.cover(holder.grant):
             holder.lose(_revoked())
+
+    def _expire_at(self, slot: float, holder: Holder) -> None:
+        holders = self._expiring.get(slot)
+        if holders is None:
+            holders = self._expiring[slot] = {}
+            if len(self._slots) > 2 * len(self._expiring) + 64:
+                self._slots = sorted(self._expiring)
+            else:
+                heappush(self._slots, slot)
+            if self._slots[0] == slot:
+                self._sooner.set()
+        holders[holder] = None
 
     def dismiss(self, holder: Holder) -> None:
         """It reads no longer."""
@@ -110,11 +125,14 @@ class Access:
 
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(TICK_SECONDS)
             now = time.time()
-            for due in [slot for slot in self._expiring if slot <= now]:
-                for holder in self._expiring.pop(due):
+            while self._slots and self._slots[0] <= now:
+                for holder in self._expiring.pop(heappop(self._slots), ()):
                     holder.lose(Unauthorized("the token has expired"))
+            self._sooner.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(TICK_SECONDS, self._slots[0] - now) if self._slots else None):
+                    await self._sooner.wait()
 
     async def _follow(self) -> None:
         self._feed.listen(NAME, self._hear, self._lost.set)

@@ -84,6 +84,16 @@ async def test_nothing_is_kept_of_those_who_left(running: tuple[Access, Revoked]
     assert not access._expiring
 
 
+async def test_who_comes_and_goes_all_the_time_leaves_nothing_to_look_through(running: tuple[Access, Revoked]) -> None:
+    access, _ = running
+    reader = Reader(grant())
+    for _ in range(1000):
+        access.admit(reader)
+        access.dismiss(reader)
+
+    assert len(access._slots) < 100
+
+
 async def test_who_was_let_in_while_its_token_was_revoked_does_not_stay(running: tuple[Access, Revoked]) -> None:
     access, revoked = running
     late = Reader(grant())
