@@ -1,6 +1,6 @@
 """The errors a client can cause or meet: HTTP status and WebSocket close code of each in one place.
 
-The range of a close code says what a client should do (contract, section 4): 4400-4403 do not retry as is, all others reconnect.
+The range of a close code says what a client should do (docs/protocol.md): 4400-4403 do not retry as is, all others reconnect.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ from gateway import metrics
 from gateway.core.cursor import Cursor
 from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_announcement
 from gateway.core.hub import Hub
+from gateway.core.notices import Ref
 from gateway.core.page import Page, Since
-from gateway.core.subscription import Ref, Subscription
+from gateway.core.subscription import Subscription
 from gateway.errors import Unavailable
 from gateway.reads import READS_IN_PIPELINE, Reads
 from gateway.store.listener import Listener

@@ -70,7 +70,7 @@ def parse_cursor(text: str) -> int:
 
 
 def read_published(json: bytes, limit: int = MAX_EVENT_BYTES) -> Published:
-    """Take a publisher's JSON for an event, or for the data of one of type ``message`` (contract, section 3).
+    """Take a publisher's JSON for an event, or for the data of one of type ``message`` (docs/protocol.md, Events).
 
     Raises:
         Malformed: if it is no JSON (RFC 8259, UTF-8), too long, too deep, or an event with a wrong type or final.

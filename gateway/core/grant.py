@@ -81,7 +81,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, claims: Claims) -> Self:
-        """What these claims allow (contract, section 5).
+        """What these claims allow (docs/security.md).
 
         Raises:
             Unauthorized: naming the claim with a text that is no pattern.

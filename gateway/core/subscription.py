@@ -20,26 +20,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.core.cursor import Cursor, has_missed, is_unread
+from gateway.core.notices import Ref, notice, ready
 from gateway.core.page import EARLIEST, Item, Page
 
 if TYPE_CHECKING:
     from gateway.core.event import Event, Wire
 
 QUEUE_BYTES: Final = 262_144
-
-Ref = str | int | float | bool | None
-
-
-def notice(name: str, fields: Mapping[str, object]) -> bytes:
-    """The JSON of a notice."""
-    return msgspec.json.encode({"op": name, **fields})
-
-
-def ready(ref: Ref, cursors: Collection[Cursor]) -> bytes:
-    """The JSON of a ready notice. Put together here, because every client gets one; nothing in a channel's name is to be escaped."""
-    places = ",".join([f'"{cursor.channel.name}":"{cursor.position}"' for cursor in cursors])
-    told = "" if ref is None else f'"ref":{msgspec.json.encode(ref).decode()},'
-    return f'{{"op":"ready",{told}"channels":{{{places}}}}}'.encode()
 
 
 @dataclass(slots=True, eq=False)

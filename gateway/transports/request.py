@@ -86,7 +86,7 @@ class Wanted:
 
 
 def wanted(scope: Scope, max_channels: int) -> Wanted:
-    """Read ``channel=``, ``since=``, ``until=`` and the last event's id (contract, section 4).
+    """Read ``channel=``, ``since=``, ``until=`` and the last event's id (docs/protocol.md).
 
     Raises:
         BadRequest: naming the value that is wrong.

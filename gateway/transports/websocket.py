@@ -13,8 +13,8 @@ import msgspec
 from gateway import metrics
 from gateway.core.event import FRAME, TEXT, Wire, show
 from gateway.core.grant import Grant
+from gateway.core.notices import Ref
 from gateway.core.page import Since
-from gateway.core.subscription import Ref
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower

@@ -1,4 +1,4 @@
-"""Clients that check at every message whether the contract's section 4 still holds."""
+"""Clients that check at every message whether what docs/protocol.md promises still holds."""
 
 from __future__ import annotations
 

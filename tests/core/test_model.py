@@ -1,4 +1,4 @@
-"""The contract's section 4, held against every interleaving that chance can think of.
+"""What docs/protocol.md promises, held against every interleaving that chance can think of.
 
 Two gateway processes stand before a model of Redis. What the steps do is what life does: publish, collapse, trim, expire, lose
 data, restart; deliver an announcement late or lose it with the connection; run a read and answer it later; let a client's

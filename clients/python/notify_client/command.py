@@ -1,6 +1,6 @@
 """What a publish says: its words checked and its JSON encoded before anything goes to Redis.
 
-The rules are those of the contract, sections 1 to 3. Redis checks them again; here a mistake costs no round trip, and is
+The rules are those of docs/protocol.md. Redis checks them again; here a mistake costs no round trip, and is
 found while Redis is away, too.
 """
 
