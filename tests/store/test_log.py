@@ -193,6 +193,35 @@ async def test_a_long_log_is_read_to_its_end_page_by_page(log: Log) -> None:
     assert found == ids
 
 
+async def watched(log: Log, since: Since, size: int = BYTES) -> tuple[Page, list[list[str]]]:
+    """A page, and the commands that it took."""
+    async with log._client.monitor() as monitor:
+        found = await page(log, "jobs:1", since, size)
+        await log._client.echo("end")
+        commands = []
+        while (command := (await monitor.next_command())["command"]) != "ECHO end":
+            commands.append(command.split())
+    return found, commands
+
+
+@pytest.mark.parametrize("place", [None, 0, 50])
+async def test_hardly_more_is_looked_at_than_is_given(log: Log, place: int | None) -> None:
+    """Redis does nothing else while it looks."""
+    ids = await publish(log, "jobs:1", *(f'"{"x" * 8_000}"' for _ in range(100)))
+    found, commands = await watched(log, 0 if place is None else ids[place], 65_536)
+
+    assert len(events(found)) == 8
+    assert 8 <= sum(int(command[3]) - int(command[2]) + 1 for command in commands if command[0] == "LRANGE") <= 10
+
+
+async def test_nothing_is_looked_at_for_who_has_the_newest(log: Log) -> None:
+    ids = await publish(log, "jobs:1", *map(str, range(10)))
+    found, commands = await watched(log, ids[-1])
+
+    assert (found.complete, found.position) == (True, ids[-1])
+    assert not {"LINDEX", "LRANGE"} & {command[0] for command in commands}
+
+
 POISON = [b"", b"junk", b"99 x", b"\xff\xfe", b"1 2 3", b"99999999999999999999 0 \n1", b"x" * 100_000]
 
 
