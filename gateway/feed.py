@@ -23,10 +23,10 @@ from gateway.core.cursor import Cursor
 from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_announcement
 from gateway.core.hub import Hub
 from gateway.core.notices import Ref
-from gateway.core.page import Page, Since
+from gateway.core.page import Since
 from gateway.core.subscription import Subscription
 from gateway.errors import Unavailable
-from gateway.reads import READS_IN_PIPELINE, Reads
+from gateway.reads import READS_IN_PIPELINE, Read, Reads, pages_of
 from gateway.store.listener import Listener
 from gateway.store.log import Log
 
@@ -211,9 +211,10 @@ class Feed:
         if self._batches:
             await asyncio.sleep(GATHER_SECONDS)
         due, self._due = self._due, []
-        for i in range(0, len(due), READS_IN_PIPELINE):
+        for i in range(READS_IN_PIPELINE, len(due), READS_IN_PIPELINE):
             if self._tasks is not None:
                 self._tasks.create_task(self._catch_up(due[i : i + READS_IN_PIPELINE]))
+        await self._catch_up(due[:READS_IN_PIPELINE])
 
     async def _catch_up(self, batch: list[Subscription]) -> None:
         self._batches += 1
@@ -224,8 +225,11 @@ class Feed:
                 for subscription in batch:
                     subscription.begin_read()
                     asked.append((subscription, self.reads.ask(subscription.unread, subscription.wanted)))
-                await _all_done([page for _, pages in asked for page in pages.values()])
-                batch = [subscription for subscription, pages in asked if self._take(subscription, pages)]
+                for _, reads in asked:
+                    for read in reads.values():
+                        if read.page is None:  # most came with the one before
+                            await read.answered.wait()
+                batch = [subscription for subscription, reads in asked if self._take(subscription, reads)]
         finally:
             self._batches -= 1
 
@@ -237,10 +241,10 @@ class Feed:
             metrics.TIME_BEHIND.observe(time.monotonic() - since)
         return False
 
-    def _take(self, subscription: Subscription, asked: Mapping[Cursor, asyncio.Future[Page]]) -> bool:
+    def _take(self, subscription: Subscription, reads: Mapping[Cursor, Read]) -> bool:
         """Give a client what was read for it; whether there may be more to read at once."""
         try:
-            pages = {cursor: page.result() for cursor, page in asked.items()}
+            pages = pages_of(reads)
             if not subscription.closed:
                 subscription.end_read(pages, self.hub.heard)
         except (RedisError, OSError):
@@ -260,10 +264,3 @@ class Feed:
         if self._is_to_read(subscription):
             subscription.reading = False
             self.catch_up(subscription)
-
-
-async def _all_done(pages: Iterable[asyncio.Future[Page]]) -> None:
-    """Wait until all are there. They are others' too, and go on if this is cancelled."""
-    for page in pages:
-        if not page.done():  # most came with the one before
-            await asyncio.wait([page])

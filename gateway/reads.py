@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from operator import attrgetter
 from typing import Final
 
 import msgspec
-from redis.exceptions import RedisError
 
 from gateway import metrics
 from gateway.core.cursor import Cursor, is_current
@@ -30,13 +29,33 @@ _more: Final = attrgetter("more")
 
 
 class Read(msgspec.Struct, eq=False):
-    """A read of one channel's log: to be sent, on its way, or answered."""
+    """A read of one channel's log: to be sent, on its way, or answered.
+
+    Attributes:
+        answered: set once all that are asked for together are; a future for each of them would cost a client 2 us
+        page: what was read, or the error that came instead
+    """
 
     channel: Channel
     since: Since
     size: int
-    page: asyncio.Future[Page]
+    answered: asyncio.Event
     sent: bool = False
+    page: Page | BaseException | None = None
+
+
+def pages_of(reads: Mapping[Cursor, Read]) -> dict[Cursor, Page]:
+    """What was read, all of it answered.
+
+    Raises:
+        RedisError, OSError: if Redis is away or has refused one.
+    """
+    pages = {}
+    for cursor, read in reads.items():
+        if not isinstance(read.page, Page):
+            raise read.page or asyncio.InvalidStateError("a read that is not answered")
+        pages[cursor] = read.page
+    return pages
 
 
 Shared = dict[tuple[Since, int], Read]
@@ -57,6 +76,7 @@ class Reads:
         self._older: dict[Channel, Shared] = {}  # not used since the last sweep
         self._size = 0
         self._batch: list[Read] = []
+        self._answered = asyncio.Event()  # that of the batch
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -73,8 +93,8 @@ class Reads:
         """Keep no page that nobody has asked for since the sweep before the last: it would be there for as long as the channel is quiet."""
         self._reads, self._older = {}, self._reads
 
-    def ask(self, cursors: Collection[Cursor], reaching: int) -> dict[Cursor, asyncio.Future[Page]]:
-        """A page for each cursor, once it is read; with a ``RedisError`` or an ``OSError`` if Redis is away or refuses.
+    def ask(self, cursors: Collection[Cursor], reaching: int) -> dict[Cursor, Read]:
+        """A read for each cursor, its page a ``RedisError`` or an ``OSError`` if Redis is away or refuses.
 
         Args:
             cursors: where to read from
@@ -82,12 +102,12 @@ class Reads:
         """
         # A channel that was read to its end brings little more, so the others may have the room.
         share, long_share = _share_of(len(cursors)), _share_of(sum(map(_more, cursors)))
-        pages = {}
+        asked = {}
         for cursor in cursors:
-            pages[cursor] = self._share(cursor, long_share if cursor.more else share, reaching)
-        return pages
+            asked[cursor] = self._share(cursor, long_share if cursor.more else share, reaching)
+        return asked
 
-    def _share(self, cursor: Cursor, size: int, reaching: int) -> asyncio.Future[Page]:
+    def _share(self, cursor: Cursor, size: int, reaching: int) -> Read:
         channel, since = cursor.channel, cursor.start
         reads = self._reads.get(channel)
         if reads is None:
@@ -96,19 +116,23 @@ class Reads:
             read = reads.get((since, size))
             if read is not None and self._is_good(read, reaching):
                 metrics.SHARED_READS.value += 1
-                return read.page
+                return read
             self._drop_old(reads)
-        loop = asyncio.get_running_loop()
-        read = reads[since, size] = Read(channel, since, size, loop.create_future())
         if not self._batch:
-            loop.call_soon(self._send)
+            self._answered = asyncio.Event()
+            asyncio.get_running_loop().call_soon(self._send)
+        read = reads[since, size] = Read(channel, since, size, self._answered)
         self._batch.append(read)
-        return read.page
+        if len(self._batch) == READS_IN_PIPELINE:
+            self._send()
+        return read
 
     def _drop_old(self, reads: Shared) -> None:
         kept = 0
         for key, read in reversed(list(reads.items())):
-            if read.page.done() and (not self._is_good(read, 0) or (kept := kept + read.page.result().size) > KEPT_BYTES):
+            if read.page is None:
+                continue
+            if not isinstance(read.page, Page) or not self._is_good(read, 0) or (kept := kept + read.page.size) > KEPT_BYTES:
                 del reads[key]
         if len(reads) >= READS_IN_PIPELINE:
             reads.clear()
@@ -116,18 +140,18 @@ class Reads:
     def _is_good(self, read: Read, reaching: int) -> bool:
         if isinstance(read.since, str):
             return not read.sent  # the newest event at a moment before this client came is not what it asked for
-        if not read.page.done():
+        page = read.page
+        if page is None:
             # On its way. What is announced before it is answered, or lies beyond it, the subscription's checks find missing.
             return True
-        if read.page.exception() is not None:
+        if not isinstance(page, Page):
             return False
-        page = read.page.result()
         return is_current(read.channel, page) and (not page.complete or max(page.horizon, self._hub.heard) >= reaching)
 
     def _send(self) -> None:
         batch, self._batch = self._batch, []
-        for i in range(0, len(batch), READS_IN_PIPELINE):
-            task = asyncio.get_running_loop().create_task(self._run(batch[i : i + READS_IN_PIPELINE]))
+        if batch:
+            task = asyncio.get_running_loop().create_task(self._run(batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -145,10 +169,9 @@ class Reads:
             error = caught
         finally:
             for read in batch:
-                if not read.page.done():
-                    read.page.set_exception(error)
-                if not read.page.cancelled():
-                    read.page.exception()  # seen, even if everybody who waited is gone
+                if read.page is None:
+                    read.page = error
+            batch[0].answered.set()
 
     async def _ask(self, batch: list[Read], *, anyhow: bool = False) -> bool:
         """Read, and take what was read; not from a Redis that has lost its clock, or what this process has heard of."""
@@ -157,19 +180,14 @@ class Reads:
         for read in batch:
             read.sent = True
         pages = await self._log.read([(read.channel.name, read.since, read.size) for read in batch])
-        if not anyhow and any(page.clock < newest for page in pages if isinstance(page, Page)):
+        if not anyhow and min([page.clock for page in pages if isinstance(page, Page)], default=newest) < newest:
             return False
         for read, page, id in zip(batch, pages, heard, strict=True):
-            self._take(read, page, id)
+            read.page = page
+            if isinstance(page, Page):
+                page.heard = id
+                self._size += page.size
         return True
-
-    def _take(self, read: Read, page: Page | RedisError, heard: int) -> None:
-        if isinstance(page, RedisError):
-            read.page.set_exception(page)
-            return
-        page.heard = heard
-        read.page.set_result(page)
-        self._size += page.size
 
 
 @lru_cache(256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from copy import copy
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -14,7 +15,10 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+UNSENT_BYTES: Final = 65_536  # with more of them a writer waits until the server takes some
 DEADLINE: Final = 3.0  # seconds: a Redis that is silent for longer is away
 SENTINEL_DEADLINE: Final = 1.0  # they are asked one after the other, within the time that one connection may take
 SENTINEL_SCHEME: Final = "redis+sentinel://"
@@ -33,34 +37,66 @@ def _options() -> dict[str, Any]:
     }
 
 
-def _honest(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The connection class, with commands packed in C, and so that a write ends as it should.
+def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The connection class, with commands packed in C, and written here and now.
 
-    To a connection that has closed: asyncio's own loop takes it in silence, and the read that follows fails; uvloop raises
-    ``RuntimeError``, and redis-py an ``AttributeError`` if another task closed it just now. Here it is an error of Redis's.
-
-    In a task that is cancelled at this moment: redis-py writes under ``asyncio.wait_for``, which swallows a cancellation before
-    Python 3.12 (python/cpython#86296), and a loop that should end goes on for ever. Here it is raised, and the connection dropped,
-    because nobody will read the answer.
+    redis-py's packs each argument in Python, 1 us for each, and writes in a task of its own, under ``asyncio.wait_for``: that costs
+    as much again, and swallows a cancellation before Python 3.12 (python/cpython#86296), so that a loop which should end goes on for
+    ever. And what goes wrong is not always an error of Redis's: to a connection that has closed asyncio's own loop takes a write in
+    silence, and the read that follows fails; uvloop raises ``RuntimeError``, and redis-py an ``AttributeError`` if another task
+    closed it just now.
     """
 
     class Connection(base):  # type: ignore[valid-type, misc]
         def pack_command(self, *args: Any) -> list[bytes]:
-            # In C, as redis-py's synchronous connection does it. What the asynchronous one does costs 1 us for each argument.
             return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 
-        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-            task = asyncio.current_task()
-            before = task.cancelling() if task is not None else 0  # a task group that ended may have left some behind
+        async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
+            if not self.is_connected:
+                await self.connect_check_health(check_health=False)
+            if check_health:
+                await self.check_health()
             try:
-                await super().send_packed_command(command, check_health)
-            except (RuntimeError, AttributeError) as error:
-                raise RedisConnectionError(f"the connection is closed: {error}") from error
-            if task is not None and task.cancelling() > before:
+                self._writer.writelines(command)
+                if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES:
+                    async with asyncio.timeout(self.socket_timeout):
+                        await self._writer.drain()
+            except TimeoutError:
                 await self.disconnect(nowait=True)
-                raise asyncio.CancelledError
+                raise RedisTimeoutError("the server takes no bytes") from None
+            except (OSError, RuntimeError, AttributeError) as error:
+                await self.disconnect(nowait=True)
+                raise RedisConnectionError(f"the connection is closed: {error}") from error
+            except BaseException:  # half a command may be sent
+                await self.disconnect(nowait=True)
+                raise
 
     return Connection
+
+
+async def ask(client: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """What Redis answers to commands that are sent in one go; a refusal stands as an exception in its place.
+
+    As redis-py's pipeline, without what that and its client do besides, 60 functions of Python for each.
+
+    Raises:
+        RedisError, OSError: if it is away.
+    """
+    pool = client.connection_pool
+    connection = await pool.get_connection()
+    try:
+        packed = [hiredis.pack_command(command) for command in commands]
+        await connection.send_packed_command(packed)
+        return [await _answer(connection) for _ in packed]
+    finally:
+        await pool.release(connection)
+
+
+async def _answer(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as refusal:
+        return refusal
 
 
 class _Sentinels(Sentinel):
@@ -146,14 +182,14 @@ def redis_client(url: str, connections: int = 8) -> Redis:
     pool: BlockingConnectionPool
     if not url.startswith(SENTINEL_SCHEME):
         pool = BlockingConnectionPool.from_url(url, **bounds, **_options())
-        pool.connection_class = _honest(pool.connection_class)
+        pool.connection_class = _direct(pool.connection_class)
         return Redis.from_pool(pool)
     addresses, service, options, sentinel_options = parse_sentinels(url)
     deadlines = {"socket_timeout": SENTINEL_DEADLINE, "socket_connect_timeout": SENTINEL_DEADLINE}
     sentinel = _Sentinels(addresses, sentinel_kwargs=_options() | deadlines | sentinel_options)  # type: ignore[no-untyped-call]
     for client in sentinel.sentinels:
-        client.connection_pool.connection_class = _honest(client.connection_pool.connection_class)
-    connection_class = _honest(SentinelManagedConnection)
+        client.connection_pool.connection_class = _direct(client.connection_pool.connection_class)
+    connection_class = _direct(SentinelManagedConnection)
     pool = _SentinelPool(service, sentinel, connection_class=connection_class, **bounds, **_options(), **options)  # type: ignore[no-untyped-call]
     return Redis.from_pool(pool)
 

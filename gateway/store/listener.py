@@ -68,7 +68,7 @@ class Listener:
         self._asked = 0
         self._confirmed = 0
         self._goal = math.inf  # of those who wait: the first number that one of them waits for
-        self._reached: asyncio.Future[None] | None = None
+        self._reached = asyncio.Event()
         self._to_send: dict[str, bool] = {}  # name -> whether to subscribe (or to unsubscribe), in this order
         self._send_now = asyncio.Event()
 
@@ -96,17 +96,14 @@ class Listener:
         """Wait until Redis has confirmed all of these on the present connection."""
         names = tuple(names)
         while (last := max([self._wanted.get(name, 0) for name in names], default=0)) > self._confirmed:
-            if self._reached is None:
-                self._reached = asyncio.get_running_loop().create_future()
             self._goal = min(self._goal, last)
-            await asyncio.wait([self._reached])  # it is others' too, and must not end with this task
+            await self._reached.wait()
 
     def _reach(self) -> None:
         """Let those who wait look again."""
         self._goal = math.inf
-        if self._reached is not None:
-            self._reached.set_result(None)
-            self._reached = None
+        self._reached.set()
+        self._reached.clear()
 
     def _unconfirm(self) -> None:
         """The connection is gone: the next one is to be asked for all of it."""

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_entry, read_place, show
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.errors import GatewayError, Unavailable, Unprocessable
-from gateway.store.connect import drop_idle
+from gateway.store.connect import ask, drop_idle
 from gateway.store.library import Library
 
 logger = logging.getLogger("gateway.log")
@@ -78,7 +78,7 @@ class Log:
         await drop_idle(self._client)
         for _ in range(TRIES):
             await self._library.load(self._client)
-            [answer] = await self._pipeline([self._library.command("greet", 0, heard)])
+            [answer] = await ask(self._client, [self._library.command("greet", 0, heard)])
             if not _is_missing(answer):
                 break
         if isinstance(answer, Exception):
@@ -98,26 +98,15 @@ class Log:
 
     async def _run_once(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
         if name != "reads":
-            return await self._pipeline([self._library.command(name, 1, *call) for call in calls])
+            return await ask(self._client, [self._library.command(name, 1, *call) for call in calls])
         groups = [calls[i : i + READS_TOGETHER] for i in range(0, len(calls), READS_TOGETHER)]
         commands = []
         for group in groups:
             wanted = [value for _, since, size in group for value in (since, size)]
             commands.append(self._library.command(name, len(group), *[channel for channel, _, _ in group], *wanted))
-        answers = await self._pipeline(commands)
+        answers = await ask(self._client, commands)
         together = zip(groups, answers, strict=True)
         return [answer for group, found in together for answer in (found if isinstance(found, list) else [found] * len(group))]
-
-    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if len(commands) == 1:
-            try:
-                return [await self._client.execute_command(*commands[0])]
-            except ResponseError as error:
-                return [error]
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return list(await pipeline.execute(raise_on_error=False))
 
     async def append(self, publications: Sequence[Publication]) -> list[str | GatewayError]:
         """Record events, in this order; nothing is announced that was not stored.

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import uvloop
 from redis.asyncio import Redis
-from redis.asyncio.connection import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.embedded import free_port
 from gateway.errors import SettingsError
 from gateway.settings import read_settings
-from gateway.store.connect import is_elsewhere, make_connection, parse_sentinels, redis_client
+from gateway.store.connect import ask, is_elsewhere, make_connection, parse_sentinels, redis_client
 from tests.faults.servers import RedisServer, Sentinel
 
 
@@ -133,3 +136,48 @@ def test_a_write_to_a_connection_that_has_closed_is_an_error_of_redis_on_uvloop_
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(write())
+
+
+@asynccontextmanager
+async def connected_to_one_that_reads_nothing() -> AsyncIterator[AbstractConnection]:
+    over = asyncio.Event()
+
+    async def wait(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(wait, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with redis_client(f"redis://127.0.0.1:{port}?socket_timeout=0.2") as client:
+            connection = make_connection(client)
+            connection._reader, connection._writer = await asyncio.open_connection("127.0.0.1", port)
+            yield connection
+            over.set()
+
+
+async def test_a_redis_that_takes_no_bytes_is_given_up() -> None:
+    async with connected_to_one_that_reads_nothing() as connection:
+        with pytest.raises(RedisTimeoutError):
+            await connection.send_packed_command([b"x" * 20_000_000], check_health=False)
+
+        assert not connection.is_connected
+
+
+async def test_who_is_cancelled_while_a_command_is_sent_leaves_no_half_of_it_behind() -> None:
+    async with connected_to_one_that_reads_nothing() as connection:
+        connection.socket_timeout = 60
+        sending = asyncio.ensure_future(connection.send_packed_command([b"x" * 20_000_000], check_health=False))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait([sending])
+
+        assert sending.cancelled()
+        assert not connection.is_connected
+
+
+async def test_a_refusal_stands_in_its_place_among_the_answers(redis_url: str) -> None:
+    async with redis_client(redis_url) as client:
+        answers = await ask(client, [("SET", "text", "1"), ("LPUSH", "text", "2"), ("GET", "text")])
+
+        assert isinstance(answers.pop(1), ResponseError)
+        assert answers == [b"OK", b"1"]
