@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,6 +23,10 @@ Publish = Callable[..., Awaitable[str]]
 # Some hundred processes start in these tests: without bytecode each would compile all that it imports, for a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell that starts something in the background lets it ignore Ctrl-C, and so all that it starts; what is tested here must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _make_context = functools.lru_cache(lambda verify, cert, trust_env, _environ: httpx.create_ssl_context(verify, cert, trust_env))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gateway.cli.usage import fail, settings_or_exit
-from gateway.core.claims import MAX_TEXT, is_name
+from gateway.core.claims import MAX_TEXT, MAX_TIME, is_name
 from gateway.core.grant import Patterns
 
 
@@ -28,12 +28,22 @@ def subject_argument(_context: click.Context, _parameter: click.Parameter, value
     return value
 
 
+def ttl_argument(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    """Seconds after which the time is one that a gateway takes."""
+    if not time.time() + value <= MAX_TIME:  # nor nan, which is in no range and in every one
+        raise click.BadParameter(f"{value:g}: it has to expire before the year 10000")
+    return value
+
+
+_SECONDS = click.FloatRange(0, min_open=True)
+
+
 @click.command()
 @click.option("--sub", required=True, callback=subject_argument, help="Whom it speaks for.")
 @click.option("--subscribe", multiple=True, callback=pattern_argument, help="A channel to follow, or 'jobs:*'.  [user:SUB and user:SUB:*]")
 @click.option("--publish", multiple=True, callback=pattern_argument, help="A channel to publish on over HTTP, or 'jobs:*'.  [none]")
 @click.option("--admin", is_flag=True, help="May revoke tokens and read the metrics.")
-@click.option("--ttl", type=click.FloatRange(0, min_open=True), default=900, show_default=True, help="Seconds until it expires.")
+@click.option("--ttl", type=_SECONDS, callback=ttl_argument, default=900, show_default=True, help="Seconds until it expires.")
 def token(sub: str, subscribe: tuple[str, ...], publish: tuple[str, ...], admin: bool, ttl: float) -> None:
     """Print a token.
 

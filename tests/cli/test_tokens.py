@@ -35,7 +35,11 @@ def test_without_the_secret_it_says_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--sub", ""), ("--sub", "a\nb"), ("--sub", "a", "--subscribe", "a*b"), ("--sub", "a", "--ttl", "0")]
+    "words",
+    [
+        *((), ("--sub", ""), ("--sub", "a\nb"), ("--sub", "a", "--subscribe", "a*b")),
+        *(("--sub", "a", "--ttl", seconds) for seconds in ("0", "nan", "inf", "1e300")),
+    ],
 )
 def test_wrong_usage_exits_with_2_and_shows_no_secret(words: tuple[str, ...]) -> None:
     result = invoke("token", *words, jwt_secret=SECRET)

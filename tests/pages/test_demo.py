@@ -127,7 +127,7 @@ def test_it_is_up_within_five_seconds_and_the_lines_it_prints_work() -> None:
 def workers(demo: Demo) -> list[str]:
     """The Celery workers of this demo that run."""
     port = f":{demo.valkey()[1]}"
-    listing = subprocess.run(["ps", "-A", "-o", "args"], check=True, capture_output=True, text=True).stdout
+    listing = subprocess.run(["ps", "-ww", "-A", "-o", "args"], check=True, capture_output=True, text=True).stdout
     return [line for line in listing.splitlines() if "gateway.pages.queue" in line and port in line]
 
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -49,7 +50,7 @@ def issue_token(
         raise ValueError(f"secret: at least {MIN_SECRET_BYTES} bytes are expected")
     if not sub:
         raise ValueError("sub: empty; whom the token speaks for is expected")
-    if not ttl > 0:
+    if not 0 < ttl < math.inf:
         raise ValueError(f"ttl {ttl!r}: a positive number of seconds is expected")
     now = time.time()
     # iat to the millisecond: a token that is made right after the subject's others were revoked is told from them.

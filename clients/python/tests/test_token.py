@@ -44,6 +44,7 @@ def test_a_subject_may_be_any_text() -> None:
         ((SECRET, ""), {}, "sub"),
         ((SECRET, "ann"), {"ttl": 0}, "ttl"),
         ((SECRET, "ann"), {"ttl": float("nan")}, "ttl"),
+        ((SECRET, "ann"), {"ttl": float("inf")}, "ttl"),
         ((SECRET, "ann"), {"subscribe": "jobs:*"}, "a list"),
     ],
 )
