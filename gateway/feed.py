@@ -107,6 +107,8 @@ class Feed:
             await asyncio.sleep(LINGER_SECONDS / 2)
             self.sweep(time.monotonic() - LINGER_SECONDS)
             self.reads.sweep()
+            for subscription in tuple(self.behind):
+                subscription.greet()  # their first read takes its time, as Redis is slow or away
 
     def sweep(self, before: float) -> None:
         """Give up the channels that nobody has followed since then."""

@@ -140,6 +140,24 @@ async def test_ready_means_that_a_probe_has_come_back_lately(redis_url: str, red
         await until_ready(feed, expected=True)
 
 
+async def test_who_comes_while_redis_hangs_is_greeted_all_the_same(redis_url: str, redis: Redis) -> None:
+    server = int((await redis.info("server"))["process_id"])
+    async with running(redis_url) as feed:
+        os.kill(server, signal.SIGSTOP)
+        try:
+            client = Client(feed, "jobs:1", greeting=b'"hello"')
+            async with asyncio.timeout(5):
+                while not client.got:
+                    await asyncio.sleep(0.01)
+            got = list(client.got)
+        finally:
+            os.kill(server, signal.SIGCONT)
+        await client.until_ready()
+
+        assert got == ["hello"]
+        assert client.got.count("hello") == 1
+
+
 async def until_ready(feed: Feed, *, expected: bool) -> None:
     async with asyncio.timeout(5):
         while feed.ready is not expected:

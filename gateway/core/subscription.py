@@ -53,6 +53,7 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         on_done: called when ``until_final`` is fulfilled
         on_failed: called when reading for it failed for good
         full: whether the writer holds as much as it may; set by ``pause`` and ``resume``
+        greeting: what has to be written before anything else; it waits for that, so that both go in one write
         wanted: the next read is of use only if it reaches to this id
         written: the account of all clients of its wire; the hub gives it
     """
@@ -63,6 +64,7 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
     on_done: Callable[[], object]
     on_failed: Callable[[], object]
     until_final: bool = False
+    greeting: bytes = b""
     cursors: dict[str, Cursor] = {}
     live: bool = True
     full: bool = False
@@ -178,6 +180,7 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         # What is written goes in one go: each write of its own is 4 us of the kernel's (loadtest/experiments/joined-writes).
         write, parts = self.write, list[bytes]()
         self.write = parts.append
+        self.greet()
         try:
             self._end_read(pages, heard)
         finally:
@@ -275,8 +278,15 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
 
     # What the client is told
 
+    def greet(self) -> None:
+        """Write the greeting, if that was not done yet."""
+        if self.greeting:
+            greeting, self.greeting = self.greeting, b""
+            self.write(greeting)
+
     def notice(self, name: str, fields: Mapping[str, object], id: int = 0) -> None:
         """Write a notice; with ``id`` as ``Wire.notice`` takes it."""
+        self.greet()
         self.write(self.wire.notice(name, notice(name, fields), id))
 
     def check_done(self) -> None:

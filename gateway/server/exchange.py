@@ -156,6 +156,12 @@ class Exchange:
             b"transfer-encoding: chunked\r\n" if self._chunked else b"",
         )
 
+    def take_head(self) -> bytes:
+        """The head, for whoever writes the body past this; empty if there is none that waits to be written."""
+        head, self._head = self._head, b""
+        self.started |= bool(head)
+        return head
+
     def _write(self, body: bytes, *, more: bool) -> None:
         if self._silent:
             body, self._left = b"", None

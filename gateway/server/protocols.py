@@ -212,6 +212,10 @@ class HttpProtocol(asyncio.Protocol):
             elif self._deadline is None:
                 self._expect(self.site.head if self._url else self.site.idle)  # the next one may have begun
 
+    def take_head(self) -> bytes:
+        """The head of the response that is under way, if it was not sent yet."""
+        return b"" if self._answering is None else self._answering.take_head()
+
     def hand_over(self) -> bool:
         """Give the transport to the writer of the response that is under way; ``False`` if there is more to do here than to carry it."""
         if self._answering is None or self._ahead or self._deadline is not None or self.transport.is_closing():

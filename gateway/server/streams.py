@@ -81,7 +81,7 @@ class TransportWriter(asyncio.Protocol):
 
 
 class StreamProtocol(TransportWriter):
-    """The writer of one response in chunks, of use once the first was sent.
+    """The writer of one response in chunks, of use once its head was sent, or taken.
 
     Until it stays, the HTTP protocol is the transport's, and passes on what this one must know.
     """
@@ -92,6 +92,10 @@ class StreamProtocol(TransportWriter):
         super().__init__(http.transport)
         self._http: HttpProtocol | None = http
         self._connections = http.site.state.connections
+
+    def take_head(self) -> bytes:
+        """The head of the response that was started, to be written first; empty if it was sent, or is on its way to here."""
+        return b"" if self._http is None else self._http.take_head()
 
     def stay(self) -> bool:
         """Let the stream outlive the application's call; ``False`` where that cannot be, as other requests wait behind it.

@@ -19,7 +19,9 @@ class Follower:
     __slots__ = ("_send", "_services", "grant", "subscription", "writer")
     transport: str
 
-    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
+    def __init__(
+        self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool, greeting: bytes = b""
+    ) -> None:
         self.grant = grant
         self._send = send
         self.writer = writer
@@ -31,6 +33,7 @@ class Follower:
             on_done=self._done,
             on_failed=self._failed,
             until_final=until_final,
+            greeting=greeting,
         )
         writer.on_full = self.subscription.pause
         writer.on_room = self.subscription.resume

@@ -50,6 +50,7 @@ class Stream(Follower):
 
     def write(self, data: bytes) -> None:
         """Write bytes that are no event."""
+        self.subscription.greet()
         self.writer.write(http_chunk(data) if self.subscription.wire is CHUNK else data)
 
     def beat(self) -> None:
@@ -91,11 +92,15 @@ class SseEndpoint:
             return
         services.connections.check_room(address, grant.subject)
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        await send({"type": "http.response.body", "body": retry_line(*RETRY_MS), "more_body": True})
         direct: DirectStream | None = scope.get("extensions", {}).get(EXTENSION)
+        begin = retry_line(*RETRY_MS)
+        head = b"" if direct is None else direct.take_head()
+        if not head:
+            await send({"type": "http.response.body", "body": begin, "more_body": True})
         fallback: SendWriter | None = None
         if direct is not None:
-            stream = Stream(services, grant, direct, send, CHUNK, until_final=request.until_final)
+            greeting = head and head + http_chunk(begin)
+            stream = Stream(services, grant, direct, send, CHUNK, until_final=request.until_final, greeting=greeting)
         else:
             fallback = SendWriter(send, lambda data: {"type": "http.response.body", "body": data, "more_body": True}, join=True)
             stream = Stream(services, grant, fallback, send, BLOCK, until_final=request.until_final)

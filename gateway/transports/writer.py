@@ -53,6 +53,9 @@ class Writer(Protocol):
 class DirectStream(Writer, Protocol):
     """What ``server/streams.py`` puts there for a response in chunks."""
 
+    def take_head(self) -> bytes:
+        """The head of the response that was started, to be written before anything else; empty if somebody else writes it."""
+
     def stay(self) -> bool:
         """Let it outlive the application's call. ``False``: it cannot, or the client is gone already."""
 

@@ -278,3 +278,28 @@ def test_what_was_read_is_written_in_one_go_where_its_bytes_say_where_each_event
     assert [data.count(b"id:") for data in written[CHUNK]] == [2]
     assert b"ready" in written[CHUNK][0]
     assert len(written[TEXT]) == 3
+
+
+def test_the_greeting_goes_in_one_write_with_what_comes_first() -> None:
+    written: list[bytes] = []
+    client = Client(CHUNK, written.append)
+    client.subscription.greeting = b"hello "
+    client.follow(a=0)
+    before = list(written)
+    client.subscription.begin_read()
+    client.read(a=Answer(9, (), 0, final=False, more=False, entries=[]))
+    client.subscription.notice("pong", {})
+
+    assert before == []
+    assert [data.startswith(b"hello ") for data in written] == [True, False]
+    assert b"ready" in written[0]
+
+
+def test_nothing_overtakes_the_greeting() -> None:
+    written: list[bytes] = []
+    client = Client(TEXT, written.append)
+    client.subscription.greeting = b"hello"
+    client.subscription.notice("pong", {})
+    client.subscription.greet()
+
+    assert written == [b"hello", b'{"op":"pong"}']

@@ -37,20 +37,21 @@ async def running(url: str) -> AsyncIterator[Feed]:
 class Client:
     """Takes what a subscription writes."""
 
-    def __init__(self, feed: Feed, channel: str | dict[str, Since], since: Since = 0) -> None:
-        self.got: list[dict[str, Any]] = []
+    def __init__(self, feed: Feed, channel: str | dict[str, Since], since: Since = 0, greeting: bytes = b"") -> None:
+        self.got: list[Any] = []
         self.subscription = Subscription(
             wire=TEXT,
             write=lambda data: self.got.append(json.loads(data)),
             on_behind=feed.catch_up,
             on_done=lambda: None,
             on_failed=lambda: None,
+            greeting=greeting,
         )
         feed.follow(self.subscription, {channel: since} if isinstance(channel, str) else channel)
 
     async def until_ready(self) -> None:
         async with asyncio.timeout(10):
-            while not any(message.get("op") == "ready" for message in self.got):
+            while not any("op" in message and message["op"] == "ready" for message in self.got):
                 await asyncio.sleep(0.01)
 
     @property
