@@ -20,6 +20,8 @@ MOST_KINDS: Final = 1_000
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
+_BLANK: Final = re.compile(r"%[\d.]*[a-z]")  # of a form
+
 _OTHERS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
@@ -106,11 +108,12 @@ class Repeats(logging.Filter):
     def _tell(self, kind: tuple[str, str, str], level: int) -> None:
         with self._lock:
             _, count = self._seen.pop(kind, (0.0, 0))
-        name, form, _ = kind
+        name, form, which = kind
         if count > self._lines:
             extra = {"is_sum": True}
+            line = _BLANK.sub("...", form) + (f" ({which})" if which else "")
             logging.getLogger(name).log(
-                level, "%d more lines like this one in %.0f s: %s", count - self._lines, self._seconds, form, extra=extra
+                level, "%d more lines like this one in %.0f s: %s", count - self._lines, self._seconds, line, extra=extra
             )
 
 
