@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import httptools
+
 from gateway.core.event import show
 from gateway.errors import BadRequest, HeadTooLarge, UpgradeRequired, UriTooLong
 
@@ -67,10 +69,7 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
         raise BadRequest("method CONNECT: this is no proxy")
     if len(uri) > MAX_URI_BYTES:
         raise UriTooLong(f"an address of {len(uri)} bytes: at most {MAX_URI_BYTES} are allowed")
-    if not uri.isascii() or b"#" in uri:
-        # Not what stands behind the question mark: there may be a token.
-        path = uri.partition(b"?")[0][:60]
-        raise BadRequest(f"address {show(path)}: ASCII without a fragment is expected, the rest in percent-encoding")
+    _check_address(uri)
     if len(headers) > MAX_HEADERS:
         raise HeadTooLarge(f"{len(headers)} headers: at most {MAX_HEADERS} are allowed")
     size = len(uri)
@@ -95,6 +94,17 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
         return PLAIN
     waits = has_body and version == "1.1" and noted.get(b"expect", b"").lower() == b"100-continue"
     return Head(offers=upgrading, has_body=has_body, waits=waits)
+
+
+def _check_address(uri: bytes) -> None:
+    path = uri.partition(b"?")[0][:60]  # not what stands behind the question mark: there may be a token
+    if not uri.isascii() or b"#" in uri:
+        raise BadRequest(f"address {show(path)}: ASCII without a fragment is expected, the rest in percent-encoding")
+    if not uri.startswith(b"/"):
+        try:
+            httptools.parse_url(uri)
+        except httptools.HttpParserInvalidURLError:
+            raise BadRequest(f"address {show(path)}: a path, or http:// and a host and a path, is expected") from None
 
 
 def _has_body(noted: dict[bytes, bytes]) -> bool:

@@ -67,11 +67,7 @@ class Site:
         self._secure = is_ssl(transport)
 
     def http_scope(self, method: bytes, version: str, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
-        """The ASGI scope of a request.
-
-        Raises:
-            httptools.HttpParserInvalidURLError: if the address is none.
-        """
+        """The ASGI scope of a request, whose head has been checked."""
         scope = self._scope(uri, headers, client)
         scope["type"] = "http"
         scope["asgi"] = {"version": self._version, "spec_version": "2.3"}
@@ -102,7 +98,7 @@ class Site:
             path, _, query = uri.partition(b"?")
         else:
             url = httptools.parse_url(uri)
-            path, query = url.path, url.query or b""
+            path, query = url.path or b"/", url.query or b""  # RFC 9112, section 3.2.2: an address may end behind its host
         text = path.decode("ascii")
         return {
             "path": self._root_path + (unquote(text) if "%" in text else text),

@@ -100,6 +100,10 @@ async def test_a_connection_header_that_only_looks_like_an_upgrade_is_answered(s
     assert await ask(serve, echo, lambda wire: wire.send(head).answer().body) == b"/a"
 
 
+async def test_an_address_may_end_behind_its_host(serve: Serve) -> None:
+    assert await ask(serve, echo, lambda wire: wire.send(request("http://a")).answer().body) == b"/"
+
+
 async def test_a_client_that_says_no_more_is_answered(serve: Serve) -> None:
     def client(wire: Wire) -> bytes:
         return wire.send(request("/a") + request("/b")).end().rest()
