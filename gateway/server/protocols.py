@@ -25,7 +25,7 @@ from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, check_hea
 from gateway.server.responses import problem_response
 from gateway.server.site import Site
 from gateway.server.sockets import WebSocketProtocol
-from gateway.server.streams import StreamProtocol
+from gateway.server.streams import StreamWriter
 from gateway.transports.lines import about
 from gateway.transports.writer import EXTENSION
 
@@ -63,7 +63,7 @@ class HttpProtocol(asyncio.Protocol):
         self.site = site
         self.client: tuple[str, int] | None = None
         self.drained: asyncio.Future[None] | None = None
-        self.writer: StreamProtocol | None = None  # of the response that is under way
+        self.writer: StreamWriter | None = None  # of the response that is under way
         self._parser: Any = self._new_parser()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -96,19 +96,25 @@ class HttpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        if self._parser is None:
+            self.transport.abort()  # in the midst of an answer there is no place for another
+            return
         if self._deadline is self.site.idle:
             self._expect(self.site.head)
         self._unfinished += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as end:
-            self._end_of_http(data[end.args[0] :])
+            rest = data[end.args[0] :]
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
+            return
         else:
             if self._unfinished > MAX_HEAD_BYTES:
                 long = len(self._url) > MAX_URI_BYTES
                 self._refuse((UriTooLong if long else HeadTooLarge)(f"{self._unfinished} bytes without an end to the head"))
+            return
+        self._end_of_http(rest)  # outside, or what goes wrong in there would seem to come of the upgrade
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -194,7 +200,7 @@ class HttpProtocol(asyncio.Protocol):
         self._answering = exchange
         scope, site = exchange.scope, self.site
         if scope["method"] == "GET" and scope["http_version"] == "1.1":
-            self.writer = StreamProtocol(self)
+            self.writer = StreamWriter(self)
             scope["extensions"][EXTENSION] = self.writer
         task = site.loop.create_task(exchange.run(site.app))
         site.state.tasks.add(task)
@@ -216,12 +222,12 @@ class HttpProtocol(asyncio.Protocol):
         """The head of the response that is under way, if it was not sent yet."""
         return b"" if self._answering is None else self._answering.take_head()
 
-    def hand_over(self) -> bool:
-        """Give the transport to the writer of the response that is under way; ``False`` if there is more to do here than to carry it."""
+    def carry(self) -> bool:
+        """Do nothing more here but for the writer of the response that is under way; ``False`` if there is more to do than to carry it."""
         if self._answering is None or self._ahead or self._deadline is not None or self.transport.is_closing():
             return False
         self._answering.end()
-        self._forget()
+        self._parser = self._answering = self._receiving = self.client = None
         return True
 
     def _forget(self) -> None:
@@ -317,11 +323,14 @@ class HttpProtocol(asyncio.Protocol):
         if self._answering is not None:
             self._answering.end()
         if self.writer is not None:
-            self.writer.leave()
+            self.writer.connection_lost(exc)
         self._forget()
 
     def shutdown(self) -> None:
         """Close once all is answered, for uvicorn that stops."""
+        if self._parser is None and self.writer is not None:
+            self.writer.end()
+            return
         newest = self._ahead[-1] if self._ahead else self._answering
         if newest is None or newest.complete:
             self.transport.close()

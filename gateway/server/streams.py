@@ -80,18 +80,18 @@ class TransportWriter(asyncio.Protocol):
             self._cut.cancel()
 
 
-class StreamProtocol(TransportWriter):
+class StreamWriter(TransportWriter):
     """The writer of one response in chunks, of use once its head was sent, or taken.
 
-    Until it stays, the HTTP protocol is the transport's, and passes on what this one must know.
+    The transport's protocol stays the HTTP one, and passes on what this one must know: for another one uvloop stops reading and
+    starts again, which asks the kernel twice.
     """
 
-    __slots__ = ("_connections", "_http")
+    __slots__ = ("_http",)
 
     def __init__(self, http: HttpProtocol) -> None:
         super().__init__(http.transport)
         self._http: HttpProtocol | None = http
-        self._connections = http.site.state.connections
 
     def take_head(self) -> bytes:
         """The head of the response that was started, to be written first; empty if it was sent, or is on its way to here."""
@@ -103,11 +103,9 @@ class StreamProtocol(TransportWriter):
         ``on_gone`` is called at once if the client has gone meanwhile.
         """
         http = self._http
-        if self.gone or http is None or not http.hand_over():
+        if self.gone or http is None or not http.carry():
             return False
         self._http = None
-        self._connections.add(self)  # type: ignore[arg-type]  # uvicorn's name for what has a shutdown
-        self.transport.set_protocol(self)
         return True
 
     def end(self) -> None:
@@ -116,12 +114,3 @@ class StreamProtocol(TransportWriter):
             self.write(b"0\r\n\r\n")
             self.leave()
             self.transport.close()
-
-    shutdown = end
-
-    def data_received(self, data: bytes) -> None:
-        self.transport.abort()  # in the midst of an answer there is no place for another
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.discard(self)
-        super().connection_lost(exc)
