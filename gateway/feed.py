@@ -32,7 +32,7 @@ from gateway.store.log import Log
 
 logger = logging.getLogger("gateway.feed")
 
-GATHER_SECONDS: Final = 0.002  # that who falls behind waits for others, if some are being read for already
+GATHER_SECONDS: Final = 0.005  # that who falls behind waits for others, if some are being read for already
 LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
 PROBE_SECONDS: Final = 1.0
 READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
