@@ -105,7 +105,7 @@ class Exchange:
     async def receive(self) -> Message:
         """ASGI's receive."""
         http = self._http
-        if self._waits and not http.transport.is_closing():
+        if self._waits and not self.ended and not http.transport.is_closing():
             self._waits = False
             http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self._news or self.ended or self.complete):

@@ -12,7 +12,6 @@ import re
 from collections.abc import Awaitable, MutableMapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from gateway.core.event import show
 from gateway.errors import Forbidden
@@ -73,7 +72,7 @@ class Origins:
         if host and host.lower() not in self._hosts and not _cannot_be_rebound(host):
             raise Forbidden(f"host {show(host)}: without authentication only this machine's own names are served")
         for origin in headers(scope, b"origin"):
-            if not self.allow(origin) and urlsplit(origin).netloc != host:
+            if not self.allow(origin) and (not host or origin.partition("://")[2] != host):
                 raise Forbidden(f"origin {show(origin)}: without authentication only pages of this machine are served")
 
 

@@ -94,6 +94,18 @@ async def test_an_offer_of_another_protocol_costs_a_request_nothing(serve: Serve
     assert await ask(serve, echo, client) == [b"/1ab", b"/2", b"/3"]
 
 
+@pytest.mark.parametrize(
+    ("behind", "detail"),
+    [(b"no request\r\n\r\n", b"Invalid method"), (request("/b", host="a/b"), b"header host")],
+    ids=["no request", "no host"],
+)
+async def test_what_is_wrong_behind_an_offer_is_told(serve: Serve, caplog: pytest.LogCaptureFixture, behind: bytes, detail: bytes) -> None:
+    offered = request("/a", "Connection: Upgrade", "Upgrade: h2c")
+
+    assert detail in await ask(serve, echo, lambda wire: wire.send(offered + behind).rest())
+    assert "could not be taken" not in caplog.text
+
+
 async def test_a_connection_header_that_only_looks_like_an_upgrade_is_answered(serve: Serve) -> None:
     head = upgrade("/a").replace(b"Connection: Upgrade", b"Connection: no-upgrade")
 
@@ -175,6 +187,19 @@ async def test_a_client_that_waits_before_its_body_is_told_to_go_on(serve: Serve
         return told, wire.send(b"hi").answer().body
 
     assert await ask(serve, echo, client) == (b"HTTP/1.1 100 Continue\r\n\r\n", b"/hi")
+
+
+async def test_a_client_that_was_refused_is_not_told_to_go_on(serve: Serve) -> None:
+    told: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        told.append(await receive())
+
+    bad = request("/", "Expect: 100-continue", "Transfer-Encoding: chunked", method="POST") + b"no size\r\n"
+    answer = await ask(serve, app, lambda wire: wire.send(bad).rest())
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert told == [{"type": "http.disconnect"}]
 
 
 async def test_a_client_that_waits_and_whose_body_is_not_wanted_is_answered_at_once(serve: Serve) -> None:

@@ -76,8 +76,9 @@ def test_pages_of_this_machine_are_served(origin: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["null", "https://evil.example", "http://localhost.evil.example", "file://", "http://127.0.0.1.evil.example"]
+    "origin", ["null", "https://evil.example", "http://localhost.evil.example", "file://", "http://127.0.0.1.evil.example", "http://[", "a"]
 )
-def test_pages_of_elsewhere_are_not(origin: str) -> None:
+@pytest.mark.parametrize("host", [{"host": "localhost:8000"}, {}], ids=["host", "none"])
+def test_pages_of_elsewhere_are_not(origin: str, host: dict[str, str]) -> None:
     with pytest.raises(Forbidden, match="origin"):
-        Origins((), local=True).check_local(scope(host="localhost:8000", origin=origin))
+        Origins((), local=True).check_local(scope(**host, origin=origin))
