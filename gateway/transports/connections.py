@@ -219,11 +219,11 @@ class Connections:
             logger.log(level, message, *arguments, extra=extra)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something on behalf of a connection, owned by ``run``."""
+        """Run something on behalf of a connection, owned by ``run``. What goes wrong with it is no other connection's loss."""
         if self._tasks is None:
             work.close()
         else:
-            self._tasks.create_task(work)
+            self._tasks.create_task(_alone(work))
 
     async def _end(self, connection: Connection, code: int, reason: str) -> None:
         try:
@@ -272,6 +272,13 @@ class Connections:
                     metrics.STALLED.value += 1
                     self.log(connection, logging.INFO, "cut with %d: it took no bytes for %.0f s", STALLED, STALLED_SECONDS)
                     connection.writer.abort()
+
+
+async def _alone(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:
+        logger.exception("something done for a connection has failed")
 
 
 def _full(detail: str) -> Unavailable:

@@ -89,9 +89,10 @@ class Socket(Follower):
 
     async def _hear(self, message: MutableMapping[str, Any]) -> None:
         try:
-            await self.take(message)
-        except GatewayError as error:
-            await self._send_away(error)
+            try:
+                await self.take(message)
+            except GatewayError as error:
+                await self._send_away(error)  # who may be gone already
         except OSError:
             self.writer.abort()
         except Exception:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gateway.errors import Unavailable
@@ -21,6 +23,28 @@ from gateway.transports.connections import Connections, Limits, address_of
 )
 def test_an_address_counts_by_what_one_customer_has(client: tuple[str, int] | None, address: str) -> None:
     assert address_of({"client": client}) == address
+
+
+async def test_what_goes_wrong_for_one_connection_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    connections = Connections(Limits(3, 2, 1), 20)
+    done = asyncio.Event()
+
+    async def fail() -> None:
+        raise RuntimeError("on purpose")
+
+    async def succeed() -> None:
+        done.set()
+
+    running = asyncio.ensure_future(connections.run())
+    await asyncio.sleep(0)
+    connections.spawn(fail())
+    await asyncio.sleep(0)
+    connections.spawn(succeed())
+    await asyncio.wait_for(done.wait(), 5)
+
+    assert not running.done()
+    assert "on purpose" in caplog.text
+    running.cancel()
 
 
 def test_what_has_left_makes_room_and_leaves_nothing_behind() -> None:
