@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
@@ -112,7 +113,8 @@ class Socket(Follower):
     async def _send_away(self, error: GatewayError) -> None:
         metrics.refused(error)
         self._services.connections.log(self, logging.INFO, "ended with %d: %s", error.close_code, error.detail)
-        await self.goodbye(error.close_code, error.detail)
+        with suppress(RuntimeError):  # it is being closed already
+            await self.goodbye(error.close_code, error.detail)
 
     async def take(self, message: Mapping[str, Any]) -> None:
         """Obey a command, or say why not.

@@ -432,8 +432,9 @@ def test_a_bad_frame_ends_the_connection_with_its_code(gateway: Server, data: by
 def test_a_client_that_is_sent_away_and_is_gone_already_harms_nobody(gateway: Server) -> None:
     with websocket(gateway.port) as other:
         for data in (frame(b"", BINARY), frame(b'{"op":"ping"}') * 400):
-            with websocket(gateway.port) as wire:
-                wire.send(data + frame(b"\x03\xe8", CLOSE)).rest()
+            for end in (frame(b"\x03\xe8", CLOSE), frame(b"", 3)):
+                with websocket(gateway.port) as wire:
+                    wire.send(data + end).rest()
 
         assert other.send(frame(b'{"op":"ping"}')).message() == {"op": "pong"}
     assert "Traceback" not in gateway.output()
