@@ -107,7 +107,7 @@ class Feed:
             await asyncio.sleep(LINGER_SECONDS / 2)
             self.sweep(time.monotonic() - LINGER_SECONDS)
             self.reads.sweep()
-            for subscription in tuple(self.behind):
+            for subscription in [subscription for subscription in self.behind if subscription.greeting]:
                 subscription.greet()  # their first read takes its time, as Redis is slow or away
 
     def sweep(self, before: float) -> None:

@@ -18,6 +18,7 @@ import httptools
 
 from gateway import metrics
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeout, Unavailable, UriTooLong
+from gateway.server.connection import Connection
 from gateway.server.deadlines import Deadlines
 from gateway.server.descriptors import most_sockets
 from gateway.server.exchange import Exchange
@@ -38,19 +39,11 @@ MAX_PIPELINED: Final = 8  # no browser sends requests ahead; 256 KiB of them, on
 logger = logging.getLogger("gateway.edge")
 
 
-class HttpProtocol(asyncio.Protocol):
-    """One connection, from its first byte until it is closed or another protocol has its transport.
+class HttpProtocol(Connection):
+    """One connection, from its first byte until it is closed or another protocol has its transport."""
 
-    Attributes:
-        drained: done when the transport has room again, ``None`` while it has
-    """
+    __slots__ = ("_ahead", "_answering", "_head", "_headers", "_parser", "_receiving", "_refused", "_unfinished", "_url")
 
-    __slots__ = (
-        "_ahead", "_answering", "_deadline", "_head", "_headers", "_parser", "_paused", "_receiving", "_refused", "_unfinished", "_url",
-        "client", "drained", "site", "transport", "writer",
-    )  # fmt: skip
-
-    transport: asyncio.Transport
     _site: ClassVar[Site | None] = None  # the newest server's
 
     def __init__(
@@ -59,11 +52,8 @@ class HttpProtocol(asyncio.Protocol):
         site = HttpProtocol._site
         if site is None or site.state is not server_state:
             loop = _loop or asyncio.get_running_loop()
-            site = HttpProtocol._site = Site(config, server_state, app_state, loop, HttpProtocol.on_late)
-        self.site = site
-        self.client: tuple[str, int] | None = None
-        self.drained: asyncio.Future[None] | None = None
-        self.writer: StreamWriter | None = None  # of the response that is under way
+            site = HttpProtocol._site = Site(config, server_state, app_state, loop)
+        super().__init__(site)
         self._parser: Any = self._new_parser()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -71,9 +61,7 @@ class HttpProtocol(asyncio.Protocol):
         self._receiving: Exchange | None = None  # whose body comes
         self._answering: Exchange | None = None
         self._ahead: list[Exchange] = []  # requests that were sent ahead
-        self._deadline: Deadlines[HttpProtocol] | None = None
         self._unfinished = 0  # bytes since the parser last brought something whole
-        self._paused = False
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -255,21 +243,9 @@ class HttpProtocol(asyncio.Protocol):
         logger.info("refused with %d: %s", error.status, error.detail, extra=about(address=peer[0]) | {"kind": str(error.status)})
         self.transport.write(problem_response(error, self.site.state.default_headers))
 
-    # Deadlines
+    # Until when
 
-    def _expect(self, deadline: Deadlines[HttpProtocol]) -> None:
-        if self._deadline is not None:
-            self._deadline.remove(self)
-        self._deadline = deadline
-        deadline.add(self)
-
-    def _relax(self) -> None:
-        if self._deadline is not None:
-            self._deadline.remove(self)
-            self._deadline = None
-
-    def on_late(self, deadline: Deadlines[HttpProtocol]) -> None:
-        """The time is over."""
+    def on_late(self, deadline: Deadlines[Connection]) -> None:
         self._deadline = None
         if deadline is self.site.lingering:
             self.transport.abort()
@@ -280,34 +256,6 @@ class HttpProtocol(asyncio.Protocol):
             self._refuse(RequestTimeout(f"the request's {what} did not come within {deadline.seconds:.0f} s"))
 
     # The transport's and the server's side
-
-    def pause_reading(self) -> None:
-        """Let the client wait."""
-        if not self._paused:
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Let it go on."""
-        if self._paused:
-            self._paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-
-    def pause_writing(self) -> None:
-        self.drained = self.site.loop.create_future()
-        if self.writer is not None:
-            self.writer.on_full()
-
-    def resume_writing(self) -> None:
-        self._flow()
-        if self.writer is not None:
-            self.writer.on_room()
-
-    def _flow(self) -> None:
-        if self.drained is not None:
-            self.drained.set_result(None)
-            self.drained = None
 
     def eof_received(self) -> bool:
         """The client says no more. An answer that is nearly there still goes out; whether anybody waits cannot be told."""

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.utils import get_local_addr, is_ssl
 
+from gateway.server.connection import Connection
 from gateway.server.deadlines import Deadlines
 from gateway.server.streams import LINGER_SECONDS
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn.server import ServerState
 
-    from gateway.server.protocols import HttpProtocol
 
 HEAD_SECONDS: Final = 10.0  # for the first byte and for a whole head; a phone far from its mast takes 3
 BODY_SECONDS: Final = 30.0  # for 8 MiB of events from a backend
@@ -44,16 +44,15 @@ class Site:
         state: ServerState,
         app_state: dict[str, Any],
         loop: asyncio.AbstractEventLoop,
-        late: Callable[[HttpProtocol, Deadlines[HttpProtocol]], None],
     ) -> None:
         self.app: Callable[..., Any] = config.loaded_app
         self.max_message_size = config.ws_max_size
         self.state = state
         self.loop = loop
-        self.head = Deadlines(loop, HEAD_SECONDS, late)
-        self.body = Deadlines(loop, BODY_SECONDS, late)
-        self.idle = Deadlines(loop, config.timeout_keep_alive, late)
-        self.lingering = Deadlines(loop, LINGER_SECONDS, late)
+        self.head = Deadlines(loop, HEAD_SECONDS, _late)
+        self.body = Deadlines(loop, BODY_SECONDS, _late)
+        self.idle = Deadlines(loop, config.timeout_keep_alive, _late)
+        self.lingering = Deadlines(loop, LINGER_SECONDS, _late)
         self._app_state = app_state
         self._version = config.asgi_version
         self._root_path = config.root_path
@@ -110,3 +109,7 @@ class Site:
             "server": self.address,
             "state": self._app_state.copy(),
         }
+
+
+def _late(who: Connection, deadline: Deadlines[Connection]) -> None:
+    who.on_late(deadline)

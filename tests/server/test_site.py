@@ -22,7 +22,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 async def site() -> Site:
     config = Config(application, root_path="/base", log_config=None)
     config.load()
-    return Site(config, ServerState(), {"shared": 1}, asyncio.get_running_loop(), print)
+    return Site(config, ServerState(), {"shared": 1}, asyncio.get_running_loop())
 
 
 def http_scope(site: Site, uri: bytes) -> dict[str, Any]:
