@@ -30,4 +30,5 @@ def test_a_gateway_lives_with_the_rights_that_are_documented(redis_url: str) -> 
             ]
 
         assert statuses == [200] * 5
-        assert redis.execute_command("ACL", "LOG") == []
+        # That one is redis-py's, which goes on without it; Redis 7.0 does not know it, and would refuse a user that may do it.
+        assert {entry[b"object"] for entry in redis.execute_command("ACL", "LOG")} <= {b"client|setinfo"}
