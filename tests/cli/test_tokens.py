@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import uuid
 
 import httpx
 import jwt
@@ -49,14 +50,15 @@ def test_wrong_usage_exits_with_2_and_shows_no_secret(words: tuple[str, ...]) ->
 
 
 def test_several_processes_are_given_the_secret_and_show_it_to_nobody(shared_redis_url: str) -> None:
-    token = run("token", "--sub", "ann", jwt_secret=SECRET).stdout.strip()
-    with running_gateway(shared_redis_url, "--workers", "2", auth="jwt", jwt_secret=SECRET, log_level="debug") as server:
+    secret = uuid.uuid4().hex  # of its own: another test, at the same time, shows the usual one on purpose
+    token = run("token", "--sub", "ann", jwt_secret=secret).stdout.strip()
+    with running_gateway(shared_redis_url, "--workers", "2", auth="jwt", jwt_secret=secret, log_level="debug") as server:
         statuses = {httpx.get(f"{server.http}/poll?channel=user:ann&wait=0&token={token}").status_code for _ in range(6)}
         processes = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         output = server.output()
 
     assert statuses == {200}
     assert "gateway serve" in processes
-    assert SECRET not in processes
-    assert SECRET not in output
+    assert secret not in processes
+    assert secret not in output
     assert token not in output
