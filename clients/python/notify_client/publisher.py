@@ -206,8 +206,15 @@ class AsyncPublisher:
     async def _execute(self, words: Words, deadline: float) -> Any:
         if words == DISCONNECT:
             return await self._disconnect()
-        async with asyncio.timeout_at(deadline):
-            return await self._client.execute_command(*words)
+        task = asyncio.current_task()
+        asked = task.cancelling() if task is not None else 0
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._client.execute_command(*words)
+        finally:
+            # redis-py writes under asyncio.wait_for, which swallows a cancellation before Python 3.12 (python/cpython#86296).
+            if task is not None and task.cancelling() > asked:
+                raise asyncio.CancelledError
 
     def _meet_loop(self) -> None:
         # Connections belong to the loop they were made in: a task queue that runs each task with asyncio.run has many.

@@ -487,6 +487,22 @@ async def test_a_probe_that_is_cancelled_lets_the_next_call_probe(valkey, until)
         assert await publisher.publish("jobs:1", "b")
 
 
+async def test_a_publish_ends_when_it_is_cancelled_at_whatever_moment(valkey):
+    ends = []
+    async with AsyncPublisher(valkey.url, timeout=0.2) as publisher:
+        valkey.hang()
+        for moment in range(40):
+            attempt = asyncio.create_task(publisher.publish("jobs:1", "a"))
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            attempt.cancel()
+            await asyncio.wait([attempt])
+            ends.append(attempt.cancelled())
+        valkey.go_on()
+
+    assert all(ends)
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_asyncio_publisher_serves_one_loop_after_the_other(valkey):
     publisher = AsyncPublisher(valkey.url)
