@@ -389,7 +389,7 @@ def test_a_replica_refuses_and_its_connections_are_left(connect, valkey, caplog)
 
 
 def test_an_answer_lost_on_the_way_is_asked_for_again_with_the_key(connect, valkey, proxy):
-    publisher = connect(proxy.url)
+    publisher = connect(proxy.url, timeout=10)
     publisher.publish("jobs:1", "a")
     proxy.lose = 1
     id = publisher.publish("jobs:1", "b", key="k")
@@ -411,7 +411,7 @@ def test_an_answer_lost_on_the_way_is_not_asked_for_again_without_a_key(connect,
 
 
 def test_a_publish_is_tried_no_more_than_twice(connect, valkey, proxy):
-    publisher = connect(proxy.url)
+    publisher = connect(proxy.url, timeout=10)  # it is tried again only if a fifth of that is not over
     proxy.lose = 5
 
     assert publisher.publish("jobs:1", "b", key="k") is None
