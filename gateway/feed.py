@@ -36,6 +36,7 @@ GATHER_SECONDS: Final = 0.005  # that who falls behind waits for others, if some
 LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
 PROBE_SECONDS: Final = 1.0
 READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
+AWAY_SECONDS: Final = 0.3  # that the connection may be lost before the next probe is missed: it mostly comes back sooner
 
 
 class Feed:
@@ -85,8 +86,15 @@ class Feed:
 
     @property
     def ready(self) -> bool:
-        """Whether a probe went through Redis and came back in the last seconds."""
-        return self.probe_age < READY_SECONDS
+        """Whether a probe went through Redis and came back in the last seconds, and the way that it came is there."""
+        return self.probe_age < READY_SECONDS and self.listener.away < AWAY_SECONDS
+
+    @property
+    def unready(self) -> str:
+        """Why it is not ``ready``."""
+        if self.listener.away >= AWAY_SECONDS:
+            return "there is no connection to Redis"
+        return f"no probe has come back from Redis in the last {READY_SECONDS:g} s"
 
     @property
     def probe_age(self) -> float:

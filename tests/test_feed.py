@@ -10,7 +10,7 @@ import signal
 import pytest
 from redis.asyncio import Redis
 
-from gateway.feed import LINGER_SECONDS, Feed
+from gateway.feed import AWAY_SECONDS, LINGER_SECONDS, Feed
 from gateway.reads import PAGE_BYTES
 from tests.conftest import publisher
 from tests.support.feeds import Client, reads, running
@@ -138,6 +138,36 @@ async def test_ready_means_that_a_probe_has_come_back_lately(redis_url: str, red
         finally:
             os.kill(server, signal.SIGCONT)
         await until_ready(feed, expected=True)
+
+
+async def test_a_lost_connection_makes_it_unready_before_a_probe_is_missed(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.feed.READY_SECONDS", 60)
+    server = int((await redis.info("server"))["process_id"])
+    async with running(redis_url) as feed:
+        os.kill(server, signal.SIGSTOP)
+        try:
+            await until_ready(feed, expected=False)
+            why = feed.unready
+        finally:
+            os.kill(server, signal.SIGCONT)
+        await until_ready(feed, expected=True)
+
+        assert why == "there is no connection to Redis"
+
+
+async def test_a_connection_that_comes_back_at_once_leaves_it_ready(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        connects = feed.listener.connects
+        await redis.client_kill_filter(_type="pubsub")
+        async with asyncio.timeout(10):
+            while feed.listener.connects == connects:
+                assert feed.ready or feed.listener.away >= AWAY_SECONDS
+                await asyncio.sleep(0)
+
+        assert feed.ready
+        assert feed.listener.away == 0
 
 
 async def test_who_comes_while_redis_hangs_is_greeted_all_the_same(redis_url: str, redis: Redis) -> None:

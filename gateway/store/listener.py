@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 import random
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, cast
@@ -56,6 +57,7 @@ class Listener:
         silence: float = DEADLINE - PING_SECONDS,
     ) -> None:
         self.connects = 0
+        self._lost_at: float | None = None  # by the monotonic clock; while there is a connection, and before the first, none
         self._client = client
         self._prefix = prefix.encode() + b":"
         self._skip = len(self._prefix)
@@ -71,6 +73,11 @@ class Listener:
         self._reached = asyncio.Event()
         self._to_send: dict[str, bool] = {}  # name -> whether to subscribe (or to unsubscribe), in this order
         self._send_now = asyncio.Event()
+
+    @property
+    def away(self) -> float:
+        """Seconds since the connection was lost; 0 while there is one."""
+        return 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
 
     # What others ask for
 
@@ -130,6 +137,7 @@ class Listener:
                 reason = _first(group)
                 logger.warning("connection to Redis lost: %s: %s", type(reason).__name__, reason)
             finally:
+                self._lost_at = self._lost_at or time.monotonic()
                 self._unconfirm()
                 self._on_lost()
                 await _disconnect(connection)
@@ -139,6 +147,7 @@ class Listener:
 
     async def _session(self, connection: AbstractConnection) -> None:
         self.connects += 1
+        self._lost_at = None
         self._send_now.set()
         writer = connection._writer  # noqa: SLF001 - see the module's first lines
         assert writer is not None

@@ -8,7 +8,6 @@ import time
 from typing import Final
 
 from gateway import metrics
-from gateway.feed import READY_SECONDS
 from gateway.transports.services import Services
 
 logger = logging.getLogger("gateway.figures")
@@ -53,7 +52,7 @@ async def watch(services: Services) -> None:
                 if ready:
                     logger.info("events get through Redis")
                 else:
-                    logger.warning("no probe has come back from Redis in the last %g s: not ready", READY_SECONDS)
+                    logger.warning("not ready: %s", services.feed.unready)
     finally:
         _share(services)
 

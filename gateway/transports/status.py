@@ -10,7 +10,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway import metrics
 from gateway.errors import GatewayError, NotFound, Unavailable
-from gateway.feed import READY_SECONDS
 from gateway.transports.answers import answer, answer_json, answer_problem, check_method
 from gateway.transports.figures import measure
 from gateway.transports.services import Services
@@ -42,8 +41,7 @@ class ReadyEndpoint:
         if self._services.draining:
             await answer_problem(send, Unavailable("the gateway is shutting down"), is_refusal=False)
         elif not self._services.running or not self._services.feed.ready:
-            why = f"no probe has come back from Redis in the last {READY_SECONDS:g} s"
-            await answer_problem(send, Unavailable(why), is_refusal=False)
+            await answer_problem(send, Unavailable(self._services.feed.unready), is_refusal=False)
         else:
             await answer_json(send, {"status": "ready"})
 

@@ -18,5 +18,5 @@ async def test_a_good_deployment_is_found_well_and_its_events_come_back(deployme
 async def test_redis_down_is_found(deployments: Deployments) -> None:
     (found,) = await wrong(deployments.url("redis down"))
 
-    assert found.text.startswith("not ready: 'no probe has come back from Redis")
+    assert found.text.startswith("not ready: 'there is no connection to Redis")
     assert "gateway check" in found.remedy["gateway"]
