@@ -42,7 +42,7 @@ logger = logging.getLogger("gateway.edge")
 class HttpProtocol(Connection):
     """One connection, from its first byte until it is closed or another protocol has its transport."""
 
-    __slots__ = ("_ahead", "_answering", "_head", "_headers", "_parser", "_receiving", "_refused", "_unfinished", "_url")
+    __slots__ = ("_ahead", "_answering", "_head", "_headers", "_parser", "_receiving", "_refusal", "_refused", "_unfinished", "_url")
 
     _site: ClassVar[Site | None] = None  # the newest server's
 
@@ -63,6 +63,7 @@ class HttpProtocol(Connection):
         self._ahead: list[Exchange] = []  # requests that were sent ahead
         self._unfinished = 0  # bytes since the parser last brought something whole
         self._refused = False
+        self._refusal: GatewayError | None = None  # to be told once those who came before are answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         site = self.site
@@ -203,6 +204,8 @@ class HttpProtocol(Connection):
             self.resume_reading()
             if self._ahead:
                 self._serve(self._ahead.pop(0))
+            elif self._refusal is not None:
+                self._turn_away(self._refusal)
             elif self._deadline is None:
                 self._expect(self.site.head if self._url else self.site.idle)  # the next one may have begun
 
@@ -213,6 +216,9 @@ class HttpProtocol(Connection):
     def carry(self) -> bool:
         """Do nothing more here but for the writer of the response that is under way; ``False`` if there is more to do than to carry it."""
         if self._answering is None or self._ahead or self._deadline is not None or self.transport.is_closing():
+            return False
+        if self._refused:
+            self.transport.abort()  # in the midst of an answer there is no place for another
             return False
         self._answering.end()
         self._parser = self._answering = self._receiving = self.client = None
@@ -225,14 +231,25 @@ class HttpProtocol(Connection):
         self._ahead.clear()
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer what is no request, and close."""
+        """Answer what is no request, behind what came before it (RFC 9112, section 9.3.2), and close."""
         self._refused = True
-        if self._answering is not None and not self._answering.complete:
-            if self._answering.started:
-                self._relax()
-                self.transport.abort()  # in the midst of an answer there is no place for another
-                return
+        self._relax()
+        flooded = len(self._ahead) >= MAX_PIPELINED
+        broken, self._receiving = self._receiving, None
+        if broken in self._ahead:
+            self._ahead.remove(broken)
+        if self._answering is None or self._answering.complete:
+            self._turn_away(error)
+        elif self._answering.started:
+            self.transport.abort()  # in the midst of an answer there is no place for another
+        elif flooded or self._answering is broken:
             self._answering.end()
+            self._turn_away(error)
+        else:
+            self._refusal = error
+
+    def _turn_away(self, error: GatewayError) -> None:
+        self._refusal = None
         self._write(error)
         self.transport.write_eof()
         self._expect(self.site.lingering)
@@ -259,7 +276,8 @@ class HttpProtocol(Connection):
 
     def eof_received(self) -> bool:
         """The client says no more. An answer that is nearly there still goes out; whether anybody waits cannot be told."""
-        if self._refused or self._receiving is not None or not self._busy():
+        refused = self._refused and self._refusal is None
+        if refused or self._receiving is not None or not self._busy():
             return False
         self.shutdown()
         self._expect(self.site.lingering)

@@ -234,16 +234,28 @@ def test_too_many_requests_sent_ahead_are_cut(gateway: Server) -> None:
     assert growth(gateway) - before <= MIB
 
 
+def test_a_stream_with_garbage_behind_it_is_cut(gateway: Server) -> None:
+    with Wire(gateway.port) as wire:
+        wire.send(request("/sse?channel=a") + b"garbage\r\n\r\n")
+
+        wire.rest()
+    until_no_streams(gateway)
+
+
 def test_a_stream_ends_with_its_client_though_more_was_sent_ahead(gateway: Server) -> None:
     with Wire(gateway.port) as wire:
         wire.send(request("/sse?channel=a") + request("/livez"))
         assert b"200 OK" in wire.take(15)
         assert open_streams(gateway) == 1
 
+    until_no_streams(gateway)
+
+
+def until_no_streams(gateway: Server) -> None:
     deadline = time.monotonic() + 5
-    while open_streams(gateway) and time.monotonic() < deadline:
+    while open_streams(gateway):
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert open_streams(gateway) == 0
 
 
 def open_streams(gateway: Server) -> int:

@@ -84,6 +84,27 @@ async def test_requests_that_are_sent_ahead_are_answered_in_their_order(serve: S
     assert await ask(serve, echo, client) == [b"/1ab", b"/2", b"/3c"]
 
 
+@pytest.mark.parametrize(
+    "wrong", [b"what is this\r\n\r\n", request("/c", host=None), post("/c", 2, "Transfer-Encoding: chunked"), upgrade("/c") + b"early"]
+)
+async def test_what_is_wrong_is_told_behind_the_answers_to_what_came_before(serve: Serve, wrong: bytes) -> None:
+    def client(wire: Wire) -> tuple[list[bytes], int, bytes]:
+        wire.send(post("/a", 2) + b"xy" + request("/b") + wrong)
+        return [wire.answer().body for _ in range(2)], wire.answer().status, wire.rest()
+
+    assert await ask(serve, echo, client) == ([b"/axy", b"/b"], 400, b"")
+
+
+async def test_a_request_that_breaks_off_is_no_reason_not_to_answer_the_one_before(serve: Serve) -> None:
+    head = request("/b", "Transfer-Encoding: chunked", method="POST")
+
+    def client(wire: Wire) -> tuple[bytes, int, bytes]:
+        wire.send(request("/a") + head + b"2\r\nxyzz")
+        return wire.answer().body, wire.answer().status, wire.rest()
+
+    assert await ask(serve, echo, client) == (b"/a", 400, b"")
+
+
 async def test_an_offer_of_another_protocol_costs_a_request_nothing(serve: Serve) -> None:
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
 
