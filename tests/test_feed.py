@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
@@ -130,13 +132,9 @@ async def test_a_channel_that_cannot_be_read_holds_up_nobody_else(redis_url: str
 
 async def test_ready_means_that_a_probe_has_come_back_lately(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.feed.READY_SECONDS", 1.5)
-    server = int((await redis.info("server"))["process_id"])
     async with running(redis_url) as feed:
-        os.kill(server, signal.SIGSTOP)
-        try:
+        async with hanging(redis):
             await until_ready(feed, expected=False)
-        finally:
-            os.kill(server, signal.SIGCONT)
         await until_ready(feed, expected=True)
 
 
@@ -144,14 +142,10 @@ async def test_a_lost_connection_makes_it_unready_before_a_probe_is_missed(
     redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.feed.READY_SECONDS", 60)
-    server = int((await redis.info("server"))["process_id"])
     async with running(redis_url) as feed:
-        os.kill(server, signal.SIGSTOP)
-        try:
+        async with hanging(redis):
             await until_ready(feed, expected=False)
             why = feed.unready
-        finally:
-            os.kill(server, signal.SIGCONT)
         await until_ready(feed, expected=True)
 
         assert why == "there is no connection to Redis"
@@ -171,21 +165,28 @@ async def test_a_connection_that_comes_back_at_once_leaves_it_ready(redis_url: s
 
 
 async def test_who_comes_while_redis_hangs_is_greeted_all_the_same(redis_url: str, redis: Redis) -> None:
-    server = int((await redis.info("server"))["process_id"])
     async with running(redis_url) as feed:
-        os.kill(server, signal.SIGSTOP)
-        try:
+        async with hanging(redis):
             client = Client(feed, "jobs:1", greeting=b'"hello"')
             async with asyncio.timeout(5):
                 while not client.got:
                     await asyncio.sleep(0.01)
             got = list(client.got)
-        finally:
-            os.kill(server, signal.SIGCONT)
         await client.until_ready()
 
         assert got == ["hello"]
         assert client.got.count("hello") == 1
+
+
+@asynccontextmanager
+async def hanging(redis: Redis) -> AsyncIterator[None]:
+    """The server says nothing, and keeps its connections."""
+    server = int((await redis.info("server"))["process_id"])
+    os.kill(server, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server, signal.SIGCONT)
 
 
 async def until_ready(feed: Feed, *, expected: bool) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import hiredis
 import redis
+from server import running
 
 import gateway.store.library
 from gateway.store.library import Library
@@ -62,17 +61,11 @@ def run(process: int, variants: Variants) -> dict[str, list[float]]:
 
 def main() -> None:
     folders = sys.argv[2:] or [str(Path(gateway.store.library.__file__).parent)]
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen([sys.argv[1], "--port", str(PORT), "--save", "", "--dir", folder], stdout=subprocess.DEVNULL)
-        try:
-            time.sleep(1)
-            for name, costs in run(process.pid, load(redis.Redis(port=PORT), folders)).items():
-                costs.sort()
-                tenth, quarter, middle = (costs[int(len(costs) * part)] for part in (0.1, 0.25, 0.5))
-                print(f"{name}: {tenth:.1f} us in the best tenth, {quarter:.1f} in the best quarter, {middle:.1f} in the middle")
-        finally:
-            process.terminate()
-            process.wait()
+    with running(sys.argv[1], PORT) as process:
+        for name, costs in run(process.pid, load(redis.Redis(port=PORT), folders)).items():
+            costs.sort()
+            tenth, quarter, middle = (costs[int(len(costs) * part)] for part in (0.1, 0.25, 0.5))
+            print(f"{name}: {tenth:.1f} us in the best tenth, {quarter:.1f} in the best quarter, {middle:.1f} in the middle")
 
 
 main()

@@ -6,13 +6,11 @@ python loadtest/experiments/publish-cost/measure.py [redis-server or valkey-serv
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 
 import redis
+from server import any_server, running
 
 from gateway.store.library import Library
 
@@ -44,24 +42,17 @@ def jobs(client: redis.Redis) -> float:
 
 
 def main() -> None:
-    server = (sys.argv[1:] or [shutil.which("redis-server") or shutil.which("valkey-server") or "valkey-server"])[0]
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen([server, "--port", str(PORT), "--save", "", "--dir", folder], stdout=subprocess.DEVNULL)
-        try:
-            time.sleep(1)
-            client = redis.Redis(port=PORT)
-            client.execute_command("FUNCTION", "LOAD", "REPLACE", Library("notify", 65_536).codes["notify"])
-            publish(client)
-            client.execute_command("FLUSHDB", "SYNC")
-            size = jobs(client)
-            function, cpu = min(publish(client) for _ in range(5))
-            print(f"{function:.1f} us in the function, {cpu:.1f} us of CPU for a publish, {size:.0f} bytes for a job's channel")
-            commands = client.info("commandstats")
-            for name in sorted(commands, key=lambda name: -commands[name]["usec"])[:10]:
-                print(name.removeprefix("cmdstat_"), commands[name]["calls"], commands[name]["usec_per_call"])
-        finally:
-            process.terminate()
-            process.wait()
+    with running((sys.argv[1:] or [any_server()])[0], PORT):
+        client = redis.Redis(port=PORT)
+        client.execute_command("FUNCTION", "LOAD", "REPLACE", Library("notify", 65_536).codes["notify"])
+        publish(client)
+        client.execute_command("FLUSHDB", "SYNC")
+        size = jobs(client)
+        function, cpu = min(publish(client) for _ in range(5))
+        print(f"{function:.1f} us in the function, {cpu:.1f} us of CPU for a publish, {size:.0f} bytes for a job's channel")
+        commands = client.info("commandstats")
+        for name in sorted(commands, key=lambda name: -commands[name]["usec"])[:10]:
+            print(name.removeprefix("cmdstat_"), commands[name]["calls"], commands[name]["usec_per_call"])
 
 
 main()

@@ -6,14 +6,11 @@ python loadtest/experiments/publish-cost/reads.py [redis-server or valkey-server
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from typing import Any
 
 import redis
+from server import any_server, running
 
 from gateway.store.library import Library
 
@@ -60,15 +57,8 @@ def run(client: redis.Redis) -> None:
 
 
 def main() -> None:
-    server = (sys.argv[1:] or [shutil.which("redis-server") or shutil.which("valkey-server") or "valkey-server"])[0]
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen([server, "--port", str(PORT), "--save", "", "--dir", folder], stdout=subprocess.DEVNULL)
-        try:
-            time.sleep(1)
-            run(redis.Redis(port=PORT))
-        finally:
-            process.terminate()
-            process.wait()
+    with running((sys.argv[1:] or [any_server()])[0], PORT):
+        run(redis.Redis(port=PORT))
 
 
 main()
