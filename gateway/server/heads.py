@@ -97,14 +97,22 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
 
 
 def _check_address(uri: bytes) -> None:
-    path = uri.partition(b"?")[0][:60]  # not what stands behind the question mark: there may be a token
     if not uri.isascii() or b"#" in uri:
-        raise BadRequest(f"address {show(path)}: ASCII without a fragment is expected, the rest in percent-encoding")
-    if not uri.startswith(b"/"):
-        try:
-            httptools.parse_url(uri)
-        except httptools.HttpParserInvalidURLError:
-            raise BadRequest(f"address {show(path)}: a path, or http:// and a host and a path, is expected") from None
+        rule = "ASCII without a fragment is expected, the rest in percent-encoding"
+    elif not (uri.startswith(b"/") or _is_absolute(uri)):
+        rule = "a path, or http:// and a host and a path, is expected"
+    else:
+        return
+    path = uri.partition(b"?")[0][:60]  # not what stands behind the question mark: there may be a token
+    raise BadRequest(f"address {show(path)}: {rule}")
+
+
+def _is_absolute(uri: bytes) -> bool:
+    try:
+        httptools.parse_url(uri)
+    except httptools.HttpParserInvalidURLError:
+        return False
+    return True
 
 
 def _has_body(noted: dict[bytes, bytes]) -> bool:
