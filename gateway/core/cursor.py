@@ -65,6 +65,10 @@ class Cursor:
         self.more = not page.complete
         items = page.items
         if not (finished or page.position <= horizon or (items and items[0].id <= horizon)):
+            if self.since is not None:
+                # The first look settles where "last" and "now" are: a poll may be answered before this channel has its turn.
+                self.position = items[0].id - 1 if items else page.position
+                self.since = None
             return
         self.since = None
         self.position = max(self.position, min(page.position, horizon))

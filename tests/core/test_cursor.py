@@ -27,7 +27,8 @@ def cursor_at(since: Since, heard: int = 0) -> Cursor:
 
 def page(*ids: int, **fields: Any) -> Page:
     items = [Item(id, Event("a", id, 0, read_published(b"1")), id) for id in ids]
-    plain = {"position": ids[-1], "horizon": ids[-1], "complete": True, "final": False, "size": 0, "clock": ids[-1]}
+    end = ids[-1] if ids else 0
+    plain = {"position": end, "horizon": end, "complete": True, "final": False, "size": 0, "clock": end}
     return Page(items, **(plain | fields))
 
 
@@ -51,12 +52,23 @@ def test_it_moves_as_far_as_all_pages_reach() -> None:
     assert (cursor.start, cursor.unread, cursor.done, cursor.covered) == (15, True, False, 0)
 
 
-def test_it_has_not_begun_while_no_page_reaches_to_its_first_item() -> None:
-    cursor = cursor_at("last")
+def test_where_it_begins_is_settled_though_no_page_reaches_to_its_first_item() -> None:
+    last, now = cursor_at("last"), cursor_at("now")
+
+    last.follow(page(20), 5, finished=False)
+    now.follow(page(position=30, horizon=30, clock=30), 5, finished=False)
+
+    assert (last.start, now.start) == (19, 30)
+    assert last.unread
+    assert now.unread
+
+
+def test_a_cursor_stays_while_no_page_reaches_to_its_first_item() -> None:
+    cursor = cursor_at(7)
 
     cursor.follow(page(10, 20), 5, finished=False)
 
-    assert cursor.start == "last"
+    assert (cursor.start, cursor.unread) == (7, True)
 
 
 def test_with_the_whole_page_it_has_what_was_announced_before_the_read() -> None:

@@ -58,6 +58,30 @@ async def test_a_long_log_comes_in_several_answers(server: Server, publish: Publ
     assert answers > 1
 
 
+async def test_an_answer_without_room_for_all_has_a_cursor_of_each_channel(server: Server, publish: Publish) -> None:
+    long = [f"jobs:{uuid.uuid4().hex}" for _ in range(3)]
+    new, quiet = f"jobs:{uuid.uuid4().hex}", f"jobs:{uuid.uuid4().hex}"
+    for i in range(100):
+        for channel in long:
+            await publish(channel, "progress", [i, "x" * 1_000])
+    old = await publish(quiet, "progress")
+    newest = await publish(new, "completed", final=True)
+    query = "&".join([*(f"channel={channel},0" for channel in long), f"channel={new}", f"channel={quiet},now"])
+    got = []
+    async with httpx.AsyncClient() as client:
+        answer = (await client.get(f"{server.http}/poll?{query}&wait=1")).json()
+        assert newest not in [event["id"] for event in answer["events"]]
+        later = await publish(quiet, "progress")
+        for _ in range(4):
+            got += [event["id"] for event in answer["events"]]
+            query = "&".join(f"channel={channel},{cursor}" for channel, cursor in answer["channels"].items())
+            answer = (await client.get(f"{server.http}/poll?{query}&wait=0")).json()
+
+    assert got[-2:] == [newest, later]
+    assert len(set(got)) == 302
+    assert old not in got
+
+
 async def test_a_poll_whose_client_goes_leaves_nothing_behind(server: Server) -> None:
     async with httpx.AsyncClient() as client:
         for _ in range(5):
