@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool, SSLConnection, parse_url
 from redis.retry import Retry
 
-SHARE: Final = 0.4  # of a call's time, for connecting; as much for the answer; the rest is for a second try with a key
+SHARE: Final = 1 / 3  # of a call's time, for connecting; as much for an answer: enough for one that is late and a second try with a key
 
 
 def connect_within(seconds: float, connect: Callable[[], socket.socket]) -> socket.socket:
@@ -73,9 +73,9 @@ class BoundedSSLConnection(SSLConnection):
 _BOUNDED: Final = {Connection: BoundedConnection, SSLConnection: BoundedSSLConnection}
 
 
-def _options(timeout: float) -> dict[str, Any]:
-    # RESP2 spares the handshake a round trip.
-    return {"socket_connect_timeout": timeout * SHARE, "socket_timeout": timeout * SHARE, "protocol": 2}
+def patience(timeout: float) -> dict[str, Any]:
+    """The options of a connection for threads, of which a publisher's call takes no more than these seconds."""
+    return {"socket_connect_timeout": timeout * SHARE, "socket_timeout": timeout * SHARE, "retry": Retry(NoBackoff(), 0)}
 
 
 def make_client(url: str, timeout: float) -> redis.Redis:
@@ -86,7 +86,7 @@ def make_client(url: str, timeout: float) -> redis.Redis:
     """
     # A connection per thread that publishes at this moment: redis-py 8 would refuse the 101st.
     chosen: dict[str, Any] = parse_url(url)
-    options = _options(timeout) | {"retry": Retry(NoBackoff(), 0), "max_connections": 2**31} | chosen
+    options = patience(timeout) | {"protocol": 2, "max_connections": 2**31} | chosen  # RESP2 spares the handshake a round trip
     kind = options.pop("connection_class", Connection)
     pool = ConnectionPool(connection_class=_BOUNDED.get(kind, kind), **options)
     try:
@@ -114,7 +114,8 @@ def _honest(base: Any) -> Any:
 
 def make_async_client(url: str, timeout: float) -> redis.asyncio.Redis:
     """A client for one event loop. Raises as ``make_client``."""
-    pool = redis.asyncio.ConnectionPool.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **_options(timeout))
+    options = patience(timeout) | {"protocol": 2, "retry": AsyncRetry(NoBackoff(), 0)}
+    pool = redis.asyncio.ConnectionPool.from_url(url, **options)
     pool.connection_class = _honest(pool.connection_class)
     try:
         pool.connection_class(**pool.connection_kwargs)

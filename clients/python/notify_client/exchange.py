@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 Exchange = Generator[Words, Any, Result]
 
 DISCONNECT: Final[Words] = ()
+SPENT: Final = 0.4  # of a call's time, at most, before it is tried again: connecting and the answer may take a third each
 SCRIPT_SECONDS: Final = 60.0  # then the function is looked for again: a gateway may have come and loaded it
 
 
@@ -93,7 +94,7 @@ class Desk:
         if self._process != os.getpid():
             self._start()  # a forked child: another thread of the parent may have held a lock or been the one to probe
         breaker, began = self._breaker, time.monotonic()
-        ticket = breaker.enter()
+        ticket = breaker.enter(urgent=again)
         if ticket is None:
             self.ledger.drop(channel, type, breaker.reason or RedisConnectionError("Redis is being tried by another call"))
             return None
@@ -106,7 +107,7 @@ class Desk:
                     yield from self._refused(channel, type, error)
                     return None
                 except (RedisError, OSError) as error:
-                    if again and self._is_dead(error) and time.monotonic() - began < self.timeout / 5:
+                    if again and self._is_passing(error) and time.monotonic() - began < self.timeout * SPENT:
                         again = False  # with a key it is recorded once however often it is sent
                         yield DISCONNECT
                         continue
@@ -122,9 +123,9 @@ class Desk:
             breaker.leave(ticket)
 
     @staticmethod
-    def _is_dead(error: Exception) -> bool:
-        """Whether the connection broke, rather than the server being slow or unwilling."""
-        return isinstance(error, RedisConnectionError) and not isinstance(error, AuthenticationError | BusyLoadingError)
+    def _is_passing(error: Exception) -> bool:
+        """Whether another connection may do better: this one broke, a packet was lost, or the server was held up for a moment."""
+        return not isinstance(error, AuthenticationError | BusyLoadingError)
 
     def _refused(self, channel: str, type: str, error: ResponseError) -> Exchange[None]:
         text = str(error)

@@ -45,8 +45,9 @@ def describe(error: Exception) -> str:
 class Breaker:
     """Lets calls through while Redis answers; after a failure, one call at the end of each window.
 
-    A call that enters gets a ticket. Tickets of before the last change of state are out of date, so that the sixteen threads
-    that fail in one hang count as one failure.
+    An urgent call need not wait for the end of the first one: a single failure may have been a lost packet, or a Redis that
+    forked. A call that enters gets a ticket. Tickets of before the last change of state are out of date, so that the sixteen
+    threads that fail in one hang count as one failure.
     """
 
     def __init__(self) -> None:
@@ -57,11 +58,12 @@ class Breaker:
         self._window = 0.0
         self._next = 0.0
 
-    def enter(self) -> int | None:
+    def enter(self, *, urgent: bool) -> int | None:
         """A ticket for a call, or ``None`` if it is not the time to try."""
         with self._lock:
             if self.reason is not None:
-                if self._probing or time.monotonic() < self._next:
+                early = time.monotonic() < self._next and not (urgent and self._window == FIRST_WINDOW)
+                if self._probing or early:
                     return None
                 self._probing = True
                 self._ticket += 1

@@ -111,11 +111,15 @@ def old_redis(tmp_path) -> Iterator[Server]:
 
 
 class Proxy:
-    """Passes bytes on to a server. ``lose``: how many answers to swallow, each time ending the connection."""
+    """Passes bytes on to a server.
+
+    ``lose``: how many answers to swallow, each time ending the connection; ``hold``: how many to swallow and do nothing more.
+    """
 
     def __init__(self, port):
         self.lose = 0
         self.lost = 0
+        self.hold = 0
         self.match = b"FCALL"
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -138,6 +142,10 @@ class Proxy:
                     self.lose -= 1
                     self.lost += 1
                     return
+                if self.hold and self.match in request:
+                    self.hold -= 1
+                    self.lost += 1
+                    continue
                 client.sendall(answer)
 
     def close(self):

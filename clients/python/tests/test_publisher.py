@@ -410,6 +410,33 @@ def test_an_answer_lost_on_the_way_is_not_asked_for_again_without_a_key(connect,
     assert len(valkey.log()) == 2
 
 
+def test_an_answer_that_is_late_is_asked_for_again_with_the_key(connect, valkey, proxy):
+    publisher = connect(proxy.url, timeout=1.5)
+    publisher.publish("jobs:1", "a")
+    proxy.hold = 1
+    id, seconds = timed(publisher.publish, "jobs:1", "b", key="k")
+
+    assert id is not None
+    assert seconds >= 0.5
+    assert (publisher.dropped, proxy.lost, len(valkey.log())) == (0, 1, 2)
+
+
+def test_one_drop_does_not_cost_the_event_with_a_key_that_follows_it(connect, valkey, proxy):
+    publisher = connect(proxy.url, timeout=1.5)
+    proxy.hold = 1
+
+    assert publisher.publish("jobs:1", "started") is None
+    assert publisher.publish("jobs:1", "completed", final=True, key="end") is not None
+
+
+def test_after_two_failures_an_event_with_a_key_waits_no_more_than_others(connect, mute):
+    publisher = connect(mute)
+    for key in ("a", "b"):
+        publisher.publish("jobs:1", "completed", key=key)
+
+    assert min(timed(publisher.publish, "jobs:1", "completed", key=str(n))[1] for n in range(5)) < 0.001
+
+
 def test_a_publish_is_tried_no_more_than_twice(connect, valkey, proxy):
     publisher = connect(proxy.url, timeout=10)  # it is tried again only if a fifth of that is not over
     proxy.lose = 5

@@ -24,8 +24,6 @@ from notify_client.publisher import AsyncPublisher, Publisher
 OWNER: Final = "notify_owner"
 """The header, option, label or field of a task that names its owner."""
 
-TIMEOUT: Final = 0.25  # seconds: while Redis hangs, a job that goes on for long is held up by each look whether it is back
-
 logger: Final = logging.getLogger("notify_client")
 
 
@@ -101,7 +99,7 @@ class Jobs:
     """
 
     def __init__(self, publisher: Publisher | str, words: Words | None = None) -> None:
-        self._publisher = Publisher(publisher, timeout=TIMEOUT) if isinstance(publisher, str) else publisher
+        self._publisher = Publisher(publisher) if isinstance(publisher, str) else publisher
         self._words = words or Words()
 
     def tell(self, job: Job, type: str, fields: Mapping[str, Any] | None = None, *, error: BaseException | str | None = None) -> None:
@@ -127,7 +125,7 @@ class AsyncJobs:
     """As Jobs, for asyncio."""
 
     def __init__(self, publisher: AsyncPublisher | str, words: Words | None = None) -> None:
-        self._publisher = AsyncPublisher(publisher, timeout=TIMEOUT) if isinstance(publisher, str) else publisher
+        self._publisher = AsyncPublisher(publisher) if isinstance(publisher, str) else publisher
         self._words = words or Words()
 
     async def tell(self, job: Job, type: str, fields: Mapping[str, Any] | None = None, *, error: BaseException | str | None = None) -> None:

@@ -22,13 +22,12 @@ from typing import Any, ClassVar
 
 import redis
 import rq
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from rq.exceptions import AbandonedJobError
 from rq.job import Job as RqJob
 
-from notify_client.integrations.jobs import OWNER, TIMEOUT, Job, Jobs
-from notify_client.publisher import Publisher
+from notify_client.connection import patience
+from notify_client.integrations.jobs import OWNER, Job, Jobs
+from notify_client.publisher import TIMEOUT, Publisher
 
 _running: tuple[Jobs, Job] | None = None
 
@@ -42,9 +41,8 @@ def _job(job: RqJob) -> Job:
 def _jobs_at(connection: redis.Redis) -> Jobs:
     """To the same Redis, but without RQ's patience."""
     pool = connection.connection_pool
-    patience = {"socket_timeout": TIMEOUT * 0.4, "socket_connect_timeout": TIMEOUT * 0.4, "retry": Retry(NoBackoff(), 0)}
-    own = redis.ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs | patience)
-    return Jobs(Publisher(client=redis.Redis(connection_pool=own), timeout=TIMEOUT))
+    own = redis.ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs | patience(TIMEOUT))
+    return Jobs(Publisher(client=redis.Redis(connection_pool=own)))
 
 
 def progress(**fields: Any) -> None:

@@ -4,7 +4,19 @@ import os
 import signal
 
 import rq
-from notify_client.integrations.rq import progress
+from notify_client import Publisher
+from notify_client.integrations.jobs import Jobs
+from notify_client.integrations.rq import ReportingQueue, ReportingWorker, progress
+
+reports = Jobs(Publisher(os.environ["TEST_REDIS_URL"], timeout=5))  # as on a machine that others use too
+
+
+class PatientQueue(ReportingQueue):
+    reports = reports
+
+
+class PatientWorker(ReportingWorker):
+    reports = reports
 
 
 def resize():

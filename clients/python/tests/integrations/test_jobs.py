@@ -7,7 +7,8 @@ import time
 
 import pytest
 from notify_client import AsyncPublisher, Publisher
-from notify_client.integrations.jobs import TIMEOUT, AsyncJobs, Job, Jobs, Words
+from notify_client.integrations.jobs import AsyncJobs, Job, Jobs, Words
+from notify_client.publisher import TIMEOUT
 
 JOB = Job("42", "app.resize", "ann")
 
@@ -131,6 +132,16 @@ def test_a_report_costs_less_than_a_third_of_a_millisecond(valkey):
 
     print(f"a report takes {statistics.median(took) * 1e3:.3f} ms, the fastest tenth {statistics.quantiles(took, n=10)[0] * 1e3:.3f} ms")
     assert statistics.quantiles(took, n=10)[0] < 0.000_3  # the others waited for a machine that does other things, too
+
+
+def test_a_job_whose_start_was_dropped_tells_its_end(connect, valkey):
+    jobs = connect(valkey.url, timeout=1)
+    valkey.hang()
+    jobs.tell(Job("42", "app.resize"), "started")
+    valkey.go_on()
+    jobs.tell(Job("42", "app.resize"), "completed")
+
+    assert events(valkey)[-1]["type"] == "completed"
 
 
 @pytest.mark.parametrize("pause", [0, 0.02])

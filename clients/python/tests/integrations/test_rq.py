@@ -1,5 +1,6 @@
 """RQ: the jobs of a real worker with real work-horses report."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -12,20 +13,21 @@ from clients.python.tests.integrations.support import HERE, need, running
 
 rq = need("rq")
 
-COMMAND = ("-m", "rq.cli", "worker", "--worker-class", "notify_client.integrations.rq.ReportingWorker", "--quiet")
+COMMAND = ("-m", "rq.cli", "worker", "--quiet", "--worker-class")
+PATIENT = (*COMMAND, f"{HERE}.rq_jobs.PatientWorker")
 
 
 @pytest.fixture(scope="module")
 def queue(redis_url):
-    from notify_client.integrations.rq import ReportingQueue
-
+    os.environ["TEST_REDIS_URL"] = redis_url
+    jobs = importlib.import_module(f"{HERE}.rq_jobs")
     with Redis.from_url(redis_url) as connection:
-        yield ReportingQueue(connection=connection)
+        yield jobs.PatientQueue(connection=connection)
 
 
 @pytest.fixture(scope="module")
-def worker(redis_url):
-    with running(*COMMAND, "--url", redis_url) as process:
+def worker(queue, redis_url):
+    with running(*PATIENT, "--url", redis_url) as process:
         yield process
 
 
@@ -50,6 +52,15 @@ def test_a_job_reports_from_the_queue_to_its_end(queue, worker, log):
     assert events[3] == {"type": "completed", "data": rest, "final": True}
     log.wait("user:ann", "completed")
     assert log.types("user:ann") == ["queued", "started", "progress", "completed"]
+
+
+def test_without_reports_of_their_own_they_publish_to_rqs_redis(queue, redis_url, log):
+    from notify_client.integrations.rq import ReportingQueue
+
+    plain = ReportingQueue("plain", connection=queue.connection)
+    job = enqueue(plain, "resize")
+    with running(*COMMAND, "notify_client.integrations.rq.ReportingWorker", "--url", redis_url, "--burst", "plain"):
+        log.wait(f"jobs:{job.id}", "completed")
 
 
 def test_a_failure_names_its_kind_and_nothing_more(queue, worker, log):
@@ -107,7 +118,7 @@ def test_a_job_that_failed_and_is_requeued_has_an_end_of_its_own(queue, worker, 
 
 
 def test_a_job_whose_worker_is_killed_is_reported_by_the_next_worker(queue, redis_url, log):
-    with running(*COMMAND, "--url", redis_url, "lonely") as process:
+    with running(*PATIENT, "--url", redis_url, "lonely") as process:
         lonely = type(queue)("lonely", connection=queue.connection)
         job = enqueue(lonely, "wait", meta={"notify_owner": "cas"})
         wait_for_status(job, "started")
@@ -117,7 +128,7 @@ def test_a_job_whose_worker_is_killed_is_reported_by_the_next_worker(queue, redi
     registry = lonely.started_job_registry
     for entry in queue.connection.zrange(registry.key, 0, -1):
         queue.connection.zadd(registry.key, {entry: 1})  # as if its time were up
-    with running(*COMMAND, "--url", redis_url, "--burst", "lonely"):
+    with running(*PATIENT, "--url", redis_url, "--burst", "lonely"):
         events = log.wait(f"jobs:{job.id}", "failed")
 
     assert [event["type"] for event in events] == ["queued", "started", "failed"]
