@@ -16,7 +16,7 @@ from gateway.errors import BadRequest, Forbidden
 Scope = Mapping[str, Any]
 
 _WAIT: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
-_PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait=\"?([^\s,;\"]+)", re.IGNORECASE)
+_PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]+)", re.IGNORECASE)
 
 
 def header(scope: Scope, name: bytes) -> str | None:

@@ -160,6 +160,7 @@ ODD = {
     "keep-alive, Upgrade": upgrade().replace(b"Connection: Upgrade", b"Connection: keep-alive, Upgrade"),
     "absolute address": upgrade("/ws"),
     "empty header": upgrade("/ws", "X-Empty:"),
+    "white space around a value": upgrade().replace(b"Host: a", b"Host:\t a \t").replace(b"13\r\n", b"13 \r\n"),
     "leading line break": b"\r\n" + upgrade(),
     "Content-Length 0": upgrade("/ws", "Content-Length: 0"),
     "Host with port": upgrade(host="example.org:8000"),
