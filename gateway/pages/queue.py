@@ -100,6 +100,7 @@ class QueuedWorkers(Workers):
         self._options = (url, prefix, speed)
         self._process: subprocess.Popen[bytes] | None = None
         self._app: Any = None
+        self._loading = threading.Lock()  # Celery loads itself piece by piece at its first use, which two threads may not share
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -125,8 +126,9 @@ class QueuedWorkers(Workers):
         await asyncio.to_thread(self._put, kind, fields)  # Celery's client blocks
 
     def _put(self, kind: str, fields: dict[str, Any]) -> None:
-        self._app = self._app or make_app(self._options[0])
-        self._app.send_task(TASK, (kind, fields), retry=False)
+        with self._loading:
+            self._app = self._app or make_app(self._options[0])
+            self._app.send_task(TASK, (kind, fields), retry=False)
 
 
 def main(url: str, prefix: str, speed: str) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from gateway.embedded import embedded_server
 from gateway.errors import Unavailable
-from gateway.pages.queue import QUEUE, QueuedWorkers, is_installed, worker
+from gateway.pages.queue import QUEUE, QueuedWorkers, is_installed, make_app, worker
 from gateway.pages.workers import MAX_JOBS
 from gateway.store.connect import redis_client
 from gateway.store.log import Log
@@ -55,6 +57,22 @@ async def test_a_job_is_done_by_a_worker_process_and_without_it_here(url: str) -
         workers._process.wait()
 
         assert await types(workers, url, "payment") == by_celery == ["queued", "started", "retrying", "started", "completed"]
+
+
+async def test_jobs_that_start_together_load_celery_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def make_slowly(url: str) -> Any:
+        made.append(url)
+        time.sleep(0.05)
+        return make_app(url)
+
+    monkeypatch.setattr("gateway.pages.queue.make_app", make_slowly)
+    workers = make_workers(url)
+    async with workers.run():
+        await asyncio.gather(*(types(workers, url, kind) for kind in ("payment", "report", "import")))
+
+    assert made == [url]
 
 
 async def test_no_more_jobs_wait_than_are_allowed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
