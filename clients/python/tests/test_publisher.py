@@ -516,7 +516,7 @@ async def test_a_probe_that_is_cancelled_lets_the_next_call_probe(valkey, until)
 
 async def test_a_publish_ends_when_it_is_cancelled_at_whatever_moment(valkey):
     ends = []
-    async with AsyncPublisher(valkey.url, timeout=0.2) as publisher:
+    async with AsyncPublisher(valkey.url, timeout=2) as publisher:  # long enough to be cancelled before it is over
         valkey.hang()
         for moment in range(40):
             attempt = asyncio.create_task(publisher.publish("jobs:1", "a"))

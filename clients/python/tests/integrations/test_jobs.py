@@ -149,13 +149,14 @@ def test_a_job_that_reports_100_times_is_not_held_up_by_a_redis_that_hangs(conne
     jobs = connect(valkey.url, timeout=TIMEOUT)
     jobs.tell(JOB, "started")
     valkey.hang()
-    waited = 0.0
+    waited, start = 0.0, time.perf_counter()
     for percent in range(100):
         began = time.perf_counter()
         jobs.tell(JOB, "progress", {"percent": percent})
         waited += time.perf_counter() - began
         time.sleep(pause)
+    took = time.perf_counter() - start
     valkey.go_on()
 
-    print(f"100 reports with {pause} s between them: {waited:.2f} s waited")
-    assert waited < 1
+    print(f"100 reports with {pause} s between them: {waited:.2f} s waited of {took:.2f} s")
+    assert waited < 0.5 + took / 5  # on a busy machine the job takes longer, and looks more often whether Redis is back
