@@ -62,7 +62,10 @@ def publish(channel: str, json: str, live: bool, **options: Any) -> None:
 @click.option("--since", default="last", show_default=True, help="last, now, 0 (all that is kept) or an event's id.")
 @click.option("--until-final", is_flag=True, help="Stop when all the channels are over.")
 def watch(channels: tuple[str, ...], since: str, until_final: bool) -> None:
-    """Print the events of channels as they come, a JSON object a line; notices go to stderr."""
+    """Print the events of channels as they come.
+
+    Each is a JSON object on a line; notices go to stderr.
+    """
     settings = settings_or_exit()
     url = redis_url_or_exit(settings)
     try:

@@ -16,7 +16,10 @@ from gateway.store.log import Log
 
 @click.group()
 def tap() -> None:
-    """Publish what happens in a queue that knows nothing of the gateway."""
+    """Publish what happens in a foreign queue.
+
+    The queue, and its workers, know nothing of the gateway.
+    """
 
 
 def template_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:

@@ -51,9 +51,10 @@ def address(settings: Settings, port: int) -> str:
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="Port to listen on; 0 for a free one.")
 def demo(port: int) -> None:
-    """Show jobs that finish: a page, a private Valkey, and workers that pretend to work.
+    """Show a page with jobs that finish.
 
-    Where Celery is installed the jobs are Celery's. No authentication, on this machine only.
+    Brings a private Valkey, and workers that pretend to work: where Celery is installed the jobs are Celery's. No authentication,
+    on this machine only.
     """
     from gateway.pages.demo import run_demo  # noqa: PLC0415 - needs what only the demo needs
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from gateway import metrics
+from gateway import __version__, metrics
 from gateway.auth.tokens import REMEMBERED
 from gateway.cli import main
 from gateway.server.descriptors import RESERVE
@@ -117,6 +119,16 @@ def test_the_table_of_metrics_is_that_of_the_code() -> None:
     told = {name.strip("`"): label.strip("`") for name, label, _ in rows("Metrics")}
 
     assert told == {row.name: row.label for row in metrics.TABLE}
+
+
+def test_all_parts_have_one_version_and_one_license() -> None:
+    packages = [tomllib.loads((ROOT / part / "pyproject.toml").read_text())["project"] for part in ("", "clients/python")]
+    packages.append(json.loads((ROOT / "clients/js/package.json").read_text()))
+    packages.append(json.loads((ROOT / "gateway/pages/openapi.json").read_text())["info"])
+
+    assert {package["version"] for package in packages} == {__version__}
+    for part in ("clients/js", "clients/python"):
+        assert (ROOT / part / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
 def test_the_bounds_of_the_edge_are_those_of_the_code() -> None:
