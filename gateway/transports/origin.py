@@ -125,7 +125,8 @@ class Cors:
 
         def send_with(message: MutableMapping[str, Any]) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": (*message["headers"], *extra)}
+                # A list of its own: where the gateway is mounted, a host's middleware may add to it.
+                message = {**message, "headers": [*message["headers"], *extra]}
             return send(message)
 
         return self._endpoint(scope, receive, send_with)

@@ -13,12 +13,17 @@ import uvicorn
 import websockets
 from redis.asyncio import Redis
 from starlette.applications import Starlette
+from starlette.middleware.base import RequestResponseEndpoint
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 
 from gateway import Settings, create_app
 from gateway.embedded import free_port
 from tests.conftest import publisher
 from tests.support.clients import TRANSPORTS, ids, take
+
+PAGE = "https://app.example"
 
 
 @contextlib.asynccontextmanager
@@ -50,6 +55,32 @@ async def test_a_host_application_runs_its_lifespan_and_mounts_it(redis_url: str
             while (await client.get(f"{address}/notify/readyz")).status_code != 200:
                 await asyncio.sleep(0.05)
         published = await publisher(redis)("jobs:1", "completed", final=True)
+        for transport in TRANSPORTS.values():
+            assert ids(await take(transport(f"{address}/notify", "channel=jobs:1"), 1)) == [published]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_the_hosts_middleware_may_add_headers_and_compress(redis_url: str, redis: Redis) -> None:
+    gateway = create_app(Settings(redis_url=redis_url, auth="none", allowed_origins=(PAGE,)))
+    app = fastapi.FastAPI(lifespan=gateway.run)
+    app.mount("/notify", gateway)
+    app.add_middleware(CORSMiddleware, allow_origins=[PAGE], allow_credentials=True)
+    app.add_middleware(GZipMiddleware, minimum_size=1)
+
+    @app.middleware("http")
+    async def mark(request: fastapi.Request, call_next: RequestResponseEndpoint) -> fastapi.Response:
+        response = await call_next(request)
+        response.headers["X-Mark"] = "1"
+        return response
+
+    async with served(app) as address, httpx.AsyncClient(headers={"origin": PAGE}) as client:
+        while (await client.get(f"{address}/notify/readyz")).status_code != 200:
+            await asyncio.sleep(0.05)
+        published = await publisher(redis)("jobs:1", "completed", final=True)
+        for path in ("poll?channel=jobs:1", "sse?channel=jobs:1&until=final", "client.js", "livez") * 2:
+            answer = await client.get(f"{address}/notify/{path}")
+            assert answer.status_code == 200
+            assert [answer.headers.get_list(name) for name in ("x-mark", "access-control-allow-origin")] == [["1"], [PAGE]]
         for transport in TRANSPORTS.values():
             assert ids(await take(transport(f"{address}/notify", "channel=jobs:1"), 1)) == [published]
 
