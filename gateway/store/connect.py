@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 UNSENT_BYTES: Final = 65_536  # with more of them a writer waits until the server takes some
@@ -87,7 +87,10 @@ async def ask(client: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
     try:
         packed = [hiredis.pack_command(command) for command in commands]
         await connection.send_packed_command(packed)
-        return [await _answer(connection) for _ in packed]
+        answers = [await _answer(connection) for _ in packed]
+        if any(isinstance(answer, ReadOnlyError) for answer in answers):
+            await connection.disconnect(nowait=True)  # the name may lead to another master by now
+        return answers
     finally:
         await pool.release(connection)
 
@@ -205,16 +208,32 @@ async def drop_idle(client: Redis) -> None:
 
 
 async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:
-    """Whether the Sentinels name another master than the one that this connection leads to. Without Sentinels: no.
+    """Whether the master is another server than the one that this connection leads to.
+
+    The Sentinels know it. Without them it is known of a server that has become a replica: it closes no connection for that, and goes on
+    to say what is announced at its master, but for what was announced while the two found each other.
 
     Raises:
         RedisError, OSError: if none of them knows.
     """
     pool = client.connection_pool
     if not isinstance(pool, _SentinelPool) or not isinstance(connection, SentinelManagedConnection):
-        return False
+        [answer] = await ask(client, [("INFO", "replication")])
+        return isinstance(answer, bytes) and b"role:slave" in answer
     address: tuple[str, int] = await pool.get_master_address()  # type: ignore[no-untyped-call]
     return address != (connection.host, connection.port)
+
+
+async def is_followed(client: Redis, name: bytes) -> bool:
+    """Whether the server that the client's commands go to knows of somebody who follows this pub/sub channel.
+
+    Raises:
+        RedisError, OSError: if it is away, or does not say.
+    """
+    [answer] = await ask(client, [("PUBSUB", "NUMSUB", name)])
+    if isinstance(answer, Exception):
+        raise answer
+    return bool(answer[1])
 
 
 def make_connection(client: Redis) -> AbstractConnection:

@@ -22,13 +22,13 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from gateway.store.connect import DEADLINE, is_elsewhere, make_connection
+from gateway.store.connect import DEADLINE, is_elsewhere, is_followed, make_connection
 from gateway.store.receiver import Lost, Receiver
 
 logger = logging.getLogger("gateway.listener")
 
 PING_SECONDS: Final = 0.5
-SENTINEL_SECONDS: Final = 1.0
+MASTER_SECONDS: Final = 1.0  # between two looks whether it still is the master
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
 GATHER_SECONDS: Final = 0.003  # between two of them, so that many who come one after the other are asked for together
 BACKOFF: Final = (0.05, 1.0)  # seconds: first and longest wait before connecting again
@@ -158,7 +158,7 @@ class Listener:
             group.create_task(receiver.wait())
             group.create_task(self._send(connection))
             group.create_task(self._watch(connection, receiver))
-            group.create_task(self._watch_sentinels(connection))
+            group.create_task(self._watch_master(connection))
 
     async def _send(self, connection: AbstractConnection) -> None:
         while True:
@@ -183,13 +183,20 @@ class Listener:
             if loop.time() - receiver.heard_at >= self._silence:
                 raise Lost(f"nothing heard for {self._silence} s")
 
-    async def _watch_sentinels(self, connection: AbstractConnection) -> None:
-        # A master that is replaced while it is well learns of it ten seconds later, and takes events until then.
+    async def _watch_master(self, connection: AbstractConnection) -> None:
+        # One that is replaced while it is well need not close its connections. With Sentinels it learns of it ten seconds later, and takes
+        # events until then.
+        name = next(iter(self._wanted), "")
+        await self.confirmed([name])
+        known = False  # whether the server that commands go to knows what this connection follows; the first time it does, or never
         while True:
-            await asyncio.sleep(SENTINEL_SECONDS)
             with suppress(RedisError, OSError):
                 if await is_elsewhere(self._client, connection):
-                    raise Lost("the Sentinels name another master")
+                    raise Lost("another server is the master now")
+                before, known = known, await is_followed(self._client, self._prefix + name.encode())
+                if before and not known and name in self._wanted:
+                    raise Lost("the address leads to another server now")
+            await asyncio.sleep(MASTER_SECONDS)
 
     def _take(self, reply: Any) -> None:
         if type(reply) is list and reply[0] == b"message":

@@ -152,6 +152,30 @@ async def test_03_fail_over_to_a_replica_that_lags(stage: Stage) -> None:
     assert any(f.log.gaps() for f in away)
 
 
+async def test_03_the_old_master_lives_on_as_a_replica_and_closes_no_connection(stage: Stage) -> None:
+    master = await stage.redis("master", aof=True)
+    replica = await stage.redis("replica", aof=True, arguments=["--replicaof", "127.0.0.1", str(master.port)])
+    way = await stage.proxy(master.port)
+    gateway = await stage.gateway(f"redis://127.0.0.1:{way.port}")
+    channels = names(stage.size(5, 50))
+    stage.follow(stage.size(15, 500), two_of(channels), EVERY_TRANSPORT)
+    await stage.all_ready()
+    await in_step(replica)
+    send = stage.http()
+
+    async with stage.load([send], channels, stage.size(50, 200), retry=30, keep=10_000):
+        await asyncio.sleep(0.3)
+        noticed = asyncio.ensure_future(lost_connection(gateway))
+        stage.ledger.may_lose()
+        await replica.client.execute_command("REPLICAOF", "NO", "ONE")
+        way.target = replica.port  # for who connects from now on
+        await master.client.execute_command("REPLICAOF", "127.0.0.1", str(replica.port))
+        stage.figure("noticed", await noticed, 3)
+    await stage.caught_up(stage.function(replica.url), 5)
+
+    stage.verdict(gaps=None)
+
+
 async def in_step(replica: RedisServer) -> None:
     """Wait until a replica is connected to its master."""
     async with asyncio.timeout(LATE):

@@ -13,13 +13,14 @@ import uvloop
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.embedded import free_port
 from gateway.errors import SettingsError
 from gateway.settings import read_settings
 from gateway.store.connect import ask, is_elsewhere, make_connection, parse_sentinels, redis_client
+from tests.faults.proxy import Proxy
 from tests.faults.servers import RedisServer, Sentinel
 
 
@@ -181,3 +182,24 @@ async def test_a_refusal_stands_in_its_place_among_the_answers(redis_url: str) -
 
         assert isinstance(answers.pop(1), ResponseError)
         assert answers == [b"OK", b"1"]
+
+
+async def test_what_a_replica_has_refused_goes_to_where_the_name_leads_now(tmp_path: Path) -> None:
+    old, new = RedisServer(tmp_path, "old"), RedisServer(tmp_path, "new")
+    try:
+        await old.start()
+        await new.start()
+        async with Proxy(old.port) as way, redis_client(f"redis://127.0.0.1:{way.port}", 1) as client:
+            assert not await is_elsewhere(client, make_connection(client))
+
+            way.target = new.port
+            await old.client.execute_command("REPLICAOF", "127.0.0.1", str(new.port))
+            assert await is_elsewhere(client, make_connection(client))
+            refusal, *_ = await ask(client, [("SET", "name", "1"), ("PING",)])
+            assert isinstance(refusal, ReadOnlyError)
+            assert await ask(client, [("SET", "name", "2")]) == [b"OK"]
+
+            assert not await is_elsewhere(client, make_connection(client))
+    finally:
+        await old.close()
+        await new.close()

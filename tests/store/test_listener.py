@@ -14,9 +14,10 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, find_server, free_port
-from gateway.store.connect import redis_client
-from gateway.store.listener import Listener
+from gateway.store.connect import drop_idle, redis_client
+from gateway.store.listener import MASTER_SECONDS, Listener
 from gateway.store.receiver import MESSAGES_AT_ONCE
+from tests.faults.proxy import Proxy
 
 
 class Heard:
@@ -32,7 +33,7 @@ class Heard:
 
 
 @contextlib.asynccontextmanager
-async def listening(url: str, heard: Heard) -> AsyncIterator[Listener]:
+async def listening(url: str, heard: Heard, *names: str) -> AsyncIterator[Listener]:
     client = redis_client(url)
 
     def lose() -> None:
@@ -45,6 +46,8 @@ async def listening(url: str, heard: Heard) -> AsyncIterator[Listener]:
         on_lost=lose,
         on_connected=heard.on_connected,
     )
+    for name in names:
+        listener.subscribe(name)
     running = asyncio.ensure_future(listener.run())
     try:
         yield listener
@@ -255,3 +258,23 @@ async def test_a_server_that_talks_nonsense_is_left_and_tried_again(garbage: byt
 
     assert heard.connected >= 2
     assert heard.messages == []
+
+
+async def test_an_address_that_leads_to_another_server_is_followed_there(redis_url: str, redis: Redis) -> None:
+    # The old one is well, and closes nothing.
+    heard = Heard()
+    with embedded_server() as other:
+        async with Proxy(int(redis_url.rpartition(":")[2])) as way, listening(f"redis://127.0.0.1:{way.port}", heard) as listener:
+            listener.subscribe("a")
+            await listener.confirmed(["a"])
+            await asyncio.sleep(1.5 * MASTER_SECONDS)  # so that it has been seen there
+            way.target = int(other.rpartition(":")[2])
+            await drop_idle(listener._client)
+            await until(lambda: heard.connected == 2)
+            await listener.confirmed(["a"])
+            async with redis_client(other) as client:
+                await client.publish("notify:a", "1")
+            await until(lambda: heard.messages)
+
+    assert heard.messages == [("a", b"1")]
+    assert heard.lost == 2  # the end of the test is one, too
