@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from gateway.core.event import MAX_EVENT_BYTES
 from gateway.core.subscription import Subscription
@@ -16,6 +17,8 @@ from gateway.transports.request import Scope
 from gateway.transports.writer import Receive, Send
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+NOT_RUNNING: Final = "the gateway is not running: its lifespan was not entered"
 
 
 @dataclass(slots=True)
@@ -42,7 +45,7 @@ class Services:
             Unavailable: if no further stream may be opened now, or none from this address.
         """
         if not self.running:
-            raise Unavailable("the gateway is not running: its lifespan was not entered")
+            raise Unavailable(NOT_RUNNING)
         if self.draining:
             raise Unavailable("the gateway is shutting down, another one takes over")
         self.connections.check_room(address)

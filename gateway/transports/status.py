@@ -12,7 +12,7 @@ from gateway import metrics
 from gateway.errors import GatewayError, NotFound, Unavailable
 from gateway.transports.answers import answer, answer_json, answer_problem, check_method
 from gateway.transports.figures import measure
-from gateway.transports.services import Services
+from gateway.transports.services import NOT_RUNNING, Services
 from gateway.transports.writer import Receive, Send
 
 _METHODS: Final = ("GET", "HEAD")  # some who watch over a server ask for the head only
@@ -40,7 +40,9 @@ class ReadyEndpoint:
         check_method(scope, *_METHODS)
         if self._services.draining:
             await answer_problem(send, Unavailable("the gateway is shutting down"), is_refusal=False)
-        elif not self._services.running or not self._services.feed.ready:
+        elif not self._services.running:
+            await answer_problem(send, Unavailable(NOT_RUNNING), is_refusal=False)
+        elif not self._services.feed.ready:
             await answer_problem(send, Unavailable(self._services.feed.unready), is_refusal=False)
         else:
             await answer_json(send, {"status": "ready"})

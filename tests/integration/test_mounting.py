@@ -88,10 +88,11 @@ async def test_the_hosts_middleware_may_add_headers_and_compress(redis_url: str,
 async def test_without_its_lifespan_it_says_so(redis_url: str) -> None:
     app = Starlette(routes=[Mount("/notify", create_app(Settings(redis_url=redis_url, auth="none")))])
     async with served(app) as address, httpx.AsyncClient() as client:
-        answer = await client.get(f"{address}/notify/sse?channel=jobs:1")
+        answers = [await client.get(f"{address}/notify/{path}") for path in ("sse?channel=jobs:1", "readyz")]
         with pytest.raises(websockets.InvalidStatus) as refused:
             await websockets.connect(f"{address.replace('http', 'ws')}/notify/ws?channel=jobs:1")
 
-    assert answer.status_code == 503
-    assert "lifespan" in answer.json()["detail"]
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "lifespan" in answer.json()["detail"]
     assert refused.value.response.status_code == 503
