@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.errors import SettingsError
-from gateway.store.connect import SENTINEL_SCHEME, parse_sentinels
+from gateway.store.connect import check_url
 
 _PREFIX: Final = "GATEWAY_"
 _URL_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
@@ -100,8 +100,7 @@ def _read_redis_url(text: str) -> str:
         raise ValueError from None  # its words may hold a password
     if parts.scheme not in _URL_SCHEMES or not (parts.netloc or parts.scheme == "unix") or re.search(r"\s", text):
         raise ValueError
-    if text.startswith(SENTINEL_SCHEME):
-        parse_sentinels(text)
+    check_url(text)
     return text
 
 

@@ -10,12 +10,12 @@ from urllib.parse import parse_qsl, unquote
 
 import hiredis
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 UNSENT_BYTES: Final = 65_536  # with more of them a writer waits until the server takes some
@@ -24,11 +24,13 @@ SENTINEL_DEADLINE: Final = 1.0  # they are asked one after the other, within the
 SENTINEL_SCHEME: Final = "redis+sentinel://"
 SENTINEL_PORT: Final = 26379
 
+# Also where the URL was written for another program. RESP2 needs no HELLO and parses faster; both hold for commands and for pub/sub.
+_FIXED: Final = {"protocol": 2, "decode_responses": False}
+
 
 def _options() -> dict[str, Any]:
     return {
-        # RESP2 needs no HELLO and parses faster; both hold for commands and for pub/sub.
-        "protocol": 2,
+        **_FIXED,
         "socket_timeout": DEADLINE,
         "socket_connect_timeout": DEADLINE,
         "socket_keepalive": True,
@@ -185,7 +187,10 @@ def redis_client(url: str, connections: int = 8) -> Redis:
     pool: BlockingConnectionPool
     if not url.startswith(SENTINEL_SCHEME):
         pool = BlockingConnectionPool.from_url(url, **bounds, **_options())
+        if issubclass(pool.connection_class, UnixDomainSocketConnection):
+            del pool.connection_kwargs["socket_keepalive"]
         pool.connection_class = _direct(pool.connection_class)
+        pool.connection_kwargs |= _FIXED
         return Redis.from_pool(pool)
     addresses, service, options, sentinel_options = parse_sentinels(url)
     deadlines = {"socket_timeout": SENTINEL_DEADLINE, "socket_connect_timeout": SENTINEL_DEADLINE}
@@ -195,6 +200,19 @@ def redis_client(url: str, connections: int = 8) -> Redis:
     connection_class = _direct(SentinelManagedConnection)
     pool = _SentinelPool(service, sentinel, connection_class=connection_class, **bounds, **_options(), **options)  # type: ignore[no-untyped-call]
     return Redis.from_pool(pool)
+
+
+def check_url(url: str) -> None:
+    """
+    Raises:
+        ValueError: if the URL is wrong, or its query has an option that a connection of its kind does not know; never with a password.
+    """
+    try:
+        redis_client(url).connection_pool.make_connection()
+    except TypeError as error:
+        raise ValueError(f"option {str(error).rpartition(' ')[2]} is unknown") from None
+    except (RedisError, AttributeError):
+        raise ValueError("an option behind the ? is wrong") from None
 
 
 async def drop_idle(client: Redis) -> None:

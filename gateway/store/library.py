@@ -86,6 +86,8 @@ class Library:
             RedisError: if it cannot be reached or refuses.
         """
         server = await client.info("server")
+        if "cluster" in (server.get("server_mode"), server.get("redis_mode")):
+            raise ResponseError("this is a node of a Redis Cluster; the address of a single server, or of its Sentinels, is expected")
         if int(str(server.get("redis_version", "0")).partition(".")[0]) >= OLDEST_WITH_FUNCTIONS:
             self._hashes = None
             await self._load_functions(client)

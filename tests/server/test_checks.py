@@ -35,3 +35,11 @@ async def test_a_redis_that_is_away_is_one_problem() -> None:
 
     assert len(lines) == 1
     assert "does not answer" in lines[0]
+
+
+async def test_a_node_of_a_cluster_is_named() -> None:
+    with embedded_server("--appendonly", "yes", "--cluster-enabled", "yes") as url:
+        lines = await redis_problems(url, "notify", 65_536)
+
+    assert len(lines) == 1
+    assert "a node of a Redis Cluster" in lines[0]

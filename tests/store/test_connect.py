@@ -47,6 +47,10 @@ def test_the_parts_of_a_sentinel_url() -> None:
         ("redis+sentinel://ann:hunter2/mymaster", "Sentinel 'ann'"),
         ("redis+sentinel://a b/mymaster", "is expected"),
         ("redis://ann:hunter2", "is expected"),
+        ("redis://ann:hunter2@a?colour=red", "option 'colour' is unknown"),
+        ("unix://:hunter2@/redis.sock?ssl_ca_certs=/ca.pem", "option 'ssl_ca_certs' is unknown"),
+        ("rediss://ann:hunter2@a?ssl_cert_reqs=maybe", "an option"),
+        ("redis://ann:hunter2@a?db=first", "'db'"),
     ],
 )
 def test_a_wrong_url_is_refused_with_the_reason_and_without_the_password(url: str, reason: str) -> None:

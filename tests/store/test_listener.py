@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, find_server, free_port
-from gateway.store.connect import drop_idle, redis_client
+from gateway.store.connect import ask, drop_idle, redis_client
 from gateway.store.listener import MASTER_SECONDS, Listener
 from gateway.store.receiver import MESSAGES_AT_ONCE
 from tests.faults.proxy import Proxy
@@ -76,6 +76,20 @@ async def test_what_is_announced_after_the_confirmation_is_heard(redis_url: str,
         await until(lambda: len(heard.messages) == 2)
 
     assert heard.messages == [("a", b"1"), ("b", b"\xff")]
+
+
+@pytest.mark.parametrize("url", ["unix://{path}", "unix://{path}?db=1", "{address}?protocol=3&decode_responses=yes"])
+async def test_a_unix_socket_and_options_meant_for_other_programs(url: str, tmp_path: Path) -> None:
+    heard = Heard()
+    with embedded_server("--unixsocket", str(tmp_path / "s")) as address:
+        async with listening(url.format(path=tmp_path / "s", address=address), heard, "a") as listener:
+            await listener.confirmed(["a"])
+            found = await ask(listener._client, [("SET", "text", "1"), ("GET", "text")])
+            await listener._client.publish("notify:a", "1")
+            await until(lambda: heard.messages)
+
+    assert found == [b"OK", b"1"]
+    assert heard.messages == [("a", b"1")]
 
 
 async def test_what_is_given_up_is_heard_no_longer(redis_url: str, redis: Redis) -> None:
