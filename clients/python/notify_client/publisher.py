@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
@@ -17,7 +19,7 @@ from notify_client.outage import DropCallback
 Result = TypeVar("Result")
 
 TIMEOUT: Final = 0.5
-CONNECTIONS: Final = 16  # of one AsyncPublisher: a thousand tasks that publish at once take turns
+CONNECTIONS: Final = 16  # of one publisher: a thousand threads, greenlets or tasks that publish at once take turns
 
 
 class Publisher:
@@ -47,6 +49,11 @@ class Publisher:
             raise ValueError("url or client: one of them is expected")
         self._own = client is None
         self._client = client or make_client(url or "", timeout)
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._turns = threading.Semaphore(CONNECTIONS)
 
     @property
     def dropped(self) -> int:
@@ -100,6 +107,18 @@ class Publisher:
         return self._carry(self._desk.live(channel, type, data))
 
     def _carry(self, exchange: Exchange[Result]) -> Result:
+        if self._process != os.getpid():
+            self._start()  # a forked child: other threads of the parent had turns
+        turns = self._turns
+        # By then a Redis that hangs has been noticed. One that is slow has many connections rather than a long queue.
+        mine = turns.acquire(timeout=self._desk.timeout)
+        try:
+            return self._converse(exchange)
+        finally:
+            if mine:
+                turns.release()
+
+    def _converse(self, exchange: Exchange[Result]) -> Result:
         try:
             words = next(exchange)
             while True:

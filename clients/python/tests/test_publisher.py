@@ -575,6 +575,22 @@ def test_threads_share_a_publisher(valkey):
     assert sum(len(valkey.log(f"jobs:{n}")) for n in range(8)) == 400
 
 
+def test_three_hundred_threads_that_publish_at_once_share_few_connections(valkey):
+    before = valkey.redis.info("stats")["total_connections_received"]
+    with Publisher(valkey.url, timeout=10) as publisher, ThreadPoolExecutor(300) as threads:
+        gate = threading.Barrier(300)
+
+        def publish(number):
+            gate.wait()
+            return publisher.publish(f"jobs:{number}", "a")
+
+        ids = set(threads.map(publish, range(300)))
+
+    assert len(ids) == 300
+    assert None not in ids
+    assert valkey.redis.info("stats")["total_connections_received"] - before <= 16
+
+
 def test_threads_that_meet_a_hung_server_wait_once(mute):
     with Publisher(mute) as publisher, ThreadPoolExecutor(16) as threads:
         results = list(threads.map(lambda _: timed(publisher.publish, "jobs:1", "a"), range(64)))
