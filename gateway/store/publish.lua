@@ -174,7 +174,10 @@ end
 -- somebody has heard of a newer id, a floor is raised: who stands below it is told of a gap.
 local function open(time, heard)
   local known = redis.call('MGET', CLOCK, HOLDER)
-  local last, before, floors = tonumber(known[1]) or 0, (known[2] or ''):match('^(%S*) ?(.*)$')
+  local last = tonumber((known[1] or ''):match('^%d+$')) or 0
+  if last >= 10 ^ DIGITS then last = 0 end -- a stranger's, as all that is no number
+  local before, floors = (known[2] or ''):match('^(%x+%-%x+) ([%d ]*)$')
+  before, floors = before or '', floors or ''
   local holder, promoted = identity()
   if last < EARLIEST or (before ~= holder and may_have_lost(before, holder, promoted)) or heard > last then
     last = math.max(time, last + 1, heard + 1, EARLIEST)
@@ -251,9 +254,10 @@ local function publish(channel, args)
   local tail = chosen.COLLAPSE and call('LINDEX', log, -1)
   local id = next_id(call)
   local digit = (chosen.TTL == DEFAULTS.TTL and PLAIN or OWN_TTL)[final]
-  local last = call('SET', last_key, id .. digit, 'KEEPTTL', 'GET')
+  local was = call('SET', last_key, id .. digit, 'KEEPTTL', 'GET')
+  local last = was and #was == DIGITS + 1 and tonumber(was) and was -- else it is a stranger's
   if not last and not tail then tail = redis.pcall('LINDEX', log, -1) end
-  if type(tail) == 'table' then put_back(last_key, last, tail) end
+  if type(tail) == 'table' then put_back(last_key, was, tail) end
   local newest_id, newest_before, newest_label
   if tail then newest_id, newest_before, newest_label = parse(tail) end
   if newest_id and newest_id >= id then newest_id, newest_label = nil end -- a stranger's, too
@@ -270,7 +274,7 @@ local function publish(channel, args)
       length = call('RPUSH', log, id .. ' ' .. shorten(before, id) .. ' ' .. label .. '\n' .. json)
     end
   end
-  if type(length) == 'table' then put_back(last_key, last, length) end
+  if type(length) == 'table' then put_back(last_key, was, length) end
   if length > chosen.KEEP then call('LTRIM', log, -chosen.KEEP, -1) end
   call('EXPIRE', log, chosen.TTL)
   if not last or digit > '1' or last:sub(-1) > '1' or last:sub(1, SLOT) ~= id:sub(1, SLOT) then

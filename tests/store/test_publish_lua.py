@@ -559,3 +559,17 @@ def test_the_newest_32_floors_are_kept(valkey: redis.Redis) -> None:
     assert len(kept) == 32
     assert kept == sorted(kept)
     assert newest - 1_000_000 < kept[-1] < newest
+
+
+@pytest.mark.parametrize("text", ["", "gar bage", "-1", "1e300", "nan", "9" * 40])
+def test_a_strangers_text_under_a_key_of_ours_is_mended_by_the_next_event(store: Store, text: str) -> None:
+    first = store.publish(1)
+    store.redis.set("notify:last:{jobs:1}", text)
+    store.redis.set("notify:holder", text)
+    store.redis.set("notify:clock", text)
+    second = store.publish(2)
+
+    assert int(first) < int(second) < time.time_ns() // 1000
+    assert store.log() == [(first, "0", "", b"1"), (second, first, "", b"2")]
+    assert store.redis.get("notify:last:{jobs:1}") == f"{second}0".encode()
+    assert int(first) < floors(store.redis)[-1] < int(second)
