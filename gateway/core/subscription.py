@@ -191,7 +191,8 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
     def _end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
         pages = {cursor: page for cursor, page in pages.items() if self.cursors.get(cursor.channel.name) is cursor}
         fell_behind = self._queue is None
-        finished = self._deliver(pages, heard)
+        # If it did as the connection to Redis was lost, what was heard since then says nothing of a page that was read before.
+        finished = self._deliver(pages, 0 if fell_behind else heard)
         if fell_behind or self._queue is None:
             # While the read was under way, or because it filled the writer: what it brought is delivered, the rest is read again.
             self.fall_behind()

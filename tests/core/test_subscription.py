@@ -122,6 +122,18 @@ def test_a_connection_lost_while_reading_means_reading_again() -> None:
     assert [cursor.start for cursor in client.subscription.unread] == [10]
 
 
+def test_what_was_read_before_the_connection_was_lost_does_not_reach_to_what_was_heard_after() -> None:
+    client = Client()
+    client.follow(a=0, b=0)
+    client.subscription.begin_read()
+    client.hub.all_behind()
+    client.follow(c="now")
+    client.hub.announce(event("c", 30, 0))
+    client.read(a=answer("a", clock=5), b=answer("b", 20, clock=30))  # and an event of a, 10, was missed in between
+
+    assert client.ids == []
+
+
 def test_a_queue_that_grows_too_long_is_given_up_and_read_from_the_log() -> None:
     client = Client()
     client.follow(a=0)
