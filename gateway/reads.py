@@ -25,7 +25,7 @@ SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the sam
 # will be asked for again, and each is held twice, as JSON and as what was written.
 KEPT_BYTES: Final = 262_144
 
-_more: Final = attrgetter("more")
+_room: Final = attrgetter("room")
 
 
 class Read(msgspec.Struct, eq=False):
@@ -100,11 +100,15 @@ class Reads:
             cursors: where to read from
             reaching: an answered read that does not reach to this id is asked again
         """
-        # A channel that was read to its end brings little more, so the others may have the room.
-        share, long_share = _share_of(len(cursors)), _share_of(sum(map(_more, cursors)))
+        # A channel that was read to its end brings little more, and one whose page lies ahead of the others needs none, so the others
+        # may have the room: mostly there is one whose turn it is, and a page for each few of its events would take for ever.
+        share = long_share = _share_of(len(cursors))
+        if sum(map(_room, cursors)) <= READ_BYTES:
+            long_share = _share_of(sum([cursor.more and not cursor.room for cursor in cursors]))
         asked = {}
         for cursor in cursors:
-            asked[cursor] = self._share(cursor, long_share if cursor.more else share, reaching)
+            cursor.room = cursor.room or (long_share if cursor.more else share)
+            asked[cursor] = self._share(cursor, cursor.room, reaching)
         return asked
 
     def _share(self, cursor: Cursor, size: int, reaching: int) -> Read:

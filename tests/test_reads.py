@@ -40,6 +40,20 @@ async def test_of_a_long_log_read_at_one_go_few_pages_are_kept(redis_url: str, r
         assert PAGE_BYTES < kept <= KEPT_BYTES + PAGE_BYTES
 
 
+@pytest.mark.parametrize("by_channel", [False, True], ids=["all at once", "one after the other"])
+async def test_large_events_of_many_channels_take_few_reads(redis_url: str, redis: Redis, by_channel: bool) -> None:
+    channels, times = [f"jobs:{i}" for i in range(32)], range(10)
+    order = [name for name in channels for _ in times] if by_channel else [name for _ in times for name in channels]
+    async with running(redis_url) as feed:
+        published = [await publisher(redis)(name, "progress", "x" * 9_000) for name in order]
+        before = await reads(redis)
+        client = Client(feed, dict.fromkeys(channels, 0))
+        await client.until_ready()
+
+        assert client.ids == published
+        assert await reads(redis) - before <= 3 * len(channels)  # of 320 events
+
+
 async def test_a_page_is_kept_while_somebody_asks_for_it_and_then_given_up(
     redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,11 +23,12 @@ class Cursor:
         live: whether the next event may be written at once
         unread: whether the log must be read before that
         more: whether the last read did not reach the end of the log
+        room: bytes that the read of this place may bring, 0 until it is asked for
         done: whether the channel's final event was delivered
     """
 
     # No structure of msgspec's: made sooner, but an attribute is set in 26 ns instead of 7, and each event sets one for each client.
-    __slots__ = ("announced", "channel", "covered", "done", "live", "more", "position", "since", "subscription", "unread", "write")
+    __slots__ = ("announced", "channel", "covered", "done", "live", "more", "position", "room", "since", "subscription", "unread", "write")
 
     def __init__(self, subscription: Subscription, channel: Channel, since: Since) -> None:
         self.subscription = subscription
@@ -40,6 +41,7 @@ class Cursor:
         self.live = False
         self.unread = True
         self.more = False
+        self.room = 0
         self.done = False
 
     @property
@@ -69,8 +71,10 @@ class Cursor:
                 # The first look settles where "last" and "now" are: a poll may be answered before this channel has its turn.
                 self.position = items[0].id - 1 if items else page.position
                 self.since = None
+                self.room = 0
             return
         self.since = None
+        self.room = 0
         self.position = max(self.position, min(page.position, horizon))
         if not items or items[-1].id <= horizon:
             self.covered = page.heard

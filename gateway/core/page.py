@@ -30,7 +30,11 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct):
-    """What Redis says to one read; see read.lua."""
+    """What Redis says to one read; see read.lua.
+
+    Attributes:
+        following: the id of the entry behind the last one, and the id before it, if that is known
+    """
 
     clock: int
     floors: tuple[int, ...]
@@ -38,6 +42,7 @@ class Answer(msgspec.Struct):
     final: bool
     more: bool
     entries: list[Entry]
+    following: tuple[int, int] | None = None
 
     @property
     def floor(self) -> int:
@@ -116,6 +121,18 @@ def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
     return items, position
 
 
+def _reach(answer: Answer, position: int) -> int:
+    """Up to which id nothing is missing from the entries."""
+    if not answer.more:
+        return max(answer.clock, position)
+    if answer.following is None:
+        return position
+    id, before = answer.following
+    # A gap is told where the reader stands, so nothing of another channel may be ahead of it.
+    is_next = before <= position < id <= answer.clock and not any(position < floor <= id for floor in answer.floors)
+    return id - 1 if is_next else position
+
+
 def make_page(since: Since, answer: Answer) -> Page:
     """The answer as seen from where the reader stands."""
     if isinstance(since, int):
@@ -128,7 +145,7 @@ def make_page(since: Since, answer: Answer) -> Page:
     return Page(
         items=items,
         position=position,
-        horizon=position if answer.more else max(answer.clock, position),
+        horizon=_reach(answer, position),
         complete=not answer.more,
         final=answer.final and not answer.more,
         size=sum(len(item.event.json) for item in items if item.event is not None) if items else 0,

@@ -160,7 +160,8 @@ class Log:
         entries = [entry for data in raw if (entry := self._entry(channel, data)) is not None] if raw else []
         last = int(newest[:-1] or 0) or (entries[-1].id if entries and not more else 0)
         final = newest[-1:] in FINAL or (not newest and bool(entries) and bool(entries[-1].event and entries[-1].event.final))
-        return Answer(int(clock), _floors(floors), last, final, bool(more), entries)
+        following = _following(more) if isinstance(more, bytes) else None
+        return Answer(int(clock), _floors(floors), last, final, bool(more), entries, following)
 
     def _entry(self, channel: str, data: bytes) -> Entry | None:
         try:
@@ -177,6 +178,11 @@ class Log:
 @lru_cache(16)
 def _floors(text: bytes) -> tuple[int, ...]:
     return tuple(map(int, text.split()))  # every answer has them, and they hardly ever change
+
+
+def _following(text: bytes) -> tuple[int, int]:
+    id, _, before = text.partition(b" ")
+    return int(id), int(before)
 
 
 def _is_missing(answer: object) -> bool:

@@ -3,10 +3,11 @@
 --   reads({channel, ...}, {cursor, bytes, cursor, bytes, ...})  ->  {answer, answer, ...}, a refusal as an error in its place
 --   read(channel, cursor or 'last' or 'now', bytes)  ->  {clock, floors, last, more, entry, entry, ...}
 --
--- clock   newest id of all channels at this moment: up to it the answer is complete, unless more is 1
+-- clock   newest id of all channels at this moment: up to it the answer is complete, unless more is set
 -- floors  whoever stands below one of them may have lost events with the server's data; rising, a space between two
 -- last    id of the channel's newest event and a digit, odd if that was final; '' if none is known
--- more    1 if the entries were cut at the given number of bytes (the first is always there)
+-- more    set if the entries were cut at the given number of bytes (the first is always there): the id of the next one and the id before
+--         that, a space between, where it was looked at; else 1
 --
 -- 'last' gives the newest entry only, 'now' none.
 
@@ -46,19 +47,23 @@ local function give(answer, log, count, from, bytes, like)
   -- Until there is one of ours, or the end: else the reader could not move its cursor, and would read this again for ever.
   while from < count and (size == 0 or (size < bytes and from < stop)) do
     for _, entry in ipairs(redis.call('LRANGE', log, from, from + step - 1)) do
-      local ours = id_of(entry)
-      if ours and size > 0 and size + #entry > bytes then
-        answer[4] = 1
+      local id, before = parse(entry)
+      if id and size > 0 and size + #entry > bytes then
+        answer[4] = id .. ' ' .. before
         return
       end
-      if ours then size = size + #entry end
-      answer[#answer + 1] = ours and entry or entry:sub(1, 60) -- enough to count and log it
+      if id then size = size + #entry end
+      answer[#answer + 1] = id and entry or entry:sub(1, 60) -- enough to count and log it
     end
     from = from + step
     step = math.min(2 * step, PAGE)
     if size > 0 then step = math.max(1, math.min(step, stop - from, math.ceil((bytes - size) * (#answer - 4) / size))) end
   end
-  if from < count then answer[4] = 1 end
+  if from < count then
+    -- Many channels of large events, one for each page, go by what comes next: each page would bring them one event further.
+    local id, before = parse(#answer == 5 and redis.call('LINDEX', log, from))
+    answer[4] = id and id .. ' ' .. before or 1
+  end
 end
 
 local function read(channel, cursor, bytes)

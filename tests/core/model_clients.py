@@ -27,7 +27,7 @@ class Track:
     Attributes:
         position: it has everything up to here, or was told; ``None`` before its first message
         cursor: what it would come back with
-        came: the newest id of all when it came
+        came: where it stood when it came: before the newest event in the log if it asked for that, else behind the newest of all
         anew: it came without a cursor
         begins: and is not ready yet
         snapshot: it asked for the newest event and the log had one; with how often the log had been cut then
@@ -84,12 +84,13 @@ class Client:
             begin[name] = since if cursor is None else cursor
             if track is None or cursor is None:
                 track = self.tracks[name] = Track(None, None)
-            track.came = self.redis.issued
+            held = self.redis.holds(name)
+            track.came = max(held) - 1 if begin[name] == "last" and held else self.redis.issued
             track.ready = False
             track.anew = cursor is None
             track.begins = isinstance(begin[name], str)
             track.position = cursor if cursor is not None else since if isinstance(since, int) else None
-            track.snapshot = self.redis.cuts[name] if begin[name] == "last" and self.redis.holds(name) else None
+            track.snapshot = self.redis.cuts[name] if begin[name] == "last" and held else None
         self.process.feed.follow(self.subscription, begin)
 
     def remove(self, name: str) -> None:

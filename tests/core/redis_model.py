@@ -115,7 +115,9 @@ class RedisModel:
         ids = [int(ours[1]) if (ours := ENTRY.match(entry)) else 0 for entry in log]
         after = next((i for i, id in enumerate(ids) if id > int(cursor)), len(log))
         entries = log[after : after + PAGE]
-        head[3] = int(after + PAGE < len(log))
+        if after + PAGE < len(log):
+            following = ENTRY.match(log[after + PAGE])
+            head[3] = b"%b %b" % (following[1], following[2]) if following else 1
         return [*head, *entries]
 
     # What happens to it

@@ -23,11 +23,13 @@ def answer(
     clock: int = 100,
     floor: int | tuple[int, ...] = (),
     more: bool = False,
+    following: tuple[int, int] | None = None,
     final: bool = False,
 ) -> Answer:
     last = T + newest if newest is not None else entries[-1].id if entries and not more else 0
     floors = (floor,) if isinstance(floor, int) else floor
-    return Answer(T + clock, tuple(T + floor for floor in floors), last, final, more, list(entries))
+    after = None if following is None else (T + following[0], T + following[1])
+    return Answer(T + clock, tuple(T + floor for floor in floors), last, final, more, list(entries), after)
 
 
 def read(since: Since, *entries: Entry, **rest) -> Page:
@@ -222,6 +224,23 @@ def test_a_page_that_is_not_the_last_ends_where_its_entries_do() -> None:
 
     assert told(page) == [20, 30]
     assert (page.position - T, page.horizon - T, page.complete, page.final) == (30, 30, False, False)
+
+
+def test_a_page_that_is_not_the_last_reaches_to_what_follows() -> None:
+    page = read(T + 10, entry(20, 10), newest=90, more=True, following=(60, 20))
+
+    assert (page.position - T, page.horizon - T, page.complete) == (20, 59, False)
+
+
+@pytest.mark.parametrize(
+    ("following", "floor"), [((60, 50), ()), ((60, 20), 40), ((120, 20), ()), ((15, 10), ())], ids=["a hole", "a floor", "unknown", "junk"]
+)
+def test_it_reaches_no_further_than_its_entries_where_what_follows_may_be_told_as_a_gap(
+    following: tuple[int, int], floor: int | tuple[int, ...]
+) -> None:
+    page = read(T + 10, entry(20, 10), newest=90, more=True, following=following, floor=floor)
+
+    assert (page.position - T, page.horizon - T) == (20, 20)
 
 
 def test_no_gap_is_told_of_what_is_on_the_next_page() -> None:

@@ -214,6 +214,16 @@ async def test_hardly_more_is_looked_at_than_is_given(log: Log, place: int | Non
     assert 8 <= sum(int(command[3]) - int(command[2]) + 1 for command in commands if command[0] == "LRANGE") <= 10
 
 
+@pytest.mark.parametrize("size", [10, 1_000, 2_500])
+async def test_a_page_tells_what_follows(log: Log, size: int) -> None:
+    ids = await publish(log, "jobs:1", *(f'"{"x" * 900}"' for _ in range(5)))
+    found = await page(log, "jobs:1", ids[0], size)
+    given = events(found)
+
+    assert given == ids[1 : 1 + len(given)]
+    assert found.horizon == ids[1 + len(given)] - 1
+
+
 async def test_nothing_is_looked_at_for_who_has_the_newest(log: Log) -> None:
     ids = await publish(log, "jobs:1", *map(str, range(10)))
     found, commands = await watched(log, ids[-1])
