@@ -18,7 +18,7 @@ from gateway.errors import GatewayError, NotFound, SettingsError, UpgradeRequire
 from gateway.feed import Feed
 from gateway.server.checks import promises
 from gateway.server.drain import draining
-from gateway.settings import Settings, key_problems, read_settings
+from gateway.settings import Settings, allowed_origins, key_problems, read_settings
 from gateway.store.connect import redis_client
 from gateway.store.revoked import Revoked
 from gateway.store.tickets import Tickets
@@ -206,7 +206,7 @@ class _Work(Protocol):
 
 def _gate(settings: Settings, access: Access, tickets: Tickets) -> tuple[Gate, list[_Work]]:
     """Who may come in, and what has to run for that."""
-    origins = Origins(settings.allowed_origins, local=settings.auth == "none")
+    origins = Origins(allowed_origins(settings), local=settings.auth == "none")
     if settings.auth == "none":
         return OpenGate(origins), []
     works: list[_Work] = []

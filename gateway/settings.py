@@ -219,6 +219,19 @@ def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
     return Settings(**values)
 
 
+def allowed_origins(settings: Settings) -> tuple[str, ...]:
+    """The origins as a browser writes them, also where an application has made the settings itself.
+
+    Raises:
+        SettingsError: if one is none.
+    """
+    try:
+        return _read_origins(",".join(settings.allowed_origins))
+    except ValueError:
+        shown, expected = settings.allowed_origins, "a tuple of origins such as https://app.example"
+        raise SettingsError(f"GATEWAY_ALLOWED_ORIGINS: {shown!r} is wrong: {expected} is expected") from None
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what is bound to the host."""
     if host == "localhost":

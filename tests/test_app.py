@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,18 @@ from gateway.errors import SettingsError
 def test_without_an_address_of_redis_there_is_no_application() -> None:
     with pytest.raises(SettingsError, match="GATEWAY_REDIS_URL"):
         create_app(Settings(auth="none"))
+
+
+@pytest.mark.parametrize("origins", ["https://app.example", ("*",), ("https://app.example/path",)])
+def test_origins_that_an_application_gives_are_checked(redis_url: str, origins: Any) -> None:
+    with pytest.raises(SettingsError, match="GATEWAY_ALLOWED_ORIGINS"):
+        create_app(Settings(redis_url=redis_url, auth="none", allowed_origins=origins))
+
+
+def test_origins_that_an_application_gives_may_be_written_in_any_way(redis_url: str) -> None:
+    gateway = create_app(Settings(redis_url=redis_url, auth="none", allowed_origins=("https://App.example:443/",)))
+
+    assert gateway.services.gate.origins.allow("https://app.example")
 
 
 async def test_a_feed_that_dies_stops_the_process(redis_url: str) -> None:

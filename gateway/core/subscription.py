@@ -297,7 +297,7 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
 
     def positions(self) -> dict[str, str]:
         """The cursors as the client may hand them back; none for a channel that has not been read yet."""
-        return {name: str(cursor.position) for name, cursor in self.cursors.items() if not isinstance(cursor.since, str)}
+        return {name: str(cursor.position) for name, cursor in self.cursors.items() if cursor.since is None}
 
 
 def _has_gap(page: Page, horizon: int) -> bool:

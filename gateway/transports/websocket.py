@@ -202,8 +202,7 @@ class Socket(Follower):
         for name in lost:
             self._refuse(None, Forbidden(f"channel {show(name)}: the new token does not allow it", channel=name))
         if ref is not None:
-            begun = {name: str(cursor.position) for name, cursor in subscription.cursors.items() if cursor.since is None}
-            subscription.notice("ready", {"ref": ref, "channels": begun})
+            subscription.notice("ready", {"ref": ref, "channels": subscription.positions()})
         subscription.check_done()
 
 
