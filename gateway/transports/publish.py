@@ -45,7 +45,7 @@ class Item(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def channels(self) -> list[str]:
-        return [self.channel] if isinstance(self.channel, str) else self.channel
+        return [self.channel] if isinstance(self.channel, str) else list(dict.fromkeys(self.channel))
 
     def json(self) -> bytes:
         """What goes to Redis."""

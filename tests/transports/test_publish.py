@@ -43,6 +43,12 @@ async def test_one_event_goes_to_many_channels(client: httpx.AsyncClient, server
     assert ids(await take(sse(server.http, f"channel={names[99]}"), 1)) == [answer[names[99]]]
 
 
+async def test_a_channel_that_is_named_twice_gets_it_once(client: httpx.AsyncClient, server: Server, channel: str) -> None:
+    answer = (await client.post("/publish", json={"channel": [channel, channel], "data": 1})).json()["ids"]
+
+    assert ids(await take(sse(server.http, f"channel={channel}&since=0"), ready=True)) == [answer[channel]]
+
+
 async def test_a_key_publishes_once(client: httpx.AsyncClient, server: Server, channel: str) -> None:
     answers = [(await client.post("/publish", json={"channel": channel, "data": i, "key": "k"})).json() for i in range(3)]
 
