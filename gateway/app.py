@@ -32,8 +32,9 @@ from gateway.transports.lines import log_refusal
 from gateway.transports.origin import Cors, Origins
 from gateway.transports.polling import PollEndpoint
 from gateway.transports.publish import PublishEndpoint
+from gateway.transports.request import Endpoint
 from gateway.transports.revoke import RevokeEndpoint
-from gateway.transports.services import Endpoint, Services
+from gateway.transports.services import Services
 from gateway.transports.sse import SseEndpoint
 from gateway.transports.status import LiveEndpoint, MetricsEndpoint, ReadyEndpoint
 from gateway.transports.tickets import TicketEndpoint

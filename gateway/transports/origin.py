@@ -11,16 +11,13 @@ import ipaddress
 import re
 from collections.abc import Awaitable, MutableMapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from gateway.core.event import show
 from gateway.errors import Forbidden
 from gateway.transports.answers import ALWAYS, answer_problem
-from gateway.transports.request import Scope, header, headers
+from gateway.transports.request import Endpoint, Scope, header, headers
 from gateway.transports.writer import Receive, Send
-
-if TYPE_CHECKING:
-    from gateway.transports.services import Endpoint
 
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 

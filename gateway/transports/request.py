@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -12,8 +12,10 @@ from gateway.core.event import CURSOR_RULE, Malformed, channel_problem, parse_cu
 from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.errors import BadRequest, Forbidden
+from gateway.transports.writer import Receive, Send
 
 Scope = Mapping[str, Any]
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _WAIT: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]+)", re.IGNORECASE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,10 +13,6 @@ from gateway.feed import Feed
 from gateway.transports.access import Access
 from gateway.transports.connections import Connections
 from gateway.transports.credentials import Gate
-from gateway.transports.request import Scope
-from gateway.transports.writer import Receive, Send
-
-Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 NOT_RUNNING: Final = "the gateway is not running: its lifespan was not entered"
 
