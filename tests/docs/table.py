@@ -139,7 +139,7 @@ PRELUDES: Final = {
     "README.md": "from fastapi import FastAPI\n",
     "clients/python/README.md": "def get_token(): return 'none'\n",
     "docs/operations.md": "url = 'redis://localhost:6379'\n",
-    "docs/security.md": "secret = 'x' * 32\n",
+    "docs/security.md": "from fastapi import Response\nsecret, response = 'x' * 32, Response()\n",
 }
 
 
