@@ -59,7 +59,7 @@ const STYLE = `
 /**
  * Attributes: `channel`, and `state`, which it sets: `waiting`, `queued`, `running`, `retrying`, `done`, `failed` or `refused`.
  * Each event of the channel is dispatched as `job-event`, the last one also as `job-done`; both bubble, with the event as `detail`.
- * Parts for styling: `bar`, `text`, and the `row` above the bar with the element's content and the text.
+ * Parts for styling: `bar`, `text`, and the `row` above the bar with the element's content and the text. `aria-live="off"` silences it.
  */
 export class JobProgress extends HTMLElement {
   static observedAttributes = ["channel"];
@@ -137,12 +137,17 @@ export class JobProgress extends HTMLElement {
     if (state === "done") this.#bar.value = 100;
     else if (typeof percent === "number") this.#bar.value = percent;
     else if (state === "waiting" || state === "queued") this.#bar.removeAttribute("value"); // not known: it moves to and fro
-    const counts = typeof text !== "string" && state === "running" && typeof percent === "number";
-    const shown = counts ? `${Math.round(percent)} %` : typeof text === "string" ? text : state;
+    const counts = state === "running" && typeof percent === "number";
+    const worded = typeof text === "string";
+    const shown = worded ? text : counts ? `${Math.round(percent)} %` : state;
     if (this.#text.textContent !== shown) this.#text.textContent = shown;
-    const said = counts ? `${Math.floor(percent / SAY_EVERY) * SAY_EVERY} %` : shown;
+    const name = this.textContent?.trim() || this.getAttribute("channel") || "job";
+    // Of a job that counts only the quarters: its words may change many times a second.
+    const news = counts ? `${Math.floor(percent / SAY_EVERY) * SAY_EVERY} %` : worded && state !== "running" ? `${state}, ${text}` : shown;
+    const said = `${name}: ${news}`;
+    this.#said.setAttribute("aria-live", this.getAttribute("aria-live") ?? "polite");
     if (this.#said.textContent !== said) this.#said.textContent = said;
-    this.#bar.setAttribute("aria-label", this.textContent?.trim() || this.getAttribute("channel") || "job");
+    this.#bar.setAttribute("aria-label", name);
   }
 }
 

@@ -70,18 +70,26 @@ def test_job_progress_says_what_happens_and_each_quarter_of_the_way(page: Page, 
     }""")
     job = page.locator("job-progress")
     said = job.get_by_role("status")
-    expect(said).to_have_text("waiting")
+    expect(said).to_have_text("Film: waiting")
     said.evaluate("""(element) => {
         window.said = [];
         new MutationObserver(() => window.said.push(element.textContent)).observe(element, { childList: true });
     }""")
     for percent in range(0, 101, 4):
-        publisher.publish("jobs:7", "progress", {"percent": percent})
-        expect(job.locator("[part=text]")).to_have_text(f"{percent} %")
+        text = {"text": f"frame {percent}"} if percent > 60 else {}
+        publisher.publish("jobs:7", "progress", {"percent": percent, **text})
+        expect(job.locator("[part=text]")).to_have_text(f"frame {percent}" if text else f"{percent} %")
     publisher.publish("jobs:7", "failed", {"error": "no disk"}, final=True)
-    expect(said).to_have_text("no disk")
+    expect(said).to_have_text("Film: failed, no disk")
 
-    assert page.evaluate("said") == ["0 %", "25 %", "50 %", "75 %", "100 %", "no disk"]
+    told = ["0 %", "25 %", "50 %", "75 %", "100 %", "failed, no disk"]
+    assert page.evaluate("said") == [f"Film: {words}" for words in told]
+    expect(said).to_have_attribute("aria-live", "polite")
+    job.evaluate("""(element) => {
+        element.setAttribute("aria-live", "off");
+        element.setAttribute("channel", "jobs:8");
+    }""")
+    expect(said).to_have_attribute("aria-live", "off")
 
 
 def test_job_progress_follows_the_channel_it_is_given_now(page: Page, publisher: Publisher) -> None:

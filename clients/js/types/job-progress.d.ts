@@ -1,7 +1,7 @@
 /**
  * Attributes: `channel`, and `state`, which it sets: `waiting`, `queued`, `running`, `retrying`, `done`, `failed` or `refused`.
  * Each event of the channel is dispatched as `job-event`, the last one also as `job-done`; both bubble, with the event as `detail`.
- * Parts for styling: `bar`, `text`, and the `row` above the bar with the element's content and the text.
+ * Parts for styling: `bar`, `text`, and the `row` above the bar with the element's content and the text. `aria-live="off"` silences it.
  */
 export class JobProgress extends HTMLElement {
     static observedAttributes: string[];
