@@ -36,6 +36,7 @@ GATHER_SECONDS: Final = 0.005  # that who falls behind waits for others, if some
 LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
 PROBE_SECONDS: Final = 1.0
 READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
+FLOOR: Final = "!floor"  # what publish.lua says when it raises one
 AWAY_SECONDS: Final = 0.3  # that the connection may be lost before the next probe is missed: it mostly comes back sooner
 
 
@@ -56,7 +57,7 @@ class Feed:
             prefix,
             on_message=self._hear,
             on_lost=self._lose,
-            on_connected=lambda: self.log.open(self.hub.heard),
+            on_connected=self._open,
         )
         self.reads = Reads(self.log, self.hub)
         self.behind: dict[Subscription, float] = {}
@@ -65,9 +66,10 @@ class Feed:
         self._limit = max_event_bytes
         self._tasks: asyncio.TaskGroup | None = None
         self._probe = f"!{os.urandom(8).hex()}"
-        self._reserved: dict[str, Callable[[bytes], None]] = {self._probe: self._hear_probe}
+        self._reserved: dict[str, Callable[[bytes], None]] = {self._probe: self._hear_probe, FLOOR: self._hear_floor}
         self._on_lost: list[Callable[[], None]] = []
         self._probe_back = -READY_SECONDS
+        self._source = b""  # who held the data that this process has heard of
 
     # The owner's side
 
@@ -75,7 +77,8 @@ class Feed:
         """Listen, read and probe until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            self.listener.subscribe(self._probe)
+            for name in self._reserved:
+                self.listener.subscribe(name)
             tasks.create_task(self.listener.run(), name="listener")
             tasks.create_task(self._probe_redis(), name="probe")
             tasks.create_task(self._sweep(), name="sweep")
@@ -145,6 +148,11 @@ class Feed:
         self._probe_back = max(self._probe_back, sent)
         metrics.ROUND_TRIP.observe(time.monotonic() - sent)
 
+    def _hear_floor(self, _: bytes) -> None:
+        logger.warning("Redis may have lost events: all clients read on from its logs")
+        self.reads.forget()
+        self.hub.all_behind()
+
     def _hear(self, name: str, payload: bytes) -> None:
         if name in self._reserved:
             self._reserved[name](payload)
@@ -163,6 +171,10 @@ class Feed:
         latency = max(0.0, time.time() - event.id / 1e6)
         for wire, _, _ in lines:
             metrics.LATENCY_BY_WIRE[wire.name].observe(latency)
+
+    async def _open(self) -> None:
+        source = b"" if self.listener.relayed else self._source
+        self._source = await self.log.open(self.hub.heard, source)
 
     def _lose(self) -> None:
         self.reads.forget()

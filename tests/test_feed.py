@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -207,3 +208,24 @@ async def test_a_forged_announcement_does_not_keep_anybody_reading(redis_url: st
 
         assert client.ids == [published]
         assert await reads(redis) - before <= 2
+
+
+async def test_who_keeps_up_is_told_too_where_another_master_has_written_in_between(redis_url: str, redis: Redis) -> None:
+    # As when the server was demoted, and promoted again without what the other one took, and no connection was closed.
+    async with running(redis_url) as feed:
+        client = Client(feed, "jobs:1", 0)
+        first = await publisher(redis)("jobs:1", "progress")
+        await client.until_ready()
+        async with asyncio.timeout(5):
+            while client.ids != [first]:
+                await asyncio.sleep(0.01)
+        holder: Any = await redis.get("notify:holder")
+        await redis.set("notify:holder", b"0" * 40 + b"-" + b"0" * 40 + b" " + holder.partition(b" ")[2])
+        await asyncio.sleep(1)  # the library asks once in a second who holds the data
+        second = await publisher(redis)("jobs:1", "progress")
+        async with asyncio.timeout(5):
+            while second not in client.ids:
+                await asyncio.sleep(0.01)
+
+    told = [message.get("op", message.get("id")) for message in client.got]
+    assert told in (["ready", first, "gap", second], [first, "ready", "gap", second])

@@ -226,20 +226,26 @@ async def drop_idle(client: Redis) -> None:
 
 
 async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:
-    """Whether the master is another server than the one that this connection leads to.
-
-    The Sentinels know it. Without them it is known of a server that has become a replica: it closes no connection for that, and goes on
-    to say what is announced at its master, but for what was announced while the two found each other.
+    """Whether the Sentinels name another master than the one that this connection leads to. Without Sentinels: no.
 
     Raises:
         RedisError, OSError: if none of them knows.
     """
     pool = client.connection_pool
     if not isinstance(pool, _SentinelPool) or not isinstance(connection, SentinelManagedConnection):
-        [answer] = await ask(client, [("INFO", "replication")])
-        return isinstance(answer, bytes) and b"role:slave" in answer
+        return False
     address: tuple[str, int] = await pool.get_master_address()  # type: ignore[no-untyped-call]
     return address != (connection.host, connection.port)
+
+
+async def is_replica(client: Redis) -> bool:
+    """Whether the server that the client's commands go to is one; ``False`` if it does not say.
+
+    Raises:
+        RedisError, OSError: if it is away.
+    """
+    [answer] = await ask(client, [("INFO", "replication")])
+    return isinstance(answer, bytes) and b"role:slave" in answer
 
 
 async def is_followed(client: Redis, name: bytes) -> bool:

@@ -21,8 +21,8 @@ from redis.exceptions import ResponseError
 OLDEST_WITH_FUNCTIONS: Final = 7
 
 _HERE: Final = Path(__file__).parent
-_FUNCTIONS: Final = {"publish": "keys[1], args", "reads": "keys, args", "greet": "args[1]"}
-_SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "reads": "KEYS, ARGV", "greet": "ARGV[1]"}
+_FUNCTIONS: Final = {"publish": "keys[1], args", "reads": "keys, args", "greet": "args[1], args[2]"}
+_SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "reads": "KEYS, ARGV", "greet": "ARGV[1], ARGV[2]"}
 _RELEASE: Final = re.compile(r"^-- of notify-gateway ([0-9]+(?:\.[0-9]+)*)", re.MULTILINE)
 
 

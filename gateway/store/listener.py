@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from gateway.store.connect import DEADLINE, is_elsewhere, is_followed, make_connection
+from gateway.store.connect import DEADLINE, is_elsewhere, is_followed, is_replica, make_connection
 from gateway.store.receiver import Lost, Receiver
 
 logger = logging.getLogger("gateway.listener")
@@ -44,6 +44,10 @@ class Listener:
         on_lost: called when announcements may have been missed
         on_connected: awaited on a new connection, before anything is subscribed
         silence: seconds without a byte after which the server counts as gone
+
+    Attributes:
+        connects: how many connections there were
+        relayed: whether the last one ended with a server that may have been a replica by then: it says what its master announces
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Listener:
         silence: float = DEADLINE - PING_SECONDS,
     ) -> None:
         self.connects = 0
+        self.relayed = False
         self._lost_at: float | None = None  # by the monotonic clock; while there is a connection, and before the first, none
         self._client = client
         self._prefix = prefix.encode() + b":"
@@ -147,6 +152,7 @@ class Listener:
 
     async def _session(self, connection: AbstractConnection) -> None:
         self.connects += 1
+        self.relayed = False
         self._lost_at = None
         self._send_now.set()
         writer = connection._writer  # noqa: SLF001 - see the module's first lines
@@ -185,17 +191,19 @@ class Listener:
 
     async def _watch_master(self, connection: AbstractConnection) -> None:
         # One that is replaced while it is well need not close its connections. With Sentinels it learns of it ten seconds later, and takes
-        # events until then.
+        # events until then; without them it goes on to say what its own master announces, but for what comes while the two find each other.
         name = next(iter(self._wanted), "")
         await self.confirmed([name])
         known = False  # whether the server that commands go to knows what this connection follows; the first time it does, or never
         while True:
             with suppress(RedisError, OSError):
                 if await is_elsewhere(self._client, connection):
-                    raise Lost("another server is the master now")
+                    raise Lost("the Sentinels name another master")
                 before, known = known, await is_followed(self._client, self._prefix + name.encode())
-                if before and not known and name in self._wanted:
-                    raise Lost("the address leads to another server now")
+                moved = before and not known and name in self._wanted
+                if moved or await is_replica(self._client):
+                    self.relayed = True
+                    raise Lost("the address leads to another server now" if moved else "it has become a replica")
             await asyncio.sleep(MASTER_SECONDS)
 
     def _take(self, reply: Any) -> None:

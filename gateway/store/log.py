@@ -66,10 +66,17 @@ class Log:
         self._limit = max_event_bytes
         self._library = Library(prefix, max_event_bytes)
 
-    async def open(self, heard: int = 0) -> None:
+    async def open(self, heard: int = 0, source: bytes = b"") -> bytes:
         """Make sure that the server has our functions, and tell it the newest id heard of.
 
         Done at start and after each loss of the connection: a server that came back empty has forgotten both.
+
+        Args:
+            heard: that id
+            source: who held the data that it was heard from, as this has returned it
+
+        Returns:
+            who holds the data
 
         Raises:
             RedisError: if it cannot be reached or refuses.
@@ -78,11 +85,13 @@ class Log:
         await drop_idle(self._client)
         for _ in range(TRIES):
             await self._library.load(self._client)
-            [answer] = await ask(self._client, [self._library.command("greet", 0, heard)])
+            [answer] = await ask(self._client, [self._library.command("greet", 0, heard, source)])
             if not _is_missing(answer):
                 break
         if isinstance(answer, Exception):
             raise answer
+        holder: bytes = answer
+        return holder
 
     async def _run(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """Run one of our functions once for each set of arguments; a refusal stands as an exception in its place."""

@@ -64,8 +64,9 @@ class ModelLog(Log):
         self._requests.append(request)
         return await request.answered
 
-    async def open(self, heard: int = 0) -> None:
+    async def open(self, heard: int = 0, source: bytes = b"") -> bytes:
         await self._run("greet", [(None, heard, 0)])
+        return b""
 
 
 class Tasks:

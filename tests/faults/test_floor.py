@@ -14,7 +14,7 @@ from gateway.store.connect import redis_client
 from gateway.store.log import Log, Publication
 from tests.faults.servers import RedisServer
 from tests.faults.stage import Stage
-from tests.faults.test_redis import in_step
+from tests.faults.test_redis import LATE, in_step
 
 EVENT = b'{"type":"progress"}'
 
@@ -32,10 +32,14 @@ async def read(log: Log, cursor: int, channel: str = "a") -> list[int | None]:
     return [item[0] if item[1] is not None else None for item in page.items]
 
 
-def log_of(stage: Stage, server: RedisServer) -> Log:
-    client: Redis = redis_client(server.url)
+def log_at(stage: Stage, url: str) -> Log:
+    client: Redis = redis_client(url)
     stage._stack.push_async_callback(client.aclose)
     return Log(client)
+
+
+def log_of(stage: Stage, server: RedisServer) -> Log:
+    return log_at(stage, server.url)
 
 
 def old_server() -> str:
@@ -145,6 +149,39 @@ async def test_what_a_gateway_has_heard_of_and_the_server_has_not_is_lost(stage:
     assert last > heard
     assert await read(log, first) == [None, last]
     assert await read(log, heard) == [None, last]
+
+
+async def test_what_was_heard_from_a_second_master_is_lost(stage: Stage) -> None:
+    old = await stage.redis("old", aof=True)
+    new = await stage.redis("new", aof=True, arguments=["--replicaof", "127.0.0.1", str(old.port)])
+    way = await stage.proxy(old.port)
+    slow, quick = log_at(stage, f"redis://127.0.0.1:{way.port}"), log_of(stage, new)
+    source = await slow.open()
+    first = await publish(slow)
+    await in_step(new)
+
+    await new.client.execute_command("REPLICAOF", "NO", "ONE")
+    await quick.open(first)
+    second = await publish(quick)
+    lost = await publish(slow)
+    third = await publish(quick)
+    way.target = new.port
+    way.reset()
+    await slow.open(first, source)
+    untold = await read(quick, third)
+    announced = new.client.pubsub()
+    await announced.subscribe("notify:!floor")
+    await announced.get_message(timeout=LATE)
+    holder = await slow.open(lost, source)
+    told = await announced.get_message(timeout=LATE)
+    await slow.open(await publish(quick), holder)
+    await announced.aclose()
+
+    # Each has passed by what the other took, so it is told where they are now.
+    assert second < lost < third
+    assert untold == []
+    assert told is not None
+    assert [(await read(quick, cursor)).count(None) for cursor in (lost, third)] == [1, 1]
 
 
 async def test_a_new_library_on_the_same_server_tells_nobody_of_a_gap(stage: Stage) -> None:

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from gateway.embedded import free_port
 from gateway.errors import SettingsError
 from gateway.settings import read_settings
-from gateway.store.connect import ask, is_elsewhere, make_connection, parse_sentinels, redis_client
+from gateway.store.connect import ask, is_elsewhere, is_replica, make_connection, parse_sentinels, redis_client
 from tests.faults.proxy import Proxy
 from tests.faults.servers import RedisServer, Sentinel
 
@@ -194,16 +194,16 @@ async def test_what_a_replica_has_refused_goes_to_where_the_name_leads_now(tmp_p
         await old.start()
         await new.start()
         async with Proxy(old.port) as way, redis_client(f"redis://127.0.0.1:{way.port}", 1) as client:
-            assert not await is_elsewhere(client, make_connection(client))
+            assert not await is_replica(client)
 
             way.target = new.port
             await old.client.execute_command("REPLICAOF", "127.0.0.1", str(new.port))
-            assert await is_elsewhere(client, make_connection(client))
+            assert await is_replica(client)
             refusal, *_ = await ask(client, [("SET", "name", "1"), ("PING",)])
             assert isinstance(refusal, ReadOnlyError)
             assert await ask(client, [("SET", "name", "2")]) == [b"OK"]
 
-            assert not await is_elsewhere(client, make_connection(client))
+            assert not await is_replica(client)
     finally:
         await old.close()
         await new.close()

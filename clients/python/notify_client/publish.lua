@@ -170,24 +170,31 @@ local function with_floor(floors, id)
   return table.concat(kept, ' ', math.max(1, #kept - MAX_FLOORS + 1))
 end
 
--- The newest id of all, from the data. Where the data is new, gone, or perhaps older than what clients have seen, and where
--- somebody has heard of a newer id, a floor is raised: who stands below it is told of a gap.
-local function open(time, heard)
+-- The newest id of all, from the data, and who holds it. Where the data is new, gone, or perhaps older than what clients have seen, and
+-- where somebody has heard of a newer id, a floor is raised: who stands below it is told of a gap. Where there was another master it is
+-- announced too, for those who keep up: their connections may have outlived that. What somebody has heard from another master lies
+-- above the floor that this one raised when it was promoted only if both were masters at once, and then it is not in the data.
+local function open(time, heard, from)
   local known = redis.call('MGET', CLOCK, HOLDER)
   local last = tonumber((known[1] or ''):match('^%d+$')) or 0
   if last >= 10 ^ DIGITS then last = 0 end -- a stranger's, as all that is no number
   local before, floors = (known[2] or ''):match('^(%x+%-%x+) ([%d ]*)$')
   before, floors = before or '', floors or ''
   local holder, promoted = identity()
-  if last < EARLIEST or (before ~= holder and may_have_lost(before, holder, promoted)) or heard > last then
+  local lost = before ~= holder and may_have_lost(before, holder, promoted)
+  local both = from and from ~= holder and promoted and heard > (tonumber(floors:match('%d+$')) or 0)
+  if last < EARLIEST or lost or both or heard > last then
     last = math.max(time, last + 1, heard + 1, EARLIEST)
     floors = with_floor(floors, last)
     redis.call('SET', CLOCK, decimal(last))
+    if both or (lost and before ~= '') then
+      redis.pcall('PUBLISH', ANNOUNCEMENTS .. '!floor', decimal(last)) -- a publisher's rights may not reach there
+    end
   elseif before == holder then
-    return last
+    return last, holder
   end
   redis.call('SET', HOLDER, holder .. ' ' .. floors)
-  return last
+  return last, holder
 end
 
 local newest, asked -- where this library left the clock, and the second in which it opened it; a script remembers neither
@@ -213,7 +220,7 @@ local function next_id(call)
     if was then redis.call('SET', CLOCK, was) else redis.call('DEL', CLOCK) end
   end
   local time = second * 1000000 + micro
-  local id = decimal(math.max(time, open(time, 0) + 1))
+  local id = decimal(math.max(time, (open(time, 0)) + 1))
   redis.call('SET', CLOCK, id)
   newest, asked = id, #second == 10 and second -- else texts would not compare as numbers do
   return id
@@ -295,9 +302,10 @@ local function answer(run, ...)
 end
 
 -- For a gateway that (re)connects: no id from now on lies below what it has heard of, whatever this server lost. An id that
--- is above all that the server knows of is gone from it, and others may be.
-local function greet(heard)
+-- is above all that the server knows of is gone from it, and others may be. It says from whom it heard, and is told who this one is.
+local function greet(heard, from)
   local time = redis.call('TIME')
   time = time[1] * 1000000 + time[2]
-  return decimal(open(time, math.min(tonumber(heard) or 0, time + 86400 * 1000000)))
+  local _, holder = open(time, math.min(tonumber(heard) or 0, time + 86400 * 1000000), from ~= '' and from)
+  return holder
 end
