@@ -49,6 +49,13 @@ def test_the_unit_gives_settings_that_there_are_and_time_for_the_drain() -> None
     assert "KillMode=mixed" in unit()
 
 
+def test_the_unit_waits_for_a_redis_that_is_not_there_yet() -> None:
+    lines = unit().splitlines()
+
+    assert "StartLimitIntervalSec=0" in lines
+    assert "ExecStartPre=-/opt/gateway/bin/gateway check" in lines
+
+
 def test_caddy_takes_the_sample_as_it_stands(tmp_path: Path) -> None:
     """With its certificates too, which the test that runs it leaves out."""
     file = tmp_path / "Caddyfile"
