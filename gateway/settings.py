@@ -16,6 +16,7 @@ from gateway.store.connect import check_url
 _PREFIX: Final = "GATEWAY_"
 _URL_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
 _NOT_OURS: Final = frozenset({"GATEWAY_CMD"})  # tells a benchmark how to start us, and is inherited
+_LINK: Final = re.compile(r"service_(host|port)(_\w+)?|port_\d+_(tcp|udp|sctp)(_\w+)?")
 _SECRET: Final = frozenset({"redis_url", "jwt_secret", "jwt_public_key"})  # where a public key belongs, a private one may stand
 
 
@@ -181,7 +182,8 @@ def _from_files(environ: Mapping[str, str], problems: list[str]) -> dict[str, st
         name = name.removesuffix("_file")
         if name not in _READ:
             known = ", ".join(_PREFIX + n.upper() for n in _READ)
-            problems.append(f"{variable}: unknown; known are {known}, each also with _FILE")
+            linked = "set by Kubernetes for a Service named gateway; enableServiceLinks: false in the pod's spec is expected"
+            problems.append(f"{variable}: {linked if _LINK.fullmatch(name) else f'unknown; known are {known}, each also with _FILE'}")
             continue
         if name in found:
             problems.append(f"{_PREFIX}{name.upper()}: set twice, by itself and by its _FILE; set one of them")

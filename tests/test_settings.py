@@ -67,6 +67,9 @@ def test_a_value_can_come_from_a_file(tmp_path) -> None:
         ("GATEWAY_LOG_LEVEL", "loud", "debug, info, warning or error"),
         ("GATEWAY_LOG_FORMAT", "xml", "text or json"),
         ("GATEWAY_REDIS", "redis://x", "unknown; known are"),
+        ("GATEWAY_SERVICE_HOST", "10.0.0.1", "enableServiceLinks: false"),
+        ("GATEWAY_SERVICE_PORT_HTTP", "80", "enableServiceLinks: false"),
+        ("GATEWAY_PORT_80_TCP_ADDR", "10.0.0.1", "enableServiceLinks: false"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_expected(name: str, value: str, expected: str) -> None:

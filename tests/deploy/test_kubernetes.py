@@ -33,6 +33,11 @@ def test_the_gateway_takes_its_settings() -> None:
     assert {name.removesuffix("_FILE") for name in given} <= names
 
 
+def test_the_service_gives_the_pods_no_settings() -> None:
+    assert manifests()["Service"]["metadata"]["name"] == "gateway"
+    assert manifests()["Deployment"]["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def test_there_is_time_for_the_drain() -> None:
     pod = manifests()["Deployment"]["spec"]["template"]["spec"]
     drain = float(next(entry["value"] for entry in container()["env"] if entry["name"] == "GATEWAY_DRAIN_SECONDS"))
