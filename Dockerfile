@@ -13,5 +13,5 @@ ENV PATH=/opt/gateway/bin:$PATH GATEWAY_HOST=0.0.0.0 GATEWAY_LOG_FORMAT=json
 USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=5s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('GATEWAY_PORT', '8000') + '/livez', timeout=2)"]
 CMD ["gateway", "serve"]
