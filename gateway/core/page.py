@@ -6,6 +6,7 @@ these three a reader at any cursor sees each hole, and no hole where there is no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -151,3 +152,18 @@ def make_page(since: Since, answer: Answer) -> Page:
         size=sum(len(item.event.json) for item in items if item.event is not None) if items else 0,
         clock=answer.clock,
     )
+
+
+def has_gap(page: Page, horizon: int) -> bool:
+    """Whether a gap beyond this id is to be told."""
+    return any(item.event is None and item.id > horizon for item in page.items)
+
+
+def end_of_turn(items: Iterable[Item], most: int) -> int | None:
+    """Up to which id to deliver these, rising by id, so that it is not more than so many bytes and an event; ``None`` for all of them."""
+    size = 0
+    for item in items:
+        if size >= most:
+            return item.id - 1
+        size += len(item.event.json) if item.event is not None else 0
+    return None

@@ -21,12 +21,13 @@ import msgspec
 
 from gateway.core.cursor import Cursor, has_missed, is_unread
 from gateway.core.notices import Ref, notice, ready
-from gateway.core.page import EARLIEST, Item, Page
+from gateway.core.page import EARLIEST, Item, Page, end_of_turn, has_gap
 
 if TYPE_CHECKING:
     from gateway.core.event import Event, Wire
 
 QUEUE_BYTES: Final = 262_144
+TURN_BYTES: Final = 262_144  # that one read delivers, and an event more: each page may hold an event of the largest
 
 
 @dataclass(slots=True, eq=False)
@@ -210,9 +211,15 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         items = [(item, cursor) for cursor, page in pages.items() if page.items for item in page.items if item.id <= horizon]
         if len(items) > 1:
             items.sort(key=lambda pair: (pair[0].id, pair[0].event is not None, pair[1].channel.name))
+        large = len(items) > 1 and sum([page.size for page in pages.values()]) > TURN_BYTES
+        stop = end_of_turn([item for item, _ in items], TURN_BYTES) if large else None
+        if stop is not None:
+            horizon, self.wanted = stop, 0
         for item, cursor in items:
+            if item.id > horizon:
+                break
             self._deliver_one(item, cursor)
-        finished = self._is_finished(pages.values(), horizon)
+        finished = stop is None and self._is_finished(pages.values(), horizon)
         for cursor, page in pages.items():
             cursor.follow(page, horizon, finished=finished)
         return finished
@@ -241,7 +248,7 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
             self._waited = True
             return False
         # What lies beyond the horizon now was published since. It comes by announcement, from the queue or soon. A gap does not.
-        if self.wanted and any(_has_gap(page, horizon) for page in pages):
+        if self.wanted and any(has_gap(page, horizon) for page in pages):
             return False
         self.wanted = 0
         self._waited = False
@@ -298,7 +305,3 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
     def positions(self) -> dict[str, str]:
         """The cursors as the client may hand them back; none for a channel that has not been read yet."""
         return {name: str(cursor.position) for name, cursor in self.cursors.items() if cursor.since is None}
-
-
-def _has_gap(page: Page, horizon: int) -> bool:
-    return any(item.event is None and item.id > horizon for item in page.items)

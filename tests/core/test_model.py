@@ -366,6 +366,7 @@ def random_walk(seed: int) -> Walk:
 @pytest.fixture(autouse=True)
 def small_and_silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(subscription, "QUEUE_BYTES", 200)  # three events or four
+    monkeypatch.setattr(subscription, "TURN_BYTES", 100)  # two events or three
     logging.getLogger("gateway").setLevel(logging.CRITICAL)  # junk is warned of, each time
     yield
     logging.getLogger("gateway").setLevel(logging.NOTSET)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.event import Event, Published
-from gateway.core.page import EARLIEST, MOST_FLOORS, Answer, Entry, Page, Since, make_page
+from gateway.core.page import EARLIEST, MOST_FLOORS, Answer, Entry, Item, Page, Since, end_of_turn, make_page
 
 T = EARLIEST + 1_000_000  # ids are times; the tests count from here
 GAP = "gap"
@@ -246,6 +246,13 @@ def test_it_reaches_no_further_than_its_entries_where_what_follows_may_be_told_a
 def test_no_gap_is_told_of_what_is_on_the_next_page() -> None:
     assert told(read(0, entry(20, None), newest=90, floor=50, more=True)) == [20]
     assert told(read(T + 50, entry(60, 50), newest=90, more=True)) == [60]
+
+
+@pytest.mark.parametrize(("most", "end"), [(1, 10), (90, 20), (1_000, None)])
+def test_a_turn_ends_before_the_next_event_once_there_is_enough(most: int, end: int | None) -> None:
+    items = [Item(id, None if id % 10 else Event("c", id, 0, Published("t")), id) for id in (5, 10, 11, 20, 21, 30)]
+
+    assert end_of_turn(items, most) == end
 
 
 # Poison

@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
+from gateway.core import subscription
 from gateway.core.event import CHUNK, TEXT, Event, Wire, read_published
 from gateway.core.hub import Hub
 from gateway.core.page import Answer, Entry, Page, Since, make_page
@@ -221,6 +223,22 @@ def test_on_busy_channels_the_second_read_is_enough() -> None:
 
     assert live
     assert client.ids == [30, 50]
+
+
+def test_one_read_of_many_channels_gives_no_more_than_a_client_may_have_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "TURN_BYTES", 90)
+    client = Client()
+    client.follow(a=0, b=0, c=0)
+    given = []
+    for _ in range(2):
+        client.subscription.begin_read()
+        at = {name: cursor.position for name, cursor in client.subscription.cursors.items()}
+        logs = {"a": [10, 40], "b": [20], "c": [30]}
+        client.read(**{name: answer(name, *[id for id in ids if id > at[name]], clock=50) for name, ids in logs.items()})
+        given.append((client.ids, client.subscription.live))
+
+    assert given == [([10, 20], False), ([10, 20, 30, 40], True)]
+    assert client.notices == ["ready"]
 
 
 def test_a_gap_beyond_the_horizon_is_not_left_to_the_announcements() -> None:
