@@ -71,8 +71,9 @@ local function read(channel, cursor, bytes)
   local known = redis.call('MGET', CLOCK, HOLDER, LAST .. channel .. '}')
   local log = LOG .. channel .. '}'
   local count = redis.call('LLEN', log)
-  -- Who knows of no floors, for they were evicted, may have lost anything.
-  local answer = { known[1] or '0', known[2] and known[2]:match(' (.*)') or known[1] or '0', known[3] or '', 0 }
+  -- What is no number there is a stranger's. Who knows of no floors, for they were evicted, may have lost anything.
+  local clock, newest = known[1] and known[1]:match('^%d+$') or '0', known[3] and known[3]:match('^%d+$') or ''
+  local answer = { clock, known[2] and known[2]:match(' ([%d ]*)$') or clock, newest, 0 }
   if cursor == 'now' or count == 0 or cursor == answer[3]:sub(1, -2) then return answer end
   if cursor == 'last' then
     for i = 1, math.min(count, PAGE) do

@@ -116,6 +116,17 @@ async def test_a_log_that_is_gone_is_a_gap_and_only_for_who_missed_something(log
     assert events(await page(log, "jobs:1", ids[1])) == later
 
 
+async def test_a_strangers_text_under_a_key_of_ours_keeps_nobody_from_reading(log: Log) -> None:
+    for key in ("clock", "holder", "last:{jobs:1}"):
+        for text in ("", "gar bage", "-1", "9" * 40):
+            [first] = await publish(log, "jobs:1", "1")
+            await log._client.set(f"notify:{key}", text)
+            await log.read([("jobs:1", first, BYTES), ("jobs:2", 0, BYTES)])
+            [second] = await publish(log, "jobs:1", "2")
+
+            assert events(await page(log, "jobs:1", first)) == [second]
+
+
 async def test_data_that_is_gone_is_a_gap_on_every_channel(log: Log) -> None:
     [cursor] = await publish(log, "jobs:1", "1")
     await log._client.flushall()
