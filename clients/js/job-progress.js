@@ -25,6 +25,9 @@ function use(feed, channel, change) {
   else if (count === 0) feed.unfollow(channel);
 }
 
+/** On a server, which renders pages and has none, the module is loaded and does nothing. @type {typeof HTMLElement} */
+const Base = globalThis.HTMLElement ?? class {};
+
 /** Percent between two times that it is said: whoever listens has other things to hear. */
 const SAY_EVERY = 25;
 
@@ -61,7 +64,7 @@ const STYLE = `
  * Each event of the channel is dispatched as `job-event`, the last one also as `job-done`; both bubble, with the event as `detail`.
  * Parts for styling: `bar`, `text`, and the `row` above the bar with the element's content and the text. `aria-live="off"` silences it.
  */
-export class JobProgress extends HTMLElement {
+export class JobProgress extends Base {
   static observedAttributes = ["channel"];
 
   /** What the elements of this page follow; a connection to this page's origin if nothing was set. @type {Feed | undefined} */
@@ -151,4 +154,4 @@ export class JobProgress extends HTMLElement {
   }
 }
 
-customElements.define("job-progress", JobProgress);
+globalThis.customElements?.define("job-progress", JobProgress);
