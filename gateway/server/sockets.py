@@ -51,7 +51,7 @@ class WebSocketProtocol(TransportWriter):
 
     __slots__ = (
         "_conversation", "_drained", "_key", "_max_size", "_messages", "_on_message",
-        "_reading", "_response", "_server", "_state", "_taking", "_timer", "_waiter",
+        "_reading", "_response", "_server", "_state", "_taking", "_timer", "_waiter", "_waits",
     )  # fmt: skip
 
     def __init__(self, http: HttpProtocol) -> None:
@@ -66,6 +66,7 @@ class WebSocketProtocol(TransportWriter):
         self._drained: asyncio.Future[None] | None = None  # while the transport is full
         self._on_message: Callable[[Message], None] | None = None
         self._taking = False
+        self._waits = False  # for room, before the next message is taken
         self._reading = True
         self._conversation: Conversation | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -152,7 +153,10 @@ class WebSocketProtocol(TransportWriter):
         return True
 
     def read_on(self) -> None:
-        """A message is dealt with."""
+        """A message is dealt with. A client that does not take the answers is not heard any further."""
+        self._waits = self._drained is not None
+        if self._waits:
+            return
         self._taking = False
         self._deliver()
         if not self._taking:
@@ -281,6 +285,8 @@ class WebSocketProtocol(TransportWriter):
     def resume_writing(self) -> None:
         self._flow()
         super().resume_writing()
+        if self._waits:
+            self.read_on()
 
     def _flow(self) -> None:
         if self._drained is not None:

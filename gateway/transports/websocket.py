@@ -22,7 +22,7 @@ from gateway.transports.follower import Follower
 from gateway.transports.lines import log_refusal
 from gateway.transports.request import check_channel, check_number, check_readable, parse_since, wanted
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, DirectSocket, Receive, Send, SendWriter, Writer
+from gateway.transports.writer import EXTENSION, DirectSocket, Receive, Send, SendWriter, Writer, finish
 
 logger = logging.getLogger("gateway.websocket")
 
@@ -107,6 +107,8 @@ class Socket(Follower):
         try:
             while (message := await receive())["type"] != "websocket.disconnect":
                 await self.take(message)
+                if self.subscription.full and isinstance(self.writer, SendWriter):
+                    await self.writer.flushed()  # a client that does not take the answers is not heard any further
         except GatewayError as error:
             await self._send_away(error)
 
@@ -268,6 +270,4 @@ async def _carry(writer: SendWriter, socket: Socket, receive: Receive) -> None:
         if serve.done():
             await serve
     finally:
-        for task in (serve, *others):
-            task.cancel()
-        await asyncio.gather(serve, *others, return_exceptions=True)
+        await finish((serve, *others))

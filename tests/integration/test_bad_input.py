@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -451,6 +452,21 @@ def test_a_client_that_is_sent_away_and_is_gone_already_harms_nobody(gateway: Se
 
         assert other.send(frame(b'{"op":"ping"}')).message() == {"op": "pong"}
     assert "Traceback" not in gateway.output()
+
+
+def test_answers_that_nobody_takes_are_not_gathered_and_none_is_lost(gateway: Server) -> None:
+    command = frame(b'{"op":"ping","ref":"' + b"x" * 65_000 + b'"}')
+    before = growth(gateway)
+    with websocket(gateway.port, receive_buffer=65_536) as wire:
+        sender = threading.Thread(target=wire.send, args=[command * 250])
+        sender.start()
+        sender.join(1)
+        grown = growth(gateway) - before
+        sizes = {len(wire.message()["ref"]) for _ in range(250)}
+        sender.join()
+
+    assert grown <= 2 * MIB
+    assert sizes == {65_000}
 
 
 COMMANDS = {
