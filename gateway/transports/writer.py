@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final, Protocol
 
 EXTENSION: Final = "gateway.writer"
@@ -71,6 +71,19 @@ class DirectSocket(Writer, Protocol):
 
     def read_on(self) -> None:
         """A message is dealt with, the next one may come."""
+
+
+async def finish(tasks: Collection[asyncio.Future[None]]) -> None:
+    """Cancel tasks and wait for their ends. What they fail with is of no use any more.
+
+    Not with ``gather``: that loses the words of a cancellation, by which anyio knows its own, of a test client for instance.
+    """
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen, so that nobody complains of it
 
 
 class SendWriter:
