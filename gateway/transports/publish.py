@@ -25,6 +25,7 @@ logger = logging.getLogger("gateway.publish")
 MAX_BODY_BYTES: Final = 8_388_608
 MAX_ITEMS: Final = 1_000
 MAX_DELIVERIES: Final = 10_000  # items times their channels
+MAX_DELIVERED_BYTES: Final = 33_554_432  # by these: what goes to Redis at once is held meanwhile, and takes a second
 MAX_KEEP: Final = 10_000
 MAX_TTL: Final = 30 * 86_400
 MAX_TEXT_BYTES: Final = 512
@@ -157,6 +158,9 @@ class PublishEndpoint:
                 checked.append(item if isinstance(item, GatewayError) else (item, _check(item, grant, self._services.max_event_bytes)))
             except GatewayError as error:
                 checked.append(error)
+        size = sum(len(entry[1]) * len(entry[0].channels) for entry in checked if not isinstance(entry, GatewayError))
+        if size > MAX_DELIVERED_BYTES:
+            raise TooLarge(f"{size} bytes of events, one for each channel: at most {MAX_DELIVERED_BYTES} are allowed, split the request")
         recorded = [
             Publication(name, json, item.key, item.keep, item.ttl, item.collapse)
             for item, json in (c for c in checked if not isinstance(c, GatewayError))

@@ -83,6 +83,16 @@ async def test_a_thousand_events_go_in_one_request_and_no_more(client: httpx.Asy
     assert "1001 events" in more.json()["detail"]
 
 
+@pytest.mark.parametrize("live", [False, True])
+async def test_a_large_event_for_very_many_channels_is_to_be_split(client: httpx.AsyncClient, channel: str, live: bool) -> None:
+    event = {"data": "x" * 60_000, "live": live}
+    answer = await client.post("/publish", json=event | {"channel": [f"{channel}.{i}" for i in range(600)]})
+    smaller = await client.post("/publish", json=event | {"channel": [f"{channel}.{i}" for i in range(100)]})
+
+    assert (answer.status_code, smaller.status_code) == (413, 200)
+    assert "split the request" in answer.json()["detail"]
+
+
 async def test_keep_ttl_and_collapse_reach_the_log(client: httpx.AsyncClient, shared_redis: Redis, channel: str) -> None:
     for i in range(5):
         await client.post("/publish", json={"channel": channel, "data": i, "keep": 3, "ttl": 60})
