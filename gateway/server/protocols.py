@@ -109,7 +109,7 @@ class HttpProtocol(Connection):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value.rstrip(b" \t")))  # the parser leaves these on (RFC 9112, section 5.1)
+        self._headers.append((name.lower(), value.rstrip()))  # the parser leaves blanks on (RFC 9112, section 5.1)
 
     def on_headers_complete(self) -> None:
         method, version = self._parser.get_method(), self._parser.get_http_version()
