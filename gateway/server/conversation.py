@@ -6,7 +6,6 @@ clients, who only listen: their pongs are looked at and forgotten.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Final, NamedTuple, cast
 
@@ -17,8 +16,6 @@ from gateway.server.frames import FrameCounter, Violation, is_pong
 
 INVALID_DATA: Final = 1007
 ABNORMAL: Final = 1006
-
-logger = logging.getLogger("gateway.edge.frames")
 
 
 class Said(NamedTuple):
@@ -58,7 +55,7 @@ class Conversation:
     def parser(self) -> Protocol:
         """That of websockets."""
         if self._parser is None:
-            self._parser = Protocol(SERVER, max_size=self._max_size, logger=logger)
+            self._parser = Protocol(SERVER, max_size=self._max_size)  # with no logger of ours: it would show frames, and tokens in them
         return self._parser
 
     # What the client says

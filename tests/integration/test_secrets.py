@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.servers import running_gateway, secrets_in
 from tests.support.tokens import SECRET, make_token
+from tests.support.wire import frame, websocket
 
 SETTINGS = {"redis_url": "redis://user:sesame@127.0.0.1:1", "jwt_secret": SECRET}
 
@@ -31,3 +32,13 @@ def test_a_secret_on_the_command_line_fails_it_too(shared_redis_url: str) -> Non
 
     with pytest.raises(AssertionError, match="a secret was shown"), running_gateway(shared_redis_url, before=before, jwt_secret=SECRET):
         pass
+
+
+def test_no_line_shows_what_comes_over_a_websocket_at_whatever_level(shared_redis_url: str) -> None:
+    token = "q3V-" + "Zx_9k" * 7 + "abcd"
+    with running_gateway(shared_redis_url, log_level="debug") as server, websocket(server.port) as wire:
+        answer = wire.send(frame(b'{"op":"auth","token":"%b","ref":1}' % token.encode())).message()
+        shown = server.output()
+
+    assert answer["op"] == "ready"
+    assert token[:20] not in shown
