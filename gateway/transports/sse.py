@@ -16,7 +16,7 @@ from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.request import check_readable, wanted
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter
+from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter, finish
 
 HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
@@ -128,6 +128,4 @@ async def _carry(writer: SendWriter, receive: Receive) -> None:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await finish(tasks)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
+import anyio
 import fastapi
 import httpx
 import pytest
@@ -96,3 +98,43 @@ async def test_without_its_lifespan_it_says_so(redis_url: str) -> None:
         assert answer.status_code == 503
         assert "lifespan" in answer.json()["detail"]
     assert refused.value.response.status_code == 503
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_host_may_cancel_the_call_at_any_moment_after_the_client_has_gone(redis_url: str, kind: str) -> None:
+    """With a cancel scope of anyio's, as Starlette's test client does; anyio knows its cancellations by their words."""
+    gateway = create_app(Settings(redis_url=redis_url, auth="none"))
+    path = "/ws" if kind == "websocket" else "/sse"
+    request: dict[str, Any] = {"type": kind, "path": path, "method": "GET", "headers": [], "query_string": b"channel=jobs:1"}
+
+    async def leave(turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        scope.cancel()
+
+    async with gateway.run(), asyncio.timeout(20):
+        while not gateway.services.feed.ready:
+            await asyncio.sleep(0.05)
+        for turns in range(12):
+            opened = asyncio.Event()
+            received = iter([{"type": "websocket.connect"}] if kind == "websocket" else [])
+            leaving: list[asyncio.Future[None]] = []
+
+            async def receive(received: Any = received, opened: Any = opened, leaving: Any = leaving, turns: int = turns) -> Any:
+                if (message := next(received, None)) is None:
+                    await opened.wait()
+                    message = {"type": f"{kind}.disconnect"}
+                    leaving.append(asyncio.ensure_future(leave(turns)))
+                return message
+
+            async def send(message: Any, opened: Any = opened) -> None:
+                if message.get("more_body") or message["type"] == "websocket.send":
+                    opened.set()
+
+            with anyio.CancelScope() as scope:
+                await gateway(request, receive, send)
+                await asyncio.Event().wait()
+
+            assert scope.cancelled_caught
+            await asyncio.gather(*leaving)
+        assert len(gateway.services.connections) == 0
