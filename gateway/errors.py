@@ -12,6 +12,8 @@ from typing import ClassVar
 class GatewayError(Exception):
     """An error with an answer. ``detail`` names the value at fault, the rule and the way out.
 
+    ``quoted`` is what somebody sent whose business it is: told to them behind the detail, and in no log.
+
     >>> Forbidden("channel 'jobs:7': the token does not allow it").status
     403
     """
@@ -19,11 +21,12 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     close_code: ClassVar[int] = 1011
 
-    def __init__(self, detail: str, *, channel: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(self, detail: str, *, channel: str | None = None, retry_after: int | None = None, quoted: str = "") -> None:
         super().__init__(detail)
         self.detail = detail
         self.channel = channel
         self.retry_after = retry_after
+        self.quoted = quoted
 
     @property
     def title(self) -> str:
@@ -36,7 +39,7 @@ class GatewayError(Exception):
             "type": "about:blank",
             "title": self.title,
             "status": self.status,
-            "detail": self.detail,
+            "detail": f"{self.detail}: {self.quoted}" if self.quoted else self.detail,
         }
         if self.channel is not None:
             problem["channel"] = self.channel

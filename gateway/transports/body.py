@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from gateway.core.event import show
 from gateway.errors import BadRequest, TooLarge, UnsupportedMedia
 from gateway.transports.request import header
 from gateway.transports.writer import Receive
+
+MAX_REASON: Final = 200  # characters
+
+
+def reason(error: Exception) -> str:
+    """What msgspec says of a body. It names an unknown field, and that may be as long as the body."""
+    text = str(error)
+    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
 
 
 async def read_body(scope: Mapping[str, Any], receive: Receive, most: int) -> bytes:

@@ -14,7 +14,7 @@ from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unprocessable
 from gateway.store.log import Publication
 from gateway.transports.answers import answer_json, check_method
-from gateway.transports.body import read_body
+from gateway.transports.body import read_body, reason
 from gateway.transports.lines import about
 from gateway.transports.services import Services
 from gateway.transports.trace import read_traceparent, span
@@ -66,7 +66,7 @@ def _read_item(raw: bytes | msgspec.Raw) -> Item:
     try:
         return _item.decode(raw)
     except msgspec.ValidationError as error:
-        raise Unprocessable(f"{error}: {show(bytes(raw).decode(errors='replace'))}") from None
+        raise Unprocessable(reason(error), quoted=show(bytes(raw).decode(errors="replace"))) from None
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
     except RecursionError:

@@ -11,7 +11,7 @@ from gateway.core.claims import MAX_TEXT, is_name
 from gateway.errors import BadRequest, Forbidden, Unprocessable
 from gateway.store.revoked import Revoked
 from gateway.transports.answers import answer_json, check_method
-from gateway.transports.body import read_body
+from gateway.transports.body import read_body, reason
 from gateway.transports.services import Services
 from gateway.transports.writer import Receive, Send
 
@@ -37,7 +37,7 @@ def read_order(body: bytes) -> Order:
     try:
         order = _decode.decode(body)
     except msgspec.ValidationError as error:
-        raise Unprocessable(f"{error}: sub or jti is expected") from None
+        raise Unprocessable(f"{reason(error)}: sub or jti is expected") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
     if (order.sub is None) == (order.jti is None) or not is_name(order.sub if order.jti is None else order.jti):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from tests.support.servers import running_gateway, secrets_in
@@ -42,3 +43,17 @@ def test_no_line_shows_what_comes_over_a_websocket_at_whatever_level(shared_redi
 
     assert answer["op"] == "ready"
     assert token[:20] not in shown
+
+
+def test_no_line_shows_the_data_of_an_event_that_was_refused(shared_redis_url: str) -> None:
+    bodies: list[dict[str, object]] = [{"typ": "reset"}, {"keep": "1"}, {"type": 5}, {"n" * 10_000: 1}]
+    with running_gateway(shared_redis_url, log_level="debug") as server:
+        details = [
+            httpx.post(f"{server.http}/publish", json={"channel": "a", "data": "/once/q3V"} | body).json()["detail"] for body in bodies
+        ]
+        shown = server.output()
+
+    assert all("/once/q3V" in detail for detail in details)
+    assert "unknown field `typ`" in shown
+    assert "/once/q3V" not in shown
+    assert "n" * 1_000 not in shown

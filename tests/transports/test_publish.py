@@ -148,6 +148,15 @@ async def test_a_refusal_names_the_value(client: httpx.AsyncClient, body: bytes,
     assert named in answer.json()["detail"]
 
 
+async def test_what_is_refused_is_quoted_and_not_at_length(client: httpx.AsyncClient, channel: str) -> None:
+    answers = [await client.post("/publish", json={"channel": channel, name: 1}) for name in ("typ", "n" * 100_000)]
+
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert "unknown field `typ`" in answers[0].json()["detail"]
+    assert channel in answers[0].json()["detail"]
+    assert len(answers[1].content) < 1_000
+
+
 async def test_a_body_that_is_no_json_by_its_type_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post("/publish", content=b"channel=a", headers={"content-type": "application/x-www-form-urlencoded"})
 
