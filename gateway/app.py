@@ -112,9 +112,19 @@ class Gateway(Starlette):
             raise SettingsError("GATEWAY_REDIS_URL: not set; an address such as redis://localhost:6379 is expected")
         if problems := key_problems(settings):
             raise SettingsError("\n".join(problems))
-        self._client = redis_client(settings.redis_url)
+        super().__init__(lifespan=self.run)
+        self.router.redirect_slashes = False
+        self.router.default = Guarded(_not_found)
+        self._settings = settings
         self._stop = stop
-        self._drain_seconds = settings.drain_seconds
+        self._pages = pages
+        self._used = False
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Make all that belongs to one event loop."""
+        settings = self._settings
+        self._client = redis_client(settings.redis_url or "")
         feed = Feed(self._client, settings.prefix, settings.max_event_bytes)
         revoked = Revoked(self._client, settings.prefix)
         tickets = Tickets(self._client, settings.prefix)
@@ -142,9 +152,7 @@ class Gateway(Starlette):
             ("http", "/sse"): self._guard("/sse", endpoints["/sse"]),
         }
         routes += [WebSocketRoute("/ws", self._streams["websocket", "/ws"]), Route("/ws", Guarded(_upgrade_required))]
-        super().__init__(routes=routes + pages, lifespan=self.run)
-        self.router.redirect_slashes = False
-        self.router.default = Guarded(_not_found)
+        self.router.routes = routes + self._pages
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         # Router, error handlers and their frames cost a handshake a third. What is mounted somewhere, or wrapped, goes their way.
@@ -158,12 +166,15 @@ class Gateway(Starlette):
     @asynccontextmanager
     async def run(self, app: object = None) -> AsyncIterator[None]:
         """Follow Redis while this is entered. The lifespan of this application, and for a host's."""
+        if self._used:  # on another event loop perhaps, as in a host's tests
+            self._set_up()
+        self._used = True
         services = self.services
         work = asyncio.ensure_future(self._work())
         work.add_done_callback(self._ended)
         services.running = True
         try:
-            async with draining(services, self._drain_seconds):
+            async with draining(services, self._settings.drain_seconds):
                 yield
         except asyncio.CancelledError:
             # After a second signal uvicorn ends without the lifespan's last words, and would log a traceback of that.

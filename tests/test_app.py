@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway import Settings, create_app
@@ -38,6 +39,25 @@ async def test_a_feed_that_dies_stops_the_process(redis_url: str) -> None:
             await stopped.wait()
 
         assert not gateway.services.running
+
+
+def test_it_runs_on_one_event_loop_after_the_other(redis_url: str) -> None:
+    """As in the tests of an application that it is mounted in, each with a client, and so a loop, of its own."""
+    stopped: list[bool] = []
+    gateway = create_app(Settings(redis_url=redis_url, auth="none"), stop=lambda: stopped.append(True))
+
+    async def live() -> list[int]:
+        transport = httpx.ASGITransport(gateway)
+        async with gateway.run(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client, asyncio.timeout(10):
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.02)
+            published = await client.post("/publish", json={"channel": "jobs:loop"})
+            polled = await client.get("/poll?channel=jobs:loop&wait=0")
+            assert [event["id"] for event in polled.json()["events"]] == [published.json()["ids"]["jobs:loop"]]
+            return [published.status_code, polled.status_code]
+
+    assert [asyncio.run(live()) for _ in range(3)] == [[200, 200]] * 3
+    assert stopped == []
 
 
 async def test_it_can_be_stopped_at_any_moment(redis_url: str) -> None:
