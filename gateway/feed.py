@@ -82,6 +82,8 @@ class Feed:
             tasks.create_task(self.listener.run(), name="listener")
             tasks.create_task(self._probe_redis(), name="probe")
             tasks.create_task(self._sweep(), name="sweep")
+            for subscription in self.hub.subscriptions():
+                self.catch_up(subscription)  # who came in the moment before
             try:
                 await asyncio.Event().wait()
             finally:
