@@ -167,6 +167,7 @@ class Socket(Follower):
     def _subscribe(self, ref: Ref, channels: object) -> None:
         if not isinstance(channels, dict) or not channels:
             raise BadRequest(f"channels {show(channels)}: an object of names, each with null or a cursor, is expected")
+        check_number(channels, self._services.max_channels)  # before each of them is looked at
         begin: dict[str, Since] = {}
         for name, since in channels.items():
             check_channel(name)
