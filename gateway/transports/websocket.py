@@ -181,6 +181,7 @@ class Socket(Follower):
     def _unsubscribe(self, ref: Ref, channels: object) -> None:
         if not isinstance(channels, list) or not all(isinstance(name, str) for name in channels):
             raise BadRequest(f"channels {show(channels)}: an array of names is expected")
+        check_number(channels, self._services.max_channels)
         for name in channels:
             check_channel(name)
         self._services.feed.leave(self.subscription, channels)

@@ -493,6 +493,7 @@ COMMANDS = {
     "ref a huge number": b'{"op":"ping","ref":1e999}',
     "unsubscribe an object": b'{"op":"unsubscribe","channels":{}}',
     "unsubscribe a pattern": b'{"op":"unsubscribe","channels":["*"]}',
+    "unsubscribe 12,000 times": b'{"op":"unsubscribe","channels":["a"' + b',"a"' * 12_000 + b"]}",
 }
 
 
