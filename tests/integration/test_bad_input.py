@@ -271,7 +271,7 @@ def test_an_upgrade_during_a_stream_is_cut(gateway: Server) -> None:
         assert b"200 OK" in wire.take(15)
         wire.send(upgrade())
 
-        assert b"101" not in wire.rest()
+        assert b"HTTP/1.1 101" not in wire.rest()  # the numbers of a stream may hold those digits
 
 
 def test_a_body_of_10_mb_is_refused_before_it_is_read(gateway: Server) -> None:
