@@ -53,6 +53,7 @@ const ANSWER = 5_000; // milliseconds for a connection to open, and for the othe
 const STEADY = 10_000; // so long a connection must have lasted for the delays to begin anew
 const KEPT = 600_000; // for so long no better transport is tried than the one that got through
 const MOST = 10_000; // events that wait for a slow loop
+const PATIENCE = 60_000; // for a token: a user may have to log in
 const LONGEST = 2e9; // milliseconds; a timer cannot wait much longer
 /** @type {Record<string, any>} */
 let memory = {};
@@ -68,11 +69,11 @@ const CHANGED = { status: 400 }; // why a connection is cut that must ask for ot
  * @param {{status?: number, code?: number, detail?: any, reason?: any, channel?: string, after?: number}} what @returns {Problem}
  */
 const problem = ({ code = 0, status = code, reason, detail = reason, channel, after = 0 }) =>
-  Object.assign(Error(detail || `ended with ${status}`), { status, channel, after });
+  Object.assign(Error(detail || "ended with " + status), { status, channel, after });
 
-/** What to do after a close code or a status. @param {number} code @returns {"token" | "stop" | "later" | "retry"} */
+/** What to do after a close code or a status. @param {any} code @returns {"token" | "stop" | "later" | "retry"} */
 export const action = (code) =>
-  code % 4_000 === 401 ? "token" : [400, 402, 403].includes(code % 4_000) ? "stop" : [429, 503, 1013].includes(code) ? "later" : "retry";
+  /401$/.test(code) ? "token" : /40[023]$/.test(code) ? "stop" : /429|503|1013/.test(code) ? "later" : "retry";
 
 /**
  * Milliseconds before the next attempt. Full jitter: those who lost it together do not come back together.
@@ -86,14 +87,14 @@ export const delay = (failures, { status, after }) =>
 export const locate = (url) => new URL(url, /** @type {any} */ (globalThis.location)).href.replace(/\/?$/, "/");
 
 /** The channels for a URL. @param {Cursors} cursors */
-export const query = (cursors) => new URLSearchParams(Object.entries(cursors).map((pair) => ["channel", `${pair}`]));
+export const query = (cursors) => new URLSearchParams(Object.entries(cursors).map((pair) => ["channel", "" + pair]));
 
 /**
  * Takes the chunks of an event stream and gives its data as values, and `{}` for each chunk: a sign of life. The gateway writes the
  * JSON of each event on one line, with all that the stream's other fields say.
  * @param {(value: any) => void} take @returns {(chunk: string) => void}
  */
-export function reader(take) {
+export const reader = (take) => {
   let rest = "";
   return (chunk) => {
     const lines = (rest + chunk).split("\n");
@@ -101,35 +102,35 @@ export function reader(take) {
     take({});
     for (const line of lines) if (line.startsWith("data:")) take(JSON.parse(line.slice(5)));
   };
-}
+};
 
 /**
  * Whether an event or a gap is news on a channel; moves its cursor. After a gap any id is news: Redis may have lost its newest data.
  * @param {Place} place @param {{op?: string, id?: string}} message
  */
-export function advance(place, { op, id = op && "0" }) {
+export const advance = (place, { op, id = op && "0" }) => {
   if (!op && +(/** @type {any} */ (id)) <= +place.cursor) return false;
   if (id) place.cursor = id;
   return true;
-}
+};
 
 /** All is there up to these ids, over this connection. @param {Place[]} places @param {Cursors} channels @param {object} connection */
-export function reach(places, channels, connection) {
+export const reach = (places, channels, connection) => {
   for (const place of places)
     if (channels[place.channel]) {
       advance(place, { id: channels[place.channel] });
       place.ready = connection;
     }
-}
+};
 
 /** The claims of a token, which are not proved. @param {any} token @returns {{sub?: string, exp?: number}} */
-function claims(token) {
+const claims = (token) => {
   try {
     return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
   } catch {
     return {};
   }
-}
+};
 
 /**
  * Follow channels of the gateway at this address, until closed.
@@ -137,7 +138,7 @@ function claims(token) {
  */
 export function connect(url, { channels = [], token, since = "last", share, quiet = 20_000 } = {}) {
   const base = locate(url);
-  const name = `notify ${base}`;
+  const name = "notify " + base;
   const bell = new EventTarget();
   const closing = new AbortController();
   const ended = closing.signal;
@@ -185,19 +186,19 @@ export function connect(url, { channels = [], token, since = "last", share, quie
    * @param {T} type
    * @param {(value: T extends "gap" ? Gap : T extends "status" ? StatusNotice : GatewayEvent) => void} handler
    */
-  function on(type, handler) {
+  const on = (type, handler) => {
     const listener = (/** @type {any} */ { detail }) => detail && handler(detail);
     bell.addEventListener(type, listener);
     return () => bell.removeEventListener(type, listener);
-  }
+  };
 
   /** @param {Status} next @param {Partial<StatusNotice>} [more] */
-  function say(next, more) {
+  const say = (next, more) => {
     if (/ed$/.test(status) || (next === status && !more)) return; // stopped and closed are for good
     status = next;
     if (leading) report();
     emit("status", { status, ...more });
-  }
+  };
 
   // What is followed
 
@@ -208,10 +209,10 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const pending = () => places.filter(({ ready }) => ready !== signal);
 
   /** @returns {Cursors} */
-  const cursors = (some = places) => Object.fromEntries(some.map(({ channel, cursor }) => [channel, cursor]));
+  const cursors = (some = places) => Object.fromEntries(some.map(({ channel, cursor }) => [channel, "" + cursor]));
 
   /** Follow one more channel. @param {string} channel */
-  function follow(channel) {
+  const follow = (channel) => {
     const place = find(channel);
     if (place?.mine || ended.aborted) return;
     if (place) {
@@ -223,66 +224,65 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       add(channel, since, true);
       subscribe();
     }
-  }
+  };
 
   /** @param {string} channel @param {string | undefined} cursor @param {boolean} [mine] */
-  function add(channel, cursor, mine) {
+  const add = (channel, cursor, mine) => {
     const place = /** @type {Followed} */ ({ channel, cursor, mine });
     place.done = new Promise((resolve, reject) => Object.assign(place, { resolve, reject }));
     place.done.catch(() => {}); // not everybody asks
     places.push(place);
-  }
+  };
 
-  /** This tab follows a channel no more; what it was, if it was followed. @param {Problem} reason */
-  function leave(reason) {
-    const place = find(reason.channel);
-    if (place) {
+  /**
+   * Follow a channel no more, and if it was refused, for no other tab either; where it is not said which, for instance because they are
+   * too many, all that only other tabs follow. Returns one of them, if there are any.
+   * @param {Problem} reason
+   */
+  const leave = (reason) => {
+    const some = places.filter(({ channel, mine }) => (reason.channel ? channel === reason.channel : !mine));
+    for (const place of some) {
       place.reject(reason);
       place.mine = false;
-      cover();
+      if (reason.status) refused[place.channel] = "";
     }
-    return place;
-  }
-
-  /** A channel may not be read, whichever tab wants it. @param {Problem} reason */
-  function refuse(reason) {
-    refused[/** @type {string} */ (reason.channel)] = "";
-    return leave(reason);
-  }
+    if (some[0]) cover();
+    return some[0];
+  };
 
   /** Have the gateway begin with what is new here; where it takes no commands, with a new connection. */
-  function subscribe() {
+  const subscribe = () => {
     const fresh = pending();
     if (fresh[0]) send ? send({ op: "subscribe", channels: cursors(fresh) }) : change();
-  }
+  };
 
   /** Connect anew. */
   const change = () => cut(CHANGED);
 
   /** Follow what this tab wants, and what others want, and no more. */
-  function cover() {
+  const cover = () => {
     const others = /** @type {Cursors} */ (Object.assign({}, ...Object.values(wants), refused));
     const kept = (/** @type {Followed} */ { channel, mine }) => mine || others[channel];
     const gone = places.filter((place) => !kept(place));
     places = places.filter(kept);
-    if (gone[0]) send?.({ op: "unsubscribe", channels: Object.keys(cursors(gone)) });
+    if (gone[0]) send?.({ op: "unsubscribe", channels: gone.map(({ channel }) => channel) });
     for (const channel in others) if (others[channel] && !find(channel)) add(channel, others[channel]);
     subscribe();
     report();
-  }
+  };
 
   /** Take what has come. @param {any} message */
-  function take(message) {
+  const take = (message) => {
     if (signal.aborted && !merged) return; // the rest of a chunk
     const { op, channel, channels } = message;
     const place = find(channel);
     alive();
-    if (op === "bye" || op === "error") (channel ? refuse : cut)(problem(message));
+    if (/bye|error/.test(op)) (channel ? leave : cut)(problem(message));
     else {
       if (leading) tell(message);
       if (channels) reach(places, channels, signal);
       else if (place && advance(place, message) && place.mine) {
-        if (op) emit("gap", message);
+        if (op) emit(op, message);
         else {
           place.last = message;
           if (message.final) place.resolve(message);
@@ -292,21 +292,21 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       }
     }
     settle();
-  }
+  };
 
   /** Where all has come, see whether another tab can go on from here. */
-  function settle() {
+  const settle = () => {
     if (pending()[0]) return;
     if (!merged) say("live");
     if (leading || asked) return;
     asked = true;
     report();
-  }
+  };
 
   // Tabs
 
   /** Find the other tabs. Those of different users have nothing to share; a cookie is the whole browser's. */
-  function join() {
+  const join = () => {
     const key = share ?? (token ? claims(given).sub : "");
     if (me || typeof key !== "string" || !globalThis.navigator?.locks) return;
     me = name + Math.random();
@@ -322,7 +322,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         if (merged) change();
       });
     });
-  }
+  };
 
   const over = new Promise((resolve) => (ended.onabort = resolve));
 
@@ -336,13 +336,13 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       .catch(() => {});
 
   /** @param {object} message */
-  const tell = (message) => ended.aborted || bus?.postMessage(message);
+  const tell = (message) => bus?.postMessage(message);
 
   /** @param {any} [rouse] */
   const report = (rouse) => tell({ from: !leading && me, status, channels: cursors(), rouse });
 
   /** From another tab, as the leader: follow that, too, from there if it is new here, as long as that tab lives. @param {any} report */
-  function serve({ from, channels, rouse }) {
+  const serve = ({ from, channels, rouse }) => {
     if (rouse) wake();
     if (!wants[from])
       hold(from, () => {
@@ -351,14 +351,14 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       });
     wants[from] = channels;
     cover();
-  }
+  };
 
   /**
    * From the leader. Where it is no further than this tab, nothing that is missing here was told before. After a gap it is at 0, and a
    * tab that is not has still to hear of it.
    * @param {any} message
    */
-  function hear(message) {
+  const hear = (message) => {
     const { status, channels, rouse } = message;
     if (status) {
       if (merged) say(status);
@@ -369,14 +369,14 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       if (rouse) settle();
     }
     if (merged) take(message);
-  }
+  };
 
   // Coming back
 
   /** Be connected; after each loss come back, or end, as its reason says. */
-  async function keep() {
+  const keep = async () => {
     let failures = 0;
-    let denied = false;
+    let denied;
     while (!ended.aborted) {
       try {
         if (merged) {
@@ -388,17 +388,20 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         if (ended.aborted || error === CHANGED) continue;
         const reason = error.status >= 0 ? error : problem({ reason: error });
         const next = action(reason.status);
-        if (next === "stop" && refuse(reason)) continue;
+        if (next === "stop" && leave(reason)) continue;
         if (through && Date.now() - through > STEADY) failures = 0;
         // A function has another token, and a cookie may have been renewed.
         if (next === "stop" || (next === "token" && ((denied && !through) || typeof token === "string"))) return end("stopped", reason);
         denied = next === "token";
         const retry = delay(failures++, reason);
         say("waiting", { retry, problem: reason });
-        await pause(retry);
+        const waited = pause(retry);
+        send = () => {}; // what is followed meanwhile has to wait, too
+        if (reason.after) ping = undefined; // and so has who comes back to the tab
+        await waited;
       }
     }
-  }
+  };
 
   /** Wait so long, or until there is a reason to look again. @param {number} milliseconds @param {() => void} [asks] */
   const pause = (milliseconds, asks) =>
@@ -410,36 +413,40 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     });
 
   /** Wait no longer, and see whether the other side is still there. @param {string} [type] of the page's event for which */
-  function wake(type) {
+  const wake = (type) => {
     if (ping) {
       ping(type);
       watch(ANSWER);
     } else if (type === "online") change();
-  }
+  };
 
   /** @param {number} milliseconds @param {() => void} [then] */
-  function watch(milliseconds, then = cut) {
+  const watch = (milliseconds, then = cut) => {
     clearTimeout(timer);
     timer = setTimeout(then, milliseconds);
-  }
+  };
 
   /** Something has come. */
-  function alive() {
+  const alive = () => {
     if (!through && !merged) {
       through = Date.now();
-      if (level !== recall()) memory[name + level] = through + KEPT;
+      try {
+        if (level !== recall()) memory[name + level] = through + KEPT;
+      } catch {
+        // The storage is full.
+      }
     }
     watch(ping ? quiet : quiet * 2 + ANSWER, ping && wake);
-  }
+  };
 
   /** The transport that got through last time. */
   const recall = () => [2, 1].find((level) => memory[name + level] > Date.now()) ?? 0;
 
-  /** @param {Status} last @param {Problem} reason */
-  function end(last, reason) {
+  /** @param {Status} last @param {Problem} [reason] */
+  const end = (last, reason = problem({ reason: last })) => {
     if (ended.aborted) return;
     closing.abort(reason);
-    bus?.close();
+    bus = /** @type {any} */ (bus?.close());
     cut(reason);
     clearTimeout(timer);
     clearTimeout(renewal);
@@ -447,12 +454,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     places = [];
     say(last, { problem: reason });
     emit("*");
-  }
+  };
 
   // Connections
 
-  async function connection() {
-    await ask();
+  const connection = async () => {
+    send = ping = undefined;
+    await new Promise((resolve, reject) => {
+      watch(PATIENCE, () => reject("no answer"));
+      ask().then(resolve, reject);
+    });
     for (level = recall(); !ended.aborted; level++) {
       join();
       const attempt = new AbortController();
@@ -467,12 +478,12 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         if (through || level > 1 || action(error.status) !== "retry") throw error;
       }
     }
-  }
+  };
 
-  async function socket() {
+  const socket = async () => {
     // A token in the URL would stand in the logs of every proxy; a ticket is good once.
-    const ticket = given ? `ticket=${(await (await get("tickets", "POST")).json()).ticket}` : "";
-    const socket = new WebSocket(`${base.replace("http", "ws")}ws?${ticket}`);
+    const ticket = given ? "ticket=" + (await (await get("tickets", "POST")).json()).ticket : "";
+    const socket = new WebSocket(base.replace("http", "ws") + "ws?" + ticket);
     await new Promise((_, reject) => {
       signal.onabort = () => {
         socket.close();
@@ -487,44 +498,46 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         subscribe();
       };
     });
-  }
+  };
 
-  async function stream() {
-    const { body } = await get(`sse?${query(cursors())}`);
+  const stream = async () => {
+    const { body } = await get("sse?" + query(cursors()));
     await /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).pipeTo(new WritableStream({ write: reader(take) }));
     throw problem({ code: 1001 });
-  }
+  };
 
-  async function polls() {
+  const polls = async () => {
     for (let wait = 0; ; wait = 25) {
-      const { events, channels, gaps } = await (await get(`poll?${query(cursors())}&wait=${wait}`)).json();
-      for (const channel of gaps) take({ op: "gap", channel });
-      events.forEach(take);
+      if (!places[0]) throw CHANGED; // all were unfollowed while the poll waited
+      const { events, channels, gaps } = await (await get("poll?" + query(cursors()) + "&wait=" + wait)).json();
+      gaps.map((/** @type {string} */ channel) => take({ op: "gap", channel }));
+      events.map(take);
       take({ channels });
     }
-  }
+  };
 
   /** @param {string} path @param {string} [method] */
-  async function get(path, method) {
+  const get = async (path, method) => {
     const response = await fetch(base + path, {
       method,
       signal,
-      headers: /** @type {HeadersInit} */ (given ? { authorization: `Bearer ${given}` } : {}),
+      headers: /** @type {HeadersInit} */ (given ? { authorization: "Bearer " + given } : {}),
       credentials: "include",
     });
     if (response.ok) return response;
     const told = await response.json().catch(() => {});
     throw problem({ ...told, status: response.status, after: +/** @type {any} */ (response.headers.get("retry-after")) || 0 });
-  }
+  };
 
   /** Ask for a token, and again before it expires: an open WebSocket takes the new one. */
-  async function ask() {
+  const ask = async () => {
     given = await (typeof token === "function" ? token() : token);
     send?.({ op: "auth", token: given });
-    const { exp } = claims(given);
+    const left = /** @type {number} */ (claims(given).exp) * 1_000 - Date.now();
     clearTimeout(renewal);
-    if (exp) renewal = setTimeout(() => send && ask().catch(() => {}), Math.min(Math.max((exp * 1_000 - Date.now()) * 0.8, 1_000), LONGEST));
-  }
+    // By a clock that is fast a new token has expired already: then the gateway says when it has.
+    if (left > 0) renewal = setTimeout(() => send && ask().catch(() => {}), Math.min(left * 0.8, LONGEST));
+  };
 
   for (const channel of channels) follow(channel);
   for (const type of ["online", "visibilitychange", "pageshow"])
@@ -559,7 +572,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     },
 
     /** Let go of everything. */
-    close: () => end("closed", problem({ reason: "closed" })),
+    close: () => end("closed"),
 
     /** All events as they come. Ends when the feed is closed, and throws the `Problem` for which it has stopped. */
     async *[Symbol.asyncIterator]() {
@@ -568,7 +581,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       const off = on("*", (event) => events.push(event));
       try {
         while (events[0] || !ended.aborted) {
-          if (events[MOST]) throw problem({ reason: `${MOST} events wait` });
+          if (events[MOST]) throw problem({ reason: MOST + " events wait" });
           const event = events.shift();
           if (event) yield event;
           else await new Promise((resolve) => bell.addEventListener("*", resolve, { once: true }));

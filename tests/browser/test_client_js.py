@@ -559,6 +559,76 @@ def test_a_loop_over_all_events_ends_when_the_feed_is_closed(open_page: Open, ga
     assert page.evaluate("(channel) => feed.done(channel).catch((problem) => problem.message)", channel) == "closed"
 
 
+def test_a_tab_goes_on_where_all_tabs_together_follow_too_much(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    pages = [open_page(gateway, [f"{channel}:{tab}:{number}" for number in range(60)]) for tab in range(2)]
+    for page in pages:
+        wait_live(page)
+    wait_connections(gateway, 1)
+    pages.append(open_page(gateway, [f"{channel}:2:{number}" for number in range(60)]))
+    wait_live(pages[2])
+    wait_until(lambda: connections(gateway) > 1, True)  # 180 channels, of 128 that one connection may have
+
+    for tab, page in enumerate(pages):
+        ledger.publish(f"{channel}:{tab}:7")
+        wait_for_log(page, f"{channel}:{tab}:7", ledger.ids[f"{channel}:{tab}:7"])
+
+
+def test_a_clock_that_is_fast_asks_for_no_token_before_its_time(open_page: Open, guarded: Server, channel: str) -> None:
+    page = open_page(guarded)
+    page.clock.install(time=time.time() + 3_600)
+    page.evaluate(
+        f"([channel, tokens]) => begin([channel], {{ token: ({TOKENS})(tokens) }})", [channel, [make_token(subscribe=["jobs:*"])]]
+    )
+    wait_live(page)
+    page.clock.run_for(10_000)
+
+    assert page.evaluate("asked") == 1
+
+
+def test_where_the_storage_is_full_it_connects_all_the_same(
+    make_context: Callable[[int], BrowserContext], gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    page = open_in(make_context(1), gateway)
+    page.evaluate("""() => {
+        for (let size = 1 << 20; size; size >>= 1)
+            try { for (let i = 0; ; i++) localStorage[`${size}:${i}`] = "x".repeat(size); } catch {}
+        begin([]);
+    }""")
+    ledger.publish(channel)
+    page.evaluate("(channel) => feed.follow(channel)", channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    assert page.evaluate("Object.keys(localStorage).some((name) => name.startsWith('notify'))") is False
+
+
+def test_who_comes_back_to_a_tab_does_not_shorten_what_the_gateway_asks_for(
+    make_context: Callable[[int], BrowserContext], gateway: Server, channel: str
+) -> None:
+    context = make_context(1)
+    asked: list[str] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=503, headers={"retry-after": "30"})
+
+    context.route("**/sse?*", refuse)
+    page = open_in(context, gateway, [channel])
+    page.wait_for_function("feed.status === 'waiting'")
+    for _ in range(3):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))")
+        page.evaluate("fetch('/livez').then(() => {})")  # what would have been asked for is on its way before this
+
+    assert len(asked) == 1
+
+
+def test_since_may_be_a_number(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    for _ in range(3):
+        ledger.publish(channel)
+    page = open_page(gateway, [channel], since=0)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+
+
 def test_what_was_trimmed_is_a_gap(open_page: Open, gateway: Server, ledger: Ledger, publisher: Publisher, channel: str) -> None:
     first = ledger.publish(channel)
     for _ in range(4):

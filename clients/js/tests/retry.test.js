@@ -128,6 +128,52 @@ test("where no stream comes through it polls, with the cursors", async (t) => {
   ]);
 });
 
+test("where it polls, all can be unfollowed, and others followed after that", async (t) => {
+  const first = (/** @type {any} */ response) => response.end('{"events":[],"channels":{"jobs:1":"5"},"gaps":[]}');
+  const { url, requests, reached } = await serve(t, refuse(404), first, first, (response, { url }) =>
+    url?.includes("channel=") ? response.end(`{"events":[${DONE.replace(":1", ":2")}],"channels":{"jobs:2":"6"},"gaps":[]}`) : refuse(400)(response),
+  );
+  const feed = connect(url, { channels: ["jobs:1"] });
+  await reached(3);
+  feed.unfollow("jobs:1");
+  await new Promise((resolve) => setTimeout(resolve, 100)); // for a request that must not come
+
+  assert.equal(requests.length, 3);
+  assert.equal((await feed.done("jobs:2")).id, "6");
+  feed.close();
+});
+
+test("what is followed while it waits has to wait, too", async (t) => {
+  const { url, requests } = await serve(t, refuse(503, { "retry-after": "1" }), stream('{"op":"ready","channels":{"jobs:1":"5","jobs:2":"5"}}', DONE));
+  const feed = connect(url, { channels: ["jobs:1"] });
+  await new Promise((resolve) => feed.on("status", ({ status }) => status === "waiting" && resolve(0)));
+  feed.follow("jobs:2");
+  await feed.done("jobs:1");
+  feed.close();
+
+  const [first, second] = requests;
+  assert.ok(first && second && second.at - first.at >= 990, JSON.stringify(requests));
+  assert.equal(second.path, "/sse?channel=jobs%3A1%2Clast&channel=jobs%3A2%2Clast");
+});
+
+test("a token callback that never answers is called again after a minute", async (t) => {
+  const { url } = await serve(t, ticketOrStream);
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  t.mock.method(Math, "random", () => 0);
+  let asked = 0;
+  const token = () => (asked++ === 0 ? new Promise(() => {}) : "good");
+  const feed = connect(url, { channels: ["jobs:1"], token, share: false });
+  const waiting = new Promise((resolve) => feed.on("status", ({ status }) => status === "waiting" && resolve(0)));
+  t.mock.timers.tick(59_999);
+  assert.equal(asked, 1);
+  t.mock.timers.tick(1);
+  await waiting;
+  t.mock.timers.tick(1);
+
+  assert.equal((await feed.done("jobs:1")).id, "6");
+  feed.close();
+});
+
 test("silence is found out and the cursor taken along", async (t) => {
   const { url, requests } = await serve(t, stream(READY), stream(DONE));
   const feed = connect(url, { channels: ["jobs:1"], quiet: -2_400 }); // 2 * quiet + 5 s: after 200 ms

@@ -1,20 +1,4 @@
 /**
- * Takes the chunks of an event stream and gives its data as values, and `{}` for each chunk: a sign of life. The gateway writes the
- * JSON of each event on one line, with all that the stream's other fields say.
- * @param {(value: any) => void} take @returns {(chunk: string) => void}
- */
-export function reader(take: (value: any) => void): (chunk: string) => void;
-/**
- * Whether an event or a gap is news on a channel; moves its cursor. After a gap any id is news: Redis may have lost its newest data.
- * @param {Place} place @param {{op?: string, id?: string}} message
- */
-export function advance(place: Place, { op, id }: {
-    op?: string;
-    id?: string;
-}): boolean;
-/** All is there up to these ids, over this connection. @param {Place[]} places @param {Cursors} channels @param {object} connection */
-export function reach(places: Place[], channels: Cursors, connection: object): void;
-/**
  * Follow channels of the gateway at this address, until closed.
  * @param {string | URL} url @param {Options} [options]
  */
@@ -33,13 +17,19 @@ export function connect(url: string | URL, { channels, token, since, share, quie
     /** All events as they come. Ends when the feed is closed, and throws the `Problem` for which it has stopped. */
     [Symbol.asyncIterator](): AsyncGenerator<GatewayEvent, void, unknown>;
 };
-export function action(code: number): "token" | "stop" | "later" | "retry";
+export function action(code: any): "token" | "stop" | "later" | "retry";
 export function delay(failures: number, { status, after }: {
     status: number;
     after: number;
 }): number;
 export function locate(url: string | URL): string;
 export function query(cursors: Cursors): URLSearchParams;
+export function reader(take: (value: any) => void): (chunk: string) => void;
+export function advance(place: Place, { op, id }: {
+    op?: string;
+    id?: string;
+}): boolean;
+export function reach(places: Place[], channels: Cursors, connection: object): void;
 export type GatewayEvent = {
     type: string;
     data: any;
