@@ -60,6 +60,9 @@ def newcomer(name: str, folder: Path) -> Iterator[tuple[Follower, Redis]]:
 def test_every_command_runs(name: str, tmp_path: Path) -> None:
     page = typed(FOLLOWED[name])
     need(shutil.which("uv"), "uv: pip install uv")
+    for tool in ("curl", "openssl"):
+        if any(re.search(rf"\b{tool}\b", block.text) for block in page):
+            need(shutil.which(tool), f"{tool}: apt-get install {tool}")
     if any("--group loadtest" in block.text for block in page):
         need(importlib.util.find_spec("locust"), "the load tests' packages: uv sync --group loadtest")
     with newcomer(name, tmp_path) as (follower, redis):
