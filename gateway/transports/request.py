@@ -124,8 +124,7 @@ def wanted(scope: Scope, max_channels: int) -> Wanted:
 
 def _channel(value: str) -> tuple[str, Since | None]:
     name, comma, cursor = value.partition(",")
-    if (problem := channel_problem(name)) is not None:
-        raise BadRequest(problem)
+    check_channel(name)
     return name, parse_since(cursor) if comma else None
 
 
@@ -149,7 +148,7 @@ def check_channel(name: str) -> None:
         BadRequest: if this is no channel's name.
     """
     if (problem := channel_problem(name)) is not None:
-        raise BadRequest(problem)
+        raise BadRequest(problem, channel=name)
 
 
 def check_number(names: Collection[str], most: int) -> None:

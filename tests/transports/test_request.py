@@ -66,6 +66,13 @@ def test_no_more_channels_than_are_allowed() -> None:
         wanted(scope("channel=a&channel=b&channel=c"), 2)
 
 
+def test_a_wrong_name_comes_with_the_refusal_so_that_a_client_can_go_on_with_the_others() -> None:
+    with pytest.raises(BadRequest, match="channel 'no name'") as error:
+        wanted(scope("channel=a&channel=no%20name,5"), 128)
+
+    assert error.value.problem()["channel"] == "no name"
+
+
 def test_a_value_that_is_no_utf_8_is_not_repeated() -> None:
     with pytest.raises(BadRequest) as error:
         query(scope("token=secret%FF"))
