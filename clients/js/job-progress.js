@@ -20,7 +20,8 @@ function use(feed, channel, change) {
   const counts = users.get(feed) ?? new Map();
   users.set(feed, counts);
   const count = (counts.get(channel) ?? 0) + change;
-  counts.set(channel, count);
+  if (count) counts.set(channel, count);
+  else counts.delete(channel);
   if (change > 0) feed.follow(channel);
   else if (count === 0) feed.unfollow(channel);
 }
@@ -50,12 +51,13 @@ const STYLE = `
   progress:indeterminate::-webkit-progress-bar { background: transparent; }
   @keyframes slide { from { background-position: 100% 0; } to { background-position: -100% 0; } }
   @media (prefers-reduced-motion: reduce) {
-    progress, progress::-webkit-progress-value { animation: none; transition: none; }
+    progress, progress:indeterminate, progress::-webkit-progress-value { animation: none; transition: none; }
   }
   @media (forced-colors: active) {
     progress { border: 1px solid; forced-color-adjust: none; }
   }
   .row { display: flex; justify-content: space-between; gap: 1em; margin-bottom: .25em; }
+  .row > * { min-inline-size: 0; overflow-wrap: anywhere; }
   [role="status"] { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 `;
 
@@ -93,21 +95,27 @@ export class JobProgress extends Base {
   }
 
   connectedCallback() {
-    this.#follow();
+    if (!this.#leave) this.#follow();
   }
 
   disconnectedCallback() {
-    this.#leave?.();
-    this.#leave = undefined;
+    // One that is moved is put in again at once: it goes on, and says nothing twice.
+    queueMicrotask(() => this.isConnected || this.#stop());
   }
 
-  attributeChangedCallback() {
+  /** @param {string} _ @param {string | null} before @param {string | null} now */
+  attributeChangedCallback(_, before, now) {
+    if (before === now) return;
+    this.#stop();
     if (this.isConnected) this.#follow();
   }
 
-  #follow() {
+  #stop() {
     this.#leave?.();
     this.#leave = undefined;
+  }
+
+  #follow() {
     const channel = this.getAttribute("channel");
     this.#show("waiting");
     if (!channel) return;
@@ -136,17 +144,19 @@ export class JobProgress extends Base {
   /** @param {string} state @param {unknown} [percent] @param {unknown} [text] */
   #show(state, percent, text) {
     this.setAttribute("state", state);
+    const part = typeof percent === "number" ? Math.min(Math.max(percent, 0), 100) : undefined;
     this.#bar.max = 100;
     if (state === "done") this.#bar.value = 100;
-    else if (typeof percent === "number") this.#bar.value = percent;
+    else if (part !== undefined) this.#bar.value = part;
     else if (state === "waiting" || state === "queued") this.#bar.removeAttribute("value"); // not known: it moves to and fro
-    const counts = state === "running" && typeof percent === "number";
+    else if (state === "failed" || state === "refused") this.#bar.value += 0; // nor does it move any more, where it was not known
+    const counts = state === "running" && part !== undefined;
     const worded = typeof text === "string";
-    const shown = worded ? text : counts ? `${Math.round(percent)} %` : state;
+    const shown = worded ? text : counts ? `${Math.round(part)} %` : state;
     if (this.#text.textContent !== shown) this.#text.textContent = shown;
     const name = this.textContent?.trim() || this.getAttribute("channel") || "job";
     // Of a job that counts only the quarters: its words may change many times a second.
-    const news = counts ? `${Math.floor(percent / SAY_EVERY) * SAY_EVERY} %` : worded && state !== "running" ? `${state}, ${text}` : shown;
+    const news = counts ? `${Math.floor(part / SAY_EVERY) * SAY_EVERY} %` : worded && state !== "running" ? `${state}, ${text}` : shown;
     const said = `${name}: ${news}`;
     this.#said.setAttribute("aria-live", this.getAttribute("aria-live") ?? "polite");
     if (this.#said.textContent !== said) this.#said.textContent = said;
@@ -154,4 +164,6 @@ export class JobProgress extends Base {
   }
 }
 
-globalThis.customElements?.define("job-progress", JobProgress);
+const elements = globalThis.customElements;
+// Where this module is loaded twice, from two addresses, the name is the first one's.
+if (!elements?.get("job-progress")) elements?.define("job-progress", JobProgress);

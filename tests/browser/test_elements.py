@@ -109,6 +109,58 @@ def test_job_progress_follows_the_channel_it_is_given_now(page: Page, publisher:
     expect(first.locator("[part=text]")).to_have_text("40 %")
 
 
+def test_job_progress_that_is_moved_says_nothing_twice(page: Page, publisher: Publisher) -> None:
+    publisher.publish("jobs:8", "completed", {}, final=True)
+    page.evaluate("""async () => {
+        document.body.innerHTML = '<p></p><job-progress channel="jobs:8"></job-progress>';
+        window.done = 0;
+        document.addEventListener("job-done", () => done++);
+        const { JobProgress } = await import("/job-progress.js");
+        window.feed = JobProgress.feed;
+    }""")
+    job = page.locator("job-progress")
+    expect(job).to_have_attribute("state", "done")
+    job.evaluate("(element) => { document.body.prepend(element); element.setAttribute('channel', 'jobs:8'); }")
+    page.evaluate("feed.follow('jobs:8:more')")
+    publisher.publish("jobs:8:more", "progress")
+    page.wait_for_function("feed.last('jobs:8:more')")
+
+    assert page.evaluate("done") == 1
+    job.evaluate("(element) => element.remove()")
+    assert page.evaluate("feed.last('jobs:8')") is None  # nobody follows it any more
+
+
+def test_job_progress_with_no_channels_name_lets_the_others_go_on(page: Page, publisher: Publisher) -> None:
+    page.evaluate("""async () => {
+        document.body.innerHTML = '<job-progress channel="jobs:9"></job-progress><job-progress channel="no name"></job-progress>';
+        await import("/job-progress.js");
+    }""")
+    job, other = page.locator("job-progress").all()
+    expect(other).to_have_attribute("state", "refused")
+    expect(other.locator("progress")).to_have_attribute("value", "0")
+    publisher.publish("jobs:9", "progress", {"percent": 400})
+    expect(job.locator("[part=text]")).to_have_text("100 %")
+    other.evaluate("(element) => element.setAttribute('channel', '<b>')")
+
+    expect(other).to_have_attribute("state", "refused")
+    expect(job).to_have_attribute("state", "running")
+
+
+def test_job_progress_keeps_still_for_who_wants_that_and_within_its_width(page: Page, publisher: Publisher) -> None:
+    publisher.publish("jobs:10", "progress", {"text": "x" * 500})
+    page.emulate_media(reduced_motion="reduce")
+    page.evaluate("""async () => {
+        document.body.innerHTML = '<job-progress channel="jobs:10">Film</job-progress><job-progress channel="jobs:11"></job-progress>';
+        await import("/job-progress.js");
+        await import("/job-progress.js?again"); // as two bundles of a page bring it
+    }""")
+    job, other = page.locator("job-progress").all()
+    expect(job.locator("[part=text]")).to_have_text("x" * 500)
+
+    assert other.locator("progress").evaluate("(bar) => getComputedStyle(bar).animationName") == "none"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 @pytest.fixture(scope="module")
 def component(modules: Path) -> str:
     command = [str(modules / ".bin" / "esbuild"), "--bundle", "--format=iife", '--define:process.env.NODE_ENV="development"']

@@ -9,7 +9,8 @@ export class JobProgress extends HTMLElement {
     static feed: Feed | undefined;
     connectedCallback(): void;
     disconnectedCallback(): void;
-    attributeChangedCallback(): void;
+    /** @param {string} _ @param {string | null} before @param {string | null} now */
+    attributeChangedCallback(_: string, before: string | null, now: string | null): void;
     #private;
 }
 export type Feed = import("./client.js").Feed;
