@@ -141,7 +141,7 @@ def test_a_signal_ends_it_and_leaves_nothing_behind(number: int) -> None:
         code, errors = demo.end(number)
 
         assert (code, errors) == (0, "")
-        assert time.monotonic() - before < 2
+        assert time.monotonic() - before < 4  # half a second on a quiet machine; Celery may still be loading
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(demo.valkey()).close()
         assert workers(demo) == []

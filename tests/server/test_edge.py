@@ -119,7 +119,7 @@ def test_5_000_slow_heads_are_closed_within_10_seconds_and_others_are_served(gat
             sock.close()
 
     assert len(ended) == number
-    assert max(ended.values()) < 14  # looked for once a second, and this process and others want the processors too
+    assert max(ended.values()) < 17  # looked for once a second, and this process and others want the processors too
     assert all(came[sock] == b"" for sock in sockets[:5])
     assert all(b"HTTP/1.1 408 " in came[sock] for sock in sockets[5:])
     assert max(latencies) < 2
