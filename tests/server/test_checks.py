@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from gateway.embedded import embedded_server
+from gateway.embedded import embedded_server, free_port
 from gateway.server.checks import promises, redis_problems
 
 
@@ -38,7 +38,8 @@ async def test_a_redis_that_is_away_is_one_problem() -> None:
 
 
 async def test_a_node_of_a_cluster_is_named() -> None:
-    with embedded_server("--appendonly", "yes", "--cluster-enabled", "yes") as url:
+    # Its second port would lie among those that the system gives away.
+    with embedded_server("--appendonly", "yes", "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as url:
         lines = await redis_problems(url, "notify", 65_536)
 
     assert len(lines) == 1
