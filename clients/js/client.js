@@ -361,10 +361,10 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const hear = (message) => {
     const { status, channels, rouse } = message;
     if (status) {
-      if (merged) say(status);
       const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor && (channels[channel] > 0 || !+cursor));
       if (near !== merged) change();
       merged = near;
+      if (near) say(status);
       asked = near && !rouse;
       if (rouse) settle();
     }

@@ -405,6 +405,29 @@ def test_a_leader_that_was_put_to_sleep_is_left(open_page: Open, gateway: Server
     wait_for_log(page, channel, ledger.ids[channel])
 
 
+# Holds the lock, and has something to say.
+LEADER = """() => {
+    const name = `notify ${location.origin}/`;
+    const bus = new BroadcastChannel(name);
+    window.say = (status, channels) => bus.postMessage({ from: false, status, channels });
+    return new Promise((held) => navigator.locks.request(name, () => new Promise(() => held())));
+}"""
+
+
+def test_a_tab_that_was_waiting_says_that_the_leader_to_which_it_listens_is_live(
+    make_context: Callable[[int], BrowserContext], gateway: Server, channel: str
+) -> None:
+    context = make_context(1)
+    leader = open_in(context, gateway)
+    leader.evaluate(LEADER)
+    context.route("**/sse?*", lambda route: route.fulfill(status=503, headers={"retry-after": "60"}))
+    page = open_in(context, gateway, [channel], since="0")
+    page.wait_for_function("feed.status === 'waiting'")
+    leader.evaluate("(channel) => say('live', { [channel]: '0' })", channel)
+
+    wait_live(page)
+
+
 def test_a_tab_whose_leader_may_not_read_a_channel_connects_by_itself(
     open_page: Open, guarded: Server, ledger: Ledger, channel: str
 ) -> None:
