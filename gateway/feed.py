@@ -92,14 +92,16 @@ class Feed:
     @property
     def ready(self) -> bool:
         """Whether a probe went through Redis and came back in the last seconds, and the way that it came is there."""
-        return self.probe_age < READY_SECONDS and self.listener.away < AWAY_SECONDS
+        return not self.unready
 
     @property
     def unready(self) -> str:
-        """Why it is not ``ready``."""
+        """Why it is not ``ready``, empty if it is."""
         if self.listener.away >= AWAY_SECONDS:
             return "there is no connection to Redis"
-        return f"no probe has come back from Redis in the last {READY_SECONDS:g} s"
+        if self.probe_age >= READY_SECONDS:
+            return f"no probe has come back from Redis in the last {READY_SECONDS:g} s"
+        return ""
 
     @property
     def probe_age(self) -> float:
@@ -152,8 +154,7 @@ class Feed:
 
     def _hear_floor(self, _: bytes) -> None:
         logger.warning("Redis may have lost events: all clients read on from its logs")
-        self.reads.forget()
-        self.hub.all_behind()
+        self._read_on()
 
     def _hear(self, name: str, payload: bytes) -> None:
         if name in self._reserved:
@@ -179,10 +180,14 @@ class Feed:
         self._source = await self.log.open(self.hub.heard, source)
 
     def _lose(self) -> None:
-        self.reads.forget()
-        self.hub.all_behind()
+        self._read_on()
         for on_lost in self._on_lost:
             on_lost()
+
+    def _read_on(self) -> None:
+        """What was heard, and what was read before, may not be all: every client reads on from the logs."""
+        self.reads.forget()
+        self.hub.all_behind()
 
     # The clients' side
 
