@@ -59,7 +59,8 @@ def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
             if check_health:
                 await self.check_health()
             try:
-                self._writer.writelines(command)
+                # Not with writelines, after which drain does not wait before Python 3.12.9 and 3.13.2 (python/cpython#127655).
+                self._writer.write(b"".join(command))
                 if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES:
                     async with asyncio.timeout(self.socket_timeout):
                         await self._writer.drain()

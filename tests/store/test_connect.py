@@ -156,8 +156,10 @@ async def connected_to_one_that_reads_nothing() -> AsyncIterator[AbstractConnect
         async with redis_client(f"redis://127.0.0.1:{port}?socket_timeout=0.2") as client:
             connection = make_connection(client)
             connection._reader, connection._writer = await asyncio.open_connection("127.0.0.1", port)
-            yield connection
-            over.set()
+            try:
+                yield connection
+            finally:
+                over.set()
 
 
 async def test_a_redis_that_takes_no_bytes_is_given_up() -> None:
