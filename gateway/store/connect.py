@@ -239,26 +239,18 @@ async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:
     return address != (connection.host, connection.port)
 
 
-async def is_replica(client: Redis) -> bool:
-    """Whether the server that the client's commands go to is one; ``False`` if it does not say.
+async def look(client: Redis, name: bytes) -> tuple[bool | None, bool]:
+    """What the server that the client's commands go to says of itself.
+
+    Returns:
+        whether somebody follows this pub/sub channel there, ``None`` if it does not say; and whether it is a replica
 
     Raises:
         RedisError, OSError: if it is away.
     """
-    [answer] = await ask(client, [("INFO", "replication")])
-    return isinstance(answer, bytes) and b"role:slave" in answer
-
-
-async def is_followed(client: Redis, name: bytes) -> bool:
-    """Whether the server that the client's commands go to knows of somebody who follows this pub/sub channel.
-
-    Raises:
-        RedisError, OSError: if it is away, or does not say.
-    """
-    [answer] = await ask(client, [("PUBSUB", "NUMSUB", name)])
-    if isinstance(answer, Exception):
-        raise answer
-    return bool(answer[1])
+    followers, replication = await ask(client, [("PUBSUB", "NUMSUB", name), ("INFO", "replication")])
+    followed = None if isinstance(followers, Exception) else bool(followers[1])
+    return followed, isinstance(replication, bytes) and b"role:slave" in replication
 
 
 def make_connection(client: Redis) -> AbstractConnection:

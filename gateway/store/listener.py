@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from gateway.store.connect import DEADLINE, is_elsewhere, is_followed, is_replica, make_connection
+from gateway.store.connect import DEADLINE, is_elsewhere, look, make_connection
 from gateway.store.receiver import Lost, Receiver
 
 logger = logging.getLogger("gateway.listener")
@@ -194,14 +194,15 @@ class Listener:
         # events until then; without them it goes on to say what its own master announces, but for what comes while the two find each other.
         name = next(iter(self._wanted), "")
         await self.confirmed([name])
-        known = False  # whether the server that commands go to knows what this connection follows; the first time it does, or never
+        known = False  # whether the server that commands go to has ever known what this connection follows
         while True:
             with suppress(RedisError, OSError):
                 if await is_elsewhere(self._client, connection):
                     raise Lost("the Sentinels name another master")
-                before, known = known, await is_followed(self._client, self._prefix + name.encode())
-                moved = before and not known and name in self._wanted
-                if moved or await is_replica(self._client):
+                followed, replica = await look(self._client, self._prefix + name.encode())
+                moved = known and followed is False and name in self._wanted
+                known |= followed is True
+                if moved or replica:
                     self.relayed = True
                     raise Lost("the address leads to another server now" if moved else "it has become a replica")
             await asyncio.sleep(MASTER_SECONDS)
