@@ -106,9 +106,11 @@ class Access:
     def check(self, grant: Grant) -> None:
         """
         Raises:
-            Unauthorized: if the grant was revoked.
+            Unauthorized: if the grant has expired or was revoked.
             Unavailable: if that cannot be known, because Redis has been away since the start.
         """
+        if grant.expires <= time.time():
+            raise _expired()  # a ticket may be younger than what it stands for
         if not self.loaded:
             raise Unavailable("Redis is away: what was revoked is not known")
         if self._revocations.cover(grant):
@@ -128,7 +130,7 @@ class Access:
             now = time.time()
             while self._slots and self._slots[0] <= now:
                 for holder in self._expiring.pop(heappop(self._slots), ()):
-                    holder.lose(Unauthorized("the token has expired"))
+                    holder.lose(_expired())
             self._sooner.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(TICK_SECONDS, self._slots[0] - now) if self._slots else None):
@@ -167,6 +169,10 @@ class Access:
         while True:
             await asyncio.sleep(CLEAN_SECONDS)
             self._revocations.forget(time.time() - KEEP_SECONDS)
+
+
+def _expired() -> Unauthorized:
+    return Unauthorized("the token has expired")
 
 
 def _revoked() -> Unauthorized:

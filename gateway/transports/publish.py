@@ -115,6 +115,7 @@ class PublishEndpoint:
         check_method(scope, "POST")
         grant = await self._services.gate.authenticate(scope)
         body = await read_body(scope, receive, MAX_BODY_BYTES)
+        self._services.check_still(grant)
         if body.lstrip()[:1] != b"[":
             result = (await self._publish([_read_item(body)], grant, scope))[0]
             if isinstance(result, GatewayError):

@@ -58,4 +58,5 @@ class RevokeEndpoint:
         if not grant.admin:
             raise Forbidden("the token has no claim admin")
         order = read_order(await read_body(scope, receive, MAX_BODY_BYTES))
+        self._services.check_still(grant)
         await answer_json(send, {"revoked": await self._revoked.revoke(sub=order.sub, jti=order.jti)})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.event import MAX_EVENT_BYTES
+from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
 from gateway.errors import Unavailable
 from gateway.feed import Feed
@@ -45,3 +46,12 @@ class Services:
         if self.draining:
             raise Unavailable("the gateway is shutting down, another one takes over")
         self.connections.check_room(address)
+
+    def check_still(self, grant: Grant) -> None:
+        """Check once more, behind a body, which may have taken half a minute to come.
+
+        Raises:
+            Unauthorized: if the grant has expired meanwhile, or was revoked.
+        """
+        if not self.anybody:
+            self.access.check(grant)

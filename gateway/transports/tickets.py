@@ -8,6 +8,7 @@ from typing import Any
 from gateway.errors import Unauthorized
 from gateway.store.tickets import SECONDS, Tickets
 from gateway.transports.answers import answer_json, check_method
+from gateway.transports.credentials import find_credential
 from gateway.transports.request import header
 from gateway.transports.services import Services
 from gateway.transports.writer import Receive, Send
@@ -22,8 +23,10 @@ class TicketEndpoint:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "POST")
-        if not self._services.anybody and header(scope, b"authorization") is None:
-            # A ticket for a ticket would never end, and a page that has the cookie needs no ticket.
+        credential = find_credential(scope)
+        by_ticket = credential is not None and credential.way == "ticket"
+        if not self._services.anybody and (by_ticket or header(scope, b"authorization") is None):
+            # Nobody could tell how often a ticket for a ticket is used, and a page that has the cookie needs no ticket.
             raise Unauthorized("no token: Authorization: Bearer is expected")
         grant = await self._services.gate.authenticate(scope)
         await answer_json(send, {"ticket": await self._tickets.issue(grant), "expires_in": SECONDS})

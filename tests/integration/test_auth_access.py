@@ -236,6 +236,27 @@ async def test_a_ticket_and_a_refresh_do_not_get_round_it(server: Server, ann: s
     assert refused.status_code == 401
 
 
+@pytest.mark.parametrize("end", ["expired", "revoked"])
+async def test_a_body_that_takes_its_time_does_not_get_round_it(server: Server, shared_redis: Redis, ann: str, end: str) -> None:
+    exp = time.time() + (1 if end == "expired" else 60)
+    own = token(ann, publish=["jobs:*"], exp=exp)
+
+    async def body() -> AsyncIterator[bytes]:
+        async with connected(server, own) as socket:
+            yield b'{"channel":'
+            if end == "revoked":
+                await revoke(server, {"sub": ann}, admin=True)
+            await asyncio.wait_for(socket.wait_closed(), 10)
+        yield f'"jobs:{ann}"}}'.encode()
+
+    async with httpx.AsyncClient(base_url=server.http, timeout=20) as client:
+        headers = {"Authorization": f"Bearer {own}", "Content-Type": "application/json"}
+        answer = await client.post("/publish", headers=headers, content=body())
+
+    assert answer.status_code == 401
+    assert not await shared_redis.exists(f"notify:log:{{jobs:{ann}}}")
+
+
 async def test_a_gateway_that_was_away_learns_of_it(servers: list[Server], shared_redis: Redis, ann: str) -> None:
     old = token(ann)
     async with connected(servers[1], old, f"user:{ann}") as socket:

@@ -141,6 +141,32 @@ async def test_a_ticket_outlives_neither_its_token_nor_its_rights(server: Server
     assert time.time() - started < 2
 
 
+async def test_a_ticket_gets_no_ticket_whatever_else_is_said(client: httpx.AsyncClient) -> None:
+    ticket = (await client.post("/tickets", headers={"Authorization": f"Bearer {token()}"})).json()["ticket"]
+    SECRETS.add(ticket)
+
+    answer = await client.post(f"/tickets?ticket={ticket}", headers={"Authorization": "Basic eDp5"})
+
+    assert answer.status_code == 401
+
+
+async def test_the_ticket_of_an_expired_token_is_good_for_nothing(client: httpx.AsyncClient) -> None:
+    exp = time.time() + 0.5
+    bearer = {"Authorization": f"Bearer {token(publish=['jobs:*'], admin=True, exp=exp)}"}
+    tickets = [(await client.post("/tickets", headers=bearer)).json()["ticket"] for _ in range(4)]
+    SECRETS.update(tickets)
+    await asyncio.sleep(exp - time.time())
+
+    answers = [
+        await client.get(f"/poll?channel={CHANNEL}&since=0&wait=0&ticket={tickets[0]}"),
+        await client.post(f"/publish?ticket={tickets[1]}", json={"channel": "jobs:1"}),
+        await client.post(f"/revoke?ticket={tickets[2]}", json={"sub": "nobody"}),
+        await client.get(f"/metrics?ticket={tickets[3]}", headers={"X-Forwarded-For": "192.0.2.1"}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 404]
+
+
 async def test_what_was_brought_on_purpose_outranks_the_cookie(client: httpx.AsyncClient) -> None:
     cookie = {"Cookie": f"notify_token={token('bob')}", "Origin": "https://evil.example"}
 
