@@ -8,6 +8,8 @@ from typing import Final
 
 import httpx
 
+from gateway.core.event import show
+
 SECONDS: Final = 3.0
 MAX_ANSWER_BYTES: Final = 262_144
 
@@ -32,13 +34,16 @@ async def fetch(
     """The status and the body.
 
     Raises:
-        NoAnswer: if none came in time, or it is too long.
+        NoAnswer: if none came in time, or it is too long, or compressed.
         CannotSend: if a header is no header.
     """
     body = bytearray()
     try:
-        async with asyncio.timeout(SECONDS), client.stream(method, url, headers=list(headers), content=content) as response:
-            async for part in response.aiter_bytes():
+        plain = [*headers, (b"accept-encoding", b"identity")]  # what is compressed may be a thousand times as long
+        async with asyncio.timeout(SECONDS), client.stream(method, url, headers=plain, content=content) as response:
+            if (coding := response.headers.get("content-encoding", "identity")) != "identity":
+                raise NoAnswer(f"content-encoding {show(coding)}: none was asked for")
+            async for part in response.aiter_raw():
                 body += part
                 if len(body) > MAX_ANSWER_BYTES:
                     raise NoAnswer(f"an answer of more than {MAX_ANSWER_BYTES} bytes")

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import jwt
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from gateway.auth.fetch import SECONDS, NoAnswer, fetch, http_client
 from gateway.auth.keys import Key, public_key
@@ -74,8 +75,8 @@ def _read_key(entry: dict[str, Any]) -> Key | None:
         return None
     try:
         key = public_key(jwt.PyJWK(entry).key)
-    except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError):
-        return None
+    except (jwt.PyJWTError, UnsupportedAlgorithm, NotImplementedError, ValueError, TypeError, AttributeError, KeyError):
+        return None  # among them a kind of key that this OpenSSL does not have, and the algorithm "none"
     return key if entry.get("alg", key.algorithm) == key.algorithm else None
 
 
@@ -102,8 +103,7 @@ class Jwks:
         if not isinstance(algorithm, str) or not isinstance(kid, str | None):
             raise Unauthorized("the token's header: alg and kid are expected to be texts")
         for again in (True, False):
-            if time.monotonic() > self._good_until:
-                self._known = {}
+            self._drop_old()
             key = self._known.get((algorithm, kid))
             if key is not None:
                 return key
@@ -112,6 +112,11 @@ class Jwks:
         if not self._known:
             raise Unavailable("the keys for tokens are not there: GATEWAY_JWKS_URL does not answer")
         raise Unauthorized("the token's key or algorithm is not known")
+
+    def _drop_old(self) -> None:
+        if self._known and time.monotonic() > self._good_until:
+            self._known = {}
+            self.generation += 1  # nor do the tokens that were checked with them count any more
 
     async def _ask(self) -> bool:
         """Wait for another fetch, if one is due; whether there was one."""
@@ -137,6 +142,7 @@ class Jwks:
                 except (NoAnswer, ValueError) as error:
                     logger.warning("GATEWAY_JWKS_URL: the keys last seen hold on: %s", error)
                     wait = min(wait * 2, BACKOFF[1])
+                self._drop_old()
                 self._asked.clear()  # who asked meanwhile has this answer
                 self._turn.set()
                 self._turn = asyncio.Event()

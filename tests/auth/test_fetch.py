@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Iterator
 
@@ -50,6 +51,16 @@ async def test_what_is_too_long_too_slow_or_not_there_is_no_answer(server: Answe
         assert time.monotonic() - started < 0.4
         with pytest.raises(NoAnswer, match="ConnectError"):
             await fetch(client, "GET", f"http://127.0.0.1:{free_port()}/")
+
+
+async def test_what_is_compressed_is_neither_asked_for_nor_unpacked(server: Answering) -> None:
+    server.answer, server.headers = (200, gzip.compress(bytes(100))), {"content-encoding": "gzip"}
+
+    async with http_client(1) as client:
+        with pytest.raises(NoAnswer, match="gzip"):
+            await fetch(client, "GET", server.url)
+
+    assert server.requests[0][0]["accept-encoding"] == "identity"
 
 
 async def test_a_header_that_is_none_is_the_callers_fault(server: Answering) -> None:

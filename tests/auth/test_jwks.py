@@ -49,6 +49,7 @@ def test_each_public_key_is_found_by_algorithm_and_kid() -> None:
         entry(RSA, "x", use="enc"),
         entry(RSA, "x", alg="HS256"),
         entry(RSA, "x", alg="RS512"),
+        entry(RSA, "x", alg="none"),
         entry(rsa.generate_private_key(65537, 1024), "x"),
         entry(ec.generate_private_key(ec.SECP384R1()), "x"),
         entry(EC, "x", crv="P-999"),
@@ -153,15 +154,22 @@ async def test_without_keys_the_answer_is_not_now(server: Answering, monkeypatch
 async def test_while_the_address_does_not_answer_the_last_keys_hold_for_a_day(
     jwks: Jwks, server: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await jwks.find(token())
+    monkeypatch.setattr(module, "BACKOFF", (0.05, 0.1))
+    tokens, remembered = Tokens(jwks), token()
+    await tokens.verify(remembered)
     server.answer = (200, b"<html>sorry</html>")
     await asyncio.sleep(0.3)
     with pytest.raises(Unauthorized):
         await jwks.find(token(kid="unknown"))
 
-    assert (await jwks.find(token())).algorithm == "ES256"
+    assert (await tokens.verify(remembered)).subject == (await tokens.verify(token())).subject
 
     monkeypatch.setattr(module, "SECONDS", 0.1)
     jwks._good_until = 0
-    with pytest.raises(Unavailable):
-        await jwks.find(token())
+    fetches = jwks.fetches
+    async with asyncio.timeout(10):
+        while jwks.fetches < fetches + 2:
+            await asyncio.sleep(0.02)
+    for late in (remembered, token()):
+        with pytest.raises(Unavailable):
+            await tokens.verify(late)
