@@ -4,7 +4,8 @@
     {"channels":["jobs:42"]}
     -> 200 {"sub":"ann","subscribe":["jobs:42"],"publish":[],"expires_in":300}, 401 or 403
 
-Whatever else comes back, or does not, is no yes: the caller hears 503 and comes back later.
+Whatever else comes back, or does not, is no yes: the caller hears 503 and comes back later. If it came back it may be this caller's
+doing, with a cookie too long for the backend for instance, and keeps nobody else from asking.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 import httpx
 import msgspec
 
-from gateway.auth.fetch import SECONDS, CannotSend, NoAnswer, fetch, http_client
+from gateway.auth.fetch import SECONDS, BadAnswer, CannotSend, NoAnswer, fetch, http_client
 from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized, Unavailable
 
@@ -28,6 +29,7 @@ IN_FLIGHT: Final = 32
 WAITING: Final = 1_000  # callers in line for a place
 FAILURES: Final = 5  # one after the other, until nobody is asked for a while
 PAUSE: Final = (1.0, 30.0)  # seconds: the first and the longest
+OVERLOADED: Final = (408, 429, 502, 503, 504)  # whoever it is that asks
 MAX_EXPIRES_IN: Final = 30 * 86_400
 
 
@@ -62,7 +64,7 @@ class Breaker:
             self._trying = True
 
     def succeeded(self) -> None:
-        """The backend answered."""
+        """The backend answered, whatever it said."""
         self._failures = 0
         self._trying = False
 
@@ -78,8 +80,8 @@ class Breaker:
         # Others who asked before the pause began say nothing new.
 
 
-def _unavailable() -> Unavailable:
-    return Unavailable("whether this is allowed cannot be known now: GATEWAY_AUTHORIZE_URL does not answer", retry_after=2)
+def _unavailable(why: str = "does not answer") -> Unavailable:
+    return Unavailable(f"whether this is allowed cannot be known now: GATEWAY_AUTHORIZE_URL {why}", retry_after=2)
 
 
 class Backend:
@@ -120,6 +122,10 @@ class Backend:
             async with asyncio.timeout(SECONDS), self._places:
                 status, answer = await fetch(self._client, "POST", self._url, headers=headers, content=body)
                 grant = _read(status, answer)
+        except BadAnswer as error:
+            logger.warning("GATEWAY_AUTHORIZE_URL: %s", error)
+            self._breaker.succeeded()
+            raise _unavailable("says neither yes nor no") from None
         except (NoAnswer, TimeoutError) as error:
             self._breaker.failed(str(error) or f"no answer in {SECONDS:g} s")
             raise _unavailable() from None
@@ -140,16 +146,16 @@ def _read(status: int, body: bytes) -> Grant:
     if status == 403:
         raise Forbidden("the backend does not allow it")
     if status != 200:
-        raise NoAnswer(f"status {status}; 200, 401 or 403 is expected")
+        raise (NoAnswer if status in OVERLOADED else BadAnswer)(f"status {status}; 200, 401 or 403 is expected")
     try:
         answer = _decode.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise NoAnswer("an answer that is not as expected: sub, subscribe, expires_in and perhaps publish") from None
+        raise BadAnswer("an answer that is not as expected: sub, subscribe, expires_in and perhaps publish") from None
     if not 0 < answer.expires_in <= MAX_EXPIRES_IN:
-        raise NoAnswer(f"expires_in {answer.expires_in:g}: seconds up to {MAX_EXPIRES_IN} are expected")
+        raise BadAnswer(f"expires_in {answer.expires_in:g}: seconds up to {MAX_EXPIRES_IN} are expected")
     now = time.time()
     claims = {"sub": answer.sub, "subscribe": answer.subscribe, "publish": answer.publish, "exp": now + answer.expires_in, "iat": now}
     try:
         return Grant.from_claims(claims)
     except Unauthorized as error:
-        raise NoAnswer(error.detail) from None
+        raise BadAnswer(error.detail) from None

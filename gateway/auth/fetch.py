@@ -18,6 +18,10 @@ class NoAnswer(Exception):
     """There was no answer that could be used; the text says why, and is safe to log."""
 
 
+class BadAnswer(NoAnswer):
+    """There was one, and it cannot be used: the other side is there."""
+
+
 class CannotSend(Exception):
     """What is to be sent is no valid HTTP: the caller's fault, not the other side's."""
 
@@ -34,7 +38,8 @@ async def fetch(
     """The status and the body.
 
     Raises:
-        NoAnswer: if none came in time, or it is too long, or compressed.
+        NoAnswer: if none came in time.
+        BadAnswer: if it is too long, or compressed.
         CannotSend: if a header is no header.
     """
     body = bytearray()
@@ -42,11 +47,11 @@ async def fetch(
         plain = [*headers, (b"accept-encoding", b"identity")]  # what is compressed may be a thousand times as long
         async with asyncio.timeout(SECONDS), client.stream(method, url, headers=plain, content=content) as response:
             if (coding := response.headers.get("content-encoding", "identity")) != "identity":
-                raise NoAnswer(f"content-encoding {show(coding)}: none was asked for")
+                raise BadAnswer(f"content-encoding {show(coding)}: none was asked for")
             async for part in response.aiter_raw():
                 body += part
                 if len(body) > MAX_ANSWER_BYTES:
-                    raise NoAnswer(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+                    raise BadAnswer(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
             return response.status_code, bytes(body)
     except TimeoutError:
         raise NoAnswer(f"no answer in {SECONDS:g} s") from None

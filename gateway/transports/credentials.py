@@ -152,7 +152,8 @@ class TokenGate:
             authorization = [f"Bearer {credential.text}"]
         if self._backend is None or not (cookies or authorization):
             raise Unauthorized(NOTHING)
-        if cookies:
+        # A browser that was told a password adds that by itself too; other programs bring it without an Origin.
+        if cookies or (credential is None and headers(scope, b"origin")):
             self.origins.check_ambient(scope)
         return await self._ask("; ".join(cookies) or None, authorization[-1] if authorization else None, channels)
 

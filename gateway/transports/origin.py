@@ -57,7 +57,7 @@ class Origins:
         if not found and header(scope, b"sec-fetch-site") == "same-origin":
             return
         shown = show(found[0]) if found else "absent"
-        raise Forbidden(f"origin {shown}: a cookie counts only with an origin of GATEWAY_ALLOWED_ORIGINS")
+        raise Forbidden(f"origin {shown}: a cookie or a password counts only with an origin of GATEWAY_ALLOWED_ORIGINS")
 
     def check_local(self, scope: Scope) -> None:
         """Check a request to a gateway without authentication.

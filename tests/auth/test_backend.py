@@ -106,9 +106,12 @@ async def test_any_other_answer_is_not_now(backend: Backend, server: Answering, 
         await backend.ask(b"a=1", None, [])
 
 
-async def test_a_backend_that_fails_is_left_alone_for_a_while(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_backend_that_fails_is_left_alone_for_a_while(
+    backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     monkeypatch.setattr(module, "PAUSE", (0.2, 0.2))
-    server.answer = (500, b"")
+    server.answer = (status, b"")
     for _ in range(20):
         with pytest.raises(Unavailable):
             await backend.ask(b"a=1", None, [])
@@ -118,6 +121,29 @@ async def test_a_backend_that_fails_is_left_alone_for_a_while(backend: Backend, 
     await asyncio.sleep(0.2)
     assert (await backend.ask(b"a=1", None, [])).subject == "ann"
     assert (await backend.ask(b"a=1", None, [])).subject == "ann"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (431, b""),
+        (500, b""),
+        (302, b""),
+        (200, b"<html>"),
+        (200, json.dumps(YES | {"sub": "a\n"}).encode()),
+        (200, json.dumps(YES | {"subscribe": ["user:a b"]}).encode()),
+        (200, json.dumps(YES | {"pad": "x" * 300_000}).encode()),
+    ],
+)
+async def test_what_it_says_to_one_caller_keeps_nobody_else_from_asking(backend: Backend, server: Answering, answer: Any) -> None:
+    good = server.answer
+    server.answer = answer
+    for _ in range(2 * FAILURES):
+        with pytest.raises(Unavailable, match="neither"):
+            await backend.ask(b"a=1", None, [])
+    server.answer = good
+
+    assert (await backend.ask(b"a=2", None, [])).subject == "ann"
 
 
 async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,7 +315,7 @@ def asking(shared_redis_url: str, backend: Answering) -> Iterator[Server]:
 
 
 def by_session(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-    if headers.get("cookie") == "session=s3cr3t" or headers.get("authorization") == "Bearer opaque":
+    if headers.get("cookie") == "session=s3cr3t" or headers.get("authorization") in ("Bearer opaque", "Basic b3BhcXVl"):
         wanted = [name for name in json.loads(body)["channels"] if not name.startswith("secret")]
         return 200, json.dumps({"sub": "ann", "subscribe": wanted, "expires_in": 1.5}).encode()
     return 401, b""
@@ -341,6 +341,10 @@ async def test_the_backends_no_and_a_foreign_origin_are_refused(asking: Server, 
         ("jobs:1", session, 200),
         ("jobs:1&token=opaque", {}, 200),
         ("jobs:1", {"Authorization": "Bearer opaque"}, 200),
+        ("jobs:1", {"Authorization": "Bearer opaque", "Origin": "https://evil.example"}, 200),
+        ("jobs:1", {"Authorization": "Basic b3BhcXVl"}, 200),
+        ("jobs:1", {"Authorization": "Basic b3BhcXVl", "Origin": ORIGIN}, 200),
+        ("jobs:1", {"Authorization": "Basic b3BhcXVl", "Origin": "https://evil.example"}, 403),
         ("secret:1", session, 403),
         ("jobs:1", session | {"Cookie": "session=other"}, 401),
         ("jobs:1", session | {"Origin": "https://evil.example"}, 403),
