@@ -68,6 +68,12 @@ class Breaker:
         self._failures = 0
         self._trying = False
 
+    def not_asked(self) -> None:
+        """This caller has asked nothing after all: the next one may try."""
+        if self._trying:
+            self._trying = False
+            self._paused_until = 0.0
+
     def failed(self, why: str) -> None:
         """It did not."""
         if self._trying or self._failures < FAILURES:
@@ -130,6 +136,7 @@ class Backend:
             self._breaker.failed(str(error) or f"no answer in {SECONDS:g} s")
             raise _unavailable() from None
         except CannotSend:
+            self._breaker.not_asked()
             raise BadRequest("the Cookie or Authorization header cannot be passed on") from None
         except GatewayError:
             self._breaker.succeeded()

@@ -176,6 +176,20 @@ async def test_a_callers_bad_header_is_no_sign_of_a_backend_that_fails(backend: 
     assert (await backend.ask(b"a=1", None, [])).subject == "ann"
 
 
+async def test_a_callers_bad_header_takes_nobodys_turn_to_try(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE", (0.1, 0.1))
+    good, server.answer = server.answer, (503, b"")
+    for _ in range(FAILURES):
+        with pytest.raises(Unavailable):
+            await backend.ask(b"a=1", None, [])
+    server.answer = good
+    await asyncio.sleep(0.1)
+
+    with pytest.raises(BadRequest):
+        await backend.ask(b"a=\x00", None, [])
+    assert (await backend.ask(b"a=1", None, [])).subject == "ann"
+
+
 async def test_it_is_not_asked_before_it_runs(server: Answering) -> None:
     with pytest.raises(Unavailable):
         await Backend(server.url).ask(b"a=1", None, [])
