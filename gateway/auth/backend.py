@@ -69,7 +69,7 @@ class Breaker:
         self._trying = False
 
     def not_asked(self) -> None:
-        """This caller has asked nothing after all: the next one may try."""
+        """Nothing was asked after all: the next caller may try."""
         if self._trying:
             self._trying = False
             self._paused_until = 0.0
