@@ -152,7 +152,7 @@ def redis_costs(url: str) -> tuple[Costs, float]:
 def idle_cost(target: Target, folder: Path, url: str, clients: int) -> float:
     """Microseconds of CPU that a gateway with so many clients uses in a second in which nothing happens."""
     with tempfile.TemporaryDirectory(dir=folder) as own, started(target, Path(own), folder, url) as (place, server):
-        words = [folder / "subscribers", place.port, clients, 1, 60, "ready", target.request(place.port)]
+        words = [folder / "subscribers", place.port, clients, 1, 60, "ready", target.request(place.port, "room-#")]
         with subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             if (ready := process.stdout.readline().split()) != ["ready", str(clients)]:
@@ -168,12 +168,11 @@ def idle_cost(target: Target, folder: Path, url: str, clients: int) -> float:
 def gateway_costs(url: str) -> Costs:
     """What the gateway's part costs."""
     target = GATEWAY[0]
-    own = replace(target, path=target.path.replace("room", "room:#"))
     with tempfile.TemporaryDirectory() as folder:
         compile_programs(Path(folder))
         together = run(target, Work(clients=CLIENTS, events=40, rate=15), Path(folder), url)
-        alone = run(own, Work(clients=CLIENTS, events=6_000, rate=1_500, rooms=CLIENTS), Path(folder), url)
-        idle = (idle_cost(own, Path(folder), url, IDLE_CLIENTS) - idle_cost(own, Path(folder), url, 1)) / IDLE_CLIENTS
+        alone = run(target, Work(clients=CLIENTS, events=6_000, rate=1_500, rooms=CLIENTS), Path(folder), url)
+        idle = (idle_cost(target, Path(folder), url, IDLE_CLIENTS) - idle_cost(target, Path(folder), url, 1)) / IDLE_CLIENTS
     return Costs(
         connection=alone.us_per_connection + NEW_TOKEN_US,
         connection_kib=alone.kib_per_connection,

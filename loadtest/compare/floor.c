@@ -1,7 +1,7 @@
 /*
- * floor: the least that a push server can do. Whoever asks with GET is a subscriber; the body of a POST goes to all of
- * them, as one WebSocket frame and one send() each. No routing, no rights, no log, no second thought: what it costs is what
- * the kernel costs.
+ * floor: the least that a push server can do. Whoever asks with GET /room or GET /room-N is a subscriber; the body of a POST
+ * there goes to all of them, as one WebSocket frame and one send() each. No rights, no log, no second thought: what it costs
+ * is what the kernel costs.
  *
  *   cc -O2 -o floor floor.c && ./floor PORT
  */
@@ -21,9 +21,15 @@ enum { MOST = 1 << 16 };
 static const char welcome[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                               "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x02{}";
 static const char thanks[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-static int subscribers[MOST], subscriber_count;
+static int first_in[MOST], next_to[MOST]; /* of each room its first subscriber, of each subscriber the next one; 0 for none */
 
-static void publish(const char *body, int length)
+static int room_of(const char *request)
+{
+    const char *number = strpbrk(request, "-\r"); /* "GET /room-17 HTTP/1.1" */
+    return number && *number == '-' ? 1 + atoi(number + 1) : 0;
+}
+
+static void publish(int room, const char *body, int length)
 {
     static char frame[MOST + 4];
     int head = 0;
@@ -36,7 +42,7 @@ static void publish(const char *body, int length)
         frame[head++] = (char)length;
     }
     memcpy(frame + head, body, length);
-    for (int i = 0; i < subscriber_count; i++) send(subscribers[i], frame, head + length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    for (int fd = first_in[room]; fd; fd = next_to[fd]) send(fd, frame, head + length, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 int main(int argc, char **argv)
@@ -75,15 +81,16 @@ int main(int argc, char **argv)
             }
             request[got] = 0;
             char *body = strstr(request, "\r\n\r\n"), *size = strcasestr(request, "content-length:");
-            if (!body) continue;
-            if (request[0] == 'G' && subscriber_count < MOST) {
-                subscribers[subscriber_count++] = fd;
+            int room = room_of(request);
+            if (!body || room >= MOST || fd >= MOST) continue;
+            if (request[0] == 'G') {
+                next_to[fd] = first_in[room], first_in[room] = fd;
                 send(fd, welcome, sizeof welcome - 1, MSG_NOSIGNAL);
             } else if (size) {
                 int length = atoi(size + 15), there = request + got - (body += 4);
                 while (there < length && body + length < request + MOST && (got = recv(fd, body + there, length - there, 0)) > 0)
                     there += got;
-                publish(body, there);
+                publish(room, body, there);
                 send(fd, thanks, sizeof thanks - 1, MSG_NOSIGNAL);
             }
         }

@@ -21,7 +21,7 @@ import psutil
 import redis
 
 from gateway.embedded import free_port
-from loadtest.compare.target import FLOOR, Place, Publish, Target, environment
+from loadtest.compare.target import FLOOR, ROOM, Place, Publish, Target, environment
 from loadtest.compare.work import Row, Work
 
 HERE: Final = Path(__file__).parent
@@ -48,6 +48,7 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
         Failed: if there is nothing to measure; the text says why.
     """
     with tempfile.TemporaryDirectory(dir=folder) as own, started(target, Path(own), folder, redis_url) as (place, server):
+        redis_server = _redis_process(redis_url)
         before, empty = cpu(server), memory(server)
         command = [
             folder / "subscribers",
@@ -56,7 +57,7 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
             work.deliveries,
             SILENT_SECONDS,
             target.ready,
-            target.request(place.port),
+            target.request(place.port, work.room),
         ]
         command += [target.say] if target.say is not None else []
         with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True) as clients:
@@ -66,7 +67,7 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
                 if ready != ["ready", str(work.clients)]:
                     raise Failed(f"{ready[1] if ready else 'none'} of {work.clients} clients became ready")
                 time.sleep(SETTLE_SECONDS)
-                connected, full = cpu(server), memory(server)
+                connected, full, recorded = cpu(server), memory(server), cpu(redis_server)
                 with _publisher(target, place) as publish:
                     _publish_all(publish, work)
                 result = re.findall(r"\d+", re.sub(r"p\d\d", "", clients.stdout.readline()))
@@ -78,6 +79,7 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
         return Row(
             name=target.name,
             us_per_event=(cpu(server) - connected) / work.deliveries / 1e3,
+            us_in_redis=(cpu(redis_server) - recorded) / work.deliveries / 1e3 if target.publish_path is None else 0.0,
             us_per_connection=(connected - before) / work.clients / 1e3,
             kib_per_connection=(full - empty) / work.clients / 1024,
             p50=p50 / 1e3,
@@ -123,14 +125,15 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 @contextlib.contextmanager
 def _publisher(target: Target, place: Place) -> Iterator[Publish]:
-    if target.publish_path is None:
+    path = target.publish_path
+    if path is None:
         with redis.Redis.from_url(place.redis_url) as client:
             yield lambda room, event: client.execute_command("FCALL", "notify_publish", 1, room, event)
         return
     connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=10)
 
     def post(room: str, event: str) -> None:
-        connection.request("POST", target.publish_path or "", target.body(event), dict(target.headers))
+        connection.request("POST", path.replace(ROOM, room), target.body(room, event), dict(target.headers))
         answer = connection.getresponse()
         answer.read()
         if answer.status >= 300:
@@ -144,8 +147,13 @@ def _publish_all(publish: Publish, work: Work) -> None:
     began = time.monotonic()
     for number in range(work.events):
         time.sleep(max(0.0, began + number / work.rate - time.monotonic()))
-        room = "room" if work.rooms == 1 else f"room:{number * SPREAD % work.rooms}"
+        room = work.room.replace("#", str(number * SPREAD % work.rooms))
         publish(room, json.dumps({"type": "progress", "data": {"sent": f"^{time.time_ns()}^", "pad": "x" * work.padding}}))
+
+
+def _redis_process(url: str) -> psutil.Process:
+    with redis.Redis.from_url(url) as client:
+        return psutil.Process(client.info("server")["process_id"])
 
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:

@@ -12,6 +12,9 @@ from typing import Final
 
 from loadtest.compare.work import Row, Work
 
+Results = Sequence[tuple[float, Row]]
+"""What each server cost, and what an event cost as a multiple of the floor."""
+
 BEGIN: Final = "<!-- measured: written by loadtest/compare/run.py -->"
 END: Final = "<!-- measured: end -->"
 GREY: Final = "#7d8590"  # readable on white and on black
@@ -23,7 +26,7 @@ def middle(rows: Sequence[Row], floors: Sequence[Row]) -> tuple[float, Row]:
     """The middle of several runs, column by column, and of what an event costs as a multiple of the floor in the same round."""
     columns = {
         name: statistics.median(getattr(row, name) for row in rows)
-        for name in ("us_per_event", "us_per_connection", "kib_per_connection", "p50", "p99")
+        for name in ("us_per_event", "us_in_redis", "us_per_connection", "kib_per_connection", "p50", "p99")
     }
     ratio = statistics.median(row.us_per_event / floor.us_per_event for row, floor in zip(rows, floors, strict=True))
     return ratio, Row(name=rows[0].name, **columns)
@@ -37,30 +40,28 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}, Linux {platform.release().partition('-')[0]}"
 
 
-def table(results: Sequence[tuple[float, Row]], versions: Mapping[str, str]) -> str:
+def table(results: Results, versions: Mapping[str, str]) -> str:
     """Markdown."""
     lines = [
-        "| server | × C loop | µs/event | µs/connection | KiB/connection | p50 ms | p99 ms | version |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| server | × C loop | µs/event | in Redis | µs/connection | KiB/connection | p50 ms | p99 ms | version |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for ratio, row in results:
         name = f"**{row.name}**" if _ours(row) else row.name
-        costs = f"{ratio:.2f} | {row.us_per_event:.2f} | {row.us_per_connection:.0f} | {max(0, row.kib_per_connection):.1f}"
-        lines.append(f"| {name} | {costs} | {row.p50:.1f} | {row.p99:.1f} | {versions[row.name]} |")
+        event = f"{ratio:.2f} | {row.us_per_event:.2f} | {f'{row.us_in_redis:.2f}' if row.us_in_redis else ''}"
+        connection = f"{row.us_per_connection:.0f} | {max(0, row.kib_per_connection):.1f}"
+        lines.append(f"| {name} | {event} | {connection} | {row.p50:.1f} | {row.p99:.1f} | {versions[row.name]} |")
     return "\n".join(lines)
 
 
-def section(results: Sequence[tuple[float, Row]], versions: Mapping[str, str], absent: Mapping[str, str], work: Work, rounds: int) -> str:
-    """What goes into the page: when and where it was measured, the table, and what is missing."""
+def section(results: Mapping[Work, Results], versions: Mapping[str, str], absent: Mapping[str, str], rounds: int) -> str:
+    """What goes into the page: when and where it was measured, a table for each work, and what is missing."""
     load = os.getloadavg()[2]
     today = dt.datetime.now(dt.UTC).date()
-    lines = [
-        f"Measured on {today}, {machine()}, average load of the last 15 minutes {load:.1f}: {work}, middle of {rounds} rounds.",
-        "",
-        table(results, versions),
-        "",
-        *(f"Not measured: {name}: {why}  " for name, why in absent.items()),
-    ]
+    lines = [f"Measured on {today}, {machine()}, average load of the last 15 minutes {load:.1f}, middle of {rounds} rounds."]
+    for work, rows in results.items():
+        lines += ["", f"**{work}**", "", table(rows, versions)]
+    lines += ["", *(f"Not measured: {name}: {why}  " for name, why in absent.items())]
     return "\n".join(lines).rstrip()
 
 
@@ -78,19 +79,26 @@ def write(page: Path, text: str) -> None:
     page.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
 
 
-def plot(results: Sequence[tuple[float, Row]], path: Path) -> None:
-    """Three bar charts side by side, on nothing, so that they fit a light page and a dark one."""
+def plot(together: Results, alone: Results, path: Path) -> None:
+    """Bar charts side by side, on nothing, so that they fit a light page and a dark one.
+
+    Args:
+        together: all clients in one room
+        alone: a room for each
+        path: of the picture
+    """
     from matplotlib import pyplot as plt  # noqa: PLC0415 - takes a second, and not everybody wants a plot
 
-    names = [row.name for _, row in results][::-1]
+    names = [row.name for _, row in together][::-1]
     columns = {
-        "CPU per delivered event,\nmultiple of a C loop": [ratio for ratio, _ in results],
-        "CPU per connection, µs": [row.us_per_connection for _, row in results],
-        "memory per connection, KiB": [max(0, row.kib_per_connection) for _, row in results],
+        "CPU per delivered event,\nmany clients in a room, × C loop": [ratio for ratio, _ in together],
+        "CPU per delivered event,\none client in a room, × C loop": [ratio for ratio, _ in alone],
+        "CPU per connection, µs": [row.us_per_connection for _, row in alone],
+        "memory per connection, KiB": [max(0, row.kib_per_connection) for _, row in alone],
     }
-    figure, axes = plt.subplots(1, len(columns), figsize=(11, 0.42 * len(names) + 1), sharey=True)
+    figure, axes = plt.subplots(1, len(columns), figsize=(13, 0.42 * len(names) + 1), sharey=True)
     for axis, (title, values) in zip(axes, columns.items(), strict=True):
-        colours = [OURS if _ours(row) else GREY if index == 0 else THEIRS for index, (_, row) in enumerate(results)]
+        colours = [OURS if _ours(row) else GREY if index == 0 else THEIRS for index, (_, row) in enumerate(together)]
         bars = axis.barh(names, values[::-1], color=colours[::-1], height=0.65)
         axis.bar_label(bars, fmt="%.1f" if max(values) < 100 else "%.0f", padding=3, color=GREY, fontsize=9)
         axis.set_title(title, color=GREY, fontsize=10)

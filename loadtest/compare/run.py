@@ -9,6 +9,7 @@ It needs Linux and a C compiler.
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import sys
 import tempfile
@@ -20,30 +21,29 @@ sys.path.insert(0, str(ROOT))
 
 from gateway.embedded import embedded_server  # noqa: E402 - the path had to be set first
 from loadtest.compare.measure import Failed, compile_programs, run  # noqa: E402
-from loadtest.compare.report import middle, plot, section, table, write  # noqa: E402
+from loadtest.compare.report import Results, middle, plot, section, table, write  # noqa: E402
 from loadtest.compare.target import FLOOR, GATEWAY, OTHERS, Target  # noqa: E402
 from loadtest.compare.work import Row, Work  # noqa: E402
 
 PAGE = ROOT / "docs" / "performance.md"
 
 
-def measure(targets: list[Target], work: Work, rounds: int) -> tuple[list[tuple[float, Row]], dict[str, str]]:
+def measure(targets: list[Target], works: list[Work], rounds: int) -> tuple[dict[Work, Results], dict[str, str]]:
     """Run all, one after the other, round by round; and say what failed."""
-    rows: dict[str, list[Row]] = defaultdict(list)
+    rows: dict[tuple[Work, str], list[Row]] = defaultdict(list)
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, embedded_server() as redis_url:
         compile_programs(Path(folder))
-        for number in range(rounds):
-            for target in targets:
-                if target.name in failed:
-                    continue
-                print(f"{number + 1}/{rounds} {target.name}", file=sys.stderr, flush=True)
-                try:
-                    rows[target.name].append(run(target, work, Path(folder), redis_url))
-                except Failed as error:
-                    failed[target.name] = str(error)
-    results = [middle(rows[t.name], rows[FLOOR.name]) for t in targets if t.name not in failed]
-    return results, failed
+        for number, work, target in itertools.product(range(rounds), works, targets):
+            if target.name in failed:
+                continue
+            print(f"{number + 1}/{rounds} {target.name}: {work}", file=sys.stderr, flush=True)
+            try:
+                rows[work, target.name].append(run(target, work, Path(folder), redis_url))
+            except Failed as error:
+                failed[target.name] = f"{work}: {error}"
+    measured = [target for target in targets if target.name not in failed]
+    return {work: [middle(rows[work, target.name], rows[work, FLOOR.name]) for target in measured] for work in works}, failed
 
 
 def main() -> int:
@@ -51,25 +51,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="the gateway and the C loop, some seconds, prints only")
     parser.add_argument("--clients", type=int, default=2_000)
-    parser.add_argument("--events", type=int, default=60)
-    parser.add_argument("--rate", type=float, default=15.0, help="events a second")
+    parser.add_argument("--events", type=int, default=60, help="for all clients in one room")
+    parser.add_argument("--rate", type=float, default=15.0, help="of them a second")
+    parser.add_argument("--own-events", type=int, default=8_000, help="for clients in rooms of their own")
+    parser.add_argument("--own-rate", type=float, default=2_000.0, help="of them a second")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if shutil.which("cc") is None or not sys.platform.startswith("linux"):
         print("Linux and a C compiler are needed: apt-get install gcc libc6-dev", file=sys.stderr)
         return 1
-    targets, work, rounds = [FLOOR, *GATEWAY], Work(clients=300, events=60, rate=60.0), 1
-    if not options.small:
-        targets += OTHERS
-        work, rounds = Work(clients=options.clients, events=options.events, rate=options.rate), options.rounds
+    if options.small:
+        together, alone = Work(clients=300, events=60, rate=60.0), Work(clients=300, events=2_000, rate=1_000.0, rooms=300)
+        targets, rounds = [FLOOR, *GATEWAY], 1
+    else:
+        together = Work(clients=options.clients, events=options.events, rate=options.rate)
+        alone = Work(clients=options.clients, events=options.own_events, rate=options.own_rate, rooms=options.clients)
+        targets, rounds = [FLOOR, *GATEWAY, *OTHERS], options.rounds
     versions = {target.name: version for target in targets if (version := target.version()) is not None}
     absent = {target.name: f"not installed ({target.install})" for target in targets if target.name not in versions}
-    results, failed = measure([target for target in targets if target.name in versions], work, rounds)
+    results, failed = measure([target for target in targets if target.name in versions], [together, alone], rounds)
     if options.small:
-        print(f"{work}:\n\n{table(results, versions)}")
+        for work, rows in results.items():
+            print(f"{work}:\n\n{table(rows, versions)}\n")
     else:
-        write(PAGE, section(results, versions, absent | failed, work, rounds))
-        plot(results, PAGE.with_suffix(".png"))
+        write(PAGE, section(results, versions, absent | failed, rounds))
+        plot(results[together], results[alone], PAGE.with_suffix(".png"))
         print(PAGE.read_text())
     for name, why in failed.items():
         print(f"{name}: {why}", file=sys.stderr)

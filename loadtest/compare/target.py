@@ -1,7 +1,7 @@
 """Targets: the servers that are compared, how each is started, followed and published to.
 
-All do the same work in their own natural way: one room with all clients, each event to all of them. A peer that is not on the machine is
-left out, with the line that installs it.
+All do the same work in their own natural way: rooms with clients in them, each event to all of one room. A peer that is not on the machine
+is left out, with the line that installs it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import jwt
 PEERS: Final = Path(__file__).parent / "peers"
 NCHAN_MODULES: Final = (Path("/usr/lib/nginx/modules/ngx_nchan_module.so"), Path("/usr/lib64/nginx/modules/ngx_nchan_module.so"))
 MERCURE_SECRET: Final = "the-hub-of-a-benchmark-on-loopback"
+ROOM: Final = "{room}"  # where its name goes in a path
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="  # of RFC 6455, section 1.3
 
 Publish = Callable[[str, str], None]
@@ -49,7 +50,7 @@ class Target:
         say: what a client has to say first
         publish_path: where events are posted; ``None`` for the gateway, which takes them from Redis
         headers: of such a post
-        body: the post, made of the event
+        body: the post, made of the room and the event
         version: of what is installed; ``None`` if it is not
         install: the line that installs it
         recorded: whether events are kept for those who come back
@@ -61,16 +62,16 @@ class Target:
     sse: bool = False
     ready: str = ""
     say: str | None = None
-    publish_path: str | None = "/publish"
+    publish_path: str | None = "/publish?room={room}"
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Callable[[str], str] = str
+    body: Callable[[str, str], str] = lambda _room, event: event
     version: Callable[[], str | None]
     install: str = ""
     recorded: bool = False
 
-    def request(self, port: int) -> str:
+    def request(self, port: int, room: str = "room") -> str:
         """The head that a client sends."""
-        lines = [f"GET {self.path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
+        lines = [f"GET {self.path.replace(ROOM, room)} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
         if self.sse:
             lines += ["Accept: text/event-stream"]
         else:
@@ -136,8 +137,9 @@ def _node(name: str) -> Callable[[Place], list[str]]:
 FLOOR: Final = Target(
     name="C, bare send()",
     command=lambda place: [str(place.folder / "floor"), str(place.port)],
-    path="/",
+    path="/{room}",
     ready="{}",
+    publish_path="/{room}",
     version=lambda: "floor.c",
 )
 
@@ -145,7 +147,7 @@ GATEWAY: Final = tuple(
     Target(
         name=f"Notify Gateway, {name}",
         command=_gateway,
-        path=f"{path}?channel=room&since=now",
+        path=f"{path}?channel={{room}}&since=now",
         sse=path == "/sse",
         ready="ready",
         publish_path=None,
@@ -160,7 +162,7 @@ OTHERS: Final = (
         Target(
             name=f"Nchan, {name}",
             command=_nchan,
-            path="/subscribe",
+            path="/subscribe?room={room}",
             sse=name == "SSE",
             version=_nchan_version,
             install="apt-get install nginx-light libnginx-mod-nchan",
@@ -171,7 +173,7 @@ OTHERS: Final = (
     Target(
         name="ws",
         command=_node("ws.js"),
-        path="/",
+        path="/{room}",
         ready="ready",
         version=_node_version("ws"),
         install="npm install --no-save --prefix loadtest/compare ws",
@@ -179,7 +181,7 @@ OTHERS: Final = (
     Target(
         name="Socket.IO",
         command=_node("socketio.js"),
-        path="/socket.io/?EIO=4&transport=websocket",
+        path="/socket.io/?EIO=4&transport=websocket&room={room}",
         ready="40{",
         say="40",
         version=_node_version("socket.io"),
@@ -188,11 +190,11 @@ OTHERS: Final = (
     Target(
         name="Centrifugo, WebSocket",
         command=lambda place: ["centrifugo", "--config", _filled("centrifugo.json", place)],
-        path="/connection/uni_websocket?cf_connect=%7B%22subs%22%3A%7B%22room%22%3A%7B%7D%7D%7D",
+        path="/connection/uni_websocket?cf_connect=%7B%22subs%22%3A%7B%22{room}%22%3A%7B%7D%7D%7D",
         ready="connect",
         publish_path="/api/publish",
         headers={"Content-Type": "application/json"},
-        body=lambda event: json.dumps({"channel": "room", "data": json.loads(event)}),
+        body=lambda room, event: json.dumps({"channel": room, "data": json.loads(event)}),
         version=lambda: _said_by("centrifugo", "version"),
         install="https://github.com/centrifugal/centrifugo/releases, version 6.5.1 or later",
         recorded=True,
@@ -200,14 +202,14 @@ OTHERS: Final = (
     Target(
         name="Mercure, SSE",
         command=lambda place: ["mercure", "run", "--config", _filled("mercure.Caddyfile", place, secret=MERCURE_SECRET)],
-        path="/.well-known/mercure?topic=room",
+        path="/.well-known/mercure?topic={room}",
         sse=True,
         publish_path="/.well-known/mercure",
         headers={
             "Content-Type": "application/x-www-form-urlencoded",
             "Authorization": "Bearer " + jwt.encode({"mercure": {"publish": ["*"]}}, MERCURE_SECRET, algorithm="HS256"),
         },
-        body=lambda event: urlencode({"topic": "room", "data": event}),
+        body=lambda room, event: urlencode({"topic": room, "data": event}),
         version=lambda: _said_by("mercure", "version"),
         install="https://github.com/dunglas/mercure/releases",
     ),

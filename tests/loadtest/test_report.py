@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,18 +22,28 @@ def test_each_round_is_held_against_the_floor_of_the_same_round() -> None:
 
 
 def test_the_table_has_a_line_for_each() -> None:
-    lines = table([(1, row("floor", 4)), (1.5, row("Notify Gateway, SSE", 6))], {"floor": "c", "Notify Gateway, SSE": "1"}).splitlines()
+    ours = replace(row("Notify Gateway, SSE", 6), us_in_redis=0.3)
+    lines = table([(1, row("floor", 4)), (1.5, ours)], {"floor": "c", ours.name: "1"}).splitlines()
 
     assert lines[2:] == [
-        "| floor | 1.00 | 4.00 | 100 | 10.0 | 1.0 | 2.0 | c |",
-        "| **Notify Gateway, SSE** | 1.50 | 6.00 | 100 | 10.0 | 1.0 | 2.0 | 1 |",
+        "| floor | 1.00 | 4.00 |  | 100 | 10.0 | 1.0 | 2.0 | c |",
+        "| **Notify Gateway, SSE** | 1.50 | 6.00 | 0.30 | 100 | 10.0 | 1.0 | 2.0 | 1 |",
     ]
 
 
 def test_what_is_missing_is_named_with_the_line_that_installs_it() -> None:
-    text = section([], {}, {"Nchan": "not installed (apt-get install it)"}, Work(clients=1, events=1, rate=1), 1)
+    text = section({}, {}, {"Nchan": "not installed (apt-get install it)"}, 1)
 
     assert "Not measured: Nchan: not installed (apt-get install it)" in text
+
+
+def test_each_work_has_a_table_of_its_own() -> None:
+    works = [Work(clients=2, events=1, rate=1), Work(clients=2, events=1, rate=1, rooms=2)]
+    text = section({work: [(1, row("floor", 4))] for work in works}, {"floor": "c"}, {}, 1)
+
+    assert text.count("| floor |") == 2
+    assert "**2 clients in one room, 1 events, 1 a second**" in text
+    assert "**2 clients in 2 rooms, 1 events, 1 a second**" in text
 
 
 def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-// A broadcaster on Socket.IO, one room, as its documentation shows it: node socketio.js PORT
+// A broadcaster on Socket.IO, with rooms, as its documentation shows it: node socketio.js PORT
 const http = require("node:http");
 const { Server } = require("socket.io");
 
@@ -6,10 +6,10 @@ const server = http.createServer((request, response) => {
   let body = "";
   request.on("data", (piece) => (body += piece));
   request.on("end", () => {
-    io.to("room").emit("event", JSON.parse(body));
+    io.to(new URL(request.url, "http://localhost").searchParams.get("room")).emit("event", JSON.parse(body));
     response.end();
   });
 });
 const io = new Server(server, { transports: ["websocket"], serveClient: false });
-io.on("connection", (socket) => socket.join("room"));
+io.on("connection", (socket) => socket.join(socket.handshake.query.room));
 server.listen(Number(process.argv[2]), "127.0.0.1", 4096);

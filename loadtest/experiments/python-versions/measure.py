@@ -48,8 +48,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for python in options.pythons:
                 socket, stream = (with_python(target, python) for target in GATEWAY)
-                own = replace(socket, path=socket.path.replace("room", "room:#"))
-                for name, target, work in (("ws", socket, TOGETHER), ("sse", stream, TOGETHER), ("own", own, ALONE)):
+                for name, target, work in (("ws", socket, TOGETHER), ("sse", stream, TOGETHER), ("own", socket, ALONE)):
                     rows.setdefault((python, name), []).append(run(target, work, Path(folder), redis_url))
     print("| | fan-out WebSocket, us/event | SSE | one by one | handshake WebSocket, us | SSE | KiB/connection |\n|" + " --- |" * 7)
     for python in options.pythons:
