@@ -71,7 +71,6 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
     full: bool = False
     reading: bool = False  # a task of the feed is at work for this client
     closed: bool = False
-    gaps: int = 0
     wanted: int = 0
     written: Written = NOWHERE
     _queue: list[tuple[Cursor, Event]] | None = None
@@ -191,12 +190,11 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
 
     def _end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
         pages = {cursor: page for cursor, page in pages.items() if self.cursors.get(cursor.channel.name) is cursor}
-        fell_behind = self._queue is None
+        fell_behind = self._queue is None  # while the read was under way
         # If it did as the connection to Redis was lost, what was heard since then says nothing of a page that was read before.
         finished = self._deliver(pages, 0 if fell_behind else heard)
-        if fell_behind or self._queue is None:
-            # While the read was under way, or because it filled the writer: what it brought is delivered, the rest is read again.
-            self.fall_behind()
+        if fell_behind:
+            self.fall_behind()  # what was read is delivered, the rest is read again
             return
         self._tell_ready()
         if finished:
@@ -226,7 +224,6 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
 
     def _deliver_one(self, item: Item, cursor: Cursor) -> None:
         if item.event is None:
-            self.gaps += 1
             self.written.gaps += 1
             self.notice("gap", {"channel": cursor.channel.name})
         else:
@@ -269,7 +266,7 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
 
     def _go_live(self) -> None:
         queue, self._queue = self._queue, None
-        self.live = queue is not None and not self.full
+        self.live = True
         if queue:
             self._take_queue(queue)
         if self.live and any(map(has_missed, self.cursors.values())):

@@ -71,6 +71,14 @@ def test_a_cursor_stays_while_no_page_reaches_to_its_first_item() -> None:
     assert (cursor.start, cursor.unread) == (7, True)
 
 
+def test_it_never_moves_back() -> None:
+    cursor = cursor_at(40)
+
+    cursor.follow(page(position=40), 20, finished=True)
+
+    assert cursor.start == 40
+
+
 def test_with_the_whole_page_it_has_what_was_announced_before_the_read() -> None:
     cursor = cursor_at("last", heard=30)
 

@@ -143,6 +143,7 @@ def test_an_event_or_the_data_of_one(json: bytes, type: str, data: bytes, final:
         (b'{"type":"a","final":null}', "final 'null'"),
         (b'{"type":"a","final":"yes"}', "final '\"yes\"'"),
         (b'{"type":"a","final":1}', "final '1'"),
+        (b'{"type":"a","data":1,"final":1}', "final '1'"),
         (b'{"type":"a","final":true,"final":0}', "final '0'"),
     ],
 )

@@ -170,6 +170,27 @@ def test_a_final_event_ends_who_wanted_no_more() -> None:
     assert (before, client.over) == (False, True)
 
 
+def test_a_final_event_ends_nobody_who_is_behind() -> None:
+    hub = Hub()
+    client = Client(hub, "jobs:1", 10)
+    hub.announce(event(30, 20))
+    hub.announce(event(40, 30, final=True))
+
+    assert not client.over
+
+
+def test_the_newest_id_heard_of_is_that_of_all_channels() -> None:
+    hub = Hub()
+    for name in ("jobs:1", "jobs:2"):
+        Client(hub, name)
+    heard = []
+    for next in (event(20, 10), event(30, 10, channel="jobs:2"), event(0, 0), event(25, 20)):
+        hub.announce(next)
+        heard.append(hub.heard)
+
+    assert heard == [20, 30, 30, 30]
+
+
 def test_a_live_only_event_moves_no_cursor() -> None:
     hub = Hub()
     client = Client(hub, "jobs:1", 10)

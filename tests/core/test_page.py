@@ -313,6 +313,11 @@ def test_who_asks_for_nothing_old_misses_nothing_that_was_lost(since: Since) -> 
     assert page.position == T + 50
 
 
+def test_who_asks_for_nothing_old_gets_nothing_old_though_the_id_of_the_newest_is_gone() -> None:
+    assert read("now", floor=50).position == T + 100  # and not the floor: there may be events above it
+    assert read("last", floor=50).position == T + 50
+
+
 def test_a_poison_entry_as_the_newest() -> None:
     page = read("last", entry(30, 20, poison=True))
 

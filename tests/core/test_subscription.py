@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core import subscription
-from gateway.core.event import CHUNK, TEXT, Event, Wire, read_published
+from gateway.core.event import BLOCK, CHUNK, TEXT, Event, Wire, read_published
 from gateway.core.hub import Hub
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.core.subscription import QUEUE_BYTES, Subscription
@@ -186,6 +186,18 @@ def test_a_channel_that_was_left_while_reading_brings_nothing() -> None:
     assert client.ids == [20]
 
 
+def test_a_channel_that_was_left_while_reading_brings_nothing_of_what_was_announced_either() -> None:
+    client = Client()
+    client.follow(a=10, b=10)
+    client.subscription.begin_read()
+    client.hub.announce(event("a", 20, 10))
+    client.hub.leave(client.subscription.cursors["a"], 0)
+    client.read(b=answer("b", clock=20))
+
+    assert client.ids == []
+    assert client.subscription.live
+
+
 def test_it_is_over_once_all_channels_are() -> None:
     client = Client(until_final=True)
     client.follow(a="last", b=0)
@@ -195,6 +207,24 @@ def test_it_is_over_once_all_channels_are() -> None:
     client.hub.announce(event("b", 20, 0, final=True))
 
     assert (before, client.over) == (False, True)
+
+
+@pytest.mark.parametrize("until_final", [False, True])
+@pytest.mark.parametrize("way", ["read", "read and not the newest", "announced meanwhile"])
+def test_a_final_event_that_came_while_it_was_behind_ends_who_wanted_no_more(way: str, until_final: bool) -> None:
+    client = Client(until_final=until_final)
+    client.follow(a=0)
+    client.subscription.begin_read()
+    final = event("a", 20, 10, final=True)
+    if way == "announced meanwhile":
+        client.hub.announce(final)
+        client.read(a=answer("a", 10, clock=10))
+    else:
+        after = [Entry(30, 20, event("a", 30, 20))] if way == "read and not the newest" else []
+        client.read(a=Answer(30, (), 30 if after else 20, not after, False, [Entry(20, 0, final), *after]))
+
+    assert 20 in client.ids
+    assert client.over is until_final
 
 
 def test_what_is_beyond_the_channel_read_first_waits_for_the_next_read() -> None:
@@ -288,6 +318,31 @@ def test_an_announcement_that_the_log_never_has_does_not_keep_it_reading() -> No
     client.subscription.end_read({client.subscription.cursors["a"]: page}, client.hub.heard)
 
     assert client.subscription.live
+
+
+def test_such_an_announcement_keeps_nobody_reading_whose_other_channel_is_busy() -> None:
+    client = Client()
+    client.follow(a=10, b=10)
+    client.hub.announce(event("a", 99, 98))
+    client.subscription.begin_read()
+    client.hub.announce(event("b", 120, 10))
+    a, b = client.subscription.cursors.values()
+    page = make_page(10, Answer(10, (), 10, False, False, []))
+    client.subscription.end_read({a: replace(page, heard=99), b: page}, client.hub.heard)
+
+    assert client.ids == [120]
+    assert client.subscription.live
+
+
+@pytest.mark.parametrize("since", ["last", "now"])
+def test_ready_is_where_an_event_stream_without_an_event_gets_its_cursor(since: Since) -> None:
+    written: list[bytes] = []
+    client = Client(BLOCK, written.append)
+    client.follow(a=since, b=since)
+    client.subscription.begin_read()
+    client.read(a=answer("a", clock=50), b=Answer(50, (40,), 0, False, False, []))
+
+    assert written[0].startswith(b"id: 50\nevent: ready\n")
 
 
 def test_there_is_no_cursor_to_come_back_with_before_the_first_read() -> None:
