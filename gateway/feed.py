@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import takewhile
 from typing import Final
@@ -67,7 +67,7 @@ class Feed:
         self._tasks: asyncio.TaskGroup | None = None
         self._probe = f"!{os.urandom(8).hex()}"
         self._reserved: dict[str, Callable[[bytes], None]] = {self._probe: self._hear_probe, FLOOR: self._hear_floor}
-        self._on_lost: list[Callable[[], None]] = []
+        self._on_lost: list[tuple[Callable[[], None], asyncio.Event]] = []
         self._probe_back = -READY_SECONDS
         self._source = b""  # who held the data that this process has heard of
 
@@ -135,17 +135,23 @@ class Feed:
 
     # What comes from Redis
 
-    def listen(self, name: str, on_message: Callable[[bytes], None], on_lost: Callable[[], None]) -> None:
+    def listen(self, name: str, on_message: Callable[[bytes], None], on_lost: Callable[[], None]) -> asyncio.Event:
         """Hear what is published under a name that is no channel's: it begins with ``!``.
 
         Args:
             name: without the prefix
             on_message: called with each payload
             on_lost: called when one may have been missed
+
+        Returns:
+            to be set by whoever listens once it knows what it has missed: until then no client reads on
         """
         self._reserved[name] = on_message
-        self._on_lost.append(on_lost)
+        caught_up = asyncio.Event()
+        caught_up.set()
+        self._on_lost.append((on_lost, caught_up))
         self.listener.subscribe(name)
+        return caught_up
 
     def _hear_probe(self, payload: bytes) -> None:
         sent = int(payload) / 1e9
@@ -181,7 +187,8 @@ class Feed:
 
     def _lose(self) -> None:
         self._read_on()
-        for on_lost in self._on_lost:
+        for on_lost, caught_up in self._on_lost:
+            caught_up.clear()
             on_lost()
 
     def _read_on(self) -> None:
@@ -249,7 +256,7 @@ class Feed:
         self._batches += 1
         try:
             while batch := [subscription for subscription in batch if self._is_to_read(subscription)]:
-                await self.listener.confirmed([name for subscription in batch for name in subscription.cursors])
+                await self._confirmed([name for subscription in batch for name in subscription.cursors])
                 asked = []
                 for subscription in batch:
                     subscription.begin_read()
@@ -261,6 +268,13 @@ class Feed:
                 batch = [subscription for subscription, reads in asked if self._take(subscription, reads)]
         finally:
             self._batches -= 1
+
+    async def _confirmed(self, names: Collection[str]) -> None:
+        """Wait until all of these are heard, and those who listen to more than channels know what they have missed."""
+        await self.listener.confirmed(names)
+        while waiting := [caught_up for _, caught_up in self._on_lost if not caught_up.is_set()]:
+            await waiting[0].wait()
+            await self.listener.confirmed(names)  # the connection may be another one by now
 
     def _is_to_read(self, subscription: Subscription) -> bool:
         if not (subscription.live or subscription.full or subscription.closed):

@@ -34,6 +34,27 @@ async def test_who_keeps_up_costs_no_read(redis_url: str, redis: Redis) -> None:
         assert client.subscription.live
 
 
+async def test_after_a_loss_nobody_reads_on_before_those_who_listen_beside_know_what_they_missed(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        lost = asyncio.Event()
+        caught_up = feed.listen("!beside", lambda _: None, lost.set)
+        client = Client(feed, "jobs:1", 0)
+        await client.until_ready()
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await lost.wait()
+        published = await publisher(redis)("jobs:1")
+        async with asyncio.timeout(5):
+            await feed.listener.confirmed(["jobs:1"])
+        await asyncio.sleep(0.2)
+        before = list(client.ids)
+        caught_up.set()
+        async with asyncio.timeout(5):
+            while not client.ids:
+                await asyncio.sleep(0.01)
+
+        assert (before, client.ids) == ([], [published])
+
+
 async def test_a_full_client_is_behind_and_reads_on_when_there_is_room(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         client = Client(feed, "jobs:1", 0)

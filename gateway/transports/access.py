@@ -137,7 +137,7 @@ class Access:
                     await self._sooner.wait()
 
     async def _follow(self) -> None:
-        self._feed.listen(NAME, self._hear, self._lost.set)
+        caught_up = self._feed.listen(NAME, self._hear, self._lost.set)
         while True:
             self._lost.clear()
             await self._feed.listener.confirmed([NAME])
@@ -150,6 +150,8 @@ class Access:
             self._enforce()
             self.loaded = True
             self._loading.set()
+            if not self._lost.is_set():
+                caught_up.set()  # whoever was revoked while Redis was away reads nothing of what it missed
             await self._lost.wait()
 
     def _hear(self, payload: bytes) -> None:

@@ -269,6 +269,23 @@ async def test_a_gateway_that_was_away_learns_of_it(servers: list[Server], share
     assert [await poll(server, old, f"user:{ann}") for server in servers] == [401, 401]
 
 
+async def test_who_was_revoked_while_it_was_away_reads_nothing_of_what_it_missed(server: Server, shared_redis: Redis, ann: str) -> None:
+    # So many that to learn of ann takes longer than to read a log.
+    others = {json.dumps({"sub": f"{ann}-{i}"}): time.time() for i in range(6_000)}
+    async with connected(server, token(ann), f"user:{ann}") as socket:
+        await shared_redis.zadd("notify:revoked", others)
+        async with shared_redis.pipeline(transaction=False) as at_once:
+            at_once.zadd("notify:revoked", {json.dumps({"sub": ann}): time.time()})
+            at_once.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            at_once.execute_command("FCALL", "notify_publish", 1, f"user:{ann}", '"secret"')
+            await at_once.execute()
+        with pytest.raises(websockets.ConnectionClosed):
+            pytest.fail(f"it was sent {await receive(socket)}")
+    await shared_redis.zrem("notify:revoked", *others)
+
+    assert socket.close_code == 4401
+
+
 @pytest.mark.parametrize(
     ("body", "claims", "status"),
     [
