@@ -9,6 +9,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from gateway import feed as feed_module
+from gateway import reads as reads_module
 from gateway.core.page import Page, Since
 from gateway.reads import KEPT_BYTES, PAGE_BYTES
 from tests.conftest import publisher
@@ -111,3 +112,30 @@ async def test_who_comes_for_the_newest_event_gets_that_of_now_even_if_it_was_no
         await second.until_ready()
 
         assert [message.get("type", message.get("op")) for message in second.got[:2]] == ["completed", "ready"]
+
+
+async def test_a_redis_that_knows_less_than_was_heard_is_told_so_before_it_is_believed(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        follower = Client(feed, "jobs:1", 0)
+        await follower.until_ready()
+        first, second = [await publisher(redis)("jobs:1") for _ in range(2)]
+        async with asyncio.timeout(5):
+            while second not in follower.ids:
+                await asyncio.sleep(0.01)
+        # As if commands went to a master that had lagged, while the connection that listens has noticed nothing.
+        await redis.mset({"notify:clock": first, "notify:last:{jobs:1}": f"{first}0"})
+        await redis.rpop("notify:log:{jobs:1}")
+        client = Client(feed, "jobs:1", int(first))
+        await client.until_ready()
+
+        assert [message["op"] for message in client.got] == ["gap", "ready"]
+
+
+async def test_the_pages_of_many_channels_are_not_kept_without_end(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads_module, "SHARED_BYTES", 20_000)
+    async with running(redis_url) as feed:
+        for i in range(10):
+            await publisher(redis)(f"jobs:{i}", "progress", "x" * 5_000)
+            await Client(feed, f"jobs:{i}").until_ready()
+
+        assert 0 < len(feed.reads._reads) < 6
