@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from gateway.core.event import show
-from gateway.errors import BadRequest, TooLarge, UnsupportedMedia
+from gateway.errors import BadRequest, TooLarge, Unavailable, UnsupportedMedia
 from gateway.transports.request import header
 from gateway.transports.writer import Receive
 
@@ -19,8 +20,41 @@ def reason(error: Exception) -> str:
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
 
 
-async def read_body(scope: Mapping[str, Any], receive: Receive, most: int) -> bytes:
-    """The request's body.
+class Room:
+    """For so many bytes of bodies at once, however many requests they belong to."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """One request's part of it, given back on leaving: to be called with each number of bytes that comes.
+
+        Raises:
+            Unavailable: from the call, if there is no room for them.
+        """
+        mine = 0
+
+        def take(size: int) -> None:
+            nonlocal mine
+            if self._held + size > self._most:
+                raise Unavailable(f"{self._held} bytes of bodies are being read: more than {self._most} are not allowed")
+            self._held += size
+            mine += size
+
+        try:
+            yield take
+        finally:
+            self._held -= mine
+
+
+def _anything(size: int) -> None:
+    pass
+
+
+async def read_body(scope: Mapping[str, Any], receive: Receive, most: int, take: Callable[[int], None] = _anything) -> bytes:
+    """The request's body. ``take`` is told of each part, and may refuse it.
 
     Raises:
         TooLarge: as soon as it is known to be over the limit, before it is read where its length is announced.
@@ -42,7 +76,9 @@ async def read_body(scope: Mapping[str, Any], receive: Receive, most: int) -> by
         message = await receive()
         if message["type"] != "http.request":
             raise BadRequest("the body has no end")  # though what came of it may be JSON
-        body += message.get("body", b"")
+        part = message.get("body", b"")
+        take(len(part))
+        body += part
         if len(body) > most:
             raise TooLarge(f"a body of more than {most} bytes")
         more = message.get("more_body", False)

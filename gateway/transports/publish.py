@@ -10,11 +10,11 @@ import msgspec
 
 from gateway import metrics
 from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, read_published, show
-from gateway.core.grant import Grant
+from gateway.core.grant import NONE, Grant
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unprocessable
 from gateway.store.log import Publication
 from gateway.transports.answers import answer_json, check_method
-from gateway.transports.body import read_body, reason
+from gateway.transports.body import Room, read_body, reason
 from gateway.transports.lines import about
 from gateway.transports.services import Services
 from gateway.transports.trace import read_traceparent, span
@@ -23,6 +23,7 @@ from gateway.transports.writer import Receive, Send
 logger = logging.getLogger("gateway.publish")
 
 MAX_BODY_BYTES: Final = 8_388_608
+HELD_BYTES: Final = 134_217_728  # of bodies at once, which may take half a minute to come
 MAX_ITEMS: Final = 1_000
 MAX_DELIVERIES: Final = 10_000  # items times their channels
 MAX_DELIVERED_BYTES: Final = 33_554_432  # by these: what goes to Redis at once is held meanwhile, and takes a second
@@ -110,12 +111,19 @@ class PublishEndpoint:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._room = Room(HELD_BYTES)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "POST")
         grant = await self._services.gate.authenticate(scope)
-        body = await read_body(scope, receive, MAX_BODY_BYTES)
-        self._services.check_still(grant)
+        if grant.publish == NONE:
+            raise Forbidden("the token allows to publish nothing")
+        with self._room.share() as take:
+            body = await read_body(scope, receive, MAX_BODY_BYTES, take)
+            self._services.check_still(grant)
+            await self._answer(body, grant, scope, send)
+
+    async def _answer(self, body: bytes, grant: Grant, scope: Mapping[str, Any], send: Send) -> None:
         if body.lstrip()[:1] != b"[":
             result = (await self._publish([_read_item(body)], grant, scope))[0]
             if isinstance(result, GatewayError):

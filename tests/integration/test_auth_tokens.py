@@ -276,6 +276,16 @@ async def test_publishing_needs_the_claim_for_each_channel(client: httpx.AsyncCl
     assert answer.json()[1]["status"] == 403
 
 
+async def test_who_may_publish_nothing_is_told_so_before_the_body(server: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = f"POST /publish HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token()}\r\ncontent-length: 8000000\r\n\r\n"
+    writer.write(head.encode())
+    status = await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
+
+    assert status.startswith(b"HTTP/1.1 403 ")
+
+
 # Origins
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import BadRequest, TooLarge, UnsupportedMedia
-from gateway.transports.body import read_body
+from gateway.errors import BadRequest, TooLarge, Unavailable, UnsupportedMedia
+from gateway.transports.body import Room, read_body
 
 
 def scope(**headers: str) -> dict[str, Any]:
@@ -65,3 +65,14 @@ async def test_a_body_that_is_compressed_is_refused() -> None:
 async def test_what_says_that_it_is_no_json_is_refused() -> None:
     with pytest.raises(UnsupportedMedia, match="text/plain"):
         await read_body(scope(content_type="text/plain"), Parts(b"{}"), 10)
+
+
+async def test_all_bodies_together_have_so_much_room() -> None:
+    room = Room(10)
+
+    with room.share() as one, room.share() as other:
+        await read_body(scope(), Parts(b"xxx", b"xxx"), 10, one)
+        with pytest.raises(Unavailable, match="10"):
+            await read_body(scope(), Parts(b"xxx", b"xxx"), 10, other)
+    with room.share() as whole:
+        assert await read_body(scope(), Parts(b"x" * 10), 10, whole) == b"x" * 10

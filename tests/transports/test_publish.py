@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.support.clients import ids, sse, take
-from tests.support.servers import Server
+from tests.support.servers import Server, running_gateway
 
 
 @pytest.fixture
@@ -181,3 +182,24 @@ async def test_other_methods_are_told_which_is_right(client: httpx.AsyncClient) 
     assert answer.status_code == 405
     assert answer.headers["allow"] == "POST"
     assert json.loads(answer.content)["detail"] == "method 'GET': POST is expected"
+
+
+async def test_bodies_beyond_what_all_may_hold_are_put_off(redis_url: str) -> None:
+    async def slow(done: asyncio.Event) -> AsyncIterator[bytes]:
+        yield b'"' + b"x" * 99_990
+        await done.wait()
+        yield b'"'
+
+    done = asyncio.Event()
+    with running_gateway(redis_url, before="from gateway.transports import publish; publish.HELD_BYTES = 100_000") as server:
+        async with httpx.AsyncClient(base_url=server.http, timeout=20) as client:
+            first = asyncio.ensure_future(client.post("/publish", content=slow(done)))
+            async with asyncio.timeout(10):
+                # Until the first has come so far; what comes in one piece is held for no time.
+                while (second := await client.post("/publish", content=b'"xxxxxxxxxx"')).status_code == 422:
+                    await asyncio.sleep(0.02)
+            done.set()
+            after = [(await first).status_code, (await client.post("/publish", content=b'"xxxxxxxxxx"')).status_code]
+
+    assert (second.status_code, after) == (503, [422, 422])
+    assert int(second.headers["retry-after"]) >= 1
