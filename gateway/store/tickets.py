@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import time
 from typing import Final
 
 import msgspec
@@ -16,9 +17,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.core.grant import Grant
-from gateway.errors import Unauthorized, Unavailable
+from gateway.errors import TooMany, Unauthorized, Unavailable
 
 SECONDS: Final = 30
+KEY_BYTES: Final = 200  # of a ticket in Redis, beside the grant
+MOST_BYTES: Final = 4_194_304  # of one subject's tickets, in this process, in so many seconds: some 10,000 of the usual size
 
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _decode: Final = msgspec.json.Decoder(Grant)
@@ -30,6 +33,8 @@ class Tickets:
     def __init__(self, client: Redis, prefix: str = "notify") -> None:
         self._client = client
         self._prefix = prefix
+        self._issued: dict[str, int] = {}  # bytes, by subject
+        self._since = 0.0
 
     def _key(self, ticket: str) -> str:
         return f"{self._prefix}:ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
@@ -38,14 +43,25 @@ class Tickets:
         """A ticket for this grant, good for one use within ``SECONDS``.
 
         Raises:
+            TooMany: if the subject has taken so many that they would fill Redis.
             Unavailable: if Redis is away.
         """
         ticket = secrets.token_urlsafe(32)
+        kept = msgspec.json.encode(grant)
+        self._count(grant.subject, len(kept) + KEY_BYTES)
         try:
-            await self._client.set(self._key(ticket), msgspec.json.encode(grant), ex=SECONDS)
+            await self._client.set(self._key(ticket), kept, ex=SECONDS)
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis is away: {type(error).__name__}") from error
         return ticket
+
+    def _count(self, subject: str, size: int) -> None:
+        now = time.monotonic()
+        if now - self._since > SECONDS:
+            self._issued, self._since = {}, now
+        issued = self._issued[subject] = self._issued.get(subject, 0) + size
+        if issued > MOST_BYTES:
+            raise TooMany(f"more than {MOST_BYTES} bytes of tickets in {SECONDS} s for one subject", retry_after=SECONDS)
 
     async def redeem(self, ticket: str) -> Grant:
         """The grant, once: of all processes that ask, one gets it.

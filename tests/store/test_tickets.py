@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from gateway.core.grant import Grant
-from gateway.errors import Unauthorized, Unavailable
+from gateway.errors import TooMany, Unauthorized, Unavailable
+from gateway.store import tickets as module
 from gateway.store.connect import redis_client
 from gateway.store.tickets import SECONDS, Tickets
 
@@ -56,6 +58,19 @@ async def test_redis_keeps_only_a_hash_of_it_and_not_for_long(client: Redis) -> 
     assert len(keys) == 1
     assert ticket.encode() not in keys[0]
     assert 0 < await client.ttl(keys[0]) <= SECONDS
+
+
+async def test_one_subject_cannot_fill_redis_with_them(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 10_000)
+    tickets = Tickets(client)
+    results = [await asyncio.gather(tickets.issue(GRANT), return_exceptions=True) for _ in range(100)]
+    refused = [result for [result] in results if isinstance(result, TooMany)]
+
+    assert 10 < len(refused) < 90
+    assert refused[0].retry_after == SECONDS
+    await tickets.issue(msgspec.structs.replace(GRANT, subject="bob"))
+    tickets._since -= SECONDS + 1
+    await tickets.issue(GRANT)
 
 
 @pytest.mark.parametrize("ticket", ["", "x", "x" * 44, "*" * 43, "x" * 100_000, "a\r\nb", "é" * 43])
