@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -257,7 +258,7 @@ def _files() -> dict[str, Path]:
 
 
 def _exit() -> None:
-    os.kill(os.getpid(), 15)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def create_app(settings: Settings | None = None, *, stop: Stop = _exit, pages: list[BaseRoute] | None = None) -> Gateway:
