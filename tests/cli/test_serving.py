@@ -61,5 +61,5 @@ def test_serve_does_not_start_without_a_way_to_know_its_callers(settings: dict[s
     result = invoke("serve", redis_url="redis://127.0.0.1:1", **settings)
 
     assert result.exit_code == 1
-    assert said in result.stderr
-    assert SECRET not in result.stderr
+    assert said in result.output
+    assert SECRET not in result.output

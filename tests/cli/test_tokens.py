@@ -32,7 +32,7 @@ def test_without_the_secret_it_says_what_is_missing() -> None:
     result = invoke("token", "--sub", "ann")
 
     assert result.exit_code == 1
-    assert "GATEWAY_JWT_SECRET: not set" in result.stderr
+    assert "GATEWAY_JWT_SECRET: not set" in result.output
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 def test_a_gateway_lives_with_the_rights_that_are_documented(redis_url: str) -> None:
     found = re.search(r"Access rights the gateway needs: `([^`]+)`", PAGE.read_text())
     assert found
-    with Redis.from_url(redis_url) as redis:
+    with Redis.from_url(redis_url, protocol=3) as redis:
         redis.execute_command("ACL", "SETUSER", "gateway", "on", ">secret", *found[1].split())
 
         with running_gateway(redis_url.replace("://", "://gateway:secret@")) as server:

@@ -31,6 +31,7 @@ async def test_a_wrong_path_is_found_and_the_right_one_too(deployments: Deployme
         (make_token(key="x" * 32), "the token is refused with 401"),
         (make_token(subscribe=["jobs:*"]), "the token is good, but not for this channel"),
     ],
+    ids=["none", "garbage", "expired", "of another key", "for other channels"],  # each process of a run makes tokens of its own
 )
 async def test_a_bad_token_is_found(deployments: Deployments, token: str | None, text: str) -> None:
     (found,) = await wrong(deployments.url("token"), token=token)

@@ -12,7 +12,11 @@ from tests.support.wire import frame, websocket
 SETTINGS = {"redis_url": "redis://user:sesame@127.0.0.1:1", "jwt_secret": SECRET}
 
 
-@pytest.mark.parametrize("shown", [make_token(), SECRET, "q3V-" + "Zx_9k" * 7 + "abcd", "redis://user:sesame@h"])
+@pytest.mark.parametrize(
+    "shown",
+    [make_token(), SECRET, "q3V-" + "Zx_9k" * 7 + "abcd", "redis://user:sesame@h"],
+    ids=["token", "secret", "ticket", "password"],  # each process of a run makes tokens of its own
+)
 def test_a_line_that_shows_a_secret_is_found(shown: str) -> None:
     assert secrets_in(f"first\nGET /ws?x={shown}& HTTP/1.1\nlast", SETTINGS) == [f"GET /ws?x={shown}& HTTP/1.1"]
 
