@@ -192,8 +192,10 @@ def _from_files(environ: Mapping[str, str], problems: list[str]) -> dict[str, st
         if is_file:
             try:
                 value = Path(value).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(f"{variable}: {value!r}: a readable text file is expected: {type(error).__name__}")
+            except (OSError, ValueError) as error:
+                # What looks like no path may be the secret itself.
+                shown = "the value" if name in _SECRET and not value.startswith(("/", ".")) else ascii(value)
+                problems.append(f"{variable}: {shown}: a readable text file is expected: {type(error).__name__}")
                 continue
         found[name] = value
     return found
@@ -212,7 +214,8 @@ def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
         try:
             values[name] = read(text)
         except ValueError as error:
-            shown = "the value" if name in _SECRET else ascii(text if len(text) <= 80 else text[:77] + "...")
+            hidden = name in _SECRET or "@" in text  # in an address what stands before that is a password
+            shown = "the value" if hidden else ascii(text if len(text) <= 80 else text[:77] + "...")
             reason = f" ({error})" if name == "redis_url" and error.args else ""
             problems.append(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected{reason}")
     values |= {name: value for name, value in chosen.items() if value is not None}

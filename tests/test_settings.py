@@ -85,6 +85,8 @@ def test_every_problem_has_a_line_and_no_secret_is_shown() -> None:
     assert len(text.splitlines()) == 3
     assert "hunter2" not in text
     assert "hunter2" not in repr(Settings(redis_url="redis://:hunter2@h"))
+    assert "hunter2" not in problem(GATEWAY_AUTHORIZE_URL="https://ann:hunter2@h/", GATEWAY_JWT_SECRET_FILE="hunter2")
+    assert "/absent" in problem(GATEWAY_JWT_SECRET_FILE="/absent")
 
 
 def test_no_authentication_is_for_this_machine_only() -> None:

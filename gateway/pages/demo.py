@@ -57,13 +57,20 @@ _order: Final = msgspec.json.Decoder(Order)
 
 
 class JobsEndpoint:
-    """Starts jobs: ``POST /demo/jobs``."""
+    """Starts jobs: ``POST /demo/jobs``, for pages of this machine.
 
-    def __init__(self, workers: Workers) -> None:
+    Args:
+        workers: who does them
+        demo: who may come in is its to say, once it is made
+    """
+
+    def __init__(self, workers: Workers, demo: Gateway) -> None:
         self._workers = workers
+        self._demo = demo
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "POST")
+        await self._demo.services.gate.authenticate(scope)
         body = await read_body(scope, receive, MAX_BODY_BYTES)
         try:
             order = _order.decode(body)
@@ -93,7 +100,7 @@ class Demo(Gateway):
         self._greeting = greeting
         self._port = settings.port
         pages: list[BaseRoute] = [Route(path, Asset(name)) for path, name in ASSETS.items()]
-        super().__init__(settings, _stop, [*pages, Route("/demo/jobs", Guarded(JobsEndpoint(self._workers)))])
+        super().__init__(settings, _stop, [*pages, Route("/demo/jobs", Guarded(JobsEndpoint(self._workers, self)))])
 
     @asynccontextmanager
     async def run(self, app: object = None) -> AsyncIterator[None]:

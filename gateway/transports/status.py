@@ -63,6 +63,8 @@ class MetricsEndpoint:
                 grant = None
             if grant is None or not grant.admin or self._services.anybody:
                 raise NotFound("there is nothing here")
+        elif self._services.anybody:
+            await self._services.gate.authenticate(scope)  # not a foreign page in a browser on this machine
         measure(self._services)
         await answer(send, 200, metrics.exposition(), CONTENT_TYPE_LATEST.encode())
 

@@ -225,6 +225,11 @@ def test_a_wrong_order_is_refused_by_name(demo: Demo, body: bytes, status: int, 
     assert response.json()["detail"].startswith(detail)
 
 
+@pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"host": "evil.example"}])
+def test_a_foreign_page_starts_no_job(demo: Demo, headers: dict[str, str]) -> None:
+    assert httpx.post(f"{demo.url}/demo/jobs", content=b'{"kind":"payment"}', headers=headers).status_code == 403
+
+
 def test_a_form_of_another_site_starts_nothing(demo: Demo) -> None:
     response = httpx.post(f"{demo.url}/demo/jobs", data={"kind": "payment"})
 

@@ -60,6 +60,11 @@ def test_figures_are_for_this_machine_only(server: Server, header: str) -> None:
     assert through_a_proxy.status_code == 404
 
 
+def test_nor_are_they_for_a_page_that_a_browser_on_this_machine_shows(server: Server) -> None:
+    for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+        assert httpx.get(f"{server.http}/metrics", headers=headers).status_code == 403
+
+
 def test_what_is_not_there_is_named(server: Server) -> None:
     answer = httpx.get(f"{server.http}/nope%0d%0a")
 
