@@ -55,6 +55,35 @@ async def test_after_a_loss_nobody_reads_on_before_those_who_listen_beside_know_
         assert (before, client.ids) == ([], [published])
 
 
+async def test_after_a_second_loss_nobody_reads_before_the_channel_is_heard_again(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        losses = [asyncio.Event(), asyncio.Event()]
+        remaining = iter(losses)
+
+        def lose() -> None:
+            next(remaining, losses[1]).set()
+            if losses[1].is_set():
+                caught_up.set()  # at the worst moment: the connection is gone, and the next one not there
+
+        caught_up = feed.listen("!beside", lambda _: None, lose)
+        client = Client(feed, "jobs:1", 0)
+        await client.until_ready()
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await losses[0].wait()
+        async with asyncio.timeout(5):
+            await feed.listener.confirmed(["jobs:1"])
+        await asyncio.sleep(0.05)  # the client waits for those beside by now
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await losses[1].wait()
+        await asyncio.sleep(0.02)
+        published = await publisher(redis)("jobs:1")
+        async with asyncio.timeout(5):
+            while not client.ids:
+                await asyncio.sleep(0.01)
+
+        assert client.ids == [published]
+
+
 async def test_a_full_client_is_behind_and_reads_on_when_there_is_room(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         client = Client(feed, "jobs:1", 0)

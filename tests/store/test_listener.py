@@ -14,6 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, find_server, free_port
+from gateway.store import listener as listener_module
 from gateway.store.connect import ask, drop_idle, redis_client
 from gateway.store.listener import MASTER_SECONDS, Listener
 from gateway.store.receiver import MESSAGES_AT_ONCE
@@ -62,6 +63,11 @@ async def until(condition, seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+async def looks(client: Redis) -> int:
+    """How often somebody asked this server who follows a channel."""
+    return int((await client.info("commandstats")).get("cmdstat_pubsub|numsub", {}).get("calls", 0))
 
 
 async def test_what_is_announced_after_the_confirmation_is_heard(redis_url: str, redis: Redis) -> None:
@@ -170,6 +176,15 @@ async def test_a_killed_connection_is_told_and_comes_back(redis_url: str, redis:
             await until(lambda turn=turn: ("a", str(turn).encode()) in heard.messages)
 
     assert heard.connected == 11
+
+
+async def test_a_server_that_has_nothing_to_say_is_asked_whether_it_is_there(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_module, "PING_SECONDS", 0.02)
+    async with listening(redis_url, Heard(), "a"), asyncio.timeout(5):
+        while (await redis.info("commandstats")).get("cmdstat_ping", {}).get("calls", 0) < 3:
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
@@ -292,3 +307,23 @@ async def test_an_address_that_leads_to_another_server_is_followed_there(redis_u
 
     assert heard.messages == [("a", b"1")]
     assert heard.lost == 2  # the end of the test is one, too
+
+
+async def test_a_server_that_never_knew_what_is_followed_is_not_left_for_that(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Something between that keeps the pub/sub connections itself, or gives each connection another server.
+    monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.02)
+    heard = Heard()
+    with embedded_server() as other:
+        async with Proxy(int(redis_url.rpartition(":")[2])) as way, redis_client(other) as client:
+
+            async def lead_elsewhere() -> None:
+                way.target = int(other.rpartition(":")[2])
+
+            heard.on_connected = lead_elsewhere  # type: ignore[method-assign]
+            async with listening(f"redis://127.0.0.1:{way.port}", heard, "a"):
+                async with asyncio.timeout(10):
+                    while await looks(client) < 5:
+                        await asyncio.sleep(0.01)
+                lost = heard.lost
+
+    assert lost == 0
