@@ -61,6 +61,32 @@ async def take(events, count):
         return [await anext(events) for _ in range(count)]
 
 
+async def test_a_token_goes_to_no_other_address(channel, transport, caplog):
+    asked = []
+
+    def redirect(connection, request):
+        asked.append(request.headers["Authorization"])
+        answer = connection.respond(302, "")
+        answer.headers["Location"] = f"{'ws' if transport == 'ws' else 'http'}://127.0.0.1:{port(elsewhere)}/"
+        return answer
+
+    def port(server):
+        return server.sockets[0].getsockname()[1]
+
+    async with (
+        websockets.asyncio.server.serve(None, "127.0.0.1", 0, process_request=lambda _, request: asked.append(request.path)) as elsewhere,
+        websockets.asyncio.server.serve(None, "127.0.0.1", 0, process_request=redirect) as gateway,
+        subscribe(f"http://127.0.0.1:{port(gateway)}", [channel], transport=transport, token="secret") as events,
+    ):
+        following = asyncio.ensure_future(anext(events))
+        async with asyncio.timeout(10):
+            while "no connection to the gateway" not in caplog.text:
+                await asyncio.sleep(0.01)
+        following.cancel()
+
+    assert set(asked) == {"Bearer secret"}
+
+
 async def test_a_job_is_followed_to_its_end(gateway, publisher, channel, transport):
     first = publisher.publish(channel, "progress", {"percent": 40})
     seen = []
