@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
+MAX_TYPE: Final = 64
 TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 CURSOR: Final = re.compile(r"[0-9]{1,16}")
 MAX_CURSOR: Final = 2**53  # what every language's number holds, publish.lua's among them: the year 2255
@@ -89,14 +90,14 @@ def read_published(json: bytes, limit: int = MAX_EVENT_BYTES) -> Published:
         raise Malformed(f"it is not JSON: {error}") from None
     except RecursionError:
         raise Malformed("it is nested too deeply, 256 levels are allowed") from None
-    if not _is_type(published.type):
+    if len(published.type) > MAX_TYPE or not _is_type(published.type):
         raise Malformed(f"type {show(published.type)}: {TYPE_RULE}")
     return published
 
 
 @lru_cache(1_024)
 def _is_type(text: str) -> bool:
-    # Remembered: a regular expression costs little, but as much as all else that is done to a short event.
+    # Remembered, if it is not long: a regular expression costs little, but as much as all else that is done to a short event.
     return TYPE.fullmatch(text) is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -75,6 +76,17 @@ def test_a_strangers_value_is_shown_on_one_short_line() -> None:
 
 
 # What publishers write
+
+
+def test_long_types_are_not_kept() -> None:
+    tracemalloc.start()
+    for i in range(100):
+        with pytest.raises(Malformed, match="type"):
+            read_published(json.dumps({"type": f"{i}" + "x" * 60_000}).encode())
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert held < 1_000_000
 
 
 @pytest.mark.parametrize(
