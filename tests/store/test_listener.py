@@ -327,3 +327,15 @@ async def test_a_server_that_never_knew_what_is_followed_is_not_left_for_that(re
                 lost = heard.lost
 
     assert lost == 0
+
+
+async def test_a_server_that_becomes_a_replica_is_left(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It goes on to say what its new master announces, but for what came while the two were finding each other.
+    monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.02)
+    heard = Heard()
+    async with listening(redis_url, heard, "a") as listener:
+        await listener.confirmed(["a"])
+        await redis.replicaof("127.0.0.1", str(free_port()))
+        await until(lambda: heard.lost)
+
+        assert listener.relayed
