@@ -299,6 +299,11 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         if self.until_final and self.cursors and not self._expecting and all(c.done for c in self.cursors.values()):
             self.on_done()
 
+    @property
+    def unanswered(self) -> int:
+        """How many ready notices are due."""
+        return len(self._expecting)
+
     def positions(self) -> dict[str, str]:
         """The cursors as the client may hand them back; none for a channel that has not been read yet."""
         return {name: str(cursor.position) for name, cursor in self.cursors.items() if cursor.since is None}

@@ -28,6 +28,8 @@ logger = logging.getLogger("gateway.websocket")
 
 PING: Final = b"\x89\x00"
 MAX_COMMAND_BYTES: Final = 65_536
+MAX_REF_BYTES: Final = 256
+MOST_UNANSWERED: Final = 300  # commands to subscribe
 COMMANDS_AT_ONCE: Final = 300  # one for each of 128 channels, twice over
 COMMANDS_PER_SECOND: Final = 20.0
 MAX_REASON_BYTES: Final = 123  # RFC 6455, section 5.5: a control frame holds 125
@@ -176,6 +178,8 @@ class Socket(Follower):
             begin[name] = "last" if since is None else parse_since(since)
         check_number(begin.keys() | self.subscription.cursors.keys(), self._services.max_channels)
         check_readable(self.grant, begin)
+        if self.subscription.unanswered >= MOST_UNANSWERED:
+            raise TooMany(f"{MOST_UNANSWERED} commands to subscribe wait for their answer: more may not")
         self._services.feed.follow(self.subscription, begin, ref)
 
     def _unsubscribe(self, ref: Ref, channels: object) -> None:
@@ -211,9 +215,10 @@ class Socket(Follower):
 
 
 def _ref(value: object) -> Ref:
-    if value is None or isinstance(value, str | int | float):
+    # Short, because it is kept until the answer, which waits for Redis.
+    if value is None or (isinstance(value, str | int | float) and len(msgspec.json.encode(value)) <= MAX_REF_BYTES):
         return value
-    raise BadRequest(f"ref {show(value)}: a text or a number is expected")
+    raise BadRequest(f"ref {show(value)}: a text or a number is expected, at most {MAX_REF_BYTES} bytes")
 
 
 class WebSocketEndpoint:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 
 import pytest
 import websockets
+from redis.asyncio import Redis
 
 from gateway.errors import TooMany
 from gateway.transports.websocket import COMMANDS_AT_ONCE, MAX_REASON_BYTES, Allowance, close_reason
-from tests.support.servers import Server
+from tests.support.servers import Server, running_gateway
 
 
 def test_a_reason_fits_a_close_frame_and_stays_utf_8() -> None:
@@ -45,6 +48,8 @@ def test_an_allowance_is_used_up_and_comes_back_with_time() -> None:
         ('{"op":"subscribe","channels":{"a":5}}', "cursor 5"),
         ('{"op":"unsubscribe","channels":"a"}', "channels 'a'"),
         ('{"op":"ping","ref":{}}', "ref {}"),
+        (json.dumps({"op": "ping", "ref": "x" * 255}), "at most 256 bytes"),
+        ('{"op":"ping","ref":' + "9" * 257 + "}", "at most 256 bytes"),
         (json.dumps({"op": "subscribe", "channels": {f"c{i}": None for i in range(129)}}), "129 channels"),
     ],
 )
@@ -76,6 +81,24 @@ async def test_what_is_no_command_at_all_ends_it(server: Server, data: bytes | s
 
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == code
+
+
+async def test_so_many_commands_may_wait_for_redis_and_no_more(redis_url: str) -> None:
+    async with Redis.from_url(redis_url, protocol=2) as redis:
+        process = (await redis.info("server"))["process_id"]
+    with running_gateway(redis_url, before="from gateway.transports import websocket as w; w.MOST_UNANSWERED = 5") as server:
+        async with websockets.connect(f"{server.ws}/ws") as socket:
+            os.kill(process, signal.SIGSTOP)
+            try:
+                for number in range(6):
+                    await socket.send(json.dumps({"op": "subscribe", "channels": {"a": None}, "ref": number}))
+                error = json.loads(await asyncio.wait_for(socket.recv(), 5))
+            finally:
+                os.kill(process, signal.SIGCONT)
+            answers = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(5)]
+
+    assert (error["op"], error["status"], error["ref"]) == ("error", 429, 5)
+    assert [(answer["op"], answer["ref"]) for answer in answers] == [("ready", number) for number in range(5)]
 
 
 async def test_a_thousand_commands_at_once_are_too_many(server: Server) -> None:
