@@ -96,7 +96,11 @@ class Listener:
             self._send_now.set()
 
     def unsubscribe(self, name: str) -> bool:
-        """Follow it no longer. Only what was confirmed can be given up: ``False`` says to try again later."""
+        """Follow it no longer. Only what was confirmed, or not asked for yet, can be given up: ``False`` says to try again later."""
+        if self._lost_at is not None:
+            # Else those who come and go while Redis is away would leave their channels behind for as long.
+            self._to_send.pop(name, None)
+            return self._wanted.pop(name, None) is not None
         if not 0 < self._wanted.get(name, 0) <= self._confirmed:
             return False
         del self._wanted[name]
@@ -154,6 +158,8 @@ class Listener:
         self.connects += 1
         self.relayed = False
         self._lost_at = None
+        if len(self._wanted) < self._asked:
+            self._unconfirm()  # some were given up meanwhile, and the numbers have holes
         self._send_now.set()
         writer = connection._writer  # noqa: SLF001 - see the module's first lines
         assert writer is not None

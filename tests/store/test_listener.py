@@ -132,6 +132,35 @@ async def test_what_is_given_up_and_wanted_again_at_once_is_heard(redis_url: str
     assert [name for name, _ in heard.messages] == ["a", "b", "c"]
 
 
+async def test_what_is_given_up_while_redis_is_away_is_not_asked_for_again(redis_url: str, redis: Redis) -> None:
+    heard = Heard()
+    async with (
+        Proxy(int(redis_url.rpartition(":")[2])) as way,
+        listening(f"redis://127.0.0.1:{way.port}", heard, "a", "b", "c") as listener,
+    ):
+        await listener.confirmed(["a", "b", "c"])
+        way.mode = "refuse"
+        way.reset()
+        await until(lambda: heard.lost)
+        listener.subscribe("d")
+        listener.subscribe("e")
+        waiting = asyncio.ensure_future(listener.confirmed(["e"]))
+        await asyncio.sleep(0)
+        given_up = [listener.unsubscribe(name) for name in ("a", "d", "unknown")]
+        way.mode = "pass"
+        async with asyncio.timeout(5):
+            await waiting
+            await listener.confirmed(["b", "c"])
+        followed = await redis.pubsub_channels("notify:*")
+        for name in ("a", "b", "c", "d", "e"):
+            await redis.publish(f"notify:{name}", "1")
+        await until(lambda: len(heard.messages) == 3)
+
+    assert given_up == [True, True, False]
+    assert sorted(followed) == [b"notify:b", b"notify:c", b"notify:e"]
+    assert [name for name, _ in heard.messages] == ["b", "c", "e"]
+
+
 async def test_who_waits_for_a_confirmation_has_it_from_the_next_connection() -> None:
     listener = Listener(Redis(), "notify", on_message=lambda *_: None, on_lost=lambda: None, on_connected=Heard().on_connected)
     gone = [f"gone{i}" for i in range(10)]
