@@ -235,7 +235,6 @@ end
 
 -- An id that precedes another one, as it stands in an entry: 8 to 16 digits.
 local function shorten(before, id)
-  if #before < DIGITS then return before end
   if before:sub(1, NEAR) == id:sub(1, NEAR) then return before:sub(NEAR + 1) end
   return before:sub(1, SLOT) == id:sub(1, SLOT) and before:sub(SLOT + 1) or before
 end

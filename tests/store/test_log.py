@@ -248,6 +248,42 @@ async def test_poison_in_a_log_is_stepped_over_and_counted(log: Log, poison: byt
     assert [events(await page(log, "jobs:1", cursor)) for cursor in before] == [before[1:] + after, after]
 
 
+async def test_poison_anywhere_hides_no_event_from_any_cursor(log: Log) -> None:
+    ids = []
+    await log._client.rpush("notify:log:{jobs:1}", *[b"poison"] * 3)
+    for count in (0, 1, 5, 0, 2, 17, 0, 4):
+        ids += await publish(log, "jobs:1", "1")
+        if count:
+            await log._client.rpush("notify:log:{jobs:1}", *[b"poison"] * count)
+
+    assert [events(await page(log, "jobs:1", id)) for id in ids] == [ids[i + 1 :] for i in range(len(ids))]
+    assert [gaps(await page(log, "jobs:1", id)) for id in ids] == [0] * len(ids)
+
+
+async def test_a_log_of_nothing_but_poison_is_read_to_its_end(log: Log) -> None:
+    [cursor] = await publish(log, "jobs:2", "1")
+    await log._client.rpush("notify:log:{jobs:1}", *[b"poison"] * 3)
+
+    assert [events(await page(log, "jobs:1", since)) for since in (0, cursor, "last", "now")] == [[]] * 4
+
+
+async def test_events_that_lie_hours_apart_are_read_and_collapsed_like_others(log: Log) -> None:
+    [now] = await publish(log, "jobs:2", "1")
+    old = now - 100_000_000_000
+    await log._client.rpush("notify:log:{jobs:1}", f"{old} 0\n1")
+    await log._client.set("notify:last:{jobs:1}", f"{old}0")
+    holder = await log._client.get("notify:holder")
+    assert isinstance(holder, bytes)
+    await log._client.set("notify:holder", holder.split()[0] + b" ")  # as if it had been the same server all the time
+    for json in (b"2", b"3"):
+        [id] = await log.append([Publication("jobs:1", json, collapse="progress")])
+    assert isinstance(id, str)
+    pages = [await page(log, "jobs:1", since) for since in (0, old, old + 1, "last", now)]
+
+    assert [events(found) for found in pages] == [[old, int(id)], *[[int(id)]] * 4]
+    assert [gaps(found) for found in pages] == [0] * 5
+
+
 async def test_poison_at_the_end_does_not_hide_the_newest_event(log: Log) -> None:
     [id] = await publish(log, "jobs:1", "1")
     await log._client.rpush("notify:log:{jobs:1}", b"junk")
@@ -347,3 +383,22 @@ async def test_what_was_heard_of_and_is_not_known_was_lost(log: Log) -> None:
 
     assert gaps(await page(log, "jobs:1", cursor)) == 1
     assert (await publish(log, "jobs:1", "2"))[0] > cursor + 1_000
+
+
+async def test_a_server_that_begins_another_history_has_lost_nothing(log: Log) -> None:
+    # As it does without being promoted, some time after its last replica has left.
+    holder = await log._client.get("notify:holder")
+    assert isinstance(holder, bytes)
+    await log._client.set("notify:holder", holder[:41] + b"0" * 40 + holder[81:])
+    await log.open()
+
+    assert await log._client.get("notify:holder") == holder
+
+
+async def test_it_is_told_once_what_was_heard_of(log: Log) -> None:
+    [cursor] = await publish(log, "jobs:1", "1")
+    await log.open(cursor + 1_000)
+    holder = await log._client.get("notify:holder")
+    await log.open(cursor + 1_000)
+
+    assert await log._client.get("notify:holder") == holder

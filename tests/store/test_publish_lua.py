@@ -131,6 +131,21 @@ def test_ids_are_microseconds_that_rise_over_all_channels_in_one_pipeline(store:
     assert before <= ids[0] <= ids[-1] <= time.time_ns() // 1000 + 1000
 
 
+def test_ids_rise_in_the_first_tenth_of_a_second_too(valkey: redis.Redis) -> None:
+    valkey.flushall()
+    valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+    with valkey.pipeline(transaction=False) as pipeline:
+        for _ in range(5):
+            pipeline.execute_command("FCALL", "notify_publish", 1, "jobs:1", "1")
+        time.sleep(1 - time.time() % 1)  # from now on the server's clock has microseconds of few digits
+        before = time.time_ns() // 1000
+        ids = list(map(int, pipeline.execute()))
+
+    assert ids == sorted(set(ids))
+    assert before <= ids[0]
+    assert ids[-1] <= time.time_ns() // 1000
+
+
 def test_ids_rise_although_the_clock_was_set_back(store: Store) -> None:
     first = int(store.publish(1))
     ahead = first + 3600 * 1_000_000
@@ -319,7 +334,7 @@ BAD = [
         b"\xef\xbb\xbf1",
     ),
     *(b"NaN", b"[nan]", b"-NaN", b"Infinity", b"-inf", b"0x10", b"-0x10", b"01", b"-01", b"+1", b"-", b"- 1", b"1e", b"1_0", b"1.5.3"),
-    *(b"1.", b"[1.]", b"1. ", b"1.e5", b"-1.", b".5", b"-.5", b"[-.5]", b'"a",-.5'),
+    *(b"1.", b"0.", b"[0.]", b"[1.]", b"1. ", b"1.e5", b"-1.", b".5", b"-.5", b"[-.5]", b'"a",-.5'),
     *(b'"a\nb"', b'"\t"', b'"a\x00b"', b'"\x1f"', b'["\\"\n"]', b'{}\x00{"a"', b"1\x00", b"-1\x002", b"\x00", b"\x0b1", b"\x0c1"),
     *(b'"\xff"', b'"\xc3"', b'"\xc0\x80"', b'"\xed\xa0\x80"', b'"\xf4\x90\x80\x80"', b'"\xe2\x82"', b'"\xf0\x9f\x98"', b"1\xa0"),
     *(b'"\\ud800"', b'"\\udc00"', b'"\\ud800\\u0041"', b'"\\u00zz"', b"[" * 257 + b"]" * 257, b"[" * 300 + b"]" * 300, b"[" * 20_000),
@@ -428,6 +443,12 @@ def test_the_greatest_options_are_taken(store: Store) -> None:
     store.publish(1, "KEEP", 10_000, "TTL", 2_592_000, "KEY", "x" * 512, "COLLAPSE", "y" * 512)
 
     assert 2_592_000 - 2 <= store.redis.ttl("notify:log:{jobs:1}") <= 2_592_000
+
+
+def test_the_longest_channel_is_taken(store: Store) -> None:
+    store.publish(1, channel="c" * 128)
+
+    assert store.redis.llen(f"notify:log:{{{'c' * 128}}}") == 1
 
 
 def test_an_event_is_needed(store: Store) -> None:
