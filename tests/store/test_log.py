@@ -248,6 +248,16 @@ async def test_poison_in_a_log_is_stepped_over_and_counted(log: Log, poison: byt
     assert [events(await page(log, "jobs:1", cursor)) for cursor in before] == [before[1:] + after, after]
 
 
+async def test_an_entry_that_is_no_event_keeps_its_place_in_the_order(log: Log) -> None:
+    first, second, third = await publish(log, "jobs:1", "1", "2", "3")
+    head, _, _ = (await log._client.lrange("notify:log:{jobs:1}", 1, 1))[0].partition(b"\n")
+    await log._client.lset("notify:log:{jobs:1}", 1, head + b"\n{")
+    pages = [await page(log, "jobs:1", since) for since in (0, first, second)]
+
+    assert [events(found) for found in pages] == [[first, third], [third], [third]]
+    assert [gaps(found) for found in pages] == [0, 0, 0]
+
+
 async def test_poison_anywhere_hides_no_event_from_any_cursor(log: Log) -> None:
     ids = []
     await log._client.rpush("notify:log:{jobs:1}", *[b"poison"] * 3)
@@ -282,6 +292,15 @@ async def test_events_that_lie_hours_apart_are_read_and_collapsed_like_others(lo
 
     assert [events(found) for found in pages] == [[old, int(id)], *[[int(id)]] * 4]
     assert [gaps(found) for found in pages] == [0] * 5
+
+
+@pytest.mark.parametrize("final", [False, True])
+async def test_the_newest_event_is_known_by_its_entry_where_its_id_was_evicted(log: Log, final: bool) -> None:
+    *_, newest = await publish(log, "jobs:1", "1", '{"type":"t","final":true}' if final else "2")
+    await log._client.delete("notify:last:{jobs:1}")
+    pages = [await page(log, "jobs:1", since) for since in (0, "last")]
+
+    assert [(found.position, found.final) for found in pages] == [(newest, final)] * 2
 
 
 async def test_poison_at_the_end_does_not_hide_the_newest_event(log: Log) -> None:
