@@ -110,8 +110,8 @@ def wanted(scope: Scope, max_channels: int) -> Wanted:
                 until_final = True
             case "lastEventId" | "last_event_id":
                 last_id = _last_id(value)
-    if (sent := header(scope, b"last-event-id")) is not None:
-        last_id = _last_id(sent) if last_id is None or sent else last_id
+    if sent := header(scope, b"last-event-id"):
+        last_id = _last_id(sent)
     channels: dict[str, Since] = {}
     for name, cursor in asked:
         resumed |= isinstance(cursor, int)

@@ -146,6 +146,24 @@ async def test_what_it_says_to_one_caller_keeps_nobody_else_from_asking(backend:
     assert (await backend.ask(b"a=2", None, [])).subject == "ann"
 
 
+def test_the_pause_doubles_while_each_that_tries_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    breaker, pauses = module.Breaker(), []
+    for _ in range(FAILURES):
+        breaker.failed("no answer")
+    for _ in range(7):
+        pauses.append(breaker._paused_until - now)
+        now = breaker._paused_until
+        breaker.check()  # one tries
+        with pytest.raises(Unavailable):
+            breaker.check()  # the others wait for what comes of it
+        breaker.failed("no answer")
+        breaker.failed("no answer, to one who asked before")
+
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+
+
 async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (module, fetch):
         monkeypatch.setattr(each, "SECONDS", 0.2)

@@ -39,6 +39,13 @@ def test_the_last_event_id_outranks_since_and_what_is_older() -> None:
     assert channels("channel=a", ("last-event-id", "")) == {"a": "last"}
 
 
+def test_the_header_of_a_browser_that_comes_back_outranks_what_the_page_wrote_into_the_address() -> None:
+    assert channels("channel=a&lastEventId=5", ("last-event-id", "7")) == {"a": 7}
+    assert channels("channel=a&lastEventId=5", ("last-event-id", "")) == {"a": 5}
+    with pytest.raises(BadRequest, match="cursor 'x'"):
+        channels("channel=a&lastEventId=5", ("last-event-id", "x"))
+
+
 def test_a_client_with_a_cursor_has_been_here_before() -> None:
     assert not wanted(scope("channel=a&since=0"), 128).resumed
     assert wanted(scope("channel=a,5"), 128).resumed
