@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from gateway.feed import AWAY_SECONDS, LINGER_SECONDS, Feed
 from gateway.reads import PAGE_BYTES
@@ -279,3 +281,53 @@ async def test_who_keeps_up_is_told_too_where_another_master_has_written_in_betw
 
     told = [message.get("op", message.get("id")) for message in client.got]
     assert told in (["ready", first, "gap", second], [first, "ready", "gap", second])
+
+
+async def fill_memory(redis: Redis) -> None:
+    await redis.config_set("maxmemory", 1)
+
+
+async def lose_replicas(redis: Redis) -> None:
+    await redis.config_set("min-replicas-to-write", 1)
+
+
+async def fill_disk(redis: Redis) -> None:
+    folder = Path(str((await redis.config_get("dir"))["dir"]))
+    (folder / "dump.rdb" / "in the way").mkdir(parents=True)
+    await redis.config_set("save", "3600 1")
+    await redis.execute_command("BGSAVE")
+    async with asyncio.timeout(10):
+        while (await redis.info("persistence"))["rdb_last_bgsave_status"] != "err":
+            await asyncio.sleep(0.01)
+
+
+async def pings(redis: Redis) -> int:
+    """How often the server was pinged, those that it has refused among them."""
+    stats = (await redis.info("commandstats")).get("cmdstat_ping", {})
+    return int(stats.get("calls", 0)) + int(stats.get("rejected_calls", 0))
+
+
+@pytest.mark.parametrize("refuse_writes", [fill_memory, lose_replicas, fill_disk])
+async def test_from_a_redis_that_takes_no_writes_is_read_on(
+    redis_url: str, redis: Redis, refuse_writes: Callable[[Redis], Awaitable[None]]
+) -> None:
+    async with running(redis_url) as feed:
+        published = await publisher(redis)("jobs:1")
+        await refuse_writes(redis)
+        with pytest.raises(ResponseError):
+            await publisher(redis)("jobs:1")
+        connects, pinged = feed.listener.connects, await pings(redis)
+        async with asyncio.timeout(10):
+            while await pings(redis) < pinged + 2:
+                await asyncio.sleep(0.01)
+        stayed = feed.listener.connects == connects
+        await redis.client_kill_filter(_type="pubsub")
+        async with asyncio.timeout(10):
+            while feed.listener.connects == connects:
+                await asyncio.sleep(0.01)
+        client = Client(feed, "jobs:1", 0)
+        await client.until_ready()
+        await redis.config_set("save", "")  # one that cannot save does not end either
+
+        assert client.ids == [published]
+        assert stayed

@@ -21,8 +21,9 @@ from redis.exceptions import ResponseError
 OLDEST_WITH_FUNCTIONS: Final = 7
 
 _HERE: Final = Path(__file__).parent
-_FUNCTIONS: Final = {"publish": "keys[1], args", "reads": "keys, args", "greet": "args[1], args[2]"}
-_SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "reads": "KEYS, ARGV", "greet": "ARGV[1], ARGV[2]"}
+_FUNCTIONS: Final = {"publish": "keys[1], args", "reads": "keys, args", "greet": "args[1], args[2]", "meet": "args[1], args[2]"}
+_SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "reads": "KEYS, ARGV", "greet": "ARGV[1], ARGV[2]", "meet": "ARGV[1], ARGV[2]"}
+_READING: Final = ("reads", "meet")  # they write nothing, and are answered where nothing can be written
 _RELEASE: Final = re.compile(r"^-- of notify-gateway ([0-9]+(?:\.[0-9]+)*)", re.MULTILINE)
 
 
@@ -57,16 +58,17 @@ class Library:
         publish, read = ((folder / name).read_text() for name in ("publish.lua", "read.lua"))
         self._source = (publish + read).replace("@PREFIX@", prefix).replace("@MAX_EVENT_BYTES@", str(max_event_bytes))
         self._own = f"{prefix}_{hashlib.sha256(self._source.encode()).hexdigest()[:8]}"
-        self._names = {"publish": f"{prefix}_publish", "reads": f"{self._own}_reads", "greet": f"{self._own}_greet"}
+        own = [name for name in _FUNCTIONS if name != "publish"]
+        self._names = {"publish": f"{prefix}_publish"} | {name: f"{self._own}_{name}" for name in own}
         release = release or this_release()
-        self.codes = {prefix: self._code(prefix, release, "publish"), self._own: self._code(self._own, release, "reads", "greet")}
+        self.codes = {prefix: self._code(prefix, release, "publish"), self._own: self._code(self._own, release, *own)}
         self._hashes: dict[str, str] | None = None  # of the scripts, where the server has no functions
         self._swept = False
 
     def _code(self, library: str, release: str, *functions: str) -> str:
         lines = [f"#!lua name={library}", f"-- of notify-gateway {release}", self._source]
         for name in functions:
-            flags = ", flags = { 'no-writes' }" if name == "reads" else ""
+            flags = ", flags = { 'no-writes' }" if name in _READING else ""
             lines.append(
                 f"redis.register_function{{ function_name = '{self._names[name]}'{flags}, "
                 f"callback = function(keys, args) return answer({name}, {_FUNCTIONS[name]}) end }}"
@@ -74,10 +76,10 @@ class Library:
         return "\n".join(lines) + "\n"
 
     def command(self, name: str, *arguments: Any) -> tuple[Any, ...]:
-        """The words that call ``publish``, ``reads`` or ``greet`` with so many keys, the keys, and arguments."""
+        """The words that call ``publish``, ``reads``, ``greet`` or ``meet`` with so many keys, the keys, and arguments."""
         if self._hashes is not None:
             return ("EVALSHA", self._hashes[name], *arguments)
-        return ("FCALL_RO" if name == "reads" else "FCALL", self._names[name], *arguments)
+        return ("FCALL_RO" if name in _READING else "FCALL", self._names[name], *arguments)
 
     async def load(self, client: Redis) -> None:
         """Make sure that the server has what we call.

@@ -29,6 +29,7 @@ logger = logging.getLogger("gateway.listener")
 
 PING_SECONDS: Final = 0.5
 MASTER_SECONDS: Final = 1.0  # between two looks whether it still is the master
+CANNOT_SAVE: Final = "MISCONF "  # how a ping is refused by a server whose disk is full, which announces all the same
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
 GATHER_SECONDS: Final = 0.003  # between two of them, so that many who come one after the other are asked for together
 BACKOFF: Final = (0.05, 1.0)  # seconds: first and longest wait before connecting again
@@ -216,7 +217,7 @@ class Listener:
     def _take(self, reply: Any) -> None:
         if type(reply) is list and reply[0] == b"message":
             self._on_message(reply[1][self._skip :].decode("latin-1"), reply[2])
-        elif isinstance(reply, Exception):
+        elif isinstance(reply, Exception) and not str(reply).startswith(CANNOT_SAVE):
             raise Lost(f"the server said: {reply}")
         elif isinstance(reply, list) and reply[0] == b"subscribe":
             self._confirmed += 1

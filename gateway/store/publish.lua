@@ -174,7 +174,8 @@ end
 -- where somebody has heard of a newer id, a floor is raised: who stands below it is told of a gap. Where there was another master it is
 -- announced too, for those who keep up: their connections may have outlived that. What somebody has heard from another master lies
 -- above the floor that this one raised when it was promoted only if both were masters at once, and then it is not in the data.
-local function open(time, heard, from)
+-- Who is only looking writes nothing, and gets nothing where something would have to be written.
+local function open(time, heard, from, looking)
   local known = redis.call('MGET', CLOCK, HOLDER)
   local last = tonumber((known[1] or ''):match('^%d+$')) or 0
   if last >= 10 ^ DIGITS then last = 0 end -- a stranger's, as all that is no number
@@ -183,15 +184,16 @@ local function open(time, heard, from)
   local holder, promoted = identity()
   local lost = before ~= holder and may_have_lost(before, holder, promoted)
   local both = from and from ~= holder and promoted and heard > (tonumber(floors:match('%d+$')) or 0)
-  if last < EARLIEST or lost or both or heard > last then
+  local new = last < EARLIEST or lost or both or heard > last
+  if not new and before == holder then return last, holder end
+  if looking then return end
+  if new then
     last = math.max(time, last + 1, heard + 1, EARLIEST)
     floors = with_floor(floors, last)
     redis.call('SET', CLOCK, decimal(last))
     if both or (lost and before ~= '') then
       redis.pcall('PUBLISH', ANNOUNCEMENTS .. '!floor', decimal(last)) -- a publisher's rights may not reach there
     end
-  elseif before == holder then
-    return last, holder
   end
   redis.call('SET', HOLDER, holder .. ' ' .. floors)
   return last, holder
@@ -302,9 +304,13 @@ end
 
 -- For a gateway that (re)connects: no id from now on lies below what it has heard of, whatever this server lost. An id that
 -- is above all that the server knows of is gone from it, and others may be. It says from whom it heard, and is told who this one is.
-local function greet(heard, from)
+local function greet(heard, from, looking)
   local time = redis.call('TIME')
   time = time[1] * 1000000 + time[2]
-  local _, holder = open(time, math.min(tonumber(heard) or 0, time + 86400 * 1000000), from ~= '' and from)
+  local _, holder = open(time, math.min(tonumber(heard) or 0, time + 86400 * 1000000), from ~= '' and from, looking)
   return holder
 end
+
+-- The same where nothing is to be written down, else nothing: also from a server that takes no writes, as its memory or its disk is
+-- full or its replicas are gone, who was connected reads on.
+local function meet(heard, from) return greet(heard, from, true) end
