@@ -202,7 +202,7 @@ class Gateway(Starlette):
         while not self.services.feed.ready:
             await asyncio.sleep(0.1)
         with suppress(RedisError, OSError):
-            for problem in await promises(self._client):
+            for problem in await promises(self._client, self._settings.prefix):
                 logger.warning("%s", problem)
 
     def _ended(self, work: asyncio.Future[None]) -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from gateway.store.connect import redis_client
+from gateway.store.connect import ask, make_connection, redis_client
 from gateway.store.library import OLDEST_WITH_FUNCTIONS
 from gateway.store.log import Log
+
+DATABASES: Final = 64  # that are looked into; Redis has 16 unless told otherwise
 
 
 async def redis_problems(url: str, prefix: str, max_event_bytes: int) -> list[str]:
     """What is wrong with this Redis, a line each; empty if nothing is."""
     client = redis_client(url)
     try:
-        await client.ping()
-        problems = await promises(client)
+        problems = await promises(client, prefix)
+        log = Log(client, prefix, max_event_bytes)
         try:
-            await Log(client, prefix, max_event_bytes).open()
+            await log.open()
         except RedisError as error:
             problems.append(f"Redis: the function {prefix}_publish cannot be loaded: {error}")
+        else:
+            problems += await _refusals(client, log, prefix)
     except (RedisError, OSError) as error:
         return [f"GATEWAY_REDIS_URL: Redis does not answer: {error}"]
     else:
@@ -30,8 +34,12 @@ async def redis_problems(url: str, prefix: str, max_event_bytes: int) -> list[st
         await client.aclose()
 
 
-async def promises(client: Redis) -> list[str]:
+async def promises(client: Redis, prefix: str) -> list[str]:
     """What this server cannot promise, a line each.
+
+    Args:
+        client: of the server
+        prefix: as GATEWAY_PREFIX
 
     Raises:
         RedisError, OSError: if it does not answer.
@@ -48,4 +56,50 @@ async def promises(client: Redis) -> list[str]:
         problems.append("Redis appendonly no: what was published since the last snapshot is lost with the server; yes is expected")
     if info.get("role") == "slave":
         problems.append("Redis role replica: nothing can be recorded there; the master's address is expected")
+    own = int(client.connection_pool.connection_kwargs.get("db") or 0)
+    others = [number for number in range(DATABASES) if number != own and f"db{number}" in info]
+    problems += [
+        f"Redis database {number}: used with the prefix {prefix} too, and pub/sub knows no databases: another GATEWAY_PREFIX is expected"
+        for number in await _with_events(client, prefix, others)
+    ]
     return problems
+
+
+async def _with_events(client: Redis, prefix: str, databases: list[int]) -> list[int]:
+    """Those of the databases that a gateway with this prefix uses; none if nobody may look."""
+    if not databases:
+        return []
+    connection = make_connection(client)  # none of the pool's, which would go on in a database that is not ours
+    found = []
+    try:
+        await connection.connect()
+        for number in databases:
+            await connection.send_command("SELECT", number)
+            await connection.read_response()
+            await connection.send_command("EXISTS", f"{prefix}:clock")
+            if await connection.read_response():
+                found.append(number)
+    except ResponseError:
+        return found
+    finally:
+        await connection.disconnect(nowait=True)
+    return found
+
+
+async def _refusals(client: Redis, log: Log, prefix: str) -> list[str]:
+    """What else a gateway asks for, and is refused at this moment, a line each."""
+    name = f"{prefix}:!check"
+    written, published = await ask(client, [("SET", f"{prefix}:check", 1, "EX", 1), ("PUBLISH", name, b"")])
+    [page] = await log.read([("check", "now", 1)])
+    connection = make_connection(client)
+    subscribed: Any = None
+    try:
+        await connection.connect()
+        await connection.send_command("SUBSCRIBE", name)
+        await connection.read_response()
+    except ResponseError as error:
+        subscribed = error
+    finally:
+        await connection.disconnect(nowait=True)
+    answers = {"a write": written, f"PUBLISH on {name}": published, f"SUBSCRIBE to {name}": subscribed, "reading a log": page}
+    return [f"Redis: {what} is refused: {answer}" for what, answer in answers.items() if isinstance(answer, Exception)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, free_port
@@ -16,7 +17,7 @@ async def test_a_redis_with_an_append_only_file_keeps_its_promises() -> None:
 async def test_what_cannot_be_promised_has_a_line_each() -> None:
     with embedded_server("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as url:
         async with Redis.from_url(url) as client:
-            lines = await promises(client)
+            lines = await promises(client, "notify")
 
     assert [words in line for line, words in zip(lines, ("maxmemory-policy allkeys-lru", "appendonly no"), strict=True)] == [True, True]
 
@@ -24,7 +25,7 @@ async def test_what_cannot_be_promised_has_a_line_each() -> None:
 async def test_a_replica_is_named(redis_url: str) -> None:
     with embedded_server("--appendonly", "yes", "--replicaof", f"127.0.0.1 {redis_url.rpartition(':')[2]}") as url:
         async with Redis.from_url(url) as client:
-            lines = await promises(client)
+            lines = await promises(client, "notify")
 
     assert len(lines) == 1
     assert "replica" in lines[0]
@@ -44,3 +45,36 @@ async def test_a_node_of_a_cluster_is_named() -> None:
 
     assert len(lines) == 1
     assert "a node of a Redis Cluster" in lines[0]
+
+
+async def test_another_database_with_the_same_prefix_is_named(redis_url: str) -> None:
+    async with Redis.from_url(f"{redis_url}/3") as other:
+        await other.set("notify:clock", 1)
+        await other.set("notify:log:{jobs:1}", 1)
+    lines = await redis_problems(redis_url, "notify", 65_536)
+    elsewhere = [await redis_problems(f"{redis_url}/3", "notify", 65_536), await redis_problems(redis_url, "staging", 65_536)]
+
+    assert [line for line in lines if "database" in line] == [
+        "Redis database 3: used with the prefix notify too, and pub/sub knows no databases: another GATEWAY_PREFIX is expected"
+    ]
+    assert "database" not in str(elsewhere[1])
+
+
+@pytest.mark.parametrize(("missing", "named"), [("&notify:*", "PUBLISH on notify:!check"), ("+@pubsub", "SUBSCRIBE to notify:!check")])
+async def test_a_right_that_is_missing_is_named(redis_url: str, missing: str, named: str) -> None:
+    rights = ["+@read", "+@write", "+@scripting", "+@pubsub", "+@transaction", "+info", "+time", "+ping", "~*", "&notify:*"]
+    rights.remove(missing)
+    async with Redis.from_url(redis_url) as client:
+        await client.execute_command("ACL", "SETUSER", "gateway", "on", ">secret", *rights)
+    lines = await redis_problems(redis_url.replace("://", "://gateway:secret@"), "notify", 65_536)
+
+    assert any(line.startswith(f"Redis: {named} is refused: ") for line in lines)
+
+
+async def test_a_redis_that_takes_no_writes_is_named(redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as client:
+        await redis_problems(redis_url, "notify", 65_536)  # brings the functions
+        await client.config_set("min-replicas-to-write", 1)
+        lines = await redis_problems(redis_url, "notify", 65_536)
+
+    assert [line for line in lines if "refused" in line] == ["Redis: a write is refused: NOREPLICAS Not enough good replicas to write."]
