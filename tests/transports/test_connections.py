@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from gateway.core.event import BLOCK
+from gateway.core.grant import Grant
+from gateway.core.subscription import Subscription
 from gateway.errors import Unavailable
+from gateway.transports import connections as module
 from gateway.transports.connections import Connections, Limits, address_of
 
 
@@ -75,6 +80,47 @@ def test_who_has_no_address_or_no_sub_is_not_counted_for_one() -> None:
     connections = Connections(Limits(100, 1, 1), 20)
     with connections.counted("", ""):
         connections.check_room("", "")
+
+
+class Slow:
+    """A connection with bytes that wait, of which it takes so many between two looks."""
+
+    transport = "sse"
+    grant = Grant.everything()
+    subscription = Subscription(wire=BLOCK, write=print, on_behind=print, on_done=print, on_failed=print)
+
+    def __init__(self, takes: int) -> None:
+        self.writer: Any = self
+        self.cut = asyncio.Event()
+        self.abort = self.cut.set
+        self._takes = takes
+        self._taken = 0
+
+    def buffered(self) -> int:
+        return 1_000
+
+    def taken(self) -> int:
+        self._taken += self._takes
+        return self._taken
+
+    def beat(self) -> None:
+        pass
+
+    async def goodbye(self, code: int, reason: str) -> None:
+        pass
+
+
+async def test_who_takes_nothing_is_cut_and_who_takes_a_little_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "STALLED_SECONDS", 0.1)
+    connections, stalled, slow = Connections(Limits(100), 20), Slow(0), Slow(1)
+    for connection in (slow, stalled):
+        connections.add(connection, "")
+    running = asyncio.ensure_future(connections.run())
+    await asyncio.wait_for(stalled.cut.wait(), 5)
+    running.cancel()
+
+    assert not slow.cut.is_set()
 
 
 async def test_who_waits_is_asked_to_end() -> None:

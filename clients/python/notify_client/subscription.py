@@ -105,9 +105,10 @@ class Subscription:
         # A task of its own, which a cancelled call leaves to the next one: it may be about to connect, or hold an event.
         if self._pending is None:
             self._pending = asyncio.ensure_future(self._next())
-        await asyncio.wait([self._pending])
-        done, self._pending = self._pending, None
-        event = None if done.cancelled() else done.result()
+        pending = self._pending
+        await asyncio.wait([pending])
+        self._settle(pending)
+        event = None if pending.cancelled() else pending.result()
         if event is None:
             await self.aclose()
             raise StopAsyncIteration
@@ -141,13 +142,9 @@ class Subscription:
         if self._on_gap is None:
             logger.warning("events of channel %s are missing; give on_gap to hear of it", channel)
             return
-        try:
-            told = self._on_gap(channel)
-            if inspect.isawaitable(told):
-                await told
-        except asyncio.CancelledError:
-            self._gap = channel  # told again by the next call
-            raise
+        told = self._on_gap(channel)
+        if inspect.isawaitable(told):
+            await told  # if this is broken off, so is the connection, and the next one tells of the same gap
 
     async def _get_token(self) -> str | None:
         if not callable(self._token):
@@ -175,11 +172,17 @@ class Subscription:
 
     async def _interrupt(self) -> None:
         """Close the connection under whoever waits for it."""
-        if self._pending is not None and self._pending.cancel():
-            await asyncio.wait([self._pending])
-            if self._pending.cancelled():
-                self._pending = None
+        pending = self._pending
+        if pending is not None and pending.cancel():
+            await asyncio.wait([pending])
+            if pending.cancelled():
+                self._settle(pending)
         await self._drop()
+
+    def _settle(self, pending: asyncio.Task[Event | None]) -> None:
+        # Whoever iterates and another task that closes wait for the same, and either may be the first to go on.
+        if self._pending is pending:
+            self._pending = None
 
     async def follow(self, channel: str, cursor: str | None = None) -> None:
         """Follow a channel more, from its cursor if given, else as ``since`` says.

@@ -194,6 +194,49 @@ async def test_a_gap_is_told_before_the_next_event(gateway, publisher, channel, 
     assert (told, event.id) == ([channel], last)
 
 
+async def test_a_gap_whose_telling_is_broken_off_is_told_again(gateway, publisher, channel):
+    told, first = [], asyncio.Event()
+
+    async def on_gap(name):
+        told.append(name)
+        if not first.is_set():
+            first.set()
+            await asyncio.Event().wait()
+
+    old = publisher.publish(channel, "progress", 0)
+    publisher.publish(channel, "progress", 1, keep=1)
+    last = publisher.publish(channel, "progress", 2, keep=1)
+    async with asyncio.timeout(10), subscribe(gateway.http, {channel: old}, transport="sse", on_gap=on_gap) as events:
+        waiting = asyncio.ensure_future(anext(events))
+        await first.wait()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await events.follow(f"{channel}.b")  # which takes another connection
+        event = await anext(events)
+
+    assert (told, event.id) == ([channel, channel], last)
+
+
+async def test_whoever_is_being_told_of_a_gap_can_leave(gateway, publisher, channel, transport):
+    telling = asyncio.Event()
+
+    async def on_gap(_name):
+        telling.set()
+        await asyncio.Event().wait()
+
+    old = publisher.publish(channel, "progress", 0)
+    publisher.publish(channel, "progress", 1, keep=1)
+    publisher.publish(channel, "progress", 2, keep=1)
+    async with asyncio.timeout(10):
+        events = subscribe(gateway.http, {channel: old}, transport=transport, on_gap=on_gap)
+        waiting = asyncio.ensure_future(anext(events))
+        await telling.wait()
+        await events.aclose()
+
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+
+
 async def test_a_gap_that_nobody_asked_for_is_logged(gateway, publisher, channel, caplog):
     old = publisher.publish(channel, "progress", 0)
     publisher.publish(channel, "progress", 1, keep=1)
