@@ -31,6 +31,8 @@ PING_SECONDS: Final = 0.5
 MASTER_SECONDS: Final = 1.0  # between two looks whether it still is the master
 CANNOT_SAVE: Final = "MISCONF "  # how a ping is refused by a server whose disk is full, which announces all the same
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
+# Channels whose confirmation has not come: Redis cuts a listener that does not take 32 MB, and the names of 300,000 are as much.
+UNCONFIRMED: Final = 10_000
 GATHER_SECONDS: Final = 0.003  # between two of them, so that many who come one after the other are asked for together
 BACKOFF: Final = (0.05, 1.0)  # seconds: first and longest wait before connecting again
 
@@ -113,8 +115,16 @@ class Listener:
         """Wait until Redis has confirmed all of these on the present connection."""
         names = tuple(names)
         while (last := max([self._wanted.get(name, 0) for name in names], default=0)) > self._confirmed:
-            self._goal = min(self._goal, last)
-            await self._reached.wait()
+            await self._next(last)
+
+    async def _confirm(self, number: int) -> None:
+        """Wait until so many are confirmed on this connection."""
+        while self._confirmed < number:
+            await self._next(number)
+
+    async def _next(self, number: int) -> None:
+        self._goal = min(self._goal, number)
+        await self._reached.wait()
 
     def _reach(self) -> None:
         """Let those who wait look again."""
@@ -174,6 +184,7 @@ class Listener:
             group.create_task(self._watch_master(connection))
 
     async def _send(self, connection: AbstractConnection) -> None:
+        sent = 0
         while True:
             await self._send_now.wait()
             self._send_now.clear()
@@ -181,7 +192,10 @@ class Listener:
             for command, wanted in (("UNSUBSCRIBE", False), ("SUBSCRIBE", True)):
                 names = [self._prefix + name.encode() for name, want in changes.items() if want is wanted]
                 for i in range(0, len(names), BATCH):
-                    await connection.send_command(command, *names[i : i + BATCH], check_health=False)
+                    batch = names[i : i + BATCH]
+                    await connection.send_command(command, *batch, check_health=False)
+                    sent += wanted * len(batch)
+                    await self._confirm(sent - UNCONFIRMED)
             await asyncio.sleep(GATHER_SECONDS)
 
     async def _watch(self, connection: AbstractConnection, receiver: Receiver) -> None:

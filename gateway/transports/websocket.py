@@ -32,6 +32,10 @@ MAX_REF_BYTES: Final = 256
 MOST_UNANSWERED: Final = 300  # commands to subscribe
 COMMANDS_AT_ONCE: Final = 300  # one for each of 128 channels, twice over
 COMMANDS_PER_SECOND: Final = 20.0
+# Each costs this process and Redis as much as half a handshake, and a command may name all that a client may follow: so often over at once,
+# and in so many seconds.
+TURNS_AT_ONCE: Final = 4
+TURN_SECONDS: Final = 2.0
 MAX_REASON_BYTES: Final = 123  # RFC 6455, section 5.5: a control frame holds 125
 
 _decode: Final = msgspec.json.Decoder(dict[str, Any])
@@ -44,35 +48,46 @@ def close_reason(text: str) -> str:
 
 
 class Allowance:
-    """How many commands a client may send: a bucket that fills again with time."""
+    """How much a client may ask for: a bucket that fills again with time.
 
-    __slots__ = ("_at", "_left")
+    Args:
+        now: the loop's time
+        what: it is that is counted, for an error
+        at_once: how many of them the bucket holds
+        per_second: how many come back in a second
+    """
 
-    def __init__(self, now: float) -> None:
-        self._left = float(COMMANDS_AT_ONCE)
+    __slots__ = ("_at", "_at_once", "_left", "_per_second", "_what")
+
+    def __init__(self, now: float, what: str, at_once: float, per_second: float) -> None:
+        self._what = what
+        self._at_once = at_once
+        self._per_second = per_second
+        self._left = at_once
         self._at = now
 
-    def take(self, now: float) -> None:
+    def take(self, now: float, count: int = 1) -> None:
         """
         Raises:
-            TooMany: if the bucket is empty.
+            TooMany: if there are not so many in the bucket.
         """
-        self._left = min(COMMANDS_AT_ONCE, self._left + (now - self._at) * COMMANDS_PER_SECOND)
+        self._left = min(self._at_once, self._left + (now - self._at) * self._per_second)
         self._at = now
-        if self._left < 1:
-            raise TooMany(f"more than {COMMANDS_PER_SECOND:.0f} commands a second")
-        self._left -= 1
+        if self._left < count:
+            raise TooMany(f"more than {self._per_second:.0f} {self._what} a second")
+        self._left -= count
 
 
 class Socket(Follower):
     """One open WebSocket."""
 
-    __slots__ = ("_allowance",)
+    __slots__ = ("_allowance", "_channels")
     transport = "websocket"
 
     def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
         super().__init__(services, grant, writer, send, wire, until_final=until_final)
         self._allowance: Allowance | None = None  # most clients never send a command
+        self._channels: Allowance | None = None
 
     def beat(self) -> None:
         if self.subscription.wire is FRAME:  # else the server has pings of its own
@@ -128,7 +143,7 @@ class Socket(Follower):
         """
         now = asyncio.get_running_loop().time()
         if self._allowance is None:
-            self._allowance = Allowance(now)
+            self._allowance = Allowance(now, "commands", COMMANDS_AT_ONCE, COMMANDS_PER_SECOND)
         self._allowance.take(now)
         text = message.get("text")
         if text is None:
@@ -180,7 +195,14 @@ class Socket(Follower):
         check_readable(self.grant, begin)
         if self.subscription.unanswered >= MOST_UNANSWERED:
             raise TooMany(f"{MOST_UNANSWERED} commands to subscribe wait for their answer: more may not")
+        self._take_channels(len(begin))
         self._services.feed.follow(self.subscription, begin, ref)
+
+    def _take_channels(self, count: int) -> None:
+        now, most = asyncio.get_running_loop().time(), self._services.max_channels
+        if self._channels is None:
+            self._channels = Allowance(now, "channels", TURNS_AT_ONCE * most, most / TURN_SECONDS)
+        self._channels.take(now, count)
 
     def _unsubscribe(self, ref: Ref, channels: object) -> None:
         if not isinstance(channels, list) or not all(isinstance(name, str) for name in channels):

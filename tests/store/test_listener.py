@@ -181,6 +181,29 @@ async def test_who_waits_for_a_confirmation_has_it_from_the_next_connection() ->
         await waiting
 
 
+async def test_no_more_are_asked_for_than_redis_may_hold_answers_for(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "UNCONFIRMED", 100)
+    monkeypatch.setattr(listener_module, "BATCH", 50)
+    names = [f"c{i}" for i in range(600)]
+    ahead = []
+    async with (
+        Proxy(int(redis_url.rpartition(":")[2])) as way,
+        listening(f"redis://127.0.0.1:{way.port}", Heard(), "first") as listener,
+    ):
+        await listener.confirmed(["first"])
+        way.latency = 0.05
+        for name in names:
+            listener.subscribe(name)
+        waiting = asyncio.ensure_future(listener.confirmed(names))
+        async with asyncio.timeout(20):
+            while not waiting.done():
+                asked_for = len(await redis.pubsub_channels("notify:*"))
+                ahead.append(asked_for - listener._confirmed)
+                await asyncio.sleep(0.005)
+
+    assert 50 <= max(ahead) <= 150
+
+
 async def test_thousands_are_subscribed_in_few_commands(redis_url: str, redis: Redis) -> None:
     async with listening(redis_url, Heard()) as listener:
         names = [f"c{i}" for i in range(5_000)]

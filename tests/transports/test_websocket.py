@@ -7,13 +7,14 @@ import contextlib
 import json
 import os
 import signal
+from collections import Counter
 
 import pytest
 import websockets
 from redis.asyncio import Redis
 
 from gateway.errors import TooMany
-from gateway.transports.websocket import COMMANDS_AT_ONCE, MAX_REASON_BYTES, Allowance, close_reason
+from gateway.transports.websocket import MAX_REASON_BYTES, Allowance, close_reason
 from tests.support.servers import Server, running_gateway
 
 
@@ -25,13 +26,16 @@ def test_a_reason_fits_a_close_frame_and_stays_utf_8() -> None:
 
 
 def test_an_allowance_is_used_up_and_comes_back_with_time() -> None:
-    allowance = Allowance(0)
-    for _ in range(COMMANDS_AT_ONCE):
+    allowance = Allowance(0, "commands", 300, 20)
+    for _ in range(290):
         allowance.take(0)
-    with pytest.raises(TooMany):
+    allowance.take(0, 10)
+    with pytest.raises(TooMany, match="more than 20 commands a second"):
         allowance.take(0)
 
-    allowance.take(1)
+    allowance.take(1, 20)
+    with pytest.raises(TooMany):
+        allowance.take(1)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,18 @@ async def test_what_is_no_command_at_all_ends_it(server: Server, data: bytes | s
 
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == code
+
+
+async def test_so_many_channels_may_be_asked_for_in_a_while(server: Server) -> None:
+    async with websockets.connect(f"{server.ws}/ws") as socket:
+        for _ in range(6):
+            await socket.send(json.dumps({"op": "subscribe", "channels": {f"c{i}": "now" for i in range(128)}}))
+        answers = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(6)]
+        await socket.send('{"op":"ping"}')
+        pong = json.loads(await asyncio.wait_for(socket.recv(), 10))
+
+    assert Counter(answer.get("status", answer["op"]) for answer in answers) == {"ready": 4, 429: 2}
+    assert pong["op"] == "pong"
 
 
 async def test_so_many_commands_may_wait_for_redis_and_no_more(redis_url: str) -> None:
