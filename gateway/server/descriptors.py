@@ -12,6 +12,7 @@ from typing import Final
 
 RESERVE: Final = 64  # listeners, Redis, the event loop, an authorisation call
 MOST: Final = 1_048_576  # a container may say a thousand million, which no kernel table holds
+ALWAYS: Final = 10_240  # that macOS lets each process have (OPEN_MAX)
 
 
 def raise_limit() -> int:
@@ -20,11 +21,13 @@ def raise_limit() -> int:
     most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     if soft == resource.RLIM_INFINITY or soft >= most:
         return soft if soft != resource.RLIM_INFINITY else MOST
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    except (OSError, ValueError):  # macOS has a lower bound of its own, and does not tell it
-        return soft
-    return most
+    for wanted in (most, min(most, ALWAYS)):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+        except (OSError, ValueError):  # macOS has a lower bound of its own, and does not tell it
+            continue
+        return max(soft, wanted)
+    return soft
 
 
 @functools.cache

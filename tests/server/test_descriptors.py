@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
+
+import pytest
+
+from gateway.server.descriptors import raise_limit
 
 # Lower from step to step, as only the superuser may raise them again.
 LIMITS = [(256, 1024), (512, 512), (64, 100)]
@@ -20,3 +25,18 @@ def test_the_limit_is_raised_and_some_descriptors_are_kept_back() -> None:
     done = subprocess.run([sys.executable, "-c", f"LIMITS = {LIMITS}\n{SCRIPT}"], capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines() == ["1024 1024 1024 960", "512 512 512 448", "100 100 100 50"]
+
+
+def test_a_system_that_does_not_tell_its_own_bound_is_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def setrlimit(_: int, limits: tuple[int, int]) -> None:
+        asked.append(limits)
+        if limits[0] > 61_440:
+            raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+
+    assert raise_limit() == 10_240
+    assert asked[-1] == (10_240, resource.RLIM_INFINITY)

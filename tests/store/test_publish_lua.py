@@ -3,9 +3,10 @@
 import json
 import random
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,17 @@ LIBRARY = (
 SCRIPT = f"{FILLED}\nreturn answer(publish, KEYS[1], ARGV)\n"
 
 
-def started(program: str, folder: Path) -> Iterator[redis.Redis]:
+@contextmanager
+def started(program: str) -> Iterator[redis.Redis]:
+    # Not below pytest's folder: macOS takes 103 bytes for a socket, and its own folder for temporary files has a long name.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield from running(program, folder)
+
+
+def running(program: str, folder: str) -> Iterator[redis.Redis]:
     words = [program, "--port", "0", "--unixsocket", "s", "--save", ""]
     process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL)
-    client = redis.Redis(unix_socket_path=str(folder / "s"), protocol=2, retry=Retry(NoBackoff(), 0))
+    client = redis.Redis(unix_socket_path=f"{folder}/s", protocol=2, retry=Retry(NoBackoff(), 0))
     try:
         deadline = time.monotonic() + 10
         while True:
@@ -49,13 +57,15 @@ def started(program: str, folder: Path) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    yield from started(valkey_program(), tmp_path_factory.mktemp("valkey"))
+def valkey() -> Iterator[redis.Redis]:
+    with started(valkey_program()) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def old_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    yield from started(old_redis_program(), tmp_path_factory.mktemp("redis"))
+def old_redis() -> Iterator[redis.Redis]:
+    with started(old_redis_program()) as client:
+        yield client
 
 
 def entry_parts(entry: bytes) -> tuple[str, str, str, bytes]:
