@@ -131,7 +131,6 @@ class Feed:
         for channel, _ in list(idle):
             if self.listener.unsubscribe(channel.name):
                 self.hub.forget(channel)
-                self.reads.forget(channel)
 
     # What comes from Redis
 

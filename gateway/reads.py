@@ -80,14 +80,10 @@ class Reads:
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def forget(self, channel: Channel | None = None) -> None:
-        """Share no more what was read on this channel, or on any: its announcements are no longer heard."""
-        if channel is None:
-            self._reads, self._older = {}, {}
-            self._size = 0
-        else:
-            self._reads.pop(channel, None)
-            self._older.pop(channel, None)
+    def forget(self) -> None:
+        """Share no more what was read: announcements may have been missed."""
+        self._reads, self._older = {}, {}
+        self._size = 0
 
     def sweep(self) -> None:
         """Keep no page that nobody has asked for since the sweep before the last: it would be there for as long as the channel is quiet."""
