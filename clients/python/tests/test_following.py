@@ -204,6 +204,29 @@ def test_an_overload_is_not_a_blocked_websocket():
     assert following.transport == "ws"
 
 
+def test_the_wait_is_between_the_shortest_and_the_longest():
+    waits = [Following(["jobs:1"], dice=lambda dice=dice: dice).end(Ended(503, "full", 3), 0) for dice in (0, 0.5, 1)]
+    shortest, longest = delays(0, later=True, retry_after=3)
+
+    assert waits == [shortest, (shortest + longest) / 2, longest]
+
+
+@pytest.mark.parametrize("transport", ["ws", "sse", "auto"])
+def test_where_the_way_is_known_a_proxys_error_is_no_reason_to_hurry(transport):
+    # All clients of a gateway that restarts get it at once.
+    following = Following(["jobs:1"], transport=transport, dice=lambda: 1)
+    if transport == "auto":
+        following.end(Ended(426, "Upgrade Required"), 0)
+        following.receive(READY, 0)
+        following.end(Ended(0, "cut"), LASTING)
+
+    assert following.end(Ended(502, "Bad Gateway"), 2 * LASTING) > 0
+
+
+def test_a_gateway_that_is_not_there_is_no_reason_to_hurry_either():
+    assert Following(["jobs:1"], dice=lambda: 1).end(Ended(0, "refused"), 0) > 0
+
+
 def test_what_is_unfollowed_is_not_delivered():
     following = Following(["jobs:1", "jobs:2"])
     following.unfollow("jobs:2")

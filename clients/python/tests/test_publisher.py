@@ -17,6 +17,7 @@ import pytest
 import redis
 import redis.asyncio
 from notify_client import AsyncPublisher, Publisher
+from notify_client.publisher import CONNECTIONS
 
 LIMIT = 0.5
 SLACK = 0.5  # of a shared, busy machine
@@ -541,6 +542,21 @@ def test_one_asyncio_publisher_serves_one_loop_after_the_other(valkey):
 
     assert None not in ids
     assert dropped == 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_loop_after_the_other_may_have_more_to_publish_than_there_are_connections(valkey):
+    publisher = AsyncPublisher(valkey.url)
+
+    async def publish_many(publisher):
+        return await asyncio.gather(*(publisher.publish("jobs:1", "a") for _ in range(3 * CONNECTIONS)))
+
+    ids = [id for _ in range(2) for id in asyncio.run(publish_many(publisher))]
+    del publisher
+    gc.collect()
+
+    assert None not in ids
+    assert len(set(ids)) == 6 * CONNECTIONS
 
 
 class Interrupted(Exception):
