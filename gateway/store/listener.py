@@ -79,6 +79,8 @@ class Listener:
         self._confirmed = 0
         self._goal = math.inf  # of those who wait: the first number that one of them waits for
         self._reached = asyncio.Event()
+        self._room_at = math.inf  # of the sender: the number that has to be confirmed before it asks for more
+        self._room = asyncio.Event()
         self._to_send: dict[str, bool] = {}  # name -> whether to subscribe (or to unsubscribe), in this order
         self._send_now = asyncio.Event()
 
@@ -115,16 +117,8 @@ class Listener:
         """Wait until Redis has confirmed all of these on the present connection."""
         names = tuple(names)
         while (last := max([self._wanted.get(name, 0) for name in names], default=0)) > self._confirmed:
-            await self._next(last)
-
-    async def _confirm(self, number: int) -> None:
-        """Wait until so many are confirmed on this connection."""
-        while self._confirmed < number:
-            await self._next(number)
-
-    async def _next(self, number: int) -> None:
-        self._goal = min(self._goal, number)
-        await self._reached.wait()
+            self._goal = min(self._goal, last)
+            await self._reached.wait()
 
     def _reach(self) -> None:
         """Let those who wait look again."""
@@ -195,7 +189,10 @@ class Listener:
                     batch = names[i : i + BATCH]
                     await connection.send_command(command, *batch, check_health=False)
                     sent += wanted * len(batch)
-                    await self._confirm(sent - UNCONFIRMED)
+                    if sent - self._confirmed > UNCONFIRMED:
+                        self._room_at = sent - UNCONFIRMED
+                        self._room.clear()
+                        await self._room.wait()
             await asyncio.sleep(GATHER_SECONDS)
 
     async def _watch(self, connection: AbstractConnection, receiver: Receiver) -> None:
@@ -237,6 +234,9 @@ class Listener:
             self._confirmed += 1
             if self._confirmed >= self._goal:
                 self._reach()
+            if self._confirmed >= self._room_at:
+                self._room_at = math.inf
+                self._room.set()
 
 
 async def _disconnect(connection: AbstractConnection) -> None:

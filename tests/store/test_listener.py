@@ -20,6 +20,7 @@ from gateway.store.connect import ask, drop_idle, redis_client
 from gateway.store.listener import MASTER_SECONDS, Listener
 from gateway.store.receiver import MESSAGES_AT_ONCE
 from tests.faults.proxy import Proxy
+from tests.support.tls import tls_before
 
 
 class Heard:
@@ -98,6 +99,32 @@ async def test_a_unix_socket_and_options_meant_for_other_programs(url: str) -> N
 
     assert found == [b"OK", b"1"]
     assert heard.messages == [("a", b"1")]
+
+
+async def test_over_tls_it_hears_the_same_also_when_much_is_said(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+    heard = Heard()
+    async with tls_before(int(redis_url.rpartition(":")[2]), tmp_path) as port:
+        url = f"rediss://localhost:{port}?ssl_ca_certs={tmp_path / 'certificate.pem'}"
+        async with listening(url, heard) as listener:
+            listener.subscribe("a")
+            await listener.confirmed(["a"])
+            for i in range(500):  # one by one, so that it is found busy and left alone for moments
+                await redis.publish("notify:a", str(i))
+            await until(lambda: len(heard.messages) == 500)
+
+    assert [payload for _, payload in heard.messages] == [str(i).encode() for i in range(500)]
+    assert heard.connected == 1
+
+
+async def test_a_server_whose_certificate_is_no_good_is_told_nothing(
+    redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = Heard()
+    async with tls_before(int(redis_url.rpartition(":")[2]), tmp_path) as port, listening(f"rediss://localhost:{port}", heard, "a"):
+        await until(lambda: heard.lost)
+
+    assert heard.connected == 0
+    assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
 
 
 async def test_what_is_given_up_is_heard_no_longer(redis_url: str, redis: Redis) -> None:
