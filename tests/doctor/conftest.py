@@ -5,15 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from gateway.doctor import delivery
 from gateway.doctor.examination import examine
@@ -22,6 +17,7 @@ from gateway.embedded import embedded_server
 from tests.support.listening import refusing_port, wait_until_it_listens
 from tests.support.nginx import free_ports, running_nginx
 from tests.support.servers import running_gateway
+from tests.support.tls import write_certificate
 from tests.support.tokens import SECRET
 
 PROXY = """
@@ -56,21 +52,6 @@ SERVERS = {
 
 
 LISTEN = {"tls": " ssl http2", "tls 1.1": " ssl"}
-
-
-def write_certificate(folder: Path) -> None:
-    """A certificate for localhost that signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - timedelta(days=1), now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "certificate.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 @dataclass

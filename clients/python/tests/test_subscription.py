@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from notify_client import Publisher, Refused, issue_token, subscribe, watch
 from gateway.embedded import embedded_server
 from tests.faults.proxy import Proxy
 from tests.support.servers import running_gateway
+from tests.support.tls import tls_before
 
 SECRET = "a secret of at least thirty-two bytes"
 
@@ -85,6 +87,26 @@ async def test_a_token_goes_to_no_other_address(channel, transport, caplog):
         following.cancel()
 
     assert set(asked) == {"Bearer secret"}
+
+
+async def test_over_tls_a_gateway_is_followed_whose_certificate_is_good_and_no_other(
+    gateway, publisher, channel, transport, tmp_path, caplog
+):
+    id = publisher.publish(channel, "progress")
+    async with asyncio.timeout(10), tls_before(gateway.port, tmp_path) as port:
+        url = f"https://localhost:{port}"
+        async with subscribe(url, [channel], transport=transport) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            while "no connection to the gateway" not in caplog.text and not waiting.done():
+                await asyncio.sleep(0.01)
+            stranger = waiting.cancel()
+        good = ssl.create_default_context(cafile=tmp_path / "certificate.pem")
+        async with subscribe(url, [channel], transport=transport, ssl=good) as events:
+            event = await anext(events)
+
+    assert stranger
+    assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
+    assert event.id == id
 
 
 async def test_a_job_is_followed_to_its_end(gateway, publisher, channel, transport):
