@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.server.frames import FRAMES_AT_ONCE, FRAMES_PER_SECOND, FrameCounter, Violation
-from tests.support.wire import PING, frame
+from gateway.server.frames import FRAMES_AT_ONCE, FRAMES_PER_SECOND, FrameCounter, Violation, is_pong
+from tests.support.wire import PING, PONG, frame
 
 kinds = st.tuples(st.sampled_from([0, 1, 125, 126, 300]), st.booleans(), st.booleans())
 
@@ -74,3 +74,14 @@ def test_any_bytes_are_taken_or_refused_and_nothing_is_kept_but_part_of_a_header
 
     assert feed(counter, parts) in (0, 1002, 1008)
     assert len(counter._header) < 14
+
+
+def test_nothing_but_one_whole_pong_is_taken_for_one() -> None:
+    pong = frame(b"ok", PONG)
+    others = [frame(b"ok"), frame(b"ok", PING), frame(b"ok", PONG, fin=False), frame(b"ok", PONG, masked=False)]
+    others += [pong[:-1], pong[:2], b"", pong + pong, pong + frame(b"ok")]
+
+    assert is_pong(pong)
+    assert is_pong(frame(b"", PONG))
+    assert is_pong(frame(b" " * 125, PONG))
+    assert not [data for data in others if is_pong(data)]
