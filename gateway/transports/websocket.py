@@ -32,8 +32,8 @@ MAX_REF_BYTES: Final = 256
 MOST_UNANSWERED: Final = 300  # commands to subscribe
 COMMANDS_AT_ONCE: Final = 300  # one for each of 128 channels, twice over
 COMMANDS_PER_SECOND: Final = 20.0
-# Each costs this process and Redis as much as half a handshake, and a command may name all that a client may follow: so often over at once,
-# and in so many seconds.
+# Each that a client did not follow costs this process and Redis as much as half a handshake, and a command may name all that it may follow:
+# so often over at once, and in so many seconds.
 TURNS_AT_ONCE: Final = 4
 TURN_SECONDS: Final = 2.0
 MAX_REASON_BYTES: Final = 123  # RFC 6455, section 5.5: a control frame holds 125
@@ -195,7 +195,7 @@ class Socket(Follower):
         check_readable(self.grant, begin)
         if self.subscription.unanswered >= MOST_UNANSWERED:
             raise TooMany(f"{MOST_UNANSWERED} commands to subscribe wait for their answer: more may not")
-        self._take_channels(len(begin))
+        self._take_channels(len(begin.keys() - self.subscription.cursors.keys()))
         self._services.feed.follow(self.subscription, begin, ref)
 
     def _take_channels(self, count: int) -> None:

@@ -87,16 +87,28 @@ async def test_what_is_no_command_at_all_ends_it(server: Server, data: bytes | s
     assert closed.value.rcvd.code == code
 
 
-async def test_so_many_channels_may_be_asked_for_in_a_while(server: Server) -> None:
+async def test_so_many_other_channels_may_be_asked_for_in_a_while(server: Server) -> None:
     async with websockets.connect(f"{server.ws}/ws") as socket:
-        for _ in range(6):
-            await socket.send(json.dumps({"op": "subscribe", "channels": {f"c{i}": "now" for i in range(128)}}))
+        for turn in range(6):
+            names = [f"c{turn}-{i}" for i in range(128)]
+            await socket.send(json.dumps({"op": "subscribe", "channels": dict.fromkeys(names, "now")}))
+            await socket.send(json.dumps({"op": "unsubscribe", "channels": names}))
         answers = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(6)]
         await socket.send('{"op":"ping"}')
         pong = json.loads(await asyncio.wait_for(socket.recv(), 10))
 
     assert Counter(answer.get("status", answer["op"]) for answer in answers) == {"ready": 4, 429: 2}
     assert pong["op"] == "pong"
+
+
+async def test_who_asks_again_for_what_it_follows_may_do_so(server: Server) -> None:
+    async with websockets.connect(f"{server.ws}/ws") as socket:
+        for count in range(1, 129):  # as client.js does, for each element of a page: what has no answer yet is asked for once more
+            await socket.send(json.dumps({"op": "subscribe", "channels": {f"c{i}": "now" for i in range(count)}, "ref": count}))
+        answers = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(128)]
+
+    assert [answer["ref"] for answer in answers] == list(range(1, 129))
+    assert {answer["op"] for answer in answers} == {"ready"}
 
 
 async def test_so_many_commands_may_wait_for_redis_and_no_more(redis_url: str) -> None:
