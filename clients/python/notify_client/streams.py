@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from notify_client.following import NO_CONTENT, Ended, Following, address
 OPEN_SECONDS: Final = 10.0
 MAX_MESSAGE_BYTES: Final = 2**24
 MAX_ANSWER_BYTES: Final = 4_096  # of a refusal, for its reason
+LEFT: Final = 1_000  # channels left lately, on one connection: nobody leaves so many while an event is on its way, at 20 commands a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,7 @@ class WebSocketStream:
     def __init__(self, socket: websockets.asyncio.client.ClientConnection, following: Following) -> None:
         self._socket = socket
         self._following = following
+        self._left: deque[str] = deque(maxlen=LEFT)
 
     @classmethod
     async def open(cls, ways: Ways, following: Following, token: str | None) -> Self:
@@ -149,10 +152,13 @@ class WebSocketStream:
         return message if isinstance(message, str) else message.decode(errors="replace")
 
     async def follow(self, channel: str) -> bool:
+        if channel in self._left:
+            return False  # what is still on its way from before would pass for what comes after the cursor
         await self._send(self._following.subscribe_command([channel]))
         return True
 
     async def unfollow(self, channel: str) -> bool:
+        self._left.append(channel)
         await self._send(f'{{"op":"unsubscribe","channels":["{channel}"]}}')
         return True
 

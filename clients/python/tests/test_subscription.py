@@ -296,6 +296,22 @@ async def test_channels_come_and_go_while_iterating(gateway, publisher, channel,
         assert events.cursors == {f"{channel}.b": more}
 
 
+async def test_what_was_unfollowed_and_is_followed_again_begins_where_it_is_told_to(gateway, publisher, channel, transport):
+    ids = [publisher.publish(channel, "progress", n) for n in range(3)]
+    async with subscribe(gateway.http, [channel, f"{channel}.other"], since="now", transport=transport) as events:
+        first = asyncio.ensure_future(take(events, 1))
+        while not first.done():
+            publisher.publish(f"{channel}.other", "progress")
+            await asyncio.sleep(0.05)
+        await events.unfollow(f"{channel}.other")
+        ids += [publisher.publish(channel, "progress", n) for n in range(3)]
+        await asyncio.sleep(0.1)  # they are here, and nobody has taken them
+        await events.unfollow(channel)
+        await events.follow(channel, "0")
+
+        assert [event.id for event in await take(events, 6)] == ids
+
+
 async def test_nothing_is_followed_at_first(gateway, publisher, channel):
     async with subscribe(gateway.http, [], transport="ws") as events:
         await events.follow(channel)
