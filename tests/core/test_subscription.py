@@ -184,6 +184,7 @@ def test_a_channel_that_was_left_while_reading_brings_nothing() -> None:
     client.subscription.end_read(pages, 0)
 
     assert client.ids == [20]
+    assert client.got[-1] == {"op": "ready", "channels": {"b": "20"}}
 
 
 def test_a_channel_that_was_left_while_reading_brings_nothing_of_what_was_announced_either() -> None:

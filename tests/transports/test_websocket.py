@@ -101,6 +101,20 @@ async def test_so_many_other_channels_may_be_asked_for_in_a_while(server: Server
     assert pong["op"] == "pong"
 
 
+async def test_the_channels_of_all_commands_together_are_counted(server: Server) -> None:
+    async with websockets.connect(f"{server.ws}/ws") as socket:
+        answers = []
+        for channels in ({f"c{i}": "now" for i in range(128)}, {"more": "now"}):
+            await socket.send(json.dumps({"op": "subscribe", "channels": channels}))
+            answers.append(json.loads(await asyncio.wait_for(socket.recv(), 10)))
+        await socket.send('{"op":"unsubscribe","channels":["c0"]}')
+        await socket.send('{"op":"subscribe","channels":{"more":"now"}}')
+        answers.append(json.loads(await asyncio.wait_for(socket.recv(), 10)))
+
+    assert [answer.get("status", answer["op"]) for answer in answers] == ["ready", 400, "ready"]
+    assert "129 channels" in answers[1]["detail"]
+
+
 async def test_who_asks_again_for_what_it_follows_may_do_so(server: Server) -> None:
     async with websockets.connect(f"{server.ws}/ws") as socket:
         for count in range(1, 129):  # as client.js does, for each element of a page: what has no answer yet is asked for once more
