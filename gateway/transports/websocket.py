@@ -33,9 +33,10 @@ MOST_UNANSWERED: Final = 300  # commands to subscribe
 COMMANDS_AT_ONCE: Final = 300  # one for each of 128 channels, twice over
 COMMANDS_PER_SECOND: Final = 20.0
 # Each that a client did not follow costs this process and Redis as much as half a handshake, and a command may name all that it may follow:
-# so often over at once, and in so many seconds.
+# so often over at once, and in so many seconds; and as if that were so many at least, for pages that go from one channel to the next.
 TURNS_AT_ONCE: Final = 4
 TURN_SECONDS: Final = 2.0
+FEWEST_IN_TURN: Final = 128
 MAX_REASON_BYTES: Final = 123  # RFC 6455, section 5.5: a control frame holds 125
 
 _decode: Final = msgspec.json.Decoder(dict[str, Any])
@@ -199,7 +200,7 @@ class Socket(Follower):
         self._services.feed.follow(self.subscription, begin, ref)
 
     def _take_channels(self, count: int) -> None:
-        now, most = asyncio.get_running_loop().time(), self._services.max_channels
+        now, most = asyncio.get_running_loop().time(), max(self._services.max_channels, FEWEST_IN_TURN)
         if self._channels is None:
             self._channels = Allowance(now, "channels", TURNS_AT_ONCE * most, most / TURN_SECONDS)
         self._channels.take(now, count)
