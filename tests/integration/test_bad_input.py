@@ -455,18 +455,21 @@ def test_a_client_that_is_sent_away_and_is_gone_already_harms_nobody(gateway: Se
 
 
 def test_answers_that_nobody_takes_are_not_gathered_and_none_is_lost(gateway: Server) -> None:
-    command = frame(b'{"op":"ping","ref":"' + b"x" * 65_000 + b'"}')
+    channels = "&".join(f"channel={number:0128}" for number in range(128))  # 19 KB in each answer
+    commands = [frame(b'{"op":"unsubscribe","channels":["none"],"ref":%d}' % number + b" " * 65_000) for number in range(250)]
     before = growth(gateway)
-    with websocket(gateway.port, receive_buffer=65_536) as wire:
-        sender = threading.Thread(target=wire.send, args=[command * 250])
+    with websocket(gateway.port, f"/ws?since=now&{channels}", receive_buffer=65_536) as wire:
+        wire.message()
+        sender = threading.Thread(target=wire.send, args=[b"".join(commands)])
         sender.start()
         sender.join(1)
         grown = growth(gateway) - before
-        sizes = {len(wire.message()["ref"]) for _ in range(250)}
+        answers = [wire.message() for _ in range(250)]
         sender.join()
 
     assert grown <= 2 * MIB
-    assert sizes == {65_000}
+    assert [answer["ref"] for answer in answers] == list(range(250))
+    assert {len(answer["channels"]) for answer in answers} == {128}
 
 
 COMMANDS = {
