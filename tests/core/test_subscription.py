@@ -228,6 +228,50 @@ def test_a_final_event_that_came_while_it_was_behind_ends_who_wanted_no_more(way
     assert client.over is until_final
 
 
+def test_an_event_that_is_not_final_and_a_client_without_channels_end_nothing() -> None:
+    client, idle = Client(until_final=True), Client(until_final=True)
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.hub.announce(event("a", 20, 10))
+    client.read(a=answer("a", 10, clock=10))
+    idle.subscription.check_done()
+
+    assert client.ids == [10, 20]
+    assert not client.over
+    assert not idle.over
+
+
+def test_gaps_of_two_channels_at_one_place_are_both_told_and_move_no_cursor() -> None:
+    written: list[bytes] = []
+    client = Client(BLOCK, written.append)
+    client.follow(b=10, a=10)
+    client.subscription.begin_read()
+    client.read(**{name: Answer(50, (), 40, False, False, []) for name in "ba"})
+    told = b"".join(written)
+
+    assert [line for line in told.split(b"\n") if line.startswith((b"id", b"event"))] == [
+        b"event: gap",
+        b"event: gap",
+        b"id: 40",
+        b"event: ready",
+    ]
+    assert told.index(b'"a"') < told.index(b'"b"')
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_one_channel_that_missed_something_holds_up_the_other(busy: bool) -> None:
+    client = Client()
+    client.follow(a=10, b=10)
+    client.hub.announce(event("a", 30, 10))  # before the queue was begun, and a replica that lags has not got it
+    client.subscription.begin_read()
+    if busy:
+        client.hub.announce(event("b", 40, 10))
+    client.read(a=answer("a", clock=20), b=answer("b", clock=20))
+
+    assert client.ids == []
+    assert not client.subscription.live
+
+
 def test_what_is_beyond_the_channel_read_first_waits_for_the_next_read() -> None:
     client = Client()
     client.follow(a=0, b=0)
