@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from gateway.errors import TooMany
 from gateway.transports.websocket import MAX_REASON_BYTES, Allowance, close_reason
 from tests.support.servers import Server, running_gateway
+from tests.support.wire import PING, TEXT, websocket
 
 
 def test_a_reason_fits_a_close_frame_and_stays_utf_8() -> None:
@@ -99,6 +100,14 @@ async def test_so_many_other_channels_may_be_asked_for_in_a_while(server: Server
 
     assert Counter(answer.get("status", answer["op"]) for answer in answers) == {"ready": 4, 429: 2}
     assert pong["op"] == "pong"
+
+
+def test_a_ping_keeps_it_open(shared_redis_url: str) -> None:
+    with running_gateway(shared_redis_url, heartbeat_seconds="1") as server, websocket(server.port, "/ws?channel=jobs:none") as wire:
+        frames = iter(wire.frame, None)
+        opcodes = [next(frames)[0] for _ in range(2)]
+
+    assert opcodes == [TEXT, PING]  # ready, and then nothing happens
 
 
 async def test_the_channels_of_all_commands_together_are_counted(server: Server) -> None:
