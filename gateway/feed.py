@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final
 
 from redis.asyncio import Redis
@@ -34,6 +34,7 @@ logger = logging.getLogger("gateway.feed")
 
 GATHER_SECONDS: Final = 0.005  # that who falls behind waits for others, if some are being read for already
 LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
+SWEPT_AT_ONCE: Final = 1_000  # channels, between two turns of the event loop; each takes 1 us
 PROBE_SECONDS: Final = 1.0
 READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
 FLOOR: Final = "!floor"  # what publish.lua says when it raises one
@@ -120,17 +121,19 @@ class Feed:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(LINGER_SECONDS / 2)
-            self.sweep(time.monotonic() - LINGER_SECONDS)
+            while self.sweep(time.monotonic() - LINGER_SECONDS, SWEPT_AT_ONCE) == SWEPT_AT_ONCE:
+                await asyncio.sleep(0)
             self.reads.sweep()
             for subscription in [subscription for subscription in self.behind if subscription.greeting]:
                 subscription.greet()  # their first read takes its time, as Redis is slow or away
 
-    def sweep(self, before: float) -> None:
-        """Give up the channels that nobody has followed since then."""
+    def sweep(self, before: float, most: int | None = None) -> int:
+        """Give up the channels that nobody has followed since then, or so many of them; how many that were."""
         idle = takewhile(lambda item: item[1] < before, self.hub.idle.items())  # who became so last stands last
-        for channel, _ in list(idle):
-            if self.listener.unsubscribe(channel.name):
-                self.hub.forget(channel)
+        given_up = [channel for channel, _ in islice(idle, most) if self.listener.unsubscribe(channel.name)]
+        for channel in given_up:
+            self.hub.forget(channel)
+        return len(given_up)
 
     # What comes from Redis
 

@@ -184,15 +184,16 @@ class Listener:
             self._send_now.clear()
             changes, self._to_send = self._to_send, {}
             for command, wanted in (("UNSUBSCRIBE", False), ("SUBSCRIBE", True)):
-                names = [self._prefix + name.encode() for name, want in changes.items() if want is wanted]
+                names = [name for name, want in changes.items() if want is wanted]
                 for i in range(0, len(names), BATCH):
-                    batch = names[i : i + BATCH]
+                    batch = [self._prefix + name.encode() for name in names[i : i + BATCH]]
                     await connection.send_command(command, *batch, check_health=False)
                     sent += wanted * len(batch)
                     if sent - self._confirmed > UNCONFIRMED:
                         self._room_at = sent - UNCONFIRMED
                         self._room.clear()
                         await self._room.wait()
+                    await asyncio.sleep(0)  # others have their turn
             await asyncio.sleep(GATHER_SECONDS)
 
     async def _watch(self, connection: AbstractConnection, receiver: Receiver) -> None:
