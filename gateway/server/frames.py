@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.errors import TooMany
+from gateway.transports.allowance import Allowance
+
 FRAMES_AT_ONCE: Final = 600  # 300 commands and as many fragments, pings and pongs
 FRAMES_PER_SECOND: Final = 40.0  # 20 commands, and as many again
 
@@ -28,11 +31,10 @@ class Violation(Exception):
 class FrameCounter:
     """Reads along over one connection's bytes, frame header by frame header (RFC 6455, section 5.2)."""
 
-    __slots__ = ("_at", "_header", "_left", "_skip")
+    __slots__ = ("_allowance", "_header", "_skip")
 
     def __init__(self, now: float) -> None:
-        self._at = now
-        self._left = float(FRAMES_AT_ONCE)
+        self._allowance = Allowance(now, "frames", FRAMES_AT_ONCE, FRAMES_PER_SECOND)
         self._header = b""  # of a frame whose header has not come whole
         self._skip = 0  # bytes of payload still to come
 
@@ -41,8 +43,6 @@ class FrameCounter:
         Raises:
             Violation: if there are more frames than allowed, or one whose length is not in the shortest form.
         """
-        self._left = min(FRAMES_AT_ONCE, self._left + (now - self._at) * FRAMES_PER_SECOND)
-        self._at = now
         position = 0
         if self._header:
             data, self._header = self._header + data, b""
@@ -55,13 +55,13 @@ class FrameCounter:
             self._skip = 0
             if position == end:
                 return
-            size = self._frame(data[position : position + 14])
+            size = self._frame(data[position : position + 14], now)
             if size is None:
                 self._header = data[position:]
                 return
             position += size
 
-    def _frame(self, head: bytes) -> int | None:
+    def _frame(self, head: bytes, now: float) -> int | None:
         """The size of the header that begins here, its payload to be skipped; ``None`` if it is not whole."""
         if len(head) < 2:
             return None
@@ -73,9 +73,10 @@ class FrameCounter:
             length = int.from_bytes(head[2:size], "big")
             if length < 126 or (size == 10 and length < 65_536):
                 raise Violation(PROTOCOL_ERROR, "a length that is not in its shortest form")
-        if self._left < 1:
-            raise Violation(TOO_MANY, f"more than {FRAMES_PER_SECOND:.0f} frames a second")
-        self._left -= 1
+        try:
+            self._allowance.take(now)
+        except TooMany as error:
+            raise Violation(TOO_MANY, error.detail) from None
         self._skip = length + (4 if head[1] & 0x80 else 0)
         return size
 

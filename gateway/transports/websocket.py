@@ -17,6 +17,7 @@ from gateway.core.grant import Grant
 from gateway.core.notices import Ref
 from gateway.core.page import Since
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
+from gateway.transports.allowance import Allowance
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.lines import log_refusal
@@ -46,37 +47,6 @@ def close_reason(text: str) -> str:
     """The text cut to what a close frame holds."""
     data = text.encode()
     return text if len(data) <= MAX_REASON_BYTES else data[: MAX_REASON_BYTES - 3].decode(errors="ignore") + "..."
-
-
-class Allowance:
-    """How much a client may ask for: a bucket that fills again with time.
-
-    Args:
-        now: the loop's time
-        what: it is that is counted, for an error
-        at_once: how many of them the bucket holds
-        per_second: how many come back in a second
-    """
-
-    __slots__ = ("_at", "_at_once", "_left", "_per_second", "_what")
-
-    def __init__(self, now: float, what: str, at_once: float, per_second: float) -> None:
-        self._what = what
-        self._at_once = at_once
-        self._per_second = per_second
-        self._left = at_once
-        self._at = now
-
-    def take(self, now: float, count: int = 1) -> None:
-        """
-        Raises:
-            TooMany: if there are not so many in the bucket.
-        """
-        self._left = min(self._at_once, self._left + (now - self._at) * self._per_second)
-        self._at = now
-        if self._left < count:
-            raise TooMany(f"more than {self._per_second:.0f} {self._what} a second")
-        self._left -= count
 
 
 class Socket(Follower):

@@ -13,8 +13,7 @@ import pytest
 import websockets
 from redis.asyncio import Redis
 
-from gateway.errors import TooMany
-from gateway.transports.websocket import MAX_REASON_BYTES, Allowance, close_reason
+from gateway.transports.websocket import MAX_REASON_BYTES, close_reason
 from tests.support.servers import Server, running_gateway
 from tests.support.wire import PING, TEXT, websocket
 
@@ -24,19 +23,6 @@ def test_a_reason_fits_a_close_frame_and_stays_utf_8() -> None:
     for text in ("x" * 200, "ä" * 200, "\U0001f600" * 100):
         assert len(close_reason(text).encode()) <= MAX_REASON_BYTES
         assert close_reason(text).endswith("...")
-
-
-def test_an_allowance_is_used_up_and_comes_back_with_time() -> None:
-    allowance = Allowance(0, "commands", 300, 20)
-    for _ in range(290):
-        allowance.take(0)
-    allowance.take(0, 10)
-    with pytest.raises(TooMany, match="more than 20 commands a second"):
-        allowance.take(0)
-
-    allowance.take(1, 20)
-    with pytest.raises(TooMany):
-        allowance.take(1)
 
 
 @pytest.mark.parametrize(
