@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.store.connect import ask, make_connection, redis_client
@@ -69,21 +72,27 @@ async def _with_events(client: Redis, prefix: str, databases: list[int]) -> list
     """Those of the databases that a gateway with this prefix uses; none if nobody may look."""
     if not databases:
         return []
-    connection = make_connection(client)  # none of the pool's, which would go on in a database that is not ours
     found = []
+    async with _connected(client) as connection:
+        with suppress(ResponseError):
+            for number in databases:
+                await connection.send_command("SELECT", number)
+                await connection.read_response()
+                await connection.send_command("EXISTS", f"{prefix}:clock")
+                if await connection.read_response():
+                    found.append(number)
+    return found
+
+
+@asynccontextmanager
+async def _connected(client: Redis) -> AsyncIterator[AbstractConnection]:
+    """A connection of its own: one of the pool's would go on in another database, or hear what is announced."""
+    connection = make_connection(client)
     try:
         await connection.connect()
-        for number in databases:
-            await connection.send_command("SELECT", number)
-            await connection.read_response()
-            await connection.send_command("EXISTS", f"{prefix}:clock")
-            if await connection.read_response():
-                found.append(number)
-    except ResponseError:
-        return found
+        yield connection
     finally:
         await connection.disconnect(nowait=True)
-    return found
 
 
 async def _refusals(client: Redis, log: Log, prefix: str) -> list[str]:
@@ -91,15 +100,12 @@ async def _refusals(client: Redis, log: Log, prefix: str) -> list[str]:
     name = f"{prefix}:!check"
     written, published = await ask(client, [("SET", f"{prefix}:check", 1, "EX", 1), ("PUBLISH", name, b"")])
     [page] = await log.read([("check", "now", 1)])
-    connection = make_connection(client)
     subscribed: Any = None
-    try:
-        await connection.connect()
-        await connection.send_command("SUBSCRIBE", name)
-        await connection.read_response()
-    except ResponseError as error:
-        subscribed = error
-    finally:
-        await connection.disconnect(nowait=True)
+    async with _connected(client) as connection:
+        try:
+            await connection.send_command("SUBSCRIBE", name)
+            await connection.read_response()
+        except ResponseError as error:
+            subscribed = error
     answers = {"a write": written, f"PUBLISH on {name}": published, f"SUBSCRIBE to {name}": subscribed, "reading a log": page}
     return [f"Redis: {what} is refused: {answer}" for what, answer in answers.items() if isinstance(answer, Exception)]

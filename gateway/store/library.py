@@ -22,7 +22,7 @@ OLDEST_WITH_FUNCTIONS: Final = 7
 
 _HERE: Final = Path(__file__).parent
 _FUNCTIONS: Final = {"publish": "keys[1], args", "reads": "keys, args", "greet": "args[1], args[2]", "meet": "args[1], args[2]"}
-_SCRIPTS: Final = {"publish": "KEYS[1], ARGV", "reads": "KEYS, ARGV", "greet": "ARGV[1], ARGV[2]", "meet": "ARGV[1], ARGV[2]"}
+_SCRIPTS: Final = {name: words.replace("keys", "KEYS").replace("args", "ARGV") for name, words in _FUNCTIONS.items()}
 _READING: Final = ("reads", "meet")  # they write nothing, and are answered where nothing can be written
 _RELEASE: Final = re.compile(r"^-- of notify-gateway ([0-9]+(?:\.[0-9]+)*)", re.MULTILINE)
 
