@@ -90,8 +90,10 @@ async def test_so_many_other_channels_may_be_asked_for_in_a_while(server: Server
 
 def test_a_ping_keeps_it_open(shared_redis_url: str) -> None:
     with running_gateway(shared_redis_url, heartbeat_seconds="1") as server, websocket(server.port, "/ws?channel=jobs:none") as wire:
-        frames = iter(wire.frame, None)
-        opcodes = [next(frames)[0] for _ in range(2)]
+        opcodes = [wire.frame()[0]]
+        while opcodes == [PING]:  # its turn came before the log was read
+            opcodes = [wire.frame()[0]]
+        opcodes.append(wire.frame()[0])
 
     assert opcodes == [TEXT, PING]  # ready, and then nothing happens
 
