@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections import Counter
+from itertools import dropwhile
 
 import pytest
 import websockets
@@ -90,10 +91,9 @@ async def test_so_many_other_channels_may_be_asked_for_in_a_while(server: Server
 
 def test_a_ping_keeps_it_open(shared_redis_url: str) -> None:
     with running_gateway(shared_redis_url, heartbeat_seconds="1") as server, websocket(server.port, "/ws?channel=jobs:none") as wire:
-        opcodes = [wire.frame()[0]]
-        while opcodes == [PING]:  # its turn came before the log was read
-            opcodes = [wire.frame()[0]]
-        opcodes.append(wire.frame()[0])
+        coming = (opcode for opcode, _ in iter(wire.frame, None))
+        since_ready = dropwhile(lambda opcode: opcode == PING, coming)  # whose turn may come before the log was read
+        opcodes = [next(since_ready) for _ in range(2)]
 
     assert opcodes == [TEXT, PING]  # ready, and then nothing happens
 
