@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import redis
+from notify_client import Publisher
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from clients.python.tests.common import SECRET, TRANSPORTS, Twin
+from gateway.embedded import embedded_server
 from tests.support import programs
+from tests.support.servers import running_gateway
 
 SOURCE = Path(__file__).parents[1] / "notify_client" / "publish.lua"
 
@@ -149,6 +153,20 @@ def proxy(valkey) -> Iterator[Proxy]:
     proxy.close()
 
 
+@pytest.fixture(params=[Publisher, Twin], ids=["threads", "asyncio"])
+def connect(request):
+    """Makes publishers of one kind, then of the other."""
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(request.param(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for publisher in made:
+        publisher.close()
+
+
 @pytest.fixture
 def black_hole() -> Iterator[str]:
     """An address whose SYNs are dropped: the backlog of a listener that accepts nothing is full."""
@@ -191,3 +209,37 @@ def until() -> Until:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture(scope="module")
+def redis_url():
+    with embedded_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_url):
+    with running_gateway(redis_url) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(redis_url):
+    with running_gateway(redis_url, auth="jwt", jwt_secret=SECRET) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def publisher(redis_url):
+    with Publisher(redis_url, timeout=5) as publisher:
+        yield publisher
+
+
+@pytest.fixture
+def channel(request):
+    return f"t:{abs(hash(request.node.name))}"
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request):
+    return request.param

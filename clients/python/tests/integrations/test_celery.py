@@ -162,4 +162,4 @@ def test_a_worker_is_not_held_up_by_a_redis_that_hangs(tasks, worker, log):
     wait_well(tasks, log)
 
     print(f"100 reports: {well:.3f} s, while Redis hangs {hanging:.3f} s")
-    assert hanging < well + 1
+    assert hanging < well + 3  # a wait for each report would make 25

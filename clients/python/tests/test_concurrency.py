@@ -1,0 +1,222 @@
+"""Publishers shared by threads, tasks, event loops and forked processes, and calls that are broken off."""
+
+import asyncio
+import gc
+import multiprocessing
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from notify_client import AsyncPublisher, Publisher
+from notify_client.publisher import CONNECTIONS
+
+from clients.python.tests.common import LIMIT, SLACK, timed
+
+
+def test_a_hundred_racing_threads_with_one_key_make_one_event(valkey):
+    with Publisher(valkey.url, timeout=5) as publisher, ThreadPoolExecutor(100) as threads:
+        gate = threading.Barrier(100)
+
+        def race(number):
+            gate.wait()
+            return publisher.publish("jobs:1", "completed", number, key="k")
+
+        ids = set(threads.map(race, range(100)))
+
+    assert len(ids) == len(valkey.log()) == 1
+    assert None not in ids
+
+
+async def test_a_hundred_racing_tasks_with_one_key_make_one_event_over_few_connections(valkey):
+    before = valkey.redis.info("stats")["total_connections_received"]
+    async with AsyncPublisher(valkey.url, timeout=5) as publisher:
+        ids = set(await asyncio.gather(*(publisher.publish("jobs:1", "completed", n, key="k") for n in range(100))))
+
+    assert len(ids) == len(valkey.log()) == 1
+    assert None not in ids
+    assert valkey.redis.info("stats")["total_connections_received"] - before <= 16
+
+
+async def test_tasks_in_a_queue_do_not_wait_for_a_hung_server_one_after_the_other(mute):
+    async with AsyncPublisher(mute) as publisher:
+        began = time.perf_counter()
+        ids = await asyncio.gather(*(publisher.publish("jobs:1", "a") for _ in range(500)))
+
+    assert set(ids) == {None}
+    assert time.perf_counter() - began < LIMIT + 2 * SLACK
+
+
+async def test_a_cancelled_publish_leaves_no_answer_to_the_next(valkey, until):
+    async with AsyncPublisher(valkey.url, timeout=5) as publisher:
+        await publisher.publish("jobs:1", "a")
+        valkey.hang()
+        task = asyncio.create_task(publisher.publish("jobs:1", "cancelled"))
+        await asyncio.sleep(0.05)  # until it waits for its answer
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        valkey.go_on()
+        ids = [await publisher.publish("jobs:1", "b", n) for n in range(5)]
+
+    entries = valkey.redis.lrange("notify:log:{jobs:1}", 0, -1)
+    recorded = [entry.split(b" ")[0].decode() for entry in entries if b'"b"' in entry]
+    assert recorded == ids
+
+
+async def test_a_probe_that_is_cancelled_lets_the_next_call_probe(valkey, until):
+    async with AsyncPublisher(valkey.url) as publisher:
+        valkey.hang()
+        assert await publisher.publish("jobs:1", "a") is None
+        probe = None
+        deadline = time.monotonic() + 5
+        while probe is None and time.monotonic() < deadline:
+            attempt = asyncio.create_task(publisher.publish("jobs:1", "a"))
+            await asyncio.sleep(0.02)
+            probe = None if attempt.done() else attempt
+        probe.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await probe
+        valkey.go_on()
+
+        assert await publisher.publish("jobs:1", "b")
+
+
+async def test_a_publish_ends_when_it_is_cancelled_at_whatever_moment(valkey):
+    ends = []
+    async with AsyncPublisher(valkey.url, timeout=2) as publisher:  # long enough to be cancelled before it is over
+        valkey.hang()
+        for moment in range(40):
+            attempt = asyncio.create_task(publisher.publish("jobs:1", "a"))
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            attempt.cancel()
+            await asyncio.wait([attempt])
+            ends.append(attempt.cancelled())
+        valkey.go_on()
+
+    assert all(ends)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_asyncio_publisher_serves_one_loop_after_the_other(valkey):
+    publisher = AsyncPublisher(valkey.url)
+
+    ids = [asyncio.run(publisher.publish("jobs:1", "a")) for _ in range(3)]
+    dropped = publisher.dropped
+    del publisher
+    gc.collect()  # the connections of a loop that has ended are nobody's to close
+
+    assert None not in ids
+    assert dropped == 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_loop_after_the_other_may_have_more_to_publish_than_there_are_connections(valkey):
+    publisher = AsyncPublisher(valkey.url)
+
+    async def publish_many(publisher):
+        return await asyncio.gather(*(publisher.publish("jobs:1", "a") for _ in range(3 * CONNECTIONS)))
+
+    ids = [id for _ in range(2) for id in asyncio.run(publish_many(publisher))]
+    del publisher
+    gc.collect()
+
+    assert None not in ids
+    assert len(set(ids)) == 6 * CONNECTIONS
+
+
+class Interrupted(Exception):
+    """As Celery's soft time limit: raised into the middle of whatever runs."""
+
+
+def test_an_interrupt_goes_through_and_leaves_no_answer_to_the_next(valkey):
+    def interrupt(*_):
+        raise Interrupted
+
+    with Publisher(valkey.url, timeout=10) as publisher:
+        publisher.publish("jobs:1", "a")
+        valkey.hang()
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(Interrupted):
+            publisher.publish("jobs:1", "interrupted")
+        signal.signal(signal.SIGALRM, previous)
+        valkey.go_on()
+        ids = [publisher.publish("jobs:1", "b", n) for n in range(3)]
+
+        assert publisher.dropped == 0
+    entries = valkey.redis.lrange("notify:log:{jobs:1}", 0, -1)
+    assert [entry.split(b" ")[0].decode() for entry in entries if b'"b"' in entry] == ids
+
+
+def test_threads_share_a_publisher(valkey):
+    with Publisher(valkey.url, timeout=5) as publisher, ThreadPoolExecutor(8) as threads:
+        ids = list(threads.map(lambda n: publisher.publish(f"jobs:{n % 8}", "a", n, keep=1000), range(400)))
+
+    assert len(set(ids)) == 400
+    assert sum(len(valkey.log(f"jobs:{n}")) for n in range(8)) == 400
+
+
+def test_three_hundred_threads_that_publish_at_once_share_few_connections(valkey):
+    before = valkey.redis.info("stats")["total_connections_received"]
+    with Publisher(valkey.url, timeout=10) as publisher, ThreadPoolExecutor(300) as threads:
+        gate = threading.Barrier(300)
+
+        def publish(number):
+            gate.wait()
+            return publisher.publish(f"jobs:{number}", "a")
+
+        ids = set(threads.map(publish, range(300)))
+
+    assert len(ids) == 300
+    assert None not in ids
+    assert valkey.redis.info("stats")["total_connections_received"] - before <= 16
+
+
+def test_threads_that_meet_a_hung_server_wait_once(mute):
+    with Publisher(mute) as publisher, ThreadPoolExecutor(16) as threads:
+        results = list(threads.map(lambda _: timed(publisher.publish, "jobs:1", "a"), range(64)))
+
+    assert publisher.dropped == 64
+    assert max(seconds for _, seconds in results) < LIMIT + 2 * SLACK
+    assert sum(seconds > 0.1 for _, seconds in results) <= 16
+
+
+def publish_in_child(publisher, results, number):
+    results.put([publisher.publish("jobs:1", "child", [number, n], keep=1000) for n in range(50)])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_forked_children_have_connections_of_their_own(valkey):
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    with Publisher(valkey.url, timeout=5) as publisher:
+        own = [publisher.publish("jobs:1", "parent", 0)]
+        children = [context.Process(target=publish_in_child, args=(publisher, results, number)) for number in range(3)]
+        for child in children:
+            child.start()
+        own += [publisher.publish("jobs:1", "parent", n, keep=1000) for n in range(1, 50)]
+        theirs = [results.get() for _ in children]
+        for child in children:
+            child.join()
+
+    entries = valkey.redis.lrange("notify:log:{jobs:1}", 0, -1)
+    ids = [id for group in (own, *theirs) for id in group]
+    assert sorted(ids) == [entry.split(b" ")[0].decode() for entry in entries]
+    assert len(ids) == 200
+
+
+def test_a_child_forked_in_an_outage_tries_for_itself(valkey):
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    with Publisher(valkey.url, timeout=5) as publisher:
+        valkey.kill()
+        assert publisher.publish("jobs:1", "a") is None
+        valkey.start()
+        child = context.Process(target=publish_in_child, args=(publisher, results, 0))
+        child.start()
+
+        assert None not in results.get()
+        child.join()

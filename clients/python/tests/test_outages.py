@@ -1,0 +1,200 @@
+"""Both publishers while Redis is away, hangs, refuses or loses an answer: what is dropped, and that nobody waits."""
+
+import logging
+import socket
+import threading
+
+import pytest
+from notify_client import Publisher
+
+from clients.python.tests.common import LIMIT, SLACK, publish_until_taken, timed
+
+
+@pytest.mark.parametrize("address", ["refused", "mute", "black_hole"])
+def test_nobody_waits_longer_than_the_timeout(connect, address, request):
+    publisher = connect(request.getfixturevalue(address))
+
+    first, seconds = timed(publisher.publish, "jobs:1", "a", key="k")
+    later = [timed(publisher.publish, "jobs:1", "a") for _ in range(50)]
+
+    assert first is None
+    assert seconds < LIMIT + SLACK
+    assert [id for id, _ in later if id] == []
+    assert sorted(seconds for _, seconds in later)[25] < 0.001
+    assert publisher.dropped == 51
+
+
+def test_a_name_that_does_not_resolve_holds_nobody_up(connect, monkeypatch, until):
+    closed = threading.Event()
+
+    def hang(*_args, **_options):
+        closed.wait(5)
+        raise socket.gaierror("late")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    publisher = connect("redis://redis.invalid")
+    id, seconds = timed(publisher.publish, "jobs:1", "a")
+    closed.set()
+
+    assert id is None
+    assert seconds < LIMIT + SLACK
+
+
+def test_a_hung_server_holds_nobody_up_and_is_used_again_when_it_goes_on(connect, valkey):
+    publisher = connect(valkey.url)
+    publisher.publish("jobs:1", "before")
+    valkey.hang()
+    id, seconds = timed(publisher.publish, "jobs:1", "hung")
+    fast = min(timed(publisher.publish, "jobs:1", "hung")[1] for _ in range(5))
+    valkey.go_on()
+
+    assert id is None
+    assert seconds < LIMIT + SLACK
+    assert fast < 0.001
+    assert publish_until_taken(publisher)
+
+
+def test_a_restart_between_two_publishes_drops_nothing(connect, valkey):
+    publisher = connect(valkey.url)
+    publisher.publish("jobs:1", "a")
+    valkey.kill()
+    valkey.start()
+
+    assert publisher.publish("jobs:1", "b")
+    assert publisher.dropped == 0
+
+
+def test_events_are_dropped_while_redis_is_killed_and_taken_after(connect, valkey, caplog):
+    dropped = []
+    publisher = connect(valkey.url, on_drop=lambda *words: dropped.append(words[:2]))
+    publisher.publish("jobs:1", "a")
+    valkey.kill()
+    with caplog.at_level(logging.WARNING, "notify_client"):
+        for _ in range(20):
+            assert publisher.publish("jobs:1", "lost") is None
+        valkey.start()
+        publish_until_taken(publisher)
+
+    assert publisher.dropped == len(dropped) >= 20
+    assert dropped[:20] == [("jobs:1", "lost")] * 20
+    texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(texts) == 2
+    assert texts[0].startswith("Redis takes no events, they are dropped: ConnectionError ")
+    assert texts[1] == f"Redis takes events again, events dropped: {publisher.dropped}"
+
+
+def test_a_callback_that_fails_does_not_fail_the_worker(connect, refused, caplog):
+    publisher = connect(refused, on_drop=lambda *_: 1 / 0)
+
+    assert publisher.publish("jobs:1", "a") is None
+    assert "on_drop failed" in caplog.text
+
+
+def test_closing_reports_what_was_dropped(refused, caplog):
+    with Publisher(refused) as publisher:
+        publisher.publish("jobs:1", "a")
+
+    assert caplog.records[-1].getMessage() == "The publisher was closed, events dropped: 1"
+
+
+REFUSALS = {
+    "OOM": ("maxmemory", 1, 0),
+    "NOREPLICAS": ("min-replicas-to-write", 1, 0),
+}
+
+
+@pytest.mark.parametrize("server", ["valkey", "old_redis"])
+@pytest.mark.parametrize("code", REFUSALS)
+def test_a_refusal_is_a_drop_with_the_servers_code_and_no_ghost(connect, server, code, request, caplog):
+    running = request.getfixturevalue(server)
+    name, bad, good = REFUSALS[code]
+    publisher = connect(running.url)
+    publisher.publish("jobs:1", "a")
+    pubsub = running.redis.pubsub()
+    pubsub.subscribe("notify:jobs:1")
+    pubsub.get_message(timeout=1)
+    running.redis.config_set(name, bad)
+    refused = [publisher.publish("jobs:1", "b", key="k") for _ in range(3)]
+    running.redis.config_set(name, good)
+
+    assert refused == [None] * 3
+    assert publisher.dropped == 3
+    assert pubsub.get_message(timeout=0.1) is None
+    assert publisher.publish("jobs:1", "b", key="k")
+    assert pubsub.get_message(timeout=1)["data"].endswith(b'{"type":"b","data":null}')
+    assert len(running.log()) == 2
+    assert f"they are dropped: {code} " in caplog.text
+    assert "events dropped: 3" in caplog.text
+    pubsub.close()
+
+
+def test_a_replica_refuses_and_its_connections_are_left(connect, valkey, caplog):
+    publisher = connect(valkey.url)
+    publisher.publish("jobs:1", "a")
+    before = valkey.redis.info("stats")["total_connections_received"]
+    valkey.redis.replicaof("127.0.0.1", "1")
+    refused = publisher.publish("jobs:1", "b")
+    valkey.redis.replicaof("NO", "ONE")
+
+    assert refused is None
+    assert "they are dropped: READONLY " in caplog.text
+    assert publisher.publish("jobs:1", "c")
+    assert valkey.redis.info("stats")["total_connections_received"] == before + 1
+
+
+def test_an_answer_lost_on_the_way_is_asked_for_again_with_the_key(connect, valkey, proxy):
+    publisher = connect(proxy.url, timeout=10)
+    publisher.publish("jobs:1", "a")
+    proxy.lose = 1
+    id = publisher.publish("jobs:1", "b", key="k")
+
+    assert proxy.lost == 1
+    assert len(valkey.log()) == 2
+    assert publisher.publish("jobs:1", "b", key="k") == id
+    assert publisher.dropped == 0
+
+
+def test_an_answer_lost_on_the_way_is_not_asked_for_again_without_a_key(connect, valkey, proxy):
+    publisher = connect(proxy.url)
+    publisher.publish("jobs:1", "a")
+    proxy.lose = 1
+
+    assert publisher.publish("jobs:1", "b") is None
+    assert publisher.dropped == 1
+    assert len(valkey.log()) == 2
+
+
+def test_an_answer_that_is_late_is_asked_for_again_with_the_key(connect, valkey, proxy):
+    publisher = connect(proxy.url, timeout=3)
+    publisher.publish("jobs:1", "a")
+    proxy.hold = 1
+    id, seconds = timed(publisher.publish, "jobs:1", "b", key="k")
+
+    assert id is not None
+    assert seconds >= 1
+    assert (publisher.dropped, proxy.lost, len(valkey.log())) == (0, 1, 2)
+
+
+def test_one_drop_does_not_cost_the_event_with_a_key_that_follows_it(connect, valkey, proxy):
+    publisher = connect(proxy.url, timeout=3)
+    proxy.hold = 1
+
+    assert publisher.publish("jobs:1", "started") is None
+    assert publisher.publish("jobs:1", "completed", final=True, key="end") is not None
+
+
+def test_after_two_failures_an_event_with_a_key_waits_no_more_than_others(connect, mute):
+    publisher = connect(mute)
+    for key in ("a", "b"):
+        publisher.publish("jobs:1", "completed", key=key)
+
+    assert min(timed(publisher.publish, "jobs:1", "completed", key=str(n))[1] for n in range(5)) < 0.001
+
+
+def test_a_publish_is_tried_no_more_than_twice(connect, valkey, proxy):
+    publisher = connect(proxy.url, timeout=10)  # it is tried again only before two fifths of that are over
+    proxy.lose = 5
+
+    assert publisher.publish("jobs:1", "b", key="k") is None
+    assert proxy.lost == 2
+    assert len(valkey.log()) == 1

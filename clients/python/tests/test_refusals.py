@@ -1,0 +1,207 @@
+"""Subscriptions that are refused, and those that something stands in the way of."""
+
+import asyncio
+import ssl
+import threading
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
+
+import pytest
+import websockets.asyncio.server
+from notify_client import Refused, issue_token, subscribe
+
+from clients.python.tests.common import SECRET, take
+from tests.support.tls import tls_before
+
+
+async def test_a_token_goes_to_no_other_address(channel, transport, caplog):
+    asked = []
+
+    def redirect(connection, request):
+        asked.append(request.headers["Authorization"])
+        answer = connection.respond(302, "")
+        answer.headers["Location"] = f"{'ws' if transport == 'ws' else 'http'}://127.0.0.1:{port(elsewhere)}/"
+        return answer
+
+    def port(server):
+        return server.sockets[0].getsockname()[1]
+
+    async with (
+        websockets.asyncio.server.serve(None, "127.0.0.1", 0, process_request=lambda _, request: asked.append(request.path)) as elsewhere,
+        websockets.asyncio.server.serve(None, "127.0.0.1", 0, process_request=redirect) as gateway,
+        subscribe(f"http://127.0.0.1:{port(gateway)}", [channel], transport=transport, token="secret") as events,
+    ):
+        following = asyncio.ensure_future(anext(events))
+        async with asyncio.timeout(10):
+            while "no connection to the gateway" not in caplog.text:
+                await asyncio.sleep(0.01)
+        following.cancel()
+
+    assert set(asked) == {"Bearer secret"}
+
+
+async def test_over_tls_a_gateway_is_followed_whose_certificate_is_good_and_no_other(
+    gateway, publisher, channel, transport, tmp_path, caplog
+):
+    id = publisher.publish(channel, "progress")
+    async with asyncio.timeout(10), tls_before(gateway.port, tmp_path) as port:
+        url = f"https://localhost:{port}"
+        async with subscribe(url, [channel], transport=transport) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            while "no connection to the gateway" not in caplog.text and not waiting.done():
+                await asyncio.sleep(0.01)
+            stranger = waiting.cancel()
+        good = ssl.create_default_context(cafile=tmp_path / "certificate.pem")
+        async with subscribe(url, [channel], transport=transport, ssl=good) as events:
+            event = await anext(events)
+
+    assert stranger
+    assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
+    assert event.id == id
+
+
+async def test_a_channel_that_is_not_allowed_is_refused_with_the_gateways_reason(guarded, transport):
+    token = issue_token(SECRET, "ann")
+    async with subscribe(guarded.http, ["jobs:7"], token=token, transport=transport) as events:
+        with pytest.raises(Refused, match="channel 'jobs:7': the token does not allow it") as refused:
+            await anext(events)
+
+    assert refused.value.code in (403, 4403)
+
+
+async def test_a_token_that_is_no_good_is_refused(guarded, transport):
+    async with subscribe(guarded.http, ["user:ann"], token="garbage", transport=transport) as events:
+        with pytest.raises(Refused) as refused:
+            await anext(events)
+
+    assert refused.value.code in (401, 4401)
+    assert "garbage" not in str(refused.value)
+
+
+async def test_the_token_function_is_asked_once_more_and_then_it_is_enough(guarded, transport):
+    asked = []
+
+    async def token():
+        asked.append(1)
+        return "garbage"
+
+    async with subscribe(guarded.http, ["user:ann"], token=token, transport=transport) as events:
+        with pytest.raises(Refused):
+            await anext(events)
+
+    assert len(asked) == 2
+
+
+async def test_a_token_that_expires_is_renewed_and_nothing_is_lost(guarded, publisher, channel, transport):
+    asked = []
+
+    def token():  # an ordinary function, as one that asks a server and blocks
+        asked.append(threading.current_thread())
+        return issue_token(SECRET, "ann", subscribe=["t:*"], ttl=1)
+
+    ids = []
+    async with subscribe(guarded.http, [channel], token=token, since="0", transport=transport) as events:
+        waiting = asyncio.ensure_future(take(events, 12))
+        for number in range(12):
+            ids.append(publisher.publish(channel, "progress", number))
+            await asyncio.sleep(0.2)
+
+        assert [event.id for event in await waiting] == ids
+    assert len(asked) >= 2
+    assert threading.main_thread() not in asked
+
+
+async def test_a_wrong_request_is_refused(gateway, transport):
+    names = [f"c{number}" for number in range(129)]
+    async with subscribe(gateway.http, names, transport=transport) as events:
+        with pytest.raises(Refused, match="129 channels: at most 128"):
+            await anext(events)
+
+
+# What stands in the way
+
+
+@asynccontextmanager
+async def listening(handle):
+    """A server of raw bytes; gives its address."""
+    handlers = []
+
+    async def serve(reader, writer):
+        handlers.append(asyncio.current_task())
+        await handle(reader, writer)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*handlers)
+
+
+async def test_where_websockets_are_refused_sse_gets_through(gateway, publisher, channel):
+    """A proxy that knows no upgrade, as it answers: 426, and everything else is carried."""
+
+    async def handle(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        tried.append(head.split(b" ")[1].split(b"?")[0])
+        if b"pgrade: websocket" in head:
+            writer.write(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        else:
+            there, back = await asyncio.open_connection("127.0.0.1", gateway.port)
+            back.write(head)
+            carrying = asyncio.ensure_future(carry(there, writer))
+            with suppress(ConnectionError):  # the client or the gateway may be faster
+                await reader.read()
+            carrying.cancel()
+            back.close()
+            with suppress(ConnectionError):
+                await back.wait_closed()
+
+    async def carry(reader, writer):
+        while data := await reader.read(65_536):
+            writer.write(data)
+
+    tried = []
+    id = publisher.publish(channel, "completed", final=True)
+    async with listening(handle) as url:
+        events = subscribe(url, [channel], until_final=True)
+        async with asyncio.timeout(5):
+            assert [event.id async for event in events] == [id]
+
+    assert tried == [b"/ws", b"/sse"]
+
+
+async def test_an_overloaded_gateway_is_given_the_time_it_asks_for(gateway, publisher, channel):
+    at = []
+    loop = asyncio.get_running_loop()
+
+    async def handle(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        at.append(loop.time())
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    async with listening(handle) as url, subscribe(url, [channel], transport="sse") as events:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2.9):
+                await anext(events)
+
+    assert 2 <= len(at) <= 3
+    assert all(1 <= later - earlier < 2 for earlier, later in pairwise(at))
+
+
+async def test_accepting_and_closing_at_once_makes_no_storm(caplog):
+    attempts = []
+
+    async def handle(socket):
+        attempts.append(socket)
+        await socket.close(1012)
+
+    async with websockets.asyncio.server.serve(handle, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with subscribe(f"http://127.0.0.1:{port}", ["jobs:1"], transport="ws") as events:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.5):
+                    await anext(events)
+
+    assert 2 <= len(attempts) < 20
+    assert caplog.text.count("no connection to the gateway") == 1
