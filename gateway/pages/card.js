@@ -93,7 +93,7 @@ export class Card {
 
   /** The gateway has answered, and there was no event. */
   showNothing() {
-    this.#render({ state: "waiting", label: "No events", title: null, text: "There is nothing in this channel's log, yet.", percent: null });
+    this.#render({ state: "waiting", label: "No events", title: null, text: "Nothing has been published on this channel yet.", percent: null });
   }
 
   showGap() {

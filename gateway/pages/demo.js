@@ -128,7 +128,7 @@ function log(event) {
   if ($("log").childElementCount > LINES) $("log").lastElementChild.remove();
   $("log-empty").hidden = true;
   lines += 1;
-  $("log-count").textContent = lines === 1 ? "1 event" : `${lines.toLocaleString("en")} events${lines > LINES ? `, the last ${LINES}` : ""}`;
+  $("log-count").textContent = lines === 1 ? "1 event" : `${lines > LINES ? `last ${LINES} of ` : ""}${lines.toLocaleString("en")} events`;
 }
 
 /** For those who cannot see it. */
@@ -152,7 +152,7 @@ feed.on("status", ({ status, retry, problem }) => {
   $("connection").dataset.state = name;
   $("jobs").classList.toggle("stale", name !== "live");
   $("drop").textContent = isPulled() ? "Plug it in" : name === "reconnecting" ? "Reconnect now" : "Pull the plug";
-  $("drop").title = name === "live" ? `Take the network away for ${AWAY / 1000} seconds; the jobs go on` : "";
+  $("drop").title = name === "live" ? `Cut the network for ${AWAY / 1000} seconds; the jobs go on` : "";
   tickConnection();
   if (name === "live") {
     settle();
@@ -228,6 +228,8 @@ function followAddress() {
   place(card);
   for (const { element } of cards.values()) element.classList.toggle("asked", element === card.element);
   card.focus();
+  // The feed says once that it is live, and not again for a channel that is followed later.
+  setTimeout(() => connection.name === "live" && card.view === null && card.showNothing(), 1_000);
 }
 
 addEventListener("hashchange", followAddress);

@@ -209,6 +209,13 @@ def test_what_the_log_no_longer_holds_is_said(page: Page, url: str) -> None:
     expect(card(page, "jobs:trimmed").locator(".gap")).to_be_visible()
 
 
+def test_a_job_asked_for_later_of_which_nothing_is_known_is_said_to_have_no_events(page: Page) -> None:
+    expect(page.locator("#connection")).to_have_text("Live")
+    page.evaluate("location.hash = 'jobs:unknown'")
+
+    expect(card(page, "jobs:unknown").locator(".label")).to_have_text("No events")
+
+
 def until_final(page: Page, channel: str) -> None:
     """Wait, outside the browser, until the job is over."""
     address = page.url.split("#")[0]
