@@ -17,11 +17,11 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from gateway.errors import GatewayError, NotFound, SettingsError, UpgradeRequired
 from gateway.feed import Feed
-from gateway.server.checks import promises
 from gateway.server.drain import draining
 from gateway.settings import Settings, allowed_origins, key_problems, read_settings
+from gateway.store.checks import server_problems
 from gateway.store.connect import redis_client
-from gateway.store.revoked import Revoked
+from gateway.store.revocations import RevocationStore
 from gateway.store.tickets import Tickets
 from gateway.transports.access import Access
 from gateway.transports.answers import answer_problem
@@ -127,9 +127,9 @@ class Gateway(Starlette):
         settings = self._settings
         self._client = redis_client(settings.redis_url or "")
         feed = Feed(self._client, settings.prefix, settings.max_event_bytes)
-        revoked = Revoked(self._client, settings.prefix)
+        revocations = RevocationStore(self._client, settings.prefix)
         tickets = Tickets(self._client, settings.prefix)
-        access = Access(feed, revoked)
+        access = Access(feed, revocations)
         gate, self._works = _gate(settings, access, tickets)
         self.services = Services(
             feed=feed,
@@ -145,7 +145,7 @@ class Gateway(Starlette):
             max_event_bytes=settings.max_event_bytes,
         )
         endpoints: dict[str, Endpoint] = {path: make(self.services) for path, make in _ENDPOINTS.items()}
-        endpoints |= {"/tickets": TicketEndpoint(self.services, tickets), "/revoke": RevokeEndpoint(self.services, revoked)}
+        endpoints |= {"/tickets": TicketEndpoint(self.services, tickets), "/revoke": RevokeEndpoint(self.services, revocations)}
         endpoints |= {path: FileEndpoint(file) for path, file in _files().items()}
         routes: list[BaseRoute] = [Route(path, self._guard(path, endpoint)) for path, endpoint in endpoints.items()]
         self._streams: dict[tuple[str, str], Asgi] = {
@@ -202,7 +202,7 @@ class Gateway(Starlette):
         while not self.services.feed.ready:
             await asyncio.sleep(0.1)
         with suppress(RedisError, OSError):
-            for problem in await promises(self._client, self._settings.prefix):
+            for problem in await server_problems(self._client, self._settings.prefix):
                 logger.warning("%s", problem)
 
     def _ended(self, work: asyncio.Future[None]) -> None:

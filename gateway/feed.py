@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from gateway import metrics
 from gateway.core.cursor import Cursor
-from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_announcement
+from gateway.core.event import MAX_EVENT_BYTES, Malformed, parse_announcement
 from gateway.core.hub import Hub
 from gateway.core.notices import Ref
 from gateway.core.page import Since
@@ -169,18 +169,18 @@ class Feed:
             self._reserved[name](payload)
             return
         try:
-            event = read_announcement(name, payload, self._limit)
+            event = parse_announcement(name, payload, self._limit)
         except Malformed as error:
             metrics.MALFORMED.value += 1
             logger.warning("channel %s: an announcement was dropped: %s", ascii(name), error)
             return
-        lines = self.hub.announce(event)
+        groups = self.hub.announce(event)
         if not event.id:
             metrics.LIVE_ONLY.value += 1
             return
         metrics.RECORDED.value += 1
         latency = max(0.0, time.time() - event.id / 1e6)
-        for wire, _, _ in lines:
+        for wire, _, _ in groups:
             metrics.LATENCY_BY_WIRE[wire.name].observe(latency)
 
     async def _open(self) -> None:
@@ -208,7 +208,7 @@ class Feed:
                 self.hub.leave(subscription.cursors[name], time.monotonic())
             cursors.append(self.hub.follow(subscription, name, since))
             self.listener.subscribe(name)
-        subscription.expect(ref, cursors)
+        subscription.add(ref, cursors)
 
     def leave(self, subscription: Subscription, names: Iterable[str] | None = None) -> None:
         """Take channels out of a client's subscription; without ``names`` the client itself."""
@@ -262,7 +262,7 @@ class Feed:
                 asked = []
                 for subscription in batch:
                     subscription.begin_read()
-                    asked.append((subscription, self.reads.ask(subscription.unread, subscription.wanted)))
+                    asked.append((subscription, self.reads.ask(subscription.unread, subscription.must_reach)))
                 for _, reads in asked:
                     for read in reads.values():
                         if read.page is None:  # most came with the one before

@@ -25,7 +25,7 @@ SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the sam
 # will be asked for again, and each is held twice, as JSON and as what was written.
 KEPT_BYTES: Final = 262_144
 
-_room: Final = attrgetter("room")
+_read_budget: Final = attrgetter("read_budget")
 
 
 class Read(msgspec.Struct, eq=False):
@@ -89,32 +89,32 @@ class Reads:
         """Keep no page that nobody has asked for since the sweep before the last: it would be there for as long as the channel is quiet."""
         self._reads, self._older = {}, self._reads
 
-    def ask(self, cursors: Collection[Cursor], reaching: int) -> dict[Cursor, Read]:
+    def ask(self, cursors: Collection[Cursor], must_reach: int) -> dict[Cursor, Read]:
         """A read for each cursor, its page a ``RedisError`` or an ``OSError`` if Redis is away or refuses.
 
         Args:
             cursors: where to read from
-            reaching: an answered read that does not reach to this id is asked again
+            must_reach: an answered read that does not reach to this id is asked again
         """
         # A channel that was read to its end brings little more, and one whose page lies ahead of the others needs none, so the others
         # may have the room: mostly there is one whose turn it is, and a page for each few of its events would take for ever.
         share = long_share = _share_of(len(cursors))
-        if sum(map(_room, cursors)) <= READ_BYTES:
-            long_share = _share_of(sum([cursor.more and not cursor.room for cursor in cursors]))
+        if sum(map(_read_budget, cursors)) <= READ_BYTES:
+            long_share = _share_of(sum([cursor.more and not cursor.read_budget for cursor in cursors]))
         asked = {}
         for cursor in cursors:
-            cursor.room = cursor.room or (long_share if cursor.more else share)
-            asked[cursor] = self._share(cursor, cursor.room, reaching)
+            cursor.read_budget = cursor.read_budget or (long_share if cursor.more else share)
+            asked[cursor] = self._share(cursor, cursor.read_budget, must_reach)
         return asked
 
-    def _share(self, cursor: Cursor, size: int, reaching: int) -> Read:
+    def _share(self, cursor: Cursor, size: int, must_reach: int) -> Read:
         channel, since = cursor.channel, cursor.start
         reads = self._reads.get(channel)
         if reads is None:
             reads = self._reads[channel] = self._older.pop(channel, {})
         if reads:
             read = reads.get((since, size))
-            if read is not None and self._is_good(read, reaching):
+            if read is not None and self._is_reusable(read, must_reach):
                 metrics.SHARED_READS.value += 1
                 return read
             self._drop_old(reads)
@@ -132,12 +132,12 @@ class Reads:
         for key, read in reversed(list(reads.items())):
             if read.page is None:
                 continue
-            if not isinstance(read.page, Page) or not self._is_good(read, 0) or (kept := kept + read.page.size) > KEPT_BYTES:
+            if not isinstance(read.page, Page) or not self._is_reusable(read, 0) or (kept := kept + read.page.size) > KEPT_BYTES:
                 del reads[key]
         if len(reads) >= READS_IN_PIPELINE:
             reads.clear()
 
-    def _is_good(self, read: Read, reaching: int) -> bool:
+    def _is_reusable(self, read: Read, must_reach: int) -> bool:
         if isinstance(read.since, str):
             return not read.sent  # the newest event at a moment before this client came is not what it asked for
         page = read.page
@@ -146,7 +146,7 @@ class Reads:
             return True
         if not isinstance(page, Page):
             return False
-        return is_current(read.channel, page) and (not page.complete or max(page.horizon, self._hub.heard) >= reaching)
+        return is_current(read.channel, page) and (not page.complete or max(page.horizon, self._hub.heard) >= must_reach)
 
     def _send(self) -> None:
         batch, self._batch = self._batch, []
@@ -162,7 +162,7 @@ class Reads:
                 metrics.READS.value += len(batch)
                 if not await self._ask(batch):
                     await self._log.open(self._hub.heard)
-                    await self._ask(batch, anyhow=True)
+                    await self._ask(batch, accept_stale=True)
             if self._size > SHARED_BYTES:
                 self.forget()
         except Exception as caught:  # noqa: BLE001 - it is raised where the pages are awaited
@@ -173,14 +173,14 @@ class Reads:
                     read.page = error
             batch[0].answered.set()
 
-    async def _ask(self, batch: list[Read], *, anyhow: bool = False) -> bool:
+    async def _ask(self, batch: list[Read], *, accept_stale: bool = False) -> bool:
         """Read, and take what was read; not from a Redis that has lost its clock, or what this process has heard of."""
         newest = max(1, self._hub.heard)
         heard = [read.channel.heard for read in batch]
         for read in batch:
             read.sent = True
         pages = await self._log.read([(read.channel.name, read.since, read.size) for read in batch])
-        if not anyhow and min([page.clock for page in pages if isinstance(page, Page)], default=newest) < newest:
+        if not accept_stale and min([page.clock for page in pages if isinstance(page, Page)], default=newest) < newest:
             return False
         for read, page, id in zip(batch, pages, heard, strict=True):
             read.page = page

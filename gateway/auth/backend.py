@@ -20,6 +20,7 @@ import httpx
 import msgspec
 
 from gateway.auth.fetch import SECONDS, BadAnswer, CannotSend, NoAnswer, fetch, http_client
+from gateway.core.claims import check_claims
 from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized, Unavailable
 
@@ -163,6 +164,6 @@ def _read(status: int, body: bytes) -> Grant:
     now = time.time()
     claims = {"sub": answer.sub, "subscribe": answer.subscribe, "publish": answer.publish, "exp": now + answer.expires_in, "iat": now}
     try:
-        return Grant.from_claims(claims)
+        return Grant.from_claims(check_claims(claims))
     except Unauthorized as error:
         raise BadAnswer(error.detail) from None

@@ -39,7 +39,7 @@ class _Set(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Set)
 
 
-def read_set(data: bytes) -> Known:
+def parse_key_set(data: bytes) -> Known:
     """The keys of a set that tokens can be checked with, by algorithm and ``kid``.
 
     A key without ``kid``, and the only one of its algorithm, is also found under ``None``. What is no public key for
@@ -164,7 +164,7 @@ class Jwks:
         status, body = await fetch(client, "GET", self._url, headers=[(b"accept", b"application/json")])
         if status != 200:
             raise NoAnswer(f"status {status}, 200 is expected")
-        known = read_set(body)
+        known = parse_key_set(body)
         if body != self._body:
             self._body = body
             self.generation += 1

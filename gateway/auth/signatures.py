@@ -20,7 +20,7 @@ from jwt.algorithms import HMACAlgorithm
 
 from gateway.auth.keys import Key
 
-MOST_HEADERS: Final = 16  # one issuer has one or two
+MAX_HEADERS: Final = 16  # one issuer has one or two
 
 _TO_BASE64: Final = bytes.maketrans(b"-_", b"+/")
 _FROM_BASE64: Final = bytes.maketrans(b"+/", b"-_")
@@ -73,7 +73,7 @@ class _Signatures(jwt.PyJWS):
         if header in self._headers and key.algorithm == "HS256" and compare_digest(self._hmac.spell(signed, key.key), signature):
             return self._decode_base64url_segment(payload, "payload")
         proved: bytes = self.decode(token, key.key, algorithms=[key.algorithm])
-        if key.algorithm == "HS256" and len(self._headers) < MOST_HEADERS:
+        if key.algorithm == "HS256" and len(self._headers) < MAX_HEADERS:
             self._headers.add(header)
         return proved
 

@@ -16,19 +16,19 @@ import msgspec
 
 from gateway.auth.keys import Key, Keys
 from gateway.auth.signatures import SIGNATURES
-from gateway.core.claims import Claims, read_claims
+from gateway.core.claims import Claims, parse_claims
 from gateway.core.grant import Grant
 from gateway.errors import Unauthorized
 
 MAX_TOKEN_BYTES: Final = 8_192
-REMEMBERED: Final = 16_384  # tokens, some 1 KiB each
+MAX_REMEMBERED: Final = 16_384  # tokens, some 1 KiB each
 CLOCK_SECONDS: Final = 5.0  # by which an issuer's clock may be ahead, for nbf and iat
 
 
 def _prove(token: str, key: Key) -> Claims:
     """The claims of a token that was signed with this key."""
     try:
-        return read_claims(SIGNATURES.prove(token, key))
+        return parse_claims(SIGNATURES.prove(token, key))
     except jwt.InvalidSignatureError:
         raise Unauthorized("the token's signature is wrong") from None
     except jwt.InvalidAlgorithmError:
@@ -71,14 +71,14 @@ class Tokens:
         grant = self._known.get(digest)
         if grant is None:
             claims = _prove(token, await self._keys.find(token))
-            grant = Grant.of(claims)
+            grant = Grant.from_claims(claims)
             self._check(claims)
         if grant.expires <= time.time():
             self._known.pop(digest, None)
             raise Unauthorized("the token has expired")
         self._known[digest] = grant
         self._known.move_to_end(digest)
-        if len(self._known) > REMEMBERED:
+        if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
         return grant
 

@@ -10,18 +10,28 @@ from gateway.cli.queues import tap
 from gateway.cli.serving import check, demo, serve_command
 from gateway.cli.tokens import token
 
+
+class InOrder(click.Group):
+    """Lists its commands in the order in which a newcomer meets them."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=InOrder, context_settings=CONTEXT)
 @click.version_option(package_name="notify-gateway", prog_name="gateway")
 def main() -> None:
     """Tell the browser that the job is done.
 
-    Backend workers publish events through Redis; the gateway pushes them to the browsers that follow, over WebSocket, SSE or
-    long polling. Settings are environment variables, GATEWAY_*; `gateway check` says what is wrong with them.
+    Background workers publish events through Redis; the gateway pushes them to browsers over WebSocket, SSE or long polling.
+
+    To see it work: `gateway demo`. To run it: set GATEWAY_REDIS_URL and GATEWAY_JWT_SECRET, then `gateway check` and
+    `gateway serve`. All settings are environment variables.
     """
 
 
-for command in (serve_command, demo, publish, watch, tap, token, doctor, check):
+for command in (demo, check, serve_command, publish, watch, token, doctor, tap):
     main.add_command(command)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gateway.cli.usage import channel_argument, redis_url_or_exit, settings_or_exit, with_redis
-from gateway.core.event import TEXT, Malformed, read_published
+from gateway.core.event import TEXT, Malformed, parse_published
 from gateway.core.subscription import Subscription
 from gateway.errors import BadRequest, GatewayError
 from gateway.feed import Feed
@@ -21,21 +21,22 @@ from gateway.transports.request import parse_since
 @click.command()
 @click.argument("channel", callback=channel_argument)
 @click.argument("json")
-@click.option("--key", help="Idempotency key: published once in 24 h.")
+@click.option("--key", help="Idempotency key: with the same key it is published once in 24 h.")
 @click.option("--keep", type=click.IntRange(1, 10_000), help="Events to keep in the channel's log.  [100]")
-@click.option("--ttl", type=click.IntRange(1, 30 * 86_400), help="Seconds to keep the log.  [86400]")
-@click.option("--collapse", metavar="LABEL", help="Take the place of the newest event if it has the same label.")
-@click.option("--live", is_flag=True, help="Do not record it: it reaches who is connected now.")
+@click.option("--ttl", type=click.IntRange(1, 30 * 86_400), help="Seconds to keep the log after this event.  [86400]")
+@click.option("--collapse", metavar="LABEL", help="Replace the newest event if it has the same label.")
+@click.option("--live", is_flag=True, help="Do not record it: only those connected now get it.")
 def publish(channel: str, json: str, live: bool, **options: Any) -> None:
     """Publish an event and print its id.
 
-    JSON is an event, {"type":"completed","data":{},"final":true}, or any other JSON value, which becomes the data of a message.
+    JSON is an event such as {"type":"completed","data":{},"final":true}; any other JSON value becomes the data of an event of
+    type "message".
     """
     settings = settings_or_exit()
     url = redis_url_or_exit(settings)
     data = os.fsencode(json)
     try:
-        read_published(data, settings.max_event_bytes)
+        parse_published(data, settings.max_event_bytes)
     except Malformed as error:
         raise click.BadParameter(str(error), param_hint="JSON") from None
 
@@ -59,12 +60,12 @@ def publish(channel: str, json: str, live: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True, callback=channel_argument)
-@click.option("--since", default="last", show_default=True, help="last, now, 0 (all that is kept) or an event's id.")
-@click.option("--until-final", is_flag=True, help="Stop when all the channels are over.")
+@click.option("--since", default="last", show_default=True, help="last (the newest event), now (only new ones), 0 (all that is kept) or an event's id.")
+@click.option("--until-final", is_flag=True, help="Stop after the final event of every channel.")
 def watch(channels: tuple[str, ...], since: str, until_final: bool) -> None:
     """Print the events of channels as they come.
 
-    Each is a JSON object on a line; notices go to stderr.
+    One JSON object per line on stdout; notices, such as gaps, go to stderr. Reads Redis directly and needs no token.
     """
     settings = settings_or_exit()
     url = redis_url_or_exit(settings)

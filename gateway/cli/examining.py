@@ -30,15 +30,15 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("url", callback=address_argument)
-@click.option("--token", help="A token that may follow and publish on the channel; - reads it from stdin.")
-@click.option("--channel", callback=channel_argument, default="doctor", show_default=True, help="To follow and to publish on.")
-@click.option("--patience", type=click.FloatRange(1, 3600), default=30, show_default=True, help="Seconds to watch a quiet stream.")
-@click.option("--log", "logs", multiple=True, type=_FILE, help="A proxy's log, to look for tokens in.")
+@click.option("--token", help="Token that may follow and publish on the channel; - reads it from stdin.")
+@click.option("--channel", callback=channel_argument, default="doctor", show_default=True, help="Channel to follow and to publish on.")
+@click.option("--patience", type=click.FloatRange(1, 3600), default=30, show_default=True, help="Seconds to watch a stream on which nothing happens.")
+@click.option("--log", "logs", multiple=True, type=_FILE, help="A proxy's log, to search for tokens. May be repeated.")
 def doctor(url: str, token: str | None, channel: str, patience: float, logs: tuple[Path, ...]) -> None:
     """Examine a deployment through all its proxies.
 
     URL is where browsers find the gateway, such as https://example.com/notify. Says what is wrong and which line to change in
-    nginx, Caddy, Traefik or ALB; exits with 1 if something is. Publishes three events on the channel, which stay for a minute.
+    nginx, Caddy, Traefik or ALB, and exits with 1 if anything is. Publishes three events on the channel, kept for a minute.
     """
     from gateway.doctor.examination import examine  # noqa: PLC0415 - needs what only the doctor needs
     from gateway.doctor.report import describe, summary  # noqa: PLC0415

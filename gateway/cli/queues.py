@@ -16,9 +16,9 @@ from gateway.store.log import Log
 
 @click.group()
 def tap() -> None:
-    """Publish what happens in a foreign queue.
+    """Publish what happens in a job queue.
 
-    The queue, and its workers, know nothing of the gateway.
+    Neither the queue nor its workers need any change.
     """
 
 
@@ -37,16 +37,17 @@ def template_argument(_context: click.Context, _parameter: click.Parameter, valu
 
 @tap.command()
 @click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
-@click.option("--channel", default="jobs:{id}", show_default=True, callback=template_argument, help="{id} of the job, {queue} by name.")
+@click.option("--channel", default="jobs:{id}", show_default=True, callback=template_argument, help="Channel of a job; {id} and {queue} are filled in.")
 @click.option("--source", metavar="URL", help="BullMQ's Redis.  [GATEWAY_REDIS_URL]")
-@click.option("--bull", metavar="PREFIX", default="bull", show_default=True, help="BullMQ's prefix.")
-@click.option("--since", type=click.Choice(["now", "0"]), default="now", show_default=True, help="Where the very first run begins.")
-@click.option("--results", is_flag=True, help="Tell what jobs return.")
-@click.option("--messages", is_flag=True, help="Tell the texts of errors.")
+@click.option("--bull", metavar="PREFIX", default="bull", show_default=True, help="Prefix of BullMQ's keys.")
+@click.option("--since", type=click.Choice(["now", "0"]), default="now", show_default=True, help="Where the first run begins: with new events, or with all that BullMQ keeps.")
+@click.option("--results", is_flag=True, help="Include what jobs return.")
+@click.option("--messages", is_flag=True, help="Include the texts of errors.")
 def bullmq(queues: tuple[str, ...], channel: str, source: str | None, bull: str, since: str, results: bool, messages: bool) -> None:
-    """Publish what happens to the jobs of BullMQ queues, until a signal.
+    """Publish what happens to BullMQ jobs.
 
-    It goes on where it, or another one, has stopped. Several may run: one of them reads, the others wait.
+    Runs until it is stopped, and when started again goes on from there. Several may run for the same queue: one reads, and
+    another takes over if it stops.
     """
     from gateway.tap import Tap, Words, run_taps  # noqa: PLC0415 - only this command needs it
 

@@ -9,20 +9,20 @@ import click
 
 from gateway.cli.usage import fail, settings_or_exit
 from gateway.errors import SettingsError
-from gateway.server.checks import redis_problems
 from gateway.server.run import bind, serve, serve_workers
 from gateway.settings import Settings, read_settings, serving_problems
+from gateway.store.checks import redis_problems
 
 
 @click.command("serve")
 @click.option("--host", help="Address to listen on.  [GATEWAY_HOST, 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on.  [GATEWAY_PORT, 8000]")
-@click.option("--workers", type=click.IntRange(1, 256), help="Processes.  [GATEWAY_WORKERS, 1]")
+@click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [GATEWAY_WORKERS, 1]")
 def serve_command(host: str | None, port: int | None, workers: int | None) -> None:
     """Run the gateway.
 
-    Needs GATEWAY_REDIS_URL, and a key for tokens (GATEWAY_JWT_SECRET, GATEWAY_JWT_PUBLIC_KEY or GATEWAY_JWKS_URL), or
-    GATEWAY_AUTHORIZE_URL, or GATEWAY_AUTH=none.
+    Needs GATEWAY_REDIS_URL and a way to check callers: GATEWAY_JWT_SECRET, GATEWAY_JWT_PUBLIC_KEY, GATEWAY_JWKS_URL or
+    GATEWAY_AUTHORIZE_URL. GATEWAY_AUTH=none lets everybody do everything, on this machine only.
     """
     settings = settings_or_exit(host=host, port=port, workers=workers)
     if problems := serving_problems(settings):
@@ -53,8 +53,8 @@ def address(settings: Settings, port: int) -> str:
 def demo(port: int) -> None:
     """Show a page with jobs that finish.
 
-    Brings a private Valkey, and workers that pretend to work: where Celery is installed the jobs are Celery's. No authentication,
-    on this machine only.
+    Starts its own Valkey, and workers that pretend to work (Celery tasks where Celery is installed). There is no
+    authentication: only this machine can reach it.
     """
     from gateway.pages.demo import run_demo  # noqa: PLC0415 - needs what only the demo needs
 

@@ -15,7 +15,7 @@ from gateway.core.grant import Patterns
 def pattern_argument(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
     """Channels, each exact or ending in ``*``."""
     try:
-        Patterns.read(value)
+        Patterns.parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
     return value
@@ -39,22 +39,22 @@ _SECONDS = click.FloatRange(0, min_open=True)
 
 
 @click.command()
-@click.option("--sub", required=True, callback=subject_argument, help="Whom it speaks for.")
-@click.option("--subscribe", multiple=True, callback=pattern_argument, help="A channel to follow, or 'jobs:*'.  [user:SUB and user:SUB:*]")
-@click.option("--publish", multiple=True, callback=pattern_argument, help="A channel to publish on over HTTP, or 'jobs:*'.  [none]")
-@click.option("--admin", is_flag=True, help="May revoke tokens and read the metrics.")
+@click.option("--sub", required=True, callback=subject_argument, help="The user it stands for.")
+@click.option("--subscribe", multiple=True, callback=pattern_argument, help="A channel it may follow, or 'jobs:*'.  [user:SUB and user:SUB:*]")
+@click.option("--publish", multiple=True, callback=pattern_argument, help="A channel it may publish on over HTTP, or 'jobs:*'.  [none]")
+@click.option("--admin", is_flag=True, help="It may revoke tokens and read the metrics.")
 @click.option("--ttl", type=_SECONDS, callback=ttl_argument, default=900, show_default=True, help="Seconds until it expires.")
 def token(sub: str, subscribe: tuple[str, ...], publish: tuple[str, ...], admin: bool, ttl: float) -> None:
     """Print a token.
 
-    Made with GATEWAY_JWT_SECRET, and with GATEWAY_JWT_AUDIENCE and GATEWAY_JWT_ISSUER if they are set. --subscribe and
-    --publish may be given several times.
+    Signed with GATEWAY_JWT_SECRET; GATEWAY_JWT_AUDIENCE and GATEWAY_JWT_ISSUER go into it if they are set. --subscribe and
+    --publish may be repeated.
     """
     import jwt  # noqa: PLC0415 - costs time, and only this command needs it
 
     settings = settings_or_exit()
     if settings.jwt_secret is None:
-        fail("GATEWAY_JWT_SECRET: not set; it is what tokens are made with (with a public key, whoever has its private key makes them)")
+        fail("GATEWAY_JWT_SECRET: not set; tokens are signed with it (where GATEWAY_JWT_PUBLIC_KEY is set, whoever holds the private key signs them)")
     now = round(time.time(), 3)
     claims: dict[str, Any] = {"sub": sub, "iat": now, "exp": now + ttl}
     optional = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer, "subscribe": list(subscribe), "publish": list(publish)}

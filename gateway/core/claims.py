@@ -1,7 +1,8 @@
-"""Claims: what a token says (RFC 7519), and whether each claim is of the shape it must have.
+"""Claims: what a token says (RFC 7519), and whether each claim has the right type and range.
 
-A payload is decoded straight into ``Claims``, which is done in C: a check in Python for each claim costs 20 us and more in a
-gateway at work (``loadtest/experiments/handshake-cost``). What does not fit goes the careful way, which names the claim.
+``parse_claims`` decodes a payload straight into ``Claims`` in C, because checking each claim in Python costs at least 20 us in a busy
+gateway (``loadtest/experiments/handshake-cost``). Only a payload that does not fit is checked claim by claim (``check_claims``), to
+name the claim at fault.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.errors import Unauthorized
 
-MAX_TEXT: Final = 255  # characters of sub and jti
-MAX_TIME: Final = 253_402_300_799  # the end of the year 9999: a later exp is a mistake
+MAX_TEXT: Final = 255  # characters in sub and in jti
+MAX_TIME: Final = 253_402_300_799  # the end of the year 9999: a later time must be a mistake, such as milliseconds
 
 Seconds = Annotated[float, Meta(ge=0, le=MAX_TIME)]
 """Since 1970."""
 
 
 class Claims(msgspec.Struct, kw_only=True):
-    """What a token says. ``None`` for what it does not say; other claims are nobody's business here.
+    """The claims of a token that the gateway knows; others are ignored. An absent optional claim is ``None``.
 
     Attributes:
-        subscribe, publish: as they were written, not looked at yet; ``UNSET`` if they were not
-        aud, iss: of any shape: whoever expects one compares it
+        subscribe, publish: the patterns as texts, not validated yet; ``UNSET`` if the claim is absent
+        aud, iss: any JSON value; they are compared with the configured audience and issuer
     """
 
     sub: str
@@ -45,12 +46,12 @@ _decode: Final = msgspec.json.Decoder(Claims)
 _decode_any: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-def read_claims(payload: bytes) -> Claims:
-    """The claims of a token whose signature was proved.
+def parse_claims(payload: bytes) -> Claims:
+    """Decode the payload of a token whose signature has been verified.
 
     Raises:
-        Unauthorized: naming the claim that is missing or of a wrong shape.
-        msgspec.DecodeError, ValueError, RecursionError: if they are no JSON object.
+        Unauthorized: if a claim is missing or malformed; the error names it.
+        msgspec.DecodeError, ValueError, RecursionError: if the payload is not a JSON object.
     """
     try:
         claims = _decode.decode(payload)
@@ -62,10 +63,10 @@ def read_claims(payload: bytes) -> Claims:
 
 
 def check_claims(claims: Mapping[str, Any]) -> Claims:
-    """The claims one by one.
+    """Check claims one by one.
 
     Raises:
-        Unauthorized: naming the claim that is missing or of a wrong shape.
+        Unauthorized: if a claim is missing or malformed; the error names it.
     """
     subject = _text(claims, "sub")
     expires = _time(claims, "exp")
@@ -89,7 +90,7 @@ def check_claims(claims: Mapping[str, Any]) -> Claims:
 
 
 def is_name(value: object) -> bool:
-    """Whether this can be a subject or a token's id: it is printed, compared and kept in Redis."""
+    """Whether this can be a subject or a token's id, which are logged, compared and stored in Redis."""
     return isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isprintable()
 
 

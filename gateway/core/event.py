@@ -1,7 +1,7 @@
-"""Event: its names, how it is read from Redis, and its encodings, each made once.
+"""Event: the rules for its names, how it is parsed, and its encodings, each made only once.
 
-What a publisher may send is in ``Published``. What a client receives is that, plus ``channel`` and ``id``, which only the
-gateway writes. ``data`` is carried through as the bytes that came.
+``Published`` is what a publisher may send. A client receives that plus ``channel`` and ``id``, which only the gateway writes.
+``data`` is never decoded: its bytes are passed through as they came.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
 MAX_TYPE: Final = 64
 TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 CURSOR: Final = re.compile(r"[0-9]{1,16}")
-MAX_CURSOR: Final = 2**53  # what every language's number holds, publish.lua's among them: the year 2255
+MAX_CURSOR: Final = 2**53  # the largest integer that a double holds exactly, as in Lua and JavaScript; reached in the year 2255
 MAX_EVENT_BYTES: Final = 65_536
 
 CHANNEL_RULE: Final = "only letters, digits and _ . : @ - are allowed, at most 128, the first a letter or digit"
 TYPE_RULE: Final = "only letters, digits and _ . - are allowed, at most 64, the first a letter or digit"
 CURSOR_RULE: Final = "the id of an event is expected, decimal digits and at most 2^53"
 
-MAX_DIGITS: Final = 16  # of an id
+MAX_DIGITS: Final = 16  # in an id
 
 _ENTRY: Final = re.compile(rb"([0-9]{16}) ([0-9]{1,16})(?:[^0-9\n][^\n]*)?\n")
 
 
 class Malformed(ValueError):
-    """Bytes that are no event. The text says why, and is safe to log."""
+    """Bytes that are not an event. The text says why, and is safe to log."""
 
 
 class Published(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,13 +49,13 @@ _flag: Final = msgspec.json.Decoder(bool)
 
 
 def show(value: object, limit: int = 80) -> str:
-    """A stranger's value for an error or a log line: quoted, escaped, one line, not long."""
+    """An untrusted value as text for an error or a log line: quoted, escaped, on one line, and not longer than ``limit``."""
     text = ascii(value)
     return text if len(text) <= limit else f"{text[: limit - 4]}...{text[-1]}"
 
 
 def channel_problem(name: str) -> str | None:
-    """Why this is no channel name; ``None`` if it is one."""
+    """Why this is not a channel's name; ``None`` if it is one."""
     return None if CHANNEL.fullmatch(name) else f"channel {show(name, 40)}: {CHANNEL_RULE}"
 
 
@@ -63,18 +63,22 @@ def parse_cursor(text: str) -> int:
     """The cursor as a number.
 
     Raises:
-        Malformed: if it is not decimal, or beyond what an id can be.
+        Malformed: if it is not a decimal number up to ``MAX_CURSOR``.
     """
     if not CURSOR.fullmatch(text) or int(text) > MAX_CURSOR:
         raise Malformed(f"cursor {show(text)}: {CURSOR_RULE}")
     return int(text)
 
 
-def read_published(json: bytes, limit: int = MAX_EVENT_BYTES) -> Published:
-    """Take a publisher's JSON for an event, or for the data of one of type ``message`` (docs/protocol.md, Events).
+def parse_published(json: bytes, limit: int = MAX_EVENT_BYTES) -> Published:
+    """Parse a publisher's JSON: either an event, or any other value, which becomes the data of a ``message`` (docs/protocol.md, Events).
+
+    Args:
+        json: the bytes as they came
+        limit: the largest number of bytes allowed
 
     Raises:
-        Malformed: if it is no JSON (RFC 8259, UTF-8), too long, too deep, or an event with a wrong type or final.
+        Malformed: if it is not JSON in UTF-8 (RFC 8259), too long, nested too deeply, or an event with a wrong ``type`` or ``final``.
     """
     if len(json) > limit:
         raise Malformed(f"it has {len(json)} bytes of JSON, at most {limit} are allowed")
@@ -83,7 +87,7 @@ def read_published(json: bytes, limit: int = MAX_EVENT_BYTES) -> Published:
         try:
             published = _published.decode(json)
         except msgspec.ValidationError:
-            published = _read_other(json)
+            published = _parse_other(json)
     except UnicodeDecodeError as error:
         raise Malformed(f"it is not UTF-8: byte {error.start}") from None
     except msgspec.DecodeError as error:
@@ -97,12 +101,12 @@ def read_published(json: bytes, limit: int = MAX_EVENT_BYTES) -> Published:
 
 @lru_cache(1_024)
 def _is_type(text: str) -> bool:
-    # Remembered, if it is not long: a regular expression costs little, but as much as all else that is done to a short event.
+    # Cached, because matching the regular expression would double the cost of parsing a short event.
     return TYPE.fullmatch(text) is not None
 
 
-def _read_other(json: bytes) -> Published:
-    """JSON that is not of an event's plain form: an event with doubled keys, a wrong one, or just data."""
+def _parse_other(json: bytes) -> Published:
+    """Parse JSON that ``Published`` does not fit: mere data, an event with a mistake, or one with a key twice."""
     try:
         fields = _fields.decode(json)
     except msgspec.ValidationError:
@@ -120,10 +124,10 @@ class Event:
     """One event on its way to many clients.
 
     Attributes:
-        channel: its name
-        id: the publish time in microseconds, 0 for a live-only event
-        before: the id that precedes it on its channel: an announcement's predecessor, or a log entry's. 0 for none
-        final: whether the job is over
+        channel: the channel's name
+        id: the publish time in microseconds since 1970; 0 for a live-only event
+        before: the id that precedes this one on its channel, as the announcement or the log entry gives it; 0 for none
+        final: whether it is the channel's last event: the job is over
         json: the object that clients receive
     """
 
@@ -134,7 +138,7 @@ class Event:
         self.id = id
         self.before = before
         self.final = published.final
-        # Joined, not formatted, which takes three times as long.
+        # Joined rather than formatted, which takes three times as long.
         self.json = b"".join(
             (
                 b'{"type":"',
@@ -149,7 +153,7 @@ class Event:
         self._encoded: dict[Wire, bytes] = {}
 
     def encode(self, wire: Wire) -> bytes:
-        """The event's bytes on this wire: made on first use, the same object for every client after that."""
+        """The event's bytes in this wire format: made on first use, then the same object for every client."""
         data = self._encoded.get(wire)
         if data is None:
             data = self._encoded[wire] = wire.event(self)
@@ -159,28 +163,28 @@ class Event:
         return f"<Event {self.channel} {self.id}>"
 
 
-def read_announcement(channel: str, payload: bytes, limit: int = MAX_EVENT_BYTES) -> Event:
-    """An event from pub/sub: ``<id> <prev>``, a newline and the JSON; without that first line it is live-only.
+def parse_announcement(channel: str, payload: bytes, limit: int = MAX_EVENT_BYTES) -> Event:
+    """Parse an event from pub/sub: ``<id> <prev>``, a newline and the JSON. Without that first line it is live-only.
 
     Raises:
-        Malformed: as ``read_published``.
+        Malformed: as ``parse_published``.
     """
-    # Taken apart without a regular expression, which costs three times as much: this runs for each event.
+    # This runs for each event, and a regular expression would cost three times as much.
     head, line_feed, json = payload.partition(b"\n")
     id, _, before = head.partition(b" ")
     if line_feed and id.isdigit() and before.isdigit() and len(id) <= MAX_DIGITS and len(before) <= MAX_DIGITS:
-        return Event(channel, int(id), int(before), read_published(json, limit))
-    return Event(channel, 0, 0, read_published(payload, limit))
+        return Event(channel, int(id), int(before), parse_published(json, limit))
+    return Event(channel, 0, 0, parse_published(payload, limit))
 
 
-def read_place(entry: bytes) -> tuple[int, int, int]:
-    """A log entry's id, the id before it, and where its JSON begins.
+def parse_entry_head(entry: bytes) -> tuple[int, int, int]:
+    """A log entry's id, the id before it, and the offset of its JSON.
 
-    The first line is ``<id> <before>``, and perhaps a label; ``<before>`` is 0 for none, and without its first digits where
-    ``<id>`` has the same.
+    The first line is ``<id> <before>`` and an optional label. ``<before>`` is 0 for none; otherwise the leading digits that it shares
+    with ``<id>`` may be left out.
 
     Raises:
-        Malformed: if the first line is not of that form.
+        Malformed: if the first line does not have that form.
     """
     head = _ENTRY.match(entry)
     if head is None:
@@ -189,25 +193,24 @@ def read_place(entry: bytes) -> tuple[int, int, int]:
     return int(id), 0 if before == b"0" else int(id[: -len(before)] + before), head.end()
 
 
-def read_entry(channel: str, entry: bytes, limit: int = MAX_EVENT_BYTES) -> Event:
-    """An event from the log.
+def parse_entry(channel: str, entry: bytes, limit: int = MAX_EVENT_BYTES) -> Event:
+    """Parse an entry of a channel's log.
 
     Raises:
-        Malformed: as ``read_place`` and ``read_published``.
+        Malformed: as ``parse_entry_head`` and ``parse_published``.
     """
-    id, before, end = read_place(entry)
-    return Event(channel, id, before, read_published(entry[end:], limit))
+    id, before, end = parse_entry_head(entry)
+    return Event(channel, id, before, parse_published(entry[end:], limit))
 
 
 class Wire:
-    """A wire form: how an event and a notice become bytes for one kind of connection.
+    """A wire format: how events and notices become bytes for one kind of connection.
 
     Args:
-        whole: whether each of them has to stay by itself, as its end is not in the bytes
-
-    Attributes:
-        event: makes an event's bytes
-        notice: makes those of a notice, from its name, its JSON and the id that tells an SSE client where it stands, or 0
+        name: for the metrics
+        event: encodes an event
+        notice: encodes a notice, given its name, its JSON and an id that SSE clients take as their cursor (0 for none)
+        whole: whether messages must not be joined, because their bytes do not show where one ends
     """
 
     def __init__(
@@ -219,7 +222,7 @@ class Wire:
         self._whole = whole
 
     def join(self, parts: list[bytes]) -> list[bytes]:
-        """The same for as few writes as possible."""
+        """The same bytes in as few parts as possible, so that they take few writes."""
         return parts if self._whole or len(parts) < 2 else [b"".join(parts)]
 
     def __repr__(self) -> str:
@@ -237,7 +240,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def _block_parts(event: Event) -> tuple[bytes, bytes, bytes]:
-    # Line breaks in valid JSON are white space between tokens; in SSE they would end the field.
+    # A line break in valid JSON is white space between tokens, but in SSE it would end the field.
     json = event.json.replace(b"\r", b" ").replace(b"\n", b" ")
     return (b"id: %d\ndata: " % event.id if event.id else b"data: "), json, b"\n\n"
 
@@ -247,7 +250,7 @@ def _block(event: Event) -> bytes:
 
 
 def _chunk(event: Event) -> bytes:
-    # Put together once, not first the block and then the chunk: an event to one client costs 1.5 us less.
+    # Joined in one step rather than as a block and then a chunk, which saves 1.5 us where an event goes to one client.
     begin, json, end = _block_parts(event)
     return b"".join((b"%x\r\n" % (len(begin) + len(json) + len(end)), begin, json, end, b"\r\n"))
 
@@ -261,8 +264,9 @@ def http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+# Under a foreign ASGI server, which does the framing itself, a WebSocket takes TEXT and an event stream takes BLOCK.
 TEXT: Final = Wire("text", lambda event: event.json, lambda _name, json, _id: json, whole=True)
-ITEM: Final = Wire("item", lambda event: event.json, lambda _name, json, _id: json, whole=True)
 FRAME: Final = Wire("frame", lambda event: text_frame(event.json), lambda _name, json, _id: text_frame(json))
 BLOCK: Final = Wire("block", _block, _notice_block)
 CHUNK: Final = Wire("chunk", _chunk, lambda *notice: http_chunk(_notice_block(*notice)))
+ITEM: Final = Wire("item", lambda event: event.json, lambda _name, json, _id: json, whole=True)  # of a poll's answer

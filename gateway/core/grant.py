@@ -1,38 +1,39 @@
-"""Grant: what a token allows, and until when. The token itself is never in an error."""
+"""Grant: what a token allows, and until when. An error never quotes the token itself."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
 from msgspec import UNSET
 
-from gateway.core.claims import Claims, check_claims
+from gateway.core.claims import Claims
 from gateway.core.event import CHANNEL, show
 from gateway.errors import Unauthorized
 
 PATTERN_RULE: Final = "the name of a channel, or the beginning of one and then *, is expected"
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127})?\*")
-REMEMBERED: Final = 256  # lists of patterns: the tokens of an application mostly differ in their subject only
-MOST_REMEMBERED: Final = 16  # patterns in one of them, some 3 KiB
+# Lists of patterns are parsed once and remembered, because the tokens of one application mostly differ only in their subject.
+MAX_REMEMBERED: Final = 256
+MAX_REMEMBERED_PATTERNS: Final = 16  # in one list; a longer list (about 3 KiB) is parsed again each time
 
 
-class Patterns(msgspec.Struct, frozen=True):  # a structure: made in C, each token makes some
-    """Names of channels, each exact or the beginning of many."""
+class Patterns(msgspec.Struct, frozen=True):  # a Struct, because msgspec creates it in C and every token needs some
+    """A set of channels, given by their exact names and by prefixes."""
 
     exact: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, texts: Iterable[str]) -> Self:
-        """Take each text that ends in ``*`` for a beginning.
+    def parse(cls, texts: Iterable[str]) -> Self:
+        """Parse channel names; a text that ends in ``*`` is a prefix.
 
         Raises:
-            ValueError: naming the text that is neither a channel nor the beginning of one.
+            ValueError: if a text is neither a channel's name nor a prefix; the error names it.
         """
         exact, prefixes = set(), set()
         for text in texts:
@@ -45,24 +46,24 @@ class Patterns(msgspec.Struct, frozen=True):  # a structure: made in C, each tok
         return cls(frozenset(exact), tuple(sorted(prefixes)))
 
     def match(self, channel: str) -> bool:
-        """Whether the channel is one of these."""
+        """Whether the channel belongs to this set."""
         return channel in self.exact or channel.startswith(self.prefixes)
 
 
 NONE: Final = Patterns()
-_remembered: Final = lru_cache(REMEMBERED)(Patterns.read)
+_remembered: Final = lru_cache(MAX_REMEMBERED)(Patterns.parse)
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a connection speaks for, and the channels it may read and publish.
+    """Whom a connection speaks for, and which channels it may read and publish on.
 
     Attributes:
         subject: the token's ``sub``
-        subscribe, publish: the channels
-        admin: may read metrics and revoke
-        expires: seconds since 1970, infinity for never
-        issued: seconds since 1970, ``None`` where the token does not say
-        id: the token's ``jti``, ``None`` where it has none
+        subscribe, publish: the channels it may follow, and those it may publish on
+        admin: whether it may read the metrics and revoke tokens
+        expires: seconds since 1970; infinity if never
+        issued: seconds since 1970; ``None`` if the token does not say
+        id: the token's ``jti``; ``None`` if it has none
     """
 
     subject: str
@@ -75,16 +76,16 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def everything(cls) -> Self:
-        """What ``GATEWAY_AUTH=none`` gives to everybody."""
+        """The grant that everybody has under ``GATEWAY_AUTH=none``."""
         every = Patterns(prefixes=("",))
         return cls(subject="", subscribe=every, publish=every, admin=True)
 
     @classmethod
-    def of(cls, claims: Claims) -> Self:
+    def from_claims(cls, claims: Claims) -> Self:
         """What these claims allow (docs/security.md).
 
         Raises:
-            Unauthorized: naming the claim with a text that is no pattern.
+            Unauthorized: if ``subscribe`` or ``publish`` holds a text that is not a pattern; the error names the claim.
         """
         return cls(
             subject=claims.sub,
@@ -96,15 +97,6 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
             id=claims.jti,
         )
 
-    @classmethod
-    def from_claims(cls, claims: Mapping[str, Any]) -> Self:
-        """What these claims allow, of whatever shape they are.
-
-        Raises:
-            Unauthorized: naming the claim that is missing or of a wrong shape.
-        """
-        return cls.of(check_claims(claims))
-
     def may_read(self, channel: str) -> bool:
         """Whether the channel may be followed."""
         return self.subscribe.match(channel)
@@ -115,12 +107,13 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _own(subject: str) -> Patterns:
-    # Not read as patterns: a subject that ends in * is no wildcard.
+    """The channels of the subject itself, which a token without ``subscribe`` may follow."""
+    # Not parsed as patterns: a subject that ends in * must not become a wildcard.
     return Patterns(frozenset((f"user:{subject}",)), (f"user:{subject}:",))
 
 
 def _patterns(texts: tuple[str, ...], claim: str) -> Patterns:
     try:
-        return _remembered(texts) if len(texts) <= MOST_REMEMBERED else Patterns.read(texts)
+        return _remembered(texts) if len(texts) <= MAX_REMEMBERED_PATTERNS else Patterns.parse(texts)
     except ValueError as error:
         raise Unauthorized(f"claim {claim}: {error}") from None

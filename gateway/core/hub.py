@@ -1,7 +1,7 @@
 """Hub: which subscriptions of this process follow which channel, and the loop that writes an event to them.
 
-This is the hot path. For a client that keeps up an event costs a comparison of its cursor and a write of bytes that all
-clients share.
+This is the hot path: for a client that keeps up, an event costs one comparison with its cursor and one write of bytes that all clients
+share.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from gateway.core.cursor import Cursor
-from gateway.core.subscription import Subscription, Written
+from gateway.core.subscription import Subscription, WireStats
 
 if TYPE_CHECKING:
     from gateway.core.event import Event, Wire
     from gateway.core.page import Since
 
 
-Line = tuple["Wire", Written, tuple[Cursor, ...]]
-"""Those who want their bytes in one form, and the account of them."""
+WireGroup = tuple["Wire", WireStats, tuple[Cursor, ...]]
+"""The followers of a channel that take one wire format, and that format's counters."""
 
 
 class Channel:
-    """A channel that this process follows, from the subscription at Redis until the last client has left for a while.
+    """A channel that this process is subscribed to at Redis: until some seconds after its last follower has left.
 
     Attributes:
-        followers: the cursors of its clients, and the form in which each wants its bytes
-        lines: the same by form, made when an event has come after a change; ``None`` until then
-        heard: id of the newest announcement
+        followers: the cursors of its clients, and the wire format of each
+        groups: the same followers by wire format; ``None`` after a change, until the next event needs it
+        heard: the id of the newest announcement
     """
 
-    __slots__ = ("followers", "heard", "lines", "name")
+    __slots__ = ("followers", "groups", "heard", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.followers: dict[Cursor, Wire] = {}
-        self.lines: tuple[Line, ...] | None = None
+        self.groups: tuple[WireGroup, ...] | None = None
         self.heard = 0
 
     def __repr__(self) -> str:
@@ -46,10 +46,11 @@ class Hub:
     """The channels of this process.
 
     Attributes:
-        heard: id of the newest announcement on any channel; they come in order of id
-        following: how many cursors there are
-        idle: the channels that nobody follows, and when the last follower left, by the owner's clock
-        written: what was written, by wire
+        channels: by name
+        heard: the id of the newest announcement on any channel; announcements come in order of id
+        following: the number of cursors
+        idle: the channels that nobody follows, and when each lost its last follower, by the owner's clock; the latest stands last
+        stats: what was written, by wire format
     """
 
     def __init__(self) -> None:
@@ -57,40 +58,40 @@ class Hub:
         self.heard = 0
         self.following = 0
         self.idle: dict[Channel, float] = {}
-        self.written: defaultdict[Wire, Written] = defaultdict(Written)
+        self.stats: defaultdict[Wire, WireStats] = defaultdict(WireStats)
 
     def follow(self, subscription: Subscription, name: str, since: Since) -> Cursor:
-        """Register a follower. The channel is in ``channels`` from now on; its owner subscribes at Redis."""
+        """Register a follower. If this adds the channel to ``channels``, the owner of the hub has to subscribe to it at Redis."""
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = Channel(name)
         self.idle.pop(channel, None)
         cursor = Cursor(subscription, channel, since)
         channel.followers[cursor] = subscription.wire
-        channel.lines = None
-        subscription.written = self.written[subscription.wire]
+        channel.groups = None
+        subscription.stats = self.stats[subscription.wire]
         self.following += 1
         return cursor
 
     def leave(self, cursor: Cursor, now: float) -> None:
-        """Take a follower out; ``now`` is noted for a channel that has no other."""
+        """Remove a follower; if it was the last one, ``now`` is noted in ``idle``."""
         channel = cursor.channel
         if channel.followers.pop(cursor, None) is not None:
-            channel.lines = None
+            channel.groups = None
             self.following -= 1
             if not channel.followers:
                 self.idle[channel] = now
-        cursor.subscription.forget(cursor)
+        cursor.subscription.remove(cursor)
 
     def forget(self, channel: Channel) -> None:
-        """Give up a channel that nobody follows."""
+        """Remove a channel that nobody follows."""
         del self.channels[channel.name], self.idle[channel]
 
-    def announce(self, event: Event) -> tuple[Line, ...]:
-        """Write an event to all who are next in line for it; the others have it, or are behind.
+    def announce(self, event: Event) -> tuple[WireGroup, ...]:
+        """Write an event to all followers for whom it comes next; the others have it already, or are behind.
 
         Returns:
-            the channel's followers
+            the channel's followers by wire format
         """
         channel = self.channels.get(event.channel)
         if channel is None:
@@ -99,10 +100,10 @@ class Hub:
         if id > channel.heard:
             channel.heard = id
             self.heard = max(self.heard, id)
-        lines = channel.lines
-        if lines is None:
-            lines = channel.lines = self._line_up(channel)
-        for wire, written, cursors in lines:
+        groups = channel.groups
+        if groups is None:
+            groups = channel.groups = self._group_followers(channel)
+        for wire, stats, cursors in groups:
             data = event.encode(wire)
             count = len(cursors)
             for cursor in cursors:
@@ -112,16 +113,17 @@ class Hub:
                 else:
                     count -= 1
                     cursor.subscription.miss(cursor, event)
-            written.events += count
-            written.bytes += count * len(data)
+            stats.events += count
+            stats.bytes += count * len(data)
         if event.final:
             self._finish(channel)
-        return lines
+        return groups
 
-    def _line_up(self, channel: Channel) -> tuple[Line, ...]:
-        wanted = channel.followers
+    def _group_followers(self, channel: Channel) -> tuple[WireGroup, ...]:
+        followers = channel.followers
         return tuple(
-            (wire, self.written[wire], tuple([cursor for cursor, form in wanted.items() if form is wire])) for wire in set(wanted.values())
+            (wire, self.stats[wire], tuple([cursor for cursor, own in followers.items() if own is wire]))
+            for wire in set(followers.values())
         )
 
     def _finish(self, channel: Channel) -> None:
@@ -136,5 +138,5 @@ class Hub:
             subscription.fall_behind()
 
     def subscriptions(self) -> dict[Subscription, None]:
-        """All subscriptions that follow something."""
+        """All subscriptions that follow a channel, each once, in a stable order."""
         return {cursor.subscription: None for channel in self.channels.values() for cursor in channel.followers}

@@ -1,4 +1,4 @@
-"""Notices: the JSON of what a client is told beside events (docs/protocol.md)."""
+"""Notices: the JSON of the messages to a client that are not events (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import msgspec
 from gateway.core.cursor import Cursor
 
 Ref = str | int | float | bool | None
-"""What a client puts into a command, to know the answer by."""
+"""A value that a client puts into a command, and that comes back in the answer to it."""
 
 
 def notice(name: str, fields: Mapping[str, object]) -> bytes:
-    """Any of them."""
+    """A notice with this ``op`` and these fields."""
     return msgspec.json.encode({"op": name, **fields})
 
 
 def ready(ref: Ref, cursors: Collection[Cursor]) -> bytes:
-    """All of these channels were read. Put together here, because every client gets one; nothing in a channel's name is to be escaped."""
-    places = ",".join([f'"{cursor.channel.name}":"{cursor.position}"' for cursor in cursors])
-    told = "" if ref is None else f'"ref":{msgspec.json.encode(ref).decode()},'
-    return f'{{"op":"ready",{told}"channels":{{{places}}}}}'.encode()
+    """The notice that all of these channels have been read, with the client's cursor on each."""
+    # Every client gets one, so it is formatted here rather than encoded; no character of a channel's name needs escaping.
+    positions = ",".join([f'"{cursor.channel.name}":"{cursor.position}"' for cursor in cursors])
+    reference = "" if ref is None else f'"ref":{msgspec.json.encode(ref).decode()},'
+    return f'{{"op":"ready",{reference}"channels":{{{positions}}}}}'.encode()

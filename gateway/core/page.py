@@ -1,7 +1,8 @@
-"""Page: what one read of a channel's log brought, and where something is missing in it.
+"""Page: the result of one read of a channel's log, and where events are missing from it.
 
-A log entry names the id before it, the log its newest event, and Redis the floors below which it may have lost data. From
-these three a reader at any cursor sees each hole, and no hole where there is none.
+Three things show what is missing: each log entry names the id that precedes it, the channel's newest id is stored apart from the log,
+and Redis keeps *floors*, which are ids at which it may have lost data. From them a reader at any cursor can see every gap, and never
+sees one where nothing can be missing.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import msgspec
 from gateway.core.event import Event
 
 Since = int | Literal["last", "now"]
-"""Where a channel's reader begins: after an id (0: the whole log), at the newest event, or behind it."""
+"""Where a reader of a channel begins: after an id (0: the whole log), with the newest event (``last``), or after it (``now``)."""
 
 EARLIEST: Final = 1_700_000_000_000_000
-"""No id is older than this software: a smaller cursor was made up to say "all", and has lost nothing with Redis's data."""
+"""No real id is smaller: this is before the software was written. A smaller cursor only means "from the beginning", and whoever brings
+one has not seen anything that Redis could have lost."""
 
-MOST_FLOORS: Final = 32  # of publish.lua
+MAX_FLOORS: Final = 32  # that publish.lua keeps
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry of a log. ``event`` is ``None`` for one that cannot be delivered; its place in the order still counts."""
+    """One entry of a log. ``event`` is ``None`` if it cannot be delivered; its place in the chain of ids still counts."""
 
     id: int
     before: int
@@ -31,10 +33,16 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct):
-    """What Redis says to one read; see read.lua.
+    """Redis's answer to one read of a channel's log (read.lua).
 
     Attributes:
-        following: the id of the entry behind the last one, and the id before it, if that is known
+        clock: the newest id of all channels
+        floors: ids at which Redis may have lost data, rising
+        newest: the id of the channel's newest event; 0 if that is not known
+        final: whether that event is final
+        more: whether the log goes on after these entries
+        entries: those after the cursor, oldest first
+        next_entry: the id of the first entry that was left out, and the id before it; ``None`` if that was not looked up
     """
 
     clock: int
@@ -43,7 +51,7 @@ class Answer(msgspec.Struct):
     final: bool
     more: bool
     entries: list[Entry]
-    following: tuple[int, int] | None = None
+    next_entry: tuple[int, int] | None = None
 
     @property
     def floor(self) -> int:
@@ -55,9 +63,9 @@ class Item(NamedTuple):
     """One thing to deliver: an event, or a gap (``event`` is ``None``).
 
     Attributes:
-        id: its place in the order over all channels. A gap's place is where the reader stands: told any later, an event of
-            another channel could carry a client's one cursor over what is missing here, and nobody would ever tell
-        position: the reader's cursor behind it
+        id: its place in the order of delivery over all channels. A gap stands right after the reader's cursor: an SSE client has one
+            cursor for all its channels, and if an event of another channel came first, that cursor could pass over the gap for good
+        position: the reader's cursor after it
     """
 
     id: int
@@ -65,8 +73,8 @@ class Item(NamedTuple):
     position: int
 
 
-class Page(msgspec.Struct):  # a structure: made in C, each client that comes costs one
-    """The answer as a reader at one cursor takes it.
+class Page(msgspec.Struct):  # a Struct, because msgspec creates it in C and every new client needs one
+    """An answer as seen by a reader at one cursor.
 
     Attributes:
         items: what to deliver, rising by id
@@ -75,8 +83,8 @@ class Page(msgspec.Struct):  # a structure: made in C, each client that comes co
         complete: whether the items reach the end of the log
         final: whether the channel's newest event is final, and the reader has it after this page
         size: bytes of JSON in the items
-        clock: the newest id that Redis knew of
-        heard: what had been announced on the channel when the log was asked: so far the page covers it, whatever it holds
+        clock: the newest id of all channels that Redis knew of
+        heard: the newest id announced on the channel before the log was read: the page covers all announcements up to it
     """
 
     items: list[Item]
@@ -90,25 +98,25 @@ class Page(msgspec.Struct):  # a structure: made in C, each client that comes co
 
 
 def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
-    """Go through the entries after the cursor and put a gap wherever the chain of ids has a hole."""
+    """The items for a reader at this cursor, with a gap wherever the chain of ids has a hole, and the cursor after them."""
     if cursor > answer.clock:
-        # An id that Redis does not know of: it lost the newest part of its data. Who has read a Redis that knows of none keeps
-        # the cursor, for 0 would say that there is nothing to miss.
+        # The reader has an id that Redis does not know, so Redis has lost its newest data. If it has lost all, the cursor stays as
+        # it is: a cursor of 0 would mean that the reader has seen nothing and can miss nothing.
         position = answer.clock or cursor
         return [Item(answer.clock, None, position)], position
     items: list[Item] = []
     position = cursor
     floors = [floor for floor in answer.floors if floor > cursor]
-    if len(floors) == MOST_FLOORS:
-        floors.insert(0, cursor + 1)  # there may have been others before these, nobody knows where: they are told at once
+    if len(floors) == MAX_FLOORS:
+        floors.insert(0, cursor + 1)  # older floors may have been dropped from the list, so there may be a gap right here
 
     def crossed(end: int) -> int:
-        """The last floor between the position and this id: something may have been lost there, whatever the chain of ids says."""
+        """The last floor between the position and this id, 0 for none. Events may be lost there even if the chain of ids is whole."""
         return max((floor for floor in floors if position < floor <= end), default=0) if position >= EARLIEST else 0
 
     for entry in answer.entries:
         if not position < entry.id <= answer.clock:
-            continue  # not of publish.lua's making: its ids rise, and the clock knows them
+            continue  # not written by publish.lua, whose ids rise and never exceed the clock
         if (gone := max(entry.before, crossed(entry.id)) if floors else entry.before) > position:
             items.append(Item(position + 1, None, min(gone, entry.id - 1)))
         if entry.event is not None:
@@ -117,31 +125,31 @@ def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
     if not answer.more:
         if (gone := max(answer.newest, crossed(answer.floor))) > position:
             items.append(Item(position + 1, None, gone))
-        # From now on the reader has all, and must hear of it if Redis loses its data again.
+        # The reader has everything now. Its cursor goes up to the last floor, so that it is told of any loss after that one.
         position = max(position, gone, answer.floor)
     return items, position
 
 
 def _reach(answer: Answer, position: int) -> int:
-    """Up to which id nothing is missing from the entries."""
+    """The id up to which nothing is missing from the answer."""
     if not answer.more:
         return max(answer.clock, position)
-    if answer.following is None:
+    if answer.next_entry is None:
         return position
-    id, before = answer.following
-    # A gap is told where the reader stands, so nothing of another channel may be ahead of it.
+    id, before = answer.next_entry
+    # If there is a gap before the next entry it comes first in the next page, and events of other channels must not overtake it.
     is_next = before <= position < id <= answer.clock and not any(position < floor <= id for floor in answer.floors)
     return id - 1 if is_next else position
 
 
 def make_page(since: Since, answer: Answer) -> Page:
-    """The answer as seen from where the reader stands."""
+    """The answer as seen by a reader who begins there."""
     if isinstance(since, int):
         items, position = _walk(since, answer)
     else:
         items = [Item(entry.id, entry.event, entry.id) for entry in answer.entries if entry.event is not None] if answer.entries else []
-        # A channel without events has one place for all who come, the floor, so that they share their reads later. Except
-        # for "now": if it is only its newest id that is gone, there are events above the floor.
+        # All readers of a channel without events get the same cursor, the floor, so that they can share later reads. Not with "now",
+        # because the log may hold events above the floor even if the channel's newest id has been lost.
         position = (max(answer.newest, answer.floor) if answer.newest or since == "last" else 0) or answer.clock
     return Page(
         items=items,
@@ -155,12 +163,15 @@ def make_page(since: Since, answer: Answer) -> Page:
 
 
 def has_gap(page: Page, horizon: int) -> bool:
-    """Whether a gap beyond this id is to be told."""
+    """Whether the page has a gap beyond this id."""
     return any(item.event is None and item.id > horizon for item in page.items)
 
 
 def end_of_turn(items: Iterable[Item], most: int) -> int | None:
-    """Up to which id to deliver these, rising by id, so that it is not more than so many bytes and an event; ``None`` for all of them."""
+    """The id up to which to deliver these items, which rise by id, in one turn; ``None`` if all of them fit.
+
+    The turn ends with the event that reaches ``most`` bytes.
+    """
     size = 0
     for item in items:
         if size >= most:

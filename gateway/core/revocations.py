@@ -1,6 +1,6 @@
-"""Revocations: which grants no longer hold, as this process has heard so far.
+"""Revocations: the subjects and tokens that were revoked, as far as this process has heard.
 
-They are kept for 30 days: a token that is good for longer has to be revoked again, or its key replaced.
+They are kept for 30 days: to keep out a token that is valid for longer, revoke it again or replace the key it was signed with.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import msgspec
 from gateway.core.grant import Grant
 
 KEEP_SECONDS: Final = 30 * 86_400
-MOST: Final = 100_000
+MAX_REVOCATIONS: Final = 100_000
 
 
 class Revocation(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One subject, or one token by its id.
+    """The revocation of a subject's tokens (``sub``) or of one token (``jti``).
 
     Attributes:
-        at: seconds since 1970; a subject's tokens issued until then are refused
+        at: seconds since 1970; the subject's tokens that were issued up to then are refused
     """
 
     sub: str | None = None
@@ -28,7 +28,11 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
 
 
 class Revocations:
-    """Those of the last 30 days."""
+    """The revocations of the last 30 days.
+
+    Attributes:
+        newest: when the newest of them was made, in seconds since 1970; 0 if there is none
+    """
 
     def __init__(self) -> None:
         self.newest = 0.0
@@ -39,19 +43,19 @@ class Revocations:
         return len(self._subjects) + len(self._ids)
 
     def add(self, revocation: Revocation) -> None:
-        """Take note of one."""
+        """Remember a revocation; one that is known already changes nothing."""
         self.newest = max(self.newest, revocation.at)
         for kept, name in ((self._subjects, revocation.sub), (self._ids, revocation.jti)):
             if name is not None:
                 kept[name] = max(kept.get(name, 0.0), revocation.at)
 
     def forget(self, before: float) -> None:
-        """Drop those that are older."""
+        """Drop the revocations made up to this time (seconds since 1970)."""
         self._subjects = {name: at for name, at in self._subjects.items() if at > before}
         self._ids = {name: at for name, at in self._ids.items() if at > before}
 
-    def cover(self, grant: Grant) -> bool:
-        """Whether the grant was revoked. One that does not say when it was issued may be older than any revocation."""
+    def covers(self, grant: Grant) -> bool:
+        """Whether the grant was revoked. A grant without a time of issue counts as older than any revocation of its subject."""
         at = self._subjects.get(grant.subject)
         if at is not None and (grant.issued is None or grant.issued <= at):
             return True

@@ -1,13 +1,14 @@
 """Subscription: one client's cursors, its queue, and whether it is behind.
 
-A subscription is *live* or *behind*, and the client's cursors alone decide. Live: each event that follows a cursor is written
-at once (by the hub, which holds the loop). Behind: nothing is written but what is read from the log, in these steps:
+A subscription is either *live* or *behind*. While it is live, the hub writes each event that comes next after a cursor at once. While
+it is behind, the client is given nothing but what is read from the log, in these steps:
 
     fall_behind()   something may have been missed, the writer is full, or channels were added; ``on_behind`` is called
     begin_read()    from now on announcements are queued, within a bound
-    end_read()      the pages are delivered in order of id, then the queue by the rule for live events; live again if it fits
+    end_read()      the pages are delivered in order of id, then the queued events, each if it comes next after its cursor;
+                    the subscription is live again if nothing is missing
 
-Events of several channels leave in the order of their ids, because an SSE client has one cursor for all of them.
+Events of several channels are delivered in the order of their ids, because an SSE client has one cursor for all its channels.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
     from gateway.core.event import Event, Wire
 
 QUEUE_BYTES: Final = 262_144
-TURN_BYTES: Final = 262_144  # that one read delivers, and an event more: each page may hold an event of the largest
+TURN_BYTES: Final = 262_144  # delivered after one read, and up to one event more: every page may hold an event of the largest size
 
 
 @dataclass(slots=True, eq=False)
-class Written:
-    """What clients of one wire were sent: events, their bytes, gap notices; and events that were dropped because they had them."""
+class WireStats:
+    """What the clients of one wire format were sent. ``duplicates`` counts events that were not written because the client had them."""
 
     events: int = 0
     bytes: int = 0
@@ -40,23 +41,28 @@ class Written:
     duplicates: int = 0
 
 
-NOWHERE: Final = Written()
+UNCOUNTED: Final = WireStats()
 _position: Final = attrgetter("position")
 
 
-class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each client has one
+class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creates it in C and every client has one
     """One client.
 
     Attributes:
-        wire: the form its bytes take
-        write: takes bytes of that form; never blocks, never fails
+        wire: the format of its bytes
+        write: takes bytes in that format; never blocks and never fails
         on_behind: called when the log must be read
-        on_done: called when ``until_final`` is fulfilled
-        on_failed: called when reading for it failed for good
+        on_done: called when all channels are over and ``until_final`` is set
+        on_failed: called when reading the log failed for good
+        until_final: whether the stream ends with the final events of all its channels
+        greeting: bytes that come before all others; they are held back until then, so that both leave in one write
+        cursors: one for each channel, by its name
+        live: whether the client has everything, so that events are written as they are announced
         full: whether the writer holds as much as it may; set by ``pause`` and ``resume``
-        greeting: what has to be written before anything else; it waits for that, so that both go in one write
-        wanted: the next read is of use only if it reaches to this id
-        written: the account of all clients of its wire; the hub gives it
+        reading: whether a task of the feed is reading the log for this client
+        closed: whether the client is gone, or is being sent away
+        must_reach: the next read is useful only if it reaches this id
+        stats: the counters of the client's wire format, shared by all its clients; set by the hub
     """
 
     wire: Wire
@@ -69,35 +75,35 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
     cursors: dict[str, Cursor] = {}
     live: bool = True
     full: bool = False
-    reading: bool = False  # a task of the feed is at work for this client
+    reading: bool = False
     closed: bool = False
-    wanted: int = 0
-    written: Written = NOWHERE
+    must_reach: int = 0
+    stats: WireStats = UNCOUNTED
     _queue: list[tuple[Cursor, Event]] | None = None
     _queued: int = 0
-    _waited: bool = False  # all logs were read to their ends, at different moments
-    _expecting: tuple[tuple[Ref, list[Cursor]], ...] = ()
-    _placed: bool = False  # the client has an id to come back with
+    _waited: bool = False  # all logs were read to their ends but at different moments, and one more read has been asked for
+    _expecting: tuple[tuple[Ref, list[Cursor]], ...] = ()  # ready notices that are due, with the cursors they wait for
+    _placed: bool = False  # the client has an id with which it can come back
 
     # What the client asks for
 
-    def expect(self, ref: Ref, cursors: list[Cursor]) -> None:
-        """Add channels; once all of their log was read a ready notice follows."""
+    def add(self, ref: Ref, cursors: list[Cursor]) -> None:
+        """Add channels. A ready notice with this ``ref`` follows once their logs have been read."""
         for cursor in cursors:
             self.cursors[cursor.channel.name] = cursor
             self._placed |= cursor.position >= EARLIEST
         self._expecting += ((ref, cursors),)
         self._stop_live()
 
-    def forget(self, cursor: Cursor) -> None:
-        """Take a channel out."""
+    def remove(self, cursor: Cursor) -> None:
+        """Remove a channel."""
         cursor.live = False
         self.cursors.pop(cursor.channel.name, None)
         for _, cursors in self._expecting:
             if cursor in cursors:
                 cursors.remove(cursor)
 
-    # What the writer says
+    # What the writer reports
 
     def pause(self) -> None:
         """The writer is full: the client is behind until ``resume``."""
@@ -128,11 +134,11 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
             self.on_behind(self)
 
     def miss(self, cursor: Cursor, event: Event) -> None:
-        """Take an announcement that the hub could not write at once."""
+        """Queue, write or drop an announcement that the hub could not write at once."""
         if self._queue is not None:
             self._queued += len(event.json)
             if self._queued > QUEUE_BYTES:
-                # Given up, not grown: the channel has been heard of further than this read reaches, so it is read again.
+                # The queue is given up rather than grown. The log is read again anyway, as more was announced than this read brings.
                 self._queue.clear()
             else:
                 self._queue.append((cursor, event))
@@ -148,36 +154,36 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         elif event.id > cursor.position:
             self.fall_behind()
         else:
-            self.written.duplicates += 1
+            self.stats.duplicates += 1
 
     def _write(self, event: Event) -> None:
         data = event.encode(self.wire)
         self.write(data)
-        self.written.events += 1
-        self.written.bytes += len(data)
+        self.stats.events += 1
+        self.stats.bytes += len(data)
 
     # Reading the log
 
     @property
     def unread(self) -> list[Cursor]:
-        """The cursors whose log is to be read."""
+        """The cursors whose logs must be read."""
         return list(filter(is_unread, self.cursors.values()))
 
     def begin_read(self) -> None:
-        """From now on announcements are queued: what the read does not bring, they do."""
+        """Queue announcements from now on: they bring what is published after the read."""
         self._queue = []
         self._queued = 0
         for cursor in self.cursors.values():
             cursor.announced = cursor.channel.heard
 
     def end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
-        """Deliver what was read and what was queued meanwhile, and go live if nothing is missing.
+        """Deliver what was read, and what was queued meanwhile, and go live if nothing is missing.
 
         Args:
             pages: what was read for each unread cursor
             heard: the newest id announced to this process on any channel
         """
-        # What is written goes in one go: each write of its own is 4 us of the kernel's (loadtest/experiments/joined-writes).
+        # All is collected and written at once, because each write costs 4 us in the kernel (loadtest/experiments/joined-writes).
         write, parts = self.write, list[bytes]()
         self.write = parts.append
         self.greet()
@@ -191,10 +197,10 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
     def _end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
         pages = {cursor: page for cursor, page in pages.items() if self.cursors.get(cursor.channel.name) is cursor}
         fell_behind = self._queue is None  # while the read was under way
-        # If it did as the connection to Redis was lost, what was heard since then says nothing of a page that was read before.
+        # The connection to Redis may have been lost then. What was heard since cannot tell whether an older page is up to date.
         finished = self._deliver(pages, 0 if fell_behind else heard)
         if fell_behind:
-            self.fall_behind()  # what was read is delivered, the rest is read again
+            self.fall_behind()  # what was read has been delivered, the rest is read again
             return
         self._tell_ready()
         if finished:
@@ -202,9 +208,12 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         self.check_done()
 
     def _deliver(self, pages: Mapping[Cursor, Page], heard: int) -> bool:
-        """Write what was read in order of id, as far as all pages reach; whether that is all of it."""
-        # The channels were read at different moments. What one page holds beyond the earliest of them might overtake an
-        # event of another channel.
+        """Write what was read, in order of id, as far as all pages reach.
+
+        Returns:
+            whether nothing is left to be read
+        """
+        # The channels were read at different moments: an event beyond the lowest horizon could overtake one of another channel.
         horizon = min([cursor.horizon(page, heard) for cursor, page in pages.items()], default=0)
         items = [(item, cursor) for cursor, page in pages.items() if page.items for item in page.items if item.id <= horizon]
         if len(items) > 1:
@@ -212,19 +221,19 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         large = len(items) > 1 and sum([page.size for page in pages.values()]) > TURN_BYTES
         stop = end_of_turn([item for item, _ in items], TURN_BYTES) if large else None
         if stop is not None:
-            horizon, self.wanted = stop, 0
+            horizon, self.must_reach = stop, 0
         for item, cursor in items:
             if item.id > horizon:
                 break
             self._deliver_one(item, cursor)
         finished = stop is None and self._is_finished(pages.values(), horizon)
         for cursor, page in pages.items():
-            cursor.follow(page, horizon, finished=finished)
+            cursor.advance(page, horizon, finished=finished)
         return finished
 
     def _deliver_one(self, item: Item, cursor: Cursor) -> None:
         if item.event is None:
-            self.written.gaps += 1
+            self.stats.gaps += 1
             self.notice("gap", {"channel": cursor.channel.name})
         else:
             self._write(item.event)
@@ -233,21 +242,22 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         cursor.position = item.position
 
     def _is_finished(self, pages: Collection[Page], horizon: int) -> bool:
-        self.wanted = 0
+        self.must_reach = 0
         complete = True
         for page in pages:
             if page.position > horizon:
-                self.wanted = max(self.wanted, page.position)
+                self.must_reach = max(self.must_reach, page.position)
             complete &= page.complete
         if not complete:
             return False
-        if self.wanted and not self._waited:
+        if self.must_reach and not self._waited:
             self._waited = True
             return False
-        # What lies beyond the horizon now was published since. It comes by announcement, from the queue or soon. A gap does not.
-        if self.wanted and any(has_gap(page, horizon) for page in pages):
+        # Events beyond the horizon were published since the first read, so their announcements are in the queue or on their way.
+        # Gaps are not announced.
+        if self.must_reach and any(has_gap(page, horizon) for page in pages):
             return False
-        self.wanted = 0
+        self.must_reach = 0
         self._waited = False
         return True
 
@@ -259,8 +269,9 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
             if any(map(is_unread, cursors)):
                 self._expecting += ((ref, cursors),)
                 continue
-            # An SSE client that comes back before its first event would begin anew, so ready is where it gets its cursor. All
-            # channels were delivered in order of id: where one of them stands, nothing of the others is missing.
+            # An SSE client has a cursor from the first event on. Until then the ready notice gives it one: without any it would
+            # start from the beginning when it reconnects. The highest position will do for all its channels, because they were
+            # delivered in order of id and so nothing up to it is missing on any of them.
             id = 0 if self._placed else max(map(_position, self.cursors.values()), default=0)
             self.write(self.wire.notice("ready", ready(ref, cursors), id))
 
@@ -270,13 +281,13 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         if queue:
             self._take_queue(queue)
         if self.live and any(map(has_missed, self.cursors.values())):
-            self.fall_behind()  # the queue was too small. All channels, to keep their order
+            self.fall_behind()  # the queue was too small; all channels are read again, to keep the order of their events
         for cursor in self.cursors.values():
             cursor.live = self.live
 
     def _take_queue(self, queue: list[tuple[Cursor, Event]]) -> None:
         if self.live and any(c.announced > max(c.position, c.covered) for c in self.cursors.values()):
-            self.fall_behind()  # announced before the queue was begun, and not in the log when it was read
+            self.fall_behind()  # something was announced before the queue was begun, but was not in the log when that was read
         for cursor, event in queue:
             if self.live and self.cursors.get(cursor.channel.name) is cursor:
                 self._offer(cursor, event)
@@ -284,18 +295,24 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
     # What the client is told
 
     def greet(self) -> None:
-        """Write the greeting, if that was not done yet."""
+        """Write the greeting, unless that is done."""
         if self.greeting:
             greeting, self.greeting = self.greeting, b""
             self.write(greeting)
 
     def notice(self, name: str, fields: Mapping[str, object], id: int = 0) -> None:
-        """Write a notice; with ``id`` as ``Wire.notice`` takes it."""
+        """Write a notice.
+
+        Args:
+            name: its ``op``
+            fields: the rest of its JSON
+            id: a cursor for an SSE client; 0 for none
+        """
         self.greet()
         self.write(self.wire.notice(name, notice(name, fields), id))
 
     def check_done(self) -> None:
-        """End the stream if all channels are over and the client wanted no more (``until=final``)."""
+        """End the stream if all channels are over and the client asked for that (``until=final``)."""
         if self.until_final and self.cursors and not self._expecting and all(c.done for c in self.cursors.values()):
             self.on_done()
 
@@ -305,5 +322,5 @@ class Subscription(msgspec.Struct, eq=False):  # a structure: made in C, each cl
         return len(self._expecting)
 
     def positions(self) -> dict[str, str]:
-        """The cursors as the client may hand them back; none for a channel that has not been read yet."""
+        """The cursors by channel, as the client may send them back. Channels that have not been read yet are left out."""
         return {name: str(cursor.position) for name, cursor in self.cursors.items() if cursor.since is None}

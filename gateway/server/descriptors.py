@@ -11,17 +11,17 @@ import resource
 from typing import Final
 
 RESERVE: Final = 64  # listeners, Redis, the event loop, an authorisation call
-MOST: Final = 1_048_576  # a container may say a thousand million, which no kernel table holds
-ALWAYS: Final = 10_240  # that macOS lets each process have (OPEN_MAX)
+MAX_FILES: Final = 1_048_576  # a container may say a thousand million, which no kernel table holds
+OPEN_MAX: Final = 10_240  # that macOS lets each process have (OPEN_MAX)
 
 
 def raise_limit() -> int:
     """Raise this process's limit as far as it may; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft == resource.RLIM_INFINITY or soft >= most:
-        return soft if soft != resource.RLIM_INFINITY else MOST
-    for wanted in (most, min(most, ALWAYS)):
+        return soft if soft != resource.RLIM_INFINITY else MAX_FILES
+    for wanted in (most, min(most, OPEN_MAX)):
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
         except (OSError, ValueError):  # macOS has a lower bound of its own, and does not tell it
@@ -31,7 +31,7 @@ def raise_limit() -> int:
 
 
 @functools.cache
-def most_sockets() -> int:
+def max_sockets() -> int:
     """How many clients' sockets this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if soft == resource.RLIM_INFINITY else max(soft - RESERVE, soft // 2)
+    return MAX_FILES if soft == resource.RLIM_INFINITY else max(soft - RESERVE, soft // 2)

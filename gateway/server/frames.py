@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.core.rate_limit import RateLimit
 from gateway.errors import TooMany
-from gateway.transports.allowance import Allowance
 
 FRAMES_AT_ONCE: Final = 600  # 300 commands and as many fragments, pings and pongs
 FRAMES_PER_SECOND: Final = 40.0  # 20 commands, and as many again
@@ -31,10 +31,10 @@ class Violation(Exception):
 class FrameCounter:
     """Reads along over one connection's bytes, frame header by frame header (RFC 6455, section 5.2)."""
 
-    __slots__ = ("_allowance", "_header", "_skip")
+    __slots__ = ("_header", "_rate", "_skip")
 
     def __init__(self, now: float) -> None:
-        self._allowance = Allowance(now, "frames", FRAMES_AT_ONCE, FRAMES_PER_SECOND)
+        self._rate = RateLimit(now, "frames", FRAMES_AT_ONCE, FRAMES_PER_SECOND)
         self._header = b""  # of a frame whose header has not come whole
         self._skip = 0  # bytes of payload still to come
 
@@ -74,7 +74,7 @@ class FrameCounter:
             if length < 126 or (size == 10 and length < 65_536):
                 raise Violation(PROTOCOL_ERROR, "a length that is not in its shortest form")
         try:
-            self._allowance.take(now)
+            self._rate.take(now)
         except TooMany as error:
             raise Violation(TOO_MANY, error.detail) from None
         self._skip = length + (4 if head[1] & 0x80 else 0)

@@ -16,7 +16,7 @@ import msgspec
 
 SAME_LINES: Final = 5  # of one kind
 SAME_SECONDS: Final = 10.0
-MOST_KINDS: Final = 1_000
+MAX_KINDS: Final = 1_000
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -93,7 +93,7 @@ class Repeats(logging.Filter):
         kind = (record.name, str(record.msg), getattr(record, "kind", ""))
         now = time.monotonic()
         with self._lock:
-            if len(self._seen) > MOST_KINDS:
+            if len(self._seen) > MAX_KINDS:
                 self._seen.clear()  # somebody logs without a form
             begin, count = self._seen.get(kind, (now, 0))
             if now - begin >= self._seconds:

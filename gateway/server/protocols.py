@@ -20,7 +20,7 @@ from gateway import metrics
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeout, Unavailable, UriTooLong
 from gateway.server.connection import Connection
 from gateway.server.deadlines import Deadlines
-from gateway.server.descriptors import most_sockets
+from gateway.server.descriptors import max_sockets
 from gateway.server.exchange import Exchange
 from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, check_head, unoffered
 from gateway.server.responses import problem_response
@@ -73,7 +73,7 @@ class HttpProtocol(Connection):
         peer = transport.get_extra_info("peername")
         self.client = peer[:2] if isinstance(peer, tuple) else None  # without the flow and scope of IPv6; a Unix socket has no address
         site.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's name for what has a shutdown
-        if len(site.state.connections) > most_sockets():
+        if len(site.state.connections) > max_sockets():
             # One more accepted for each one refused would use up the last descriptors, which Redis needs too.
             self._write(Unavailable("as many sockets are open as may be"))
             transport.close()

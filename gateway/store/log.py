@@ -13,7 +13,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from gateway.core.event import MAX_EVENT_BYTES, Malformed, read_entry, read_place, show
+from gateway.core.event import MAX_EVENT_BYTES, Malformed, parse_entry, parse_entry_head, show
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.errors import GatewayError, Unavailable, Unprocessable
 from gateway.store.connect import ask, drop_idle
@@ -172,17 +172,17 @@ class Log:
         entries = [entry for data in raw if (entry := self._entry(channel, data)) is not None] if raw else []
         last = int(newest[:-1] or 0) or (entries[-1].id if entries and not more else 0)
         final = newest[-1:] in FINAL or (not newest and bool(entries) and bool(entries[-1].event and entries[-1].event.final))
-        following = _following(more) if isinstance(more, bytes) else None
-        return Answer(int(clock), _floors(floors), last, final, bool(more), entries, following)
+        next_entry = _next_entry(more) if isinstance(more, bytes) else None
+        return Answer(int(clock), _floors(floors), last, final, bool(more), entries, next_entry)
 
     def _entry(self, channel: str, data: bytes) -> Entry | None:
         try:
-            event = read_entry(channel, data, self._limit)
+            event = parse_entry(channel, data, self._limit)
         except Malformed as error:
             self.malformed += 1
             logger.warning("channel %s: a log entry was stepped over: %s", channel, error)
             with suppress(Malformed):
-                return Entry(*read_place(data)[:2], None)
+                return Entry(*parse_entry_head(data)[:2], None)
             return None
         return Entry(event.id, event.before, event)
 
@@ -192,7 +192,7 @@ def _floors(text: bytes) -> tuple[int, ...]:
     return tuple(map(int, text.split()))  # every answer has them, and they hardly ever change
 
 
-def _following(text: bytes) -> tuple[int, int]:
+def _next_entry(text: bytes) -> tuple[int, int]:
     id, _, before = text.partition(b" ")
     return int(id), int(before)
 

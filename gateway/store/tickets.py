@@ -21,7 +21,7 @@ from gateway.errors import TooMany, Unauthorized, Unavailable
 
 SECONDS: Final = 30
 KEY_BYTES: Final = 200  # of a ticket in Redis, beside the grant
-MOST_BYTES: Final = 4_194_304  # of one subject's tickets, in this process, in so many seconds: some 10,000 of the usual size
+MAX_BYTES: Final = 4_194_304  # of one subject's tickets, in this process, in so many seconds: some 10,000 of the usual size
 
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _decode: Final = msgspec.json.Decoder(Grant)
@@ -60,8 +60,8 @@ class Tickets:
         if now - self._since > SECONDS:
             self._issued, self._since = {}, now
         issued = self._issued[subject] = self._issued.get(subject, 0) + size
-        if issued > MOST_BYTES:
-            raise TooMany(f"more than {MOST_BYTES} bytes of tickets in {SECONDS} s for one subject", retry_after=SECONDS)
+        if issued > MAX_BYTES:
+            raise TooMany(f"more than {MAX_BYTES} bytes of tickets in {SECONDS} s for one subject", retry_after=SECONDS)
 
     async def redeem(self, ticket: str) -> Grant:
         """The grant, once: of all processes that ask, one gets it.

@@ -23,7 +23,7 @@ from gateway.core.grant import Grant
 from gateway.core.revocations import KEEP_SECONDS, Revocations
 from gateway.errors import GatewayError, Unauthorized, Unavailable
 from gateway.feed import Feed
-from gateway.store.revoked import NAME, Revoked, read_revocation
+from gateway.store.revocations import NAME, RevocationStore, parse_revocation
 
 logger = logging.getLogger("gateway.access")
 
@@ -46,9 +46,9 @@ class Holder(Protocol):
 class Access:
     """All who read, and the revocations known to this process."""
 
-    def __init__(self, feed: Feed, revoked: Revoked) -> None:
+    def __init__(self, feed: Feed, store: RevocationStore) -> None:
         self._feed = feed
-        self._revoked = revoked
+        self._store = store
         self._revocations = Revocations()
         self.loaded = False
         self._loading = asyncio.Event()
@@ -67,7 +67,7 @@ class Access:
         self._holders[holder] = due
         if due < math.inf:
             self._expire_at(due, holder)
-        if self._revocations.cover(holder.grant):
+        if self._revocations.covers(holder.grant):
             holder.lose(_revoked())
 
     def _expire_at(self, slot: float, holder: Holder) -> None:
@@ -113,7 +113,7 @@ class Access:
             raise _expired()  # a ticket may be younger than what it stands for
         if not self.loaded:
             raise Unavailable("Redis is away: what was revoked is not known")
-        if self._revocations.cover(grant):
+        if self._revocations.covers(grant):
             raise _revoked()
 
     # What ends it
@@ -142,7 +142,7 @@ class Access:
             self._lost.clear()
             await self._feed.listener.confirmed([NAME])
             try:
-                async for revocation in self._revoked.read(self._revocations.newest - OVERLAP_SECONDS):
+                async for revocation in self._store.read(self._revocations.newest - OVERLAP_SECONDS):
                     self._revocations.add(revocation)
             except (RedisError, OSError):
                 await asyncio.sleep(random.uniform(0.1, 0.5))
@@ -156,7 +156,7 @@ class Access:
 
     def _hear(self, payload: bytes) -> None:
         try:
-            revocation = read_revocation(payload)
+            revocation = parse_revocation(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
             logger.warning("a revocation was dropped: %s", show(payload))
             return
@@ -164,7 +164,7 @@ class Access:
         self._enforce()
 
     def _enforce(self) -> None:
-        for holder in [holder for holder in self._holders if self._revocations.cover(holder.grant)]:
+        for holder in [holder for holder in self._holders if self._revocations.covers(holder.grant)]:
             holder.lose(_revoked())
 
     async def _clean(self) -> None:

@@ -28,7 +28,7 @@ def measure(services: Services) -> None:
     metrics.DRAINING.value = services.draining
     metrics.EVENTS_IN["unreadable_entry"].value = feed.log.malformed
     for transport, wires in metrics.WIRES.items():
-        written = [account for wire, account in feed.hub.written.items() if wire.name in wires]
+        written = [account for wire, account in feed.hub.stats.items() if wire.name in wires]
         metrics.EVENTS_OUT[transport].value = sum(account.events for account in written)
         metrics.BYTES_OUT[transport].value = sum(account.bytes for account in written)
         metrics.GAPS[transport].value = sum(account.gaps for account in written)

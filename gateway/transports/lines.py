@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.errors import GatewayError
-from gateway.transports.trace import read_traceparent
+from gateway.transports.trace import parse_traceparent
 
 logger = logging.getLogger("gateway.requests")
 
@@ -20,6 +20,6 @@ def about(**what: str) -> dict[str, Any]:
 def log_refusal(scope: Mapping[str, Any], error: GatewayError) -> None:
     """Say that a request was refused. Its address without the query string, in which a token may be."""
     client = scope.get("client")
-    extra = about(address=client[0] if client else "", traceparent=read_traceparent(scope["headers"]))
+    extra = about(address=client[0] if client else "", traceparent=parse_traceparent(scope["headers"]))
     path = ascii(scope["path"][:80])
     logger.info("%s refused with %d: %s", path, error.status, error.detail, extra=extra | {"kind": str(error.status)})

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway import metrics
-from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, read_published, show
+from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, parse_published, show
 from gateway.core.grant import NONE, Grant
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unprocessable
 from gateway.store.log import Publication
@@ -17,7 +17,7 @@ from gateway.transports.answers import answer_json, check_method
 from gateway.transports.body import Room, read_body, reason
 from gateway.transports.lines import about
 from gateway.transports.services import Services
-from gateway.transports.trace import read_traceparent, span
+from gateway.transports.trace import parse_traceparent, span
 from gateway.transports.writer import Receive, Send
 
 logger = logging.getLogger("gateway.publish")
@@ -63,7 +63,7 @@ _item: Final = msgspec.json.Decoder(Item)
 Result = dict[str, object]
 
 
-def _read_item(raw: bytes | msgspec.Raw) -> Item:
+def _parse_item(raw: bytes | msgspec.Raw) -> Item:
     try:
         return _item.decode(raw)
     except msgspec.ValidationError as error:
@@ -91,7 +91,7 @@ def _check(item: Item, grant: Grant, max_event_bytes: int) -> bytes:
             raise Unprocessable(f"{field} {show(text, 40)}: 1 to {MAX_TEXT_BYTES} bytes are expected")
     json = item.json()
     try:
-        read_published(json, max_event_bytes)
+        parse_published(json, max_event_bytes)
     except Malformed as error:
         too_large = len(json) > max_event_bytes
         raise (TooLarge if too_large else Unprocessable)(f"the event is refused: {error}") from None
@@ -125,7 +125,7 @@ class PublishEndpoint:
 
     async def _answer(self, body: bytes, grant: Grant, scope: Mapping[str, Any], send: Send) -> None:
         if body.lstrip()[:1] != b"[":
-            result = (await self._publish([_read_item(body)], grant, scope))[0]
+            result = (await self._publish([_parse_item(body)], grant, scope))[0]
             if isinstance(result, GatewayError):
                 raise result
             await answer_json(send, result)
@@ -141,7 +141,7 @@ class PublishEndpoint:
         items: list[Item | GatewayError] = []
         for raw in raws:
             try:
-                items.append(_read_item(raw))
+                items.append(_parse_item(raw))
             except GatewayError as error:
                 items.append(error)
         results = await self._publish(items, grant, scope)
@@ -149,7 +149,7 @@ class PublishEndpoint:
 
     async def _publish(self, items: Sequence[Item | GatewayError], grant: Grant, scope: Mapping[str, Any]) -> list[Result | GatewayError]:
         """Publish in order; for each item its ids, or why not."""
-        traceparent = read_traceparent(scope["headers"])
+        traceparent = parse_traceparent(scope["headers"])
         with span("publish", traceparent) as attributes:
             results = await self._record(items, grant)
             refused = sum(isinstance(result, GatewayError) for result in results)

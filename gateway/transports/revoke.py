@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.core.claims import MAX_TEXT, is_name
 from gateway.errors import BadRequest, Forbidden, Unprocessable
-from gateway.store.revoked import Revoked
+from gateway.store.revocations import RevocationStore
 from gateway.transports.answers import answer_json, check_method
 from gateway.transports.body import read_body, reason
 from gateway.transports.services import Services
@@ -28,7 +28,7 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
 _decode: Final = msgspec.json.Decoder(Order)
 
 
-def read_order(body: bytes) -> Order:
+def parse_order(body: bytes) -> Order:
     """
     Raises:
         BadRequest: if it is not JSON.
@@ -48,15 +48,15 @@ def read_order(body: bytes) -> Order:
 class RevokeEndpoint:
     """Takes revocations. When it has answered, every gateway that Redis reaches has been told."""
 
-    def __init__(self, services: Services, revoked: Revoked) -> None:
+    def __init__(self, services: Services, store: RevocationStore) -> None:
         self._services = services
-        self._revoked = revoked
+        self._store = store
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "POST")
         grant = await self._services.gate.authenticate(scope)
         if not grant.admin:
             raise Forbidden("the token has no claim admin")
-        order = read_order(await read_body(scope, receive, MAX_BODY_BYTES))
+        order = parse_order(await read_body(scope, receive, MAX_BODY_BYTES))
         self._services.check_still(grant)
-        await answer_json(send, {"revoked": await self._revoked.revoke(sub=order.sub, jti=order.jti)})
+        await answer_json(send, {"revoked": await self._store.revoke(sub=order.sub, jti=order.jti)})

@@ -15,7 +15,7 @@ from typing import Any, Final
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def read_traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def parse_traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The header's value, empty if there is none or more than one, or one of another form (section 3.2.2)."""
     found = [value for name, value in headers if name == b"traceparent"]
     return found[0].decode() if len(found) == 1 and _TRACEPARENT.fullmatch(found[0]) else ""

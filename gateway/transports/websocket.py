@@ -16,8 +16,8 @@ from gateway.core.event import FRAME, TEXT, Wire, show
 from gateway.core.grant import Grant
 from gateway.core.notices import Ref
 from gateway.core.page import Since
+from gateway.core.rate_limit import RateLimit
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
-from gateway.transports.allowance import Allowance
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.lines import log_refusal
@@ -30,14 +30,14 @@ logger = logging.getLogger("gateway.websocket")
 PING: Final = b"\x89\x00"
 MAX_COMMAND_BYTES: Final = 65_536
 MAX_REF_BYTES: Final = 256
-MOST_UNANSWERED: Final = 300  # commands to subscribe
+MAX_UNANSWERED: Final = 300  # commands to subscribe
 COMMANDS_AT_ONCE: Final = 300  # one for each of 128 channels, twice over
 COMMANDS_PER_SECOND: Final = 20.0
 # Each that a client did not follow costs this process and Redis as much as half a handshake, and a command may name all that it may follow:
 # so often over at once, and in so many seconds; and as if that were so many at least, for pages that go from one channel to the next.
 TURNS_AT_ONCE: Final = 4
 TURN_SECONDS: Final = 2.0
-FEWEST_IN_TURN: Final = 128
+MIN_IN_TURN: Final = 128
 MAX_REASON_BYTES: Final = 123  # RFC 6455, section 5.5: a control frame holds 125
 
 _decode: Final = msgspec.json.Decoder(dict[str, Any])
@@ -52,13 +52,13 @@ def close_reason(text: str) -> str:
 class Socket(Follower):
     """One open WebSocket."""
 
-    __slots__ = ("_allowance", "_channels")
+    __slots__ = ("_channel_rate", "_command_rate")
     transport = "websocket"
 
     def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
         super().__init__(services, grant, writer, send, wire, until_final=until_final)
-        self._allowance: Allowance | None = None  # most clients never send a command
-        self._channels: Allowance | None = None
+        self._command_rate: RateLimit | None = None  # most clients never send a command
+        self._channel_rate: RateLimit | None = None
 
     def beat(self) -> None:
         if self.subscription.wire is FRAME:  # else the server has pings of its own
@@ -113,9 +113,9 @@ class Socket(Follower):
             GatewayError: if the client is to be sent away for it.
         """
         now = asyncio.get_running_loop().time()
-        if self._allowance is None:
-            self._allowance = Allowance(now, "commands", COMMANDS_AT_ONCE, COMMANDS_PER_SECOND)
-        self._allowance.take(now)
+        if self._command_rate is None:
+            self._command_rate = RateLimit(now, "commands", COMMANDS_AT_ONCE, COMMANDS_PER_SECOND)
+        self._command_rate.take(now)
         text = message.get("text")
         if text is None:
             raise UnsupportedMedia("binary frame: commands are JSON in text frames")
@@ -164,16 +164,16 @@ class Socket(Follower):
             begin[name] = "last" if since is None else parse_since(since)
         check_number(begin.keys() | self.subscription.cursors.keys(), self._services.max_channels)
         check_readable(self.grant, begin)
-        if self.subscription.unanswered >= MOST_UNANSWERED:
-            raise TooMany(f"{MOST_UNANSWERED} commands to subscribe wait for their answer: more may not")
+        if self.subscription.unanswered >= MAX_UNANSWERED:
+            raise TooMany(f"{MAX_UNANSWERED} commands to subscribe wait for their answer: more may not")
         self._take_channels(len(begin.keys() - self.subscription.cursors.keys()))
         self._services.feed.follow(self.subscription, begin, ref)
 
     def _take_channels(self, count: int) -> None:
-        now, most = asyncio.get_running_loop().time(), max(self._services.max_channels, FEWEST_IN_TURN)
-        if self._channels is None:
-            self._channels = Allowance(now, "channels", TURNS_AT_ONCE * most, most / TURN_SECONDS)
-        self._channels.take(now, count)
+        now, most = asyncio.get_running_loop().time(), max(self._services.max_channels, MIN_IN_TURN)
+        if self._channel_rate is None:
+            self._channel_rate = RateLimit(now, "channels", TURNS_AT_ONCE * most, most / TURN_SECONDS)
+        self._channel_rate.take(now, count)
 
     def _unsubscribe(self, ref: Ref, channels: object) -> None:
         if not isinstance(channels, list) or not all(isinstance(name, str) for name in channels):

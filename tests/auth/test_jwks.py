@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from gateway.auth import jwks as module
-from gateway.auth.jwks import Jwks, read_set
+from gateway.auth.jwks import Jwks, parse_key_set
 from gateway.auth.tokens import Tokens
 from gateway.errors import Unauthorized, Unavailable
 from tests.support.answering import Answering, answering
@@ -37,7 +37,7 @@ def key_set(*entries: dict[str, Any]) -> bytes:
 
 
 def test_each_public_key_is_found_by_algorithm_and_kid() -> None:
-    known = read_set(key_set(entry(RSA, "a"), entry(EC, "b"), entry(ED, "c"), entry(ED, "d")))
+    known = parse_key_set(key_set(entry(RSA, "a"), entry(EC, "b"), entry(ED, "c"), entry(ED, "d")))
 
     assert set(known) == {("RS256", "a"), ("RS256", None), ("ES256", "b"), ("ES256", None), ("EdDSA", "c"), ("EdDSA", "d")}
 
@@ -61,15 +61,15 @@ def test_each_public_key_is_found_by_algorithm_and_kid() -> None:
     ],
 )
 def test_what_is_no_public_key_for_signatures_is_left_out(other: dict[str, Any]) -> None:
-    assert set(read_set(key_set(entry(ED, "good"), other))) == {("EdDSA", "good"), ("EdDSA", None)}
+    assert set(parse_key_set(key_set(entry(ED, "good"), other))) == {("EdDSA", "good"), ("EdDSA", None)}
     with pytest.raises(ValueError, match="no key"):
-        read_set(key_set(other))
+        parse_key_set(key_set(other))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"keys":{}}', b'{"keys":[1]}', b"\xff", b'{"keys":[' + b"[" * 5000])
 def test_what_is_no_set_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match="expected"):
-        read_set(body)
+        parse_key_set(body)
 
 
 @pytest.fixture

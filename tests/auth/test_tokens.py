@@ -166,7 +166,7 @@ async def test_a_remembered_token_expires_all_the_same() -> None:
 
 
 async def test_remembered_tokens_are_bounded_and_the_longest_unused_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REMEMBERED", 2)
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 2)
     tokens = hs256()
     a, b, c = (make_token(name) for name in "abc")
     kept = await tokens.verify(a)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.core.cursor import Cursor, has_missed
-from gateway.core.event import TEXT, Event, read_published
+from gateway.core.event import TEXT, Event, parse_published
 from gateway.core.hub import Hub
 from gateway.core.page import Item, Page, Since
 from gateway.core.subscription import Subscription
@@ -26,7 +26,7 @@ def cursor_at(since: Since, heard: int = 0) -> Cursor:
 
 
 def page(*ids: int, **fields: Any) -> Page:
-    items = [Item(id, Event("a", id, 0, read_published(b"1")), id) for id in ids]
+    items = [Item(id, Event("a", id, 0, parse_published(b"1")), id) for id in ids]
     end = ids[-1] if ids else 0
     plain = {"position": end, "horizon": end, "complete": True, "final": False, "size": 0, "clock": end}
     return Page(items, **(plain | fields))
@@ -47,7 +47,7 @@ def test_a_page_reaches_to_what_was_announced_anywhere_while_nothing_was_on_its_
 def test_it_moves_as_far_as_all_pages_reach() -> None:
     cursor = cursor_at("last")
 
-    cursor.follow(page(10, 20, final=True), 15, finished=False)
+    cursor.advance(page(10, 20, final=True), 15, finished=False)
 
     assert (cursor.start, cursor.unread, cursor.done, cursor.covered) == (15, True, False, 0)
 
@@ -55,8 +55,8 @@ def test_it_moves_as_far_as_all_pages_reach() -> None:
 def test_where_it_begins_is_settled_though_no_page_reaches_to_its_first_item() -> None:
     last, now = cursor_at("last"), cursor_at("now")
 
-    last.follow(page(20), 5, finished=False)
-    now.follow(page(position=30, horizon=30, clock=30), 5, finished=False)
+    last.advance(page(20), 5, finished=False)
+    now.advance(page(position=30, horizon=30, clock=30), 5, finished=False)
 
     assert (last.start, now.start) == (19, 30)
     assert last.unread
@@ -66,7 +66,7 @@ def test_where_it_begins_is_settled_though_no_page_reaches_to_its_first_item() -
 def test_a_cursor_stays_while_no_page_reaches_to_its_first_item() -> None:
     cursor = cursor_at(7)
 
-    cursor.follow(page(10, 20), 5, finished=False)
+    cursor.advance(page(10, 20), 5, finished=False)
 
     assert (cursor.start, cursor.unread) == (7, True)
 
@@ -74,7 +74,7 @@ def test_a_cursor_stays_while_no_page_reaches_to_its_first_item() -> None:
 def test_it_never_moves_back() -> None:
     cursor = cursor_at(40)
 
-    cursor.follow(page(position=40), 20, finished=True)
+    cursor.advance(page(position=40), 20, finished=True)
 
     assert cursor.start == 40
 
@@ -82,7 +82,7 @@ def test_it_never_moves_back() -> None:
 def test_with_the_whole_page_it_has_what_was_announced_before_the_read() -> None:
     cursor = cursor_at("last", heard=30)
 
-    cursor.follow(page(10, 20, final=True, heard=30), 20, finished=True)
+    cursor.advance(page(10, 20, final=True, heard=30), 20, finished=True)
 
     assert (cursor.start, cursor.unread, cursor.done) == (20, False, True)
     assert not has_missed(cursor)
@@ -91,6 +91,6 @@ def test_with_the_whole_page_it_has_what_was_announced_before_the_read() -> None
 def test_what_was_announced_after_the_read_is_missed() -> None:
     cursor = cursor_at("last", heard=40)
 
-    cursor.follow(page(10, 20, heard=30), 20, finished=True)
+    cursor.advance(page(10, 20, heard=30), 20, finished=True)
 
     assert has_missed(cursor)

@@ -18,10 +18,10 @@ from gateway.core.event import (
     Published,
     channel_problem,
     http_chunk,
+    parse_announcement,
     parse_cursor,
-    read_announcement,
-    read_entry,
-    read_published,
+    parse_entry,
+    parse_published,
     show,
     text_frame,
 )
@@ -30,7 +30,7 @@ DEEP = 20_000
 
 
 def event(data: bytes = b"1", id: int = 7, *, final: bool = False) -> Event:
-    return read_announcement("jobs:42", b'%d 5\n{"type":"t","data":%b%b}' % (id, data, b',"final":true' if final else b""))
+    return parse_announcement("jobs:42", b'%d 5\n{"type":"t","data":%b%b}' % (id, data, b',"final":true' if final else b""))
 
 
 # Names and cursors
@@ -82,7 +82,7 @@ def test_long_types_are_not_kept() -> None:
     tracemalloc.start()
     for i in range(100):
         with pytest.raises(Malformed, match="type"):
-            read_published(json.dumps({"type": f"{i}" + "x" * 60_000}).encode())
+            parse_published(json.dumps({"type": f"{i}" + "x" * 60_000}).encode())
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -119,7 +119,7 @@ def test_long_types_are_not_kept() -> None:
     ],
 )
 def test_an_event_or_the_data_of_one(json: bytes, type: str, data: bytes, final: bool) -> None:
-    published = read_published(json)
+    published = parse_published(json)
 
     assert (published.type, bytes(published.data).strip(), published.final) == (type, data.strip(), final)
 
@@ -161,7 +161,7 @@ def test_an_event_or_the_data_of_one(json: bytes, type: str, data: bytes, final:
 )
 def test_what_is_refused_says_why(json: bytes, reason: str) -> None:
     with pytest.raises(Malformed, match=reason) as caught:
-        read_published(json)
+        parse_published(json)
 
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
@@ -170,7 +170,7 @@ def test_what_is_refused_says_why(json: bytes, reason: str) -> None:
 @pytest.mark.parametrize("json", [b'"\\ud800"', b'{"type":"a","data":"\\ud800"}', b'{"type":"a","data":{"\\udfff":1}}'])
 def test_a_lone_surrogate_is_carried_or_refused_but_never_breaks(json: bytes) -> None:
     try:
-        published = read_published(json)
+        published = parse_published(json)
     except Malformed:
         return
 
@@ -179,29 +179,29 @@ def test_a_lone_surrogate_is_carried_or_refused_but_never_breaks(json: bytes) ->
 
 def test_a_lone_surrogate_is_no_type() -> None:
     with pytest.raises(Malformed):
-        read_published(b'{"type":"\\ud800"}')
+        parse_published(b'{"type":"\\ud800"}')
 
 
 def test_the_limit_counts_bytes_and_the_last_one_is_allowed() -> None:
     json = b'"%b"' % (b"x" * 98)
 
-    assert bytes(read_published(json, limit=100).data) == json
+    assert bytes(parse_published(json, limit=100).data) == json
     with pytest.raises(Malformed, match="has 100 bytes of JSON, at most 99"):
-        read_published(json, limit=99)
+        parse_published(json, limit=99)
 
 
 # What comes from Redis
 
 
 def test_an_announcement_has_its_id_and_the_one_before_it() -> None:
-    event = read_announcement("c", b'12 7\n{"type":"a"}')
+    event = parse_announcement("c", b'12 7\n{"type":"a"}')
 
     assert (event.channel, event.id, event.before, event.final) == ("c", 12, 7, False)
 
 
 @pytest.mark.parametrize("payload", [b"5", b'{"type":"a"}', b" 5", b"5\n"])
 def test_without_the_first_line_it_is_live_only(payload: bytes) -> None:
-    event = read_announcement("c", payload)
+    event = parse_announcement("c", payload)
 
     assert (event.id, event.before) == (0, 0)
     assert b'"id"' not in event.json
@@ -210,7 +210,7 @@ def test_without_the_first_line_it_is_live_only(payload: bytes) -> None:
 @pytest.mark.parametrize("payload", [b"12 7\n", b"12 7\nx", b"12 7 5\n1", b"12\n7\nx", b"99999999999999999 0\n1", b"12 7 \n1", b"-1 0\n1"])
 def test_an_announcement_that_is_neither_is_refused(payload: bytes) -> None:
     with pytest.raises(Malformed):
-        read_announcement("c", payload)
+        parse_announcement("c", payload)
 
 
 ID = 1_795_215_462_557_031
@@ -218,7 +218,7 @@ ID = 1_795_215_462_557_031
 
 @pytest.mark.parametrize("label", [b"", b" progress"])
 def test_an_entry_may_have_a_label(label: bytes) -> None:
-    event = read_entry("c", b'%d %d%b\n{"type":"a","final":true}' % (ID, ID - 5, label))
+    event = parse_entry("c", b'%d %d%b\n{"type":"a","final":true}' % (ID, ID - 5, label))
 
     assert (event.channel, event.id, event.before, event.final) == ("c", ID, ID - 5, True)
 
@@ -228,7 +228,7 @@ def test_an_entry_may_have_a_label(label: bytes) -> None:
     [(b"0", 0), (b"62557030", ID - 1), (b"5462557030", ID - 1), (b"1795215462557030", ID - 1), (b"1695215462557030", ID - 10**14 - 1)],
 )
 def test_the_id_before_lacks_the_digits_it_shares(before: bytes, expected: int) -> None:
-    assert read_entry("c", b"%d %b\n1" % (ID, before)).before == expected
+    assert parse_entry("c", b"%d %b\n1" % (ID, before)).before == expected
 
 
 HEAD = b"%d 0" % ID
@@ -252,7 +252,7 @@ HEAD = b"%d 0" % ID
 )
 def test_an_entry_of_another_form_is_refused(entry: bytes) -> None:
     with pytest.raises(Malformed):
-        read_entry("c", entry)
+        parse_entry("c", entry)
 
 
 # What clients get
@@ -267,7 +267,7 @@ def test_the_object_that_clients_get() -> None:
 
 
 def test_channel_and_id_cannot_be_forged() -> None:
-    forged = read_announcement("jobs:42", b'7 0\n{"type":"t","data":1,"channel":"jobs:1","id":"9"}')
+    forged = parse_announcement("jobs:42", b'7 0\n{"type":"t","data":1,"channel":"jobs:1","id":"9"}')
 
     assert json.loads(forged.json) == {
         "type": "message",
@@ -311,7 +311,7 @@ def test_line_breaks_between_tokens_do_not_end_the_field() -> None:
 
 
 def test_a_live_only_event_leaves_the_clients_cursor_alone() -> None:
-    live = read_announcement("c", b"5")
+    live = parse_announcement("c", b"5")
 
     assert live.encode(BLOCK) == b'data: {"type":"message","data":5,"channel":"c"}\n\n'
 
@@ -346,6 +346,6 @@ def test_a_notice_on_each_wire() -> None:
 
 def test_data_goes_through_byte_for_byte() -> None:
     odd = b'{"b":1.0,"a":1e2,"a":"\\u00e4\\/","n":12345678901234567890123}'
-    event = Event("c", 1, 0, Published("t", read_published(odd).data))
+    event = Event("c", 1, 0, Published("t", parse_published(odd).data))
 
     assert odd in event.json

@@ -6,12 +6,13 @@ import math
 
 import pytest
 
+from gateway.core.claims import check_claims
 from gateway.core.grant import Grant, Patterns
 from gateway.errors import Unauthorized
 
 
 def grant(**claims: object) -> Grant:
-    return Grant.from_claims({"sub": "ann", "exp": 2_000_000_000} | claims)
+    return Grant.from_claims(check_claims({"sub": "ann", "exp": 2_000_000_000} | claims))
 
 
 def test_without_subscribe_a_subject_reads_its_own_channels() -> None:
@@ -101,4 +102,4 @@ def test_a_claim_of_a_wrong_shape_is_named(claim: str, value: object) -> None:
 
 
 def test_patterns_are_read_as_exact_or_beginning() -> None:
-    assert Patterns.read(["a", "b:*", "*"]) == Patterns(frozenset({"a"}), ("", "b:"))
+    assert Patterns.parse(["a", "b:*", "*"]) == Patterns(frozenset({"a"}), ("", "b:"))

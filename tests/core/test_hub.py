@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.core.cursor import Cursor
-from gateway.core.event import BLOCK, FRAME, TEXT, Event, Wire, read_published
+from gateway.core.event import BLOCK, FRAME, TEXT, Event, Wire, parse_published
 from gateway.core.hub import Hub
 from gateway.core.subscription import Subscription
 
@@ -36,7 +36,7 @@ class Client:
 
 
 def event(id: int, before: int, *, final: bool = False, channel: str = "jobs:1") -> Event:
-    return Event(channel, id, before, read_published(b'{"type":"t","final":%b}' % (b"true" if final else b"false")))
+    return Event(channel, id, before, parse_published(b'{"type":"t","final":%b}' % (b"true" if final else b"false")))
 
 
 def test_who_is_next_in_line_is_written_to_at_once() -> None:
@@ -101,7 +101,7 @@ def test_what_was_written_is_accounted_for_whichever_way_it_went() -> None:
     hub.announce(first)
     hub.announce(live)
 
-    written = hub.written[FRAME]
+    written = hub.stats[FRAME]
     assert [len(client.got) for client in clients] == [2, 2, 1, 0]
     assert (written.events, written.duplicates) == (5, 1)
     assert written.bytes == sum(len(data) for client in clients for data in client.got)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.event import Event, Published
-from gateway.core.page import EARLIEST, MOST_FLOORS, Answer, Entry, Item, Page, Since, end_of_turn, make_page
+from gateway.core.page import EARLIEST, MAX_FLOORS, Answer, Entry, Item, Page, Since, end_of_turn, make_page
 
 T = EARLIEST + 1_000_000  # ids are times; the tests count from here
 GAP = "gap"
@@ -160,7 +160,7 @@ def test_several_losses_between_two_events_are_one_gap() -> None:
 
 
 def test_who_comes_from_below_the_oldest_floor_that_is_known_is_told_at_once() -> None:
-    floors = tuple(range(50, 50 + MOST_FLOORS))
+    floors = tuple(range(50, 50 + MAX_FLOORS))
     page = read(T + 10, entry(20, 10), entry(99, 20), floor=floors)
 
     assert told(page) == [GAP, 20, GAP, 99]

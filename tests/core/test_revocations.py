@@ -1,4 +1,4 @@
-"""Revocations: which grants they cover."""
+"""Revocations: which grants they covers."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def test_a_subject_is_refused_with_what_was_issued_until_then() -> None:
     revocations = Revocations()
     revocations.add(Revocation(sub="ann", at=100.0))
 
-    assert revocations.cover(grant(issued=99.0))
-    assert revocations.cover(grant(issued=100.0))
-    assert not revocations.cover(grant(issued=100.5))
-    assert not revocations.cover(Grant(subject="bob", subscribe=Patterns(), issued=99.0))
+    assert revocations.covers(grant(issued=99.0))
+    assert revocations.covers(grant(issued=100.0))
+    assert not revocations.covers(grant(issued=100.5))
+    assert not revocations.covers(Grant(subject="bob", subscribe=Patterns(), issued=99.0))
 
 
 def test_a_token_that_does_not_say_when_it_was_issued_is_refused() -> None:
     revocations = Revocations()
     revocations.add(Revocation(sub="ann", at=100.0))
 
-    assert revocations.cover(grant())
+    assert revocations.covers(grant())
 
 
 def test_one_token_is_refused_by_its_id() -> None:
     revocations = Revocations()
     revocations.add(Revocation(jti="t1", at=100.0))
 
-    assert revocations.cover(grant(id="t1", issued=200.0))
-    assert not revocations.cover(grant(id="t2", issued=50.0))
-    assert not revocations.cover(grant(issued=50.0))
+    assert revocations.covers(grant(id="t1", issued=200.0))
+    assert not revocations.covers(grant(id="t2", issued=50.0))
+    assert not revocations.covers(grant(issued=50.0))
 
 
 def test_an_older_revocation_does_not_undo_a_newer_one() -> None:
@@ -43,7 +43,7 @@ def test_an_older_revocation_does_not_undo_a_newer_one() -> None:
     revocations.add(Revocation(sub="ann", at=100.0))
     revocations.add(Revocation(sub="ann", at=50.0))
 
-    assert revocations.cover(grant(issued=80.0))
+    assert revocations.covers(grant(issued=80.0))
     assert revocations.newest == 100.0
 
 

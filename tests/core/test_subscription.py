@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core import subscription
-from gateway.core.event import BLOCK, CHUNK, TEXT, Event, Wire, read_published
+from gateway.core.event import BLOCK, CHUNK, TEXT, Event, Wire, parse_published
 from gateway.core.hub import Hub
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.core.subscription import QUEUE_BYTES, Subscription
@@ -40,7 +40,7 @@ class Client:
         self.over = True
 
     def follow(self, ref: int | None = None, **channels: Since) -> None:
-        self.subscription.expect(ref, [self.hub.follow(self.subscription, name, since) for name, since in channels.items()])
+        self.subscription.add(ref, [self.hub.follow(self.subscription, name, since) for name, since in channels.items()])
 
     def read(self, **answers: Answer) -> None:
         cursors = self.subscription.cursors
@@ -58,7 +58,7 @@ class Client:
 
 def event(channel: str, id: int, before: int, *, final: bool = False, size: int = 0) -> Event:
     json = b'{"type":"t","data":"%b","final":%b}' % (b"x" * size, b"true" if final else b"false")
-    return Event(channel, id, before, read_published(json, QUEUE_BYTES))
+    return Event(channel, id, before, parse_published(json, QUEUE_BYTES))
 
 
 def answer(channel: str, *ids: int, clock: int, more: bool = False, final: bool = False) -> Answer:
@@ -277,7 +277,7 @@ def test_what_is_beyond_the_channel_read_first_waits_for_the_next_read() -> None
     client.follow(a=0, b=0)
     client.subscription.begin_read()
     client.read(a=answer("a", 10, clock=20), b=answer("b", 15, 30, clock=30))
-    first = (client.ids, client.subscription.wanted, client.subscription.live)
+    first = (client.ids, client.subscription.must_reach, client.subscription.live)
     client.subscription.begin_read()
     client.read(a=Answer(30, (), 25, False, False, [Entry(25, 10, event("a", 25, 10))]), b=answer("b", 15, 30, clock=30))
 

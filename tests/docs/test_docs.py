@@ -14,7 +14,7 @@ import click
 import pytest
 
 from gateway import __version__, metrics
-from gateway.auth.tokens import REMEMBERED
+from gateway.auth.tokens import MAX_REMEMBERED
 from gateway.cli import main
 from gateway.server.descriptors import RESERVE
 from gateway.server.frames import FRAMES_AT_ONCE
@@ -141,6 +141,6 @@ def test_the_bounds_of_the_edge_are_those_of_the_code() -> None:
         (MAX_PIPELINED, "| requests sent ahead of their answers | {} |"),
         (FRAMES_AT_ONCE, "| frames (messages, fragments, pings and pongs together) | {} at once, 40 a second |"),
         (RESERVE, "| sockets | {} fewer than the process may have open files;"),
-        (REMEMBERED, "The {:,} tokens last used are remembered"),
+        (MAX_REMEMBERED, "The {:,} tokens last used are remembered"),
     ):
         assert written.format(value) in text

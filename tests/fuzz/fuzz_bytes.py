@@ -18,7 +18,7 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["gateway"]):
-    from gateway.core.event import Malformed, read_announcement, read_entry
+    from gateway.core.event import Malformed, parse_announcement, parse_entry
     from gateway.errors import GatewayError
     from gateway.server.frames import FrameCounter, Violation
     from gateway.server.heads import check_head
@@ -62,7 +62,7 @@ def frames(data: bytes) -> None:
 
 
 def events(data: bytes) -> None:
-    for read in (read_announcement, read_entry):
+    for read in (parse_announcement, parse_entry):
         with suppress(Malformed):
             read("a", data)
 

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, parse_cursor, read_announcement, read_entry, read_published, show
+from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, parse_announcement, parse_cursor, parse_entry, parse_published, show
 from gateway.errors import BadRequest, GatewayError
-from gateway.transports.publish import _read_item
+from gateway.transports.publish import _parse_item
 from gateway.transports.request import Wanted, parse_since, wait_seconds, wanted
 from gateway.transports.websocket import close_reason
 
@@ -68,7 +68,7 @@ def test_a_wait_is_at_most_60_seconds(query: bytes, prefer: bytes) -> None:
 @given(bodies)
 def test_a_body_is_an_item_or_is_refused(body: bytes) -> None:
     try:
-        item = _read_item(body)
+        item = _parse_item(body)
     except GatewayError as error:
         assert error.status in (400, 422)  # noqa: PT017 - either is right
     else:
@@ -78,11 +78,11 @@ def test_a_body_is_an_item_or_is_refused(body: bytes) -> None:
 @given(bodies)
 def test_what_is_published_becomes_json_for_clients_or_is_refused(body: bytes) -> None:
     for read in (
-        read_published,
-        lambda data: read_announcement("a", b"1795215462557031 4\n" + data),
-        lambda data: read_announcement("a", data),
-        lambda data: read_entry("a", b"1795215462557031 62557030 x\n" + data),
-        lambda data: read_entry("a", data),
+        parse_published,
+        lambda data: parse_announcement("a", b"1795215462557031 4\n" + data),
+        lambda data: parse_announcement("a", data),
+        lambda data: parse_entry("a", b"1795215462557031 62557030 x\n" + data),
+        lambda data: parse_entry("a", data),
     ):
         try:
             event: Any = read(body)

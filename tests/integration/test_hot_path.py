@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from gateway import Settings, create_app
 from gateway.app import Gateway
-from gateway.core.event import BLOCK, CHUNK, FRAME, TEXT, Event, Wire, read_announcement
+from gateway.core.event import BLOCK, CHUNK, FRAME, TEXT, Event, Wire, parse_announcement
 from gateway.core.hub import Hub
 from gateway.core.subscription import Subscription
 from gateway.server.run import server_config
@@ -56,7 +56,7 @@ def calls(hub: Hub, payload: bytes, channel: str = "a") -> Counter[str]:
 
     sys.setprofile(count)
     try:
-        hub.announce(read_announcement(channel, payload))
+        hub.announce(parse_announcement(channel, payload))
     finally:
         sys.setprofile(None)
     return found
@@ -84,7 +84,7 @@ def test_an_event_is_encoded_once_and_all_clients_are_given_the_same_object() ->
         cursor = hub.follow(subscription, "a", 5)
         subscription.live = True
         cursor.live = number % 10 != 0  # some are not yet on the short way
-    event = read_announcement("a", announcement(6, 5))
+    event = parse_announcement("a", announcement(6, 5))
     hub.announce(event)
 
     assert len(taken) == MANY
@@ -96,8 +96,8 @@ def test_an_event_is_encoded_once_and_all_clients_are_given_the_same_object() ->
 def test_an_event_needs_no_memory_for_a_client_more(wire: Wire) -> None:
     def peak(clients: int) -> int:
         hub = hub_with(clients, wire)
-        hub.announce(read_announcement("a", announcement(6, 5)))
-        event = read_announcement("a", announcement(7, 6))
+        hub.announce(parse_announcement("a", announcement(6, 5)))
+        event = parse_announcement("a", announcement(7, 6))
         tracemalloc.start()
         try:
             hub.announce(event)

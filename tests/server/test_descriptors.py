@@ -13,11 +13,11 @@ LIMITS = [(256, 1024), (512, 512), (64, 100)]
 
 SCRIPT = """
 import resource
-from gateway.server.descriptors import most_sockets, raise_limit
+from gateway.server.descriptors import max_sockets, raise_limit
 for limits in LIMITS:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    most_sockets.cache_clear()
-    print(raise_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE), most_sockets())
+    max_sockets.cache_clear()
+    print(raise_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE), max_sockets())
 """
 
 

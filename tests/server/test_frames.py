@@ -18,7 +18,7 @@ def test_frames_are_counted_however_they_are_cut(sent: list[tuple[int, bool, boo
     counter = FrameCounter(0)
 
     assert feed(counter, (stream[start : start + step] for start in range(0, len(stream), step))) == 0
-    assert counter._allowance._left == FRAMES_AT_ONCE - len(sent)
+    assert counter._rate._left == FRAMES_AT_ONCE - len(sent)
 
 
 @pytest.mark.parametrize("step", [1_000, 65_536, 300_000])
@@ -27,7 +27,7 @@ def test_long_frames_are_counted_too(step: int) -> None:
     counter = FrameCounter(0)
 
     assert feed(counter, (stream[start : start + step] for start in range(0, len(stream), step))) == 0
-    assert counter._allowance._left == FRAMES_AT_ONCE - 4
+    assert counter._rate._left == FRAMES_AT_ONCE - 4
 
 
 def feed(counter: FrameCounter, parts: Iterable[bytes]) -> int:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.core.claims import check_claims
 from gateway.core.grant import Grant
 from gateway.errors import TooMany, Unauthorized, Unavailable
 from gateway.store import tickets as module
@@ -17,7 +18,9 @@ from gateway.store.connect import redis_client
 from gateway.store.tickets import SECONDS, Tickets
 
 GRANT = Grant.from_claims(
-    {"sub": "ann", "exp": time.time() + 60, "iat": time.time(), "jti": "t", "subscribe": ["a", "b:*"], "publish": ["c"], "admin": True}
+    check_claims(
+        {"sub": "ann", "exp": time.time() + 60, "iat": time.time(), "jti": "t", "subscribe": ["a", "b:*"], "publish": ["c"], "admin": True}
+    )
 )
 
 
@@ -61,7 +64,7 @@ async def test_redis_keeps_only_a_hash_of_it_and_not_for_long(client: Redis) -> 
 
 
 async def test_one_subject_cannot_fill_redis_with_them(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(module, "MAX_BYTES", 10_000)
     tickets = Tickets(client)
     results = [await asyncio.gather(tickets.issue(GRANT), return_exceptions=True) for _ in range(100)]
     refused = [result for [result] in results if isinstance(result, TooMany)]

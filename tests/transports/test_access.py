@@ -12,7 +12,7 @@ from gateway.core.grant import Grant, Patterns
 from gateway.errors import GatewayError, Unauthorized, Unavailable
 from gateway.feed import Feed
 from gateway.store.connect import redis_client
-from gateway.store.revoked import Revoked
+from gateway.store.revocations import RevocationStore
 from gateway.transports import access as module
 from gateway.transports.access import Access
 
@@ -32,10 +32,10 @@ class Reader:
 
 
 @pytest.fixture
-async def running(redis_url: str) -> AsyncIterator[tuple[Access, Revoked]]:
+async def running(redis_url: str) -> AsyncIterator[tuple[Access, RevocationStore]]:
     client = redis_client(redis_url)
     feed = Feed(client)
-    revoked = Revoked(client)
+    revoked = RevocationStore(client)
     access = Access(feed, revoked)
     tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
     yield access, revoked
@@ -45,7 +45,7 @@ async def running(redis_url: str) -> AsyncIterator[tuple[Access, Revoked]]:
     await client.aclose()
 
 
-async def test_it_ends_within_a_second_and_not_before(running: tuple[Access, Revoked]) -> None:
+async def test_it_ends_within_a_second_and_not_before(running: tuple[Access, RevocationStore]) -> None:
     access, _ = running
     reader, other = Reader(grant(seconds=0.3)), Reader(grant())
     access.admit(reader)
@@ -58,7 +58,7 @@ async def test_it_ends_within_a_second_and_not_before(running: tuple[Access, Rev
     assert not other.lost.done()
 
 
-async def test_another_grant_takes_the_place_of_the_first(running: tuple[Access, Revoked]) -> None:
+async def test_another_grant_takes_the_place_of_the_first(running: tuple[Access, RevocationStore]) -> None:
     access, _ = running
     refreshed, gone, last = Reader(grant(seconds=0.2)), Reader(grant(seconds=0.2)), Reader(grant(seconds=0.5))
     for reader in (refreshed, gone, last):
@@ -72,7 +72,7 @@ async def test_another_grant_takes_the_place_of_the_first(running: tuple[Access,
     assert not gone.lost.done()
 
 
-async def test_nothing_is_kept_of_those_who_left(running: tuple[Access, Revoked]) -> None:
+async def test_nothing_is_kept_of_those_who_left(running: tuple[Access, RevocationStore]) -> None:
     access, _ = running
     readers = [Reader(grant(seconds=i)) for i in range(1, 1000)]
     for reader in readers:
@@ -84,7 +84,7 @@ async def test_nothing_is_kept_of_those_who_left(running: tuple[Access, Revoked]
     assert not access._expiring
 
 
-async def test_who_comes_and_goes_all_the_time_leaves_nothing_to_look_through(running: tuple[Access, Revoked]) -> None:
+async def test_who_comes_and_goes_all_the_time_leaves_nothing_to_look_through(running: tuple[Access, RevocationStore]) -> None:
     access, _ = running
     reader = Reader(grant())
     for _ in range(1000):
@@ -94,7 +94,7 @@ async def test_who_comes_and_goes_all_the_time_leaves_nothing_to_look_through(ru
     assert len(access._slots) < 100
 
 
-async def test_who_was_let_in_while_its_token_was_revoked_does_not_stay(running: tuple[Access, Revoked]) -> None:
+async def test_who_was_let_in_while_its_token_was_revoked_does_not_stay(running: tuple[Access, RevocationStore]) -> None:
     access, revoked = running
     late = Reader(grant())
     await access.load()
@@ -114,9 +114,9 @@ async def test_who_was_let_in_while_its_token_was_revoked_does_not_stay(running:
 async def test_what_was_revoked_before_the_start_is_known_to_the_first_caller(redis_url: str) -> None:
     client = redis_client(redis_url)
     old = grant()
-    await Revoked(client).revoke(sub="ann")
+    await RevocationStore(client).revoke(sub="ann")
     feed = Feed(client)
-    access = Access(feed, Revoked(client))
+    access = Access(feed, RevocationStore(client))
     tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
 
     await access.load()
@@ -131,7 +131,7 @@ async def test_what_was_revoked_before_the_start_is_known_to_the_first_caller(re
 async def test_while_it_cannot_be_known_the_answer_is_not_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOAD_SECONDS", 0.05)
     client = redis_client("redis://127.0.0.1:1")
-    access = Access(Feed(client), Revoked(client))
+    access = Access(Feed(client), RevocationStore(client))
     await access.load()
 
     with pytest.raises(Unavailable, match="what was revoked"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.claims import check_claims
 from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Forbidden
 from gateway.transports.request import check_readable, header, headers, parse_since, query, wait_seconds, wanted
@@ -114,7 +115,7 @@ def test_how_long_a_poll_waits() -> None:
 
 
 def test_a_channel_that_is_not_allowed_is_named() -> None:
-    grant = Grant.from_claims({"sub": "ann", "exp": 2_000_000_000})
+    grant = Grant.from_claims(check_claims({"sub": "ann", "exp": 2_000_000_000}))
 
     check_readable(grant, ["user:ann", "user:ann:inbox"])
     with pytest.raises(Forbidden, match="'user:bob'") as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import BadRequest, Unprocessable
-from gateway.transports.revoke import read_order
+from gateway.transports.revoke import parse_order
 
 
 def test_a_subject_or_a_token_is_revoked() -> None:
-    assert read_order(b'{"sub":"ann"}').sub == "ann"
-    assert read_order(b'{"jti":"t1"}').jti == "t1"
+    assert parse_order(b'{"sub":"ann"}').sub == "ann"
+    assert parse_order(b'{"jti":"t1"}').jti == "t1"
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,10 @@ def test_a_subject_or_a_token_is_revoked() -> None:
 )
 def test_anything_else_breaks_the_rules(body: bytes) -> None:
     with pytest.raises(Unprocessable, match="sub"):
-        read_order(body)
+        parse_order(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"sub":"\xff"}', b"[" * 3000])
 def test_what_is_no_json_is_malformed(body: bytes) -> None:
     with pytest.raises((BadRequest, Unprocessable)):
-        read_order(body)
+        parse_order(body)

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
 
-from gateway.transports.trace import read_traceparent, span
+from gateway.transports.trace import parse_traceparent, span
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -26,14 +26,14 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     ],
 )
 def test_a_trace_of_another_form_is_no_trace(wrong: bytes) -> None:
-    assert read_traceparent([(b"traceparent", wrong)]) == ""
+    assert parse_traceparent([(b"traceparent", wrong)]) == ""
 
 
 def test_two_traces_are_none() -> None:
     header = (b"traceparent", TRACE.encode())
 
-    assert read_traceparent([header]) == TRACE
-    assert read_traceparent([header, header]) == ""
+    assert parse_traceparent([header]) == TRACE
+    assert parse_traceparent([header, header]) == ""
 
 
 class Recorder(trace.TracerProvider, trace.Tracer):

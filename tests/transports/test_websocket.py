@@ -125,7 +125,7 @@ async def test_who_asks_again_for_what_it_follows_may_do_so(server: Server) -> N
 async def test_so_many_commands_may_wait_for_redis_and_no_more(redis_url: str) -> None:
     async with Redis.from_url(redis_url, protocol=2) as redis:
         process = (await redis.info("server"))["process_id"]
-    with running_gateway(redis_url, before="from gateway.transports import websocket as w; w.MOST_UNANSWERED = 5") as server:
+    with running_gateway(redis_url, before="from gateway.transports import websocket as w; w.MAX_UNANSWERED = 5") as server:
         async with websockets.connect(f"{server.ws}/ws") as socket:
             os.kill(process, signal.SIGSTOP)
             try:

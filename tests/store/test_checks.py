@@ -1,4 +1,4 @@
-"""Whether a Redis can keep what the gateway promises."""
+"""Whether a Redis can keep what the gateway server_problems."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, free_port
-from gateway.server.checks import promises, redis_problems
+from gateway.store.checks import redis_problems, server_problems
 
 
 async def test_a_redis_with_an_append_only_file_keeps_its_promises() -> None:
@@ -17,7 +17,7 @@ async def test_a_redis_with_an_append_only_file_keeps_its_promises() -> None:
 async def test_what_cannot_be_promised_has_a_line_each() -> None:
     with embedded_server("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as url:
         async with Redis.from_url(url) as client:
-            lines = await promises(client, "notify")
+            lines = await server_problems(client, "notify")
 
     assert [words in line for line, words in zip(lines, ("maxmemory-policy allkeys-lru", "appendonly no"), strict=True)] == [True, True]
 
@@ -25,7 +25,7 @@ async def test_what_cannot_be_promised_has_a_line_each() -> None:
 async def test_a_replica_is_named(redis_url: str) -> None:
     with embedded_server("--appendonly", "yes", "--replicaof", f"127.0.0.1 {redis_url.rpartition(':')[2]}") as url:
         async with Redis.from_url(url) as client:
-            lines = await promises(client, "notify")
+            lines = await server_problems(client, "notify")
 
     assert len(lines) == 1
     assert "replica" in lines[0]

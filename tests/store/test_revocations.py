@@ -1,4 +1,4 @@
-"""Revoked: kept, told, and bounded."""
+"""RevocationStore: kept, told, and bounded."""
 
 from __future__ import annotations
 
@@ -10,66 +10,66 @@ from redis.asyncio import Redis
 
 from gateway.core.revocations import KEEP_SECONDS, Revocation
 from gateway.errors import Unavailable
-from gateway.store import revoked as module
+from gateway.store import revocations as module
 from gateway.store.connect import redis_client
-from gateway.store.revoked import Revoked, read_revocation
+from gateway.store.revocations import RevocationStore, parse_revocation
 
 
-async def kept(revoked: Revoked, since: float = 0) -> list[Revocation]:
-    return [revocation async for revocation in revoked.read(since)]
+async def kept(store: RevocationStore, since: float = 0) -> list[Revocation]:
+    return [revocation async for revocation in store.read(since)]
 
 
 async def test_what_was_revoked_is_kept_and_told(shared_redis: Redis) -> None:
-    revoked = Revoked(shared_redis, "a")
+    store = RevocationStore(shared_redis, "a")
     async with shared_redis.pubsub() as hearing:
         await hearing.subscribe("a:!revoked")
         await hearing.get_message(timeout=1)
         before = time.time()
 
-        told = await revoked.revoke(sub="ann")
+        told = await store.revoke(sub="ann")
 
         message = await hearing.get_message(timeout=1)
     assert message is not None
-    assert read_revocation(message["data"]) == told
+    assert parse_revocation(message["data"]) == told
     assert told.sub == "ann"
     assert before <= told.at <= time.time()
-    assert await kept(revoked) == [told]
+    assert await kept(store) == [told]
 
 
 async def test_a_subject_that_is_revoked_again_is_kept_once_with_the_newest_time(shared_redis: Redis) -> None:
-    revoked = Revoked(shared_redis, "b")
-    await revoked.revoke(sub="ann")
-    last = await revoked.revoke(sub="ann")
-    other = await revoked.revoke(jti="t1")
+    store = RevocationStore(shared_redis, "b")
+    await store.revoke(sub="ann")
+    last = await store.revoke(sub="ann")
+    other = await store.revoke(jti="t1")
 
-    assert await kept(revoked) == [last, other]
-    assert await kept(revoked, since=other.at) == [other]
+    assert await kept(store) == [last, other]
+    assert await kept(store, since=other.at) == [other]
 
 
 async def test_more_than_one_page_is_read(shared_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 10)
-    revoked = Revoked(shared_redis, "c")
+    store = RevocationStore(shared_redis, "c")
     await shared_redis.zadd("c:revoked", {msgspec.json.encode({"sub": f"s{i}"}): i for i in range(25)})
     await shared_redis.zadd("c:revoked", {b"junk": 5})
 
-    assert [revocation.sub for revocation in await kept(revoked)] == [f"s{i}" for i in range(25)]
+    assert [revocation.sub for revocation in await kept(store)] == [f"s{i}" for i in range(25)]
 
 
 async def test_so_many_are_kept_and_the_old_make_room(shared_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST", 2)
-    revoked = Revoked(shared_redis, "d")
-    await revoked.revoke(sub="a")
-    await revoked.revoke(sub="b")
+    monkeypatch.setattr(module, "MAX_REVOCATIONS", 2)
+    store = RevocationStore(shared_redis, "d")
+    await store.revoke(sub="a")
+    await store.revoke(sub="b")
 
     with pytest.raises(Unavailable, match="2 revocations are kept"):
-        await revoked.revoke(sub="c")
-    await revoked.revoke(sub="b")  # no more room is needed
+        await store.revoke(sub="c")
+    await store.revoke(sub="b")  # no more room is needed
     await shared_redis.zadd("d:revoked", {msgspec.json.encode({"sub": "a"}): time.time() - KEEP_SECONDS - 1})
-    await revoked.revoke(sub="c")
+    await store.revoke(sub="c")
 
-    assert [revocation.sub for revocation in await kept(revoked)] == ["b", "c"]
+    assert [revocation.sub for revocation in await kept(store)] == ["b", "c"]
 
 
 async def test_without_redis_it_is_not_done() -> None:
     with pytest.raises(Unavailable):
-        await Revoked(redis_client("redis://127.0.0.1:1")).revoke(sub="ann")
+        await RevocationStore(redis_client("redis://127.0.0.1:1")).revoke(sub="ann")

@@ -1,18 +1,18 @@
-"""Allowance: how much one client may ask for, as a bucket that fills again with time."""
+"""RateLimit: how many things one client may do in a while, as a bucket that refills with time."""
 
 from __future__ import annotations
 
 from gateway.errors import TooMany
 
 
-class Allowance:
-    """One bucket.
+class RateLimit:
+    """One bucket, full at first.
 
     Args:
-        now: the loop's time
-        what: it is that is counted, for an error
-        at_once: how many of them the bucket holds
-        per_second: how many come back in a second
+        now: the event loop's time
+        what: the plural name of what is counted, for the error
+        at_once: how many the bucket holds
+        per_second: how many are refilled in a second
     """
 
     __slots__ = ("_at", "_at_once", "_left", "_per_second", "_what")
@@ -25,9 +25,10 @@ class Allowance:
         self._at = now
 
     def take(self, now: float, count: int = 1) -> None:
-        """
+        """Take this many out of the bucket.
+
         Raises:
-            TooMany: if there are not so many in the bucket.
+            TooMany: if there are fewer in it. Then none is taken.
         """
         self._left = min(self._at_once, self._left + (now - self._at) * self._per_second)
         self._at = now

@@ -1,4 +1,4 @@
-"""Revoked: what was revoked, kept in Redis and told to all gateways.
+"""RevocationStore: what was revoked, kept in Redis and told to all gateways.
 
 Kept in the sorted set ``<prefix>:revoked``, by time, so that a gateway that was away reads what it missed; told on a
 pub/sub name that no channel can have. The same way as an event: stored first, then announced.
@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.core.revocations import KEEP_SECONDS, MOST, Revocation
+from gateway.core.revocations import KEEP_SECONDS, MAX_REVOCATIONS, Revocation
 from gateway.errors import Unavailable
 
 NAME: Final = "!revoked"
@@ -23,7 +23,7 @@ PAGE: Final = 2_000
 _decode: Final = msgspec.json.Decoder(Revocation)
 
 
-def read_revocation(data: bytes) -> Revocation:
+def parse_revocation(data: bytes) -> Revocation:
     """
     Raises:
         msgspec.DecodeError: if it is none.
@@ -31,7 +31,7 @@ def read_revocation(data: bytes) -> Revocation:
     return _decode.decode(data)
 
 
-class Revoked:
+class RevocationStore:
     """The revocations of one Redis."""
 
     def __init__(self, client: Redis, prefix: str = "notify") -> None:
@@ -50,8 +50,10 @@ class Revoked:
         revocation = Revocation(sub, jti, now)
         try:
             await self._client.zremrangebyscore(self._key, "-inf", now - KEEP_SECONDS)
-            if await self._client.zcard(self._key) >= MOST and await self._client.zscore(self._key, member) is None:
-                raise Unavailable(f"{MOST} revocations are kept, more are not allowed: replace the key that tokens are signed with")
+            if await self._client.zcard(self._key) >= MAX_REVOCATIONS and await self._client.zscore(self._key, member) is None:
+                raise Unavailable(
+                    f"{MAX_REVOCATIONS} revocations are kept, more are not allowed: replace the key that tokens are signed with"
+                )
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.zadd(self._key, {member: now}, gt=True)
                 pipeline.publish(f"{self._prefix}:{NAME}", msgspec.json.encode(revocation))

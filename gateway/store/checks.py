@@ -1,4 +1,4 @@
-"""Checks: whether a Redis can keep what the gateway promises."""
+"""Checks: whether a Redis can keep what the gateway server_problems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def redis_problems(url: str, prefix: str, max_event_bytes: int) -> list[st
     """What is wrong with this Redis, a line each; empty if nothing is."""
     client = redis_client(url)
     try:
-        problems = await promises(client, prefix)
+        problems = await server_problems(client, prefix)
         log = Log(client, prefix, max_event_bytes)
         try:
             await log.open()
@@ -37,7 +37,7 @@ async def redis_problems(url: str, prefix: str, max_event_bytes: int) -> list[st
         await client.aclose()
 
 
-async def promises(client: Redis, prefix: str) -> list[str]:
+async def server_problems(client: Redis, prefix: str) -> list[str]:
     """What this server cannot promise, a line each.
 
     Args:
