@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -152,7 +153,7 @@ _READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "workers": _whole(1, 256),
     "prefix": _matching(r"[A-Za-z][A-Za-z0-9_]{0,31}", "a letter, then letters, digits and _, at most 32"),
     "auth": _one_of("jwt", "none"),
-    "jwt_secret": (_read_secret, "at least 32 bytes, and no PEM key,"),
+    "jwt_secret": (_read_secret, "at least 32 bytes, such as `openssl rand -hex 32` prints, and no PEM key,"),
     "jwt_public_key": (_read_pem, "a public key in PEM, of RSA with 2048 bits or more, of P-256 or of Ed25519,"),
     "jwks_url": (_read_address, "an http:// or https:// address without a password"),
     "authorize_url": (_read_address, "an http:// or https:// address without a password"),
@@ -181,9 +182,10 @@ def _from_files(environ: Mapping[str, str], problems: list[str]) -> dict[str, st
         is_file = name.endswith("_file")
         name = name.removesuffix("_file")
         if name not in _READ:
-            known = ", ".join(_PREFIX + n.upper() for n in _READ)
+            near = get_close_matches(name, _READ, 1)
+            meant = f"did you mean {_PREFIX}{near[0].upper()}?" if near else "known are " + ", ".join(_PREFIX + n.upper() for n in _READ)
             linked = "set by Kubernetes for a Service named gateway; enableServiceLinks: false in the pod's spec is expected"
-            problems.append(f"{variable}: {linked if _LINK.fullmatch(name) else f'unknown; known are {known}, each also with _FILE'}")
+            problems.append(f"{variable}: {linked if _LINK.fullmatch(name) else f'unknown; {meant}'}")
             continue
         if name in found:
             problems.append(f"{_PREFIX}{name.upper()}: set twice, by itself and by its _FILE; set one of them")
@@ -257,7 +259,7 @@ def key_problems(settings: Settings) -> list[str]:
         return [f"{names}: {len(found)} keys; one of them is expected"]
     if not found and settings.authorize_url is None:
         ways = "GATEWAY_JWT_SECRET, GATEWAY_JWT_PUBLIC_KEY, GATEWAY_JWKS_URL or GATEWAY_AUTHORIZE_URL"
-        return [f"GATEWAY_AUTH: jwt, and no key for it: set {ways}, or say none (everybody may do everything, on loopback only)"]
+        return [f"GATEWAY_AUTH: jwt, and no key for it: set {ways}, or GATEWAY_AUTH=none (everybody may do everything, on loopback only)"]
     return []
 
 

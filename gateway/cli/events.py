@@ -60,7 +60,7 @@ def publish(channel: str, json: str, live: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True, callback=channel_argument)
-@click.option("--since", default="last", show_default=True, help="last (the newest event), now (only new ones), 0 (all that is kept) or an event's id.")
+@click.option("--since", default="last", show_default=True, help="last, the newest event; now, only new ones; 0, all that is kept; an id.")
 @click.option("--until-final", is_flag=True, help="Stop after the final event of every channel.")
 def watch(channels: tuple[str, ...], since: str, until_final: bool) -> None:
     """Print the events of channels as they come.

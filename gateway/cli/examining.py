@@ -32,7 +32,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("url", callback=address_argument)
 @click.option("--token", help="Token that may follow and publish on the channel; - reads it from stdin.")
 @click.option("--channel", callback=channel_argument, default="doctor", show_default=True, help="Channel to follow and to publish on.")
-@click.option("--patience", type=click.FloatRange(1, 3600), default=30, show_default=True, help="Seconds to watch a stream on which nothing happens.")
+@click.option("--patience", type=click.FloatRange(1, 3600), default=30, show_default=True, help="Seconds to watch an idle stream.")
 @click.option("--log", "logs", multiple=True, type=_FILE, help="A proxy's log, to search for tokens. May be repeated.")
 def doctor(url: str, token: str | None, channel: str, patience: float, logs: tuple[Path, ...]) -> None:
     """Examine a deployment through all its proxies.

@@ -37,10 +37,12 @@ def template_argument(_context: click.Context, _parameter: click.Parameter, valu
 
 @tap.command()
 @click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
-@click.option("--channel", default="jobs:{id}", show_default=True, callback=template_argument, help="Channel of a job; {id} and {queue} are filled in.")
+@click.option(
+    "--channel", default="jobs:{id}", show_default=True, callback=template_argument, help="A job's channel: {id}, perhaps {queue}."
+)
 @click.option("--source", metavar="URL", help="BullMQ's Redis.  [GATEWAY_REDIS_URL]")
 @click.option("--bull", metavar="PREFIX", default="bull", show_default=True, help="Prefix of BullMQ's keys.")
-@click.option("--since", type=click.Choice(["now", "0"]), default="now", show_default=True, help="Where the first run begins: with new events, or with all that BullMQ keeps.")
+@click.option("--since", type=click.Choice(["now", "0"]), default="now", show_default=True, help="Where the first run begins.")
 @click.option("--results", is_flag=True, help="Include what jobs return.")
 @click.option("--messages", is_flag=True, help="Include the texts of errors.")
 def bullmq(queues: tuple[str, ...], channel: str, source: str | None, bull: str, since: str, results: bool, messages: bool) -> None:

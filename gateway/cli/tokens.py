@@ -40,8 +40,8 @@ _SECONDS = click.FloatRange(0, min_open=True)
 
 @click.command()
 @click.option("--sub", required=True, callback=subject_argument, help="The user it stands for.")
-@click.option("--subscribe", multiple=True, callback=pattern_argument, help="A channel it may follow, or 'jobs:*'.  [user:SUB and user:SUB:*]")
-@click.option("--publish", multiple=True, callback=pattern_argument, help="A channel it may publish on over HTTP, or 'jobs:*'.  [none]")
+@click.option("--subscribe", multiple=True, callback=pattern_argument, help="A channel to follow, or 'jobs:*'.  [user:SUB and user:SUB:*]")
+@click.option("--publish", multiple=True, callback=pattern_argument, help="A channel to publish on over HTTP, or 'jobs:*'.  [none]")
 @click.option("--admin", is_flag=True, help="It may revoke tokens and read the metrics.")
 @click.option("--ttl", type=_SECONDS, callback=ttl_argument, default=900, show_default=True, help="Seconds until it expires.")
 def token(sub: str, subscribe: tuple[str, ...], publish: tuple[str, ...], admin: bool, ttl: float) -> None:
@@ -54,7 +54,7 @@ def token(sub: str, subscribe: tuple[str, ...], publish: tuple[str, ...], admin:
 
     settings = settings_or_exit()
     if settings.jwt_secret is None:
-        fail("GATEWAY_JWT_SECRET: not set; tokens are signed with it (where GATEWAY_JWT_PUBLIC_KEY is set, whoever holds the private key signs them)")
+        fail("GATEWAY_JWT_SECRET: not set; it signs the tokens (with a public key, whoever holds the private key makes them)")
     now = round(time.time(), 3)
     claims: dict[str, Any] = {"sub": sub, "iat": now, "exp": now + ttl}
     optional = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer, "subscribe": list(subscribe), "publish": list(publish)}

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from gateway.core.event import channel_problem
 from gateway.errors import GatewayError, SettingsError
 from gateway.settings import Settings, read_settings
+from gateway.store.checks import no_answer
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -51,7 +52,7 @@ def with_redis(run: Callable[[], Any]) -> None:
     try:
         asyncio.run(run())
     except (RedisError, OSError) as error:
-        fail(f"GATEWAY_REDIS_URL: Redis does not answer: {error}")
+        fail(no_answer(error))
     except GatewayError as error:
         fail(error.detail)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Checks: whether a Redis can keep what the gateway server_problems."""
+"""Checks: whether a Redis can keep what the gateway promises."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from gateway.store.connect import ask, make_connection, redis_client
 from gateway.store.library import OLDEST_WITH_FUNCTIONS
@@ -30,11 +30,18 @@ async def redis_problems(url: str, prefix: str, max_event_bytes: int) -> list[st
         else:
             problems += await _refusals(client, log, prefix)
     except (RedisError, OSError) as error:
-        return [f"GATEWAY_REDIS_URL: Redis does not answer: {error}"]
+        return [no_answer(error)]
     else:
         return problems
     finally:
         await client.aclose()
+
+
+def no_answer(error: RedisError | OSError) -> str:
+    """Why Redis could not be asked."""
+    if isinstance(error, AuthenticationError):
+        return f"GATEWAY_REDIS_URL: Redis wants another user or password: {error}"
+    return f"GATEWAY_REDIS_URL: Redis does not answer: {error}"
 
 
 async def server_problems(client: Redis, prefix: str) -> list[str]:

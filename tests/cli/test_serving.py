@@ -49,7 +49,7 @@ def test_check_is_content_with_a_redis_that_keeps_its_promises() -> None:
     [
         ({}, "GATEWAY_AUTH: jwt, and no key for it"),
         ({"auth": "jwt"}, "GATEWAY_AUTH: jwt, and no key for it"),
-        ({"jwt_secret": "short-and-secret"}, "GATEWAY_JWT_SECRET: the value is wrong: at least 32 bytes, and no PEM key, is expected"),
+        ({"jwt_secret": "short-and-secret"}, "GATEWAY_JWT_SECRET: the value is wrong: at least 32 bytes"),
         ({"jwt_public_key": "-----BEGIN PRIVATE KEY-----\nshort-and-secret"}, "GATEWAY_JWT_PUBLIC_KEY: the value is wrong: a public key"),
         ({"jwt_secret": SECRET, "jwks_url": "https://id.example/keys"}, "GATEWAY_JWT_SECRET, GATEWAY_JWKS_URL: 2 keys"),
         ({"jwks_url": "https://user:short-and-secret@id.example/"}, "GATEWAY_JWKS_URL"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from redis import Redis
 
+from gateway.embedded import embedded_server
 from tests.support.command import run
 
 
@@ -44,3 +46,13 @@ def test_a_redis_that_is_away_is_an_error_of_one_line(words: tuple[str, ...]) ->
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "GATEWAY_REDIS_URL: Redis does not answer" in result.stderr
+
+
+def test_a_redis_that_wants_a_password_says_so() -> None:
+    with embedded_server() as url, Redis.from_url(url) as redis:
+        redis.config_set("requirepass", "s3cret")
+        results = [run(*words, redis_url=url, auth="none") for words in (("publish", "jobs:1", "1"), ("check",))]
+
+    for result in results:
+        assert result.returncode == 1
+        assert "GATEWAY_REDIS_URL: Redis wants another user or password" in result.stderr
