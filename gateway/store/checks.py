@@ -1,4 +1,4 @@
-"""Checks: whether a Redis can keep what the gateway promises."""
+"""Checks: whether a Redis can do what the gateway promises and needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.store.connect import ask, make_connection, redis_client
 from gateway.store.library import OLDEST_WITH_FUNCTIONS
 from gateway.store.log import Log
 
-DATABASES: Final = 64  # that are looked into; Redis has 16 unless told otherwise
+DATABASES: Final = 64  # how many are looked into; Redis has 16 by default
 
 
 async def redis_problems(url: str, prefix: str, max_event_bytes: int) -> list[str]:
@@ -45,14 +45,14 @@ def no_answer(error: RedisError | OSError) -> str:
 
 
 async def server_problems(client: Redis, prefix: str) -> list[str]:
-    """What this server cannot promise, a line each.
+    """Why this server cannot keep the gateway's promises, a line for each reason.
 
     Args:
         client: of the server
         prefix: as GATEWAY_PREFIX
 
     Raises:
-        RedisError, OSError: if it does not answer.
+        RedisError, OSError: if the server does not answer.
     """
     info: dict[str, Any] = await client.info()
     problems = []
@@ -76,7 +76,7 @@ async def server_problems(client: Redis, prefix: str) -> list[str]:
 
 
 async def _with_events(client: Redis, prefix: str, databases: list[int]) -> list[int]:
-    """Those of the databases that a gateway with this prefix uses; none if nobody may look."""
+    """Those of the databases that a gateway with this prefix uses; none if we have no right to look into them."""
     if not databases:
         return []
     found = []
@@ -93,7 +93,7 @@ async def _with_events(client: Redis, prefix: str, databases: list[int]) -> list
 
 @asynccontextmanager
 async def _connected(client: Redis) -> AsyncIterator[AbstractConnection]:
-    """A connection of its own: one of the pool's would go on in another database, or hear what is announced."""
+    """A connection outside the pool: in the pool it would be left in another database, or subscribed to a channel."""
     connection = make_connection(client)
     try:
         await connection.connect()
@@ -103,7 +103,7 @@ async def _connected(client: Redis) -> AsyncIterator[AbstractConnection]:
 
 
 async def _refusals(client: Redis, log: Log, prefix: str) -> list[str]:
-    """What else a gateway asks for, and is refused at this moment, a line each."""
+    """What the server refuses at this moment of all that a gateway asks for, a line for each."""
     name = f"{prefix}:!check"
     written, published = await ask(client, [("SET", f"{prefix}:check", 1, "EX", 1), ("PUBLISH", name, b"")])
     [page] = await log.read([("check", "now", 1)])

@@ -1,4 +1,4 @@
-"""How Redis is reached: a plain, TLS or Unix socket address, or the Sentinels that know the address."""
+"""Connect: clients and connections to Redis, by TCP, TLS or Unix socket, or through Sentinels that know the address."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-UNSENT_BYTES: Final = 65_536  # with more of them a writer waits until the server takes some
-DEADLINE: Final = 3.0  # seconds: a Redis that is silent for longer is away
-SENTINEL_DEADLINE: Final = 1.0  # they are asked one after the other, within the time that one connection may take
+UNSENT_BYTES: Final = 65_536  # with more bytes unsent, a writer waits until the server takes some
+DEADLINE: Final = 3.0  # seconds: a Redis that is silent for longer counts as away
+SENTINEL_DEADLINE: Final = 1.0  # seconds: Sentinels are asked one after the other within the time that one connection may take
 SENTINEL_SCHEME: Final = "redis+sentinel://"
 SENTINEL_PORT: Final = 26379
 
-# Also where the URL was written for another program. RESP2 needs no HELLO and parses faster; both hold for commands and for pub/sub.
+# These hold even if the URL says otherwise, which may have been written for another program. RESP2 needs no HELLO and parses faster.
 _FIXED: Final = {"protocol": 2, "decode_responses": False}
 
 
@@ -34,19 +34,20 @@ def _options() -> dict[str, Any]:
         "socket_timeout": DEADLINE,
         "socket_connect_timeout": DEADLINE,
         "socket_keepalive": True,
-        # The default retries repeat writes that may have been done. Whoever calls knows what may be repeated.
+        # By default redis-py repeats commands, also writes that may have been carried out. Only the caller knows what may be repeated.
         "retry": Retry(NoBackoff(), 0),
     }
 
 
 def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The connection class, with commands packed in C, and written here and now.
+    """A subclass of redis-py's connection class that packs commands in C and writes them without a task.
 
-    redis-py's packs each argument in Python, 1 us for each, and writes in a task of its own, under ``asyncio.wait_for``: that costs
-    as much again, and swallows a cancellation before Python 3.12 (python/cpython#86296), so that a loop which should end goes on for
-    ever. And what goes wrong is not always an error of Redis's: to a connection that has closed asyncio's own loop takes a write in
-    silence, and the read that follows fails; uvloop raises ``RuntimeError``, and redis-py an ``AttributeError`` if another task
-    closed it just now.
+    redis-py packs each argument in Python, which takes 1 us, and writes under ``asyncio.wait_for`` in a task, which takes as long again
+    and before Python 3.12 can swallow a cancellation (python/cpython#86296), so that a loop that was cancelled goes on for ever.
+
+    Here a failed write is always a Redis error. Otherwise it would depend on the event loop: a write to a closed connection raises
+    nothing in asyncio (only the next read does), ``RuntimeError`` in uvloop, and ``AttributeError`` in redis-py if another task has
+    just closed it.
     """
 
     class Connection(base):  # type: ignore[valid-type, misc]
@@ -59,7 +60,7 @@ def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
             if check_health:
                 await self.check_health()
             try:
-                # Not with writelines, after which drain does not wait before Python 3.12.9 and 3.13.2 (python/cpython#127655).
+                # Not with writelines: before Python 3.12.9 and 3.13.2 drain does not wait after it (python/cpython#127655).
                 self._writer.write(b"".join(command))
                 if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES:
                     async with asyncio.timeout(self.socket_timeout):
@@ -70,7 +71,7 @@ def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
             except (OSError, RuntimeError, AttributeError) as error:
                 await self.disconnect(nowait=True)
                 raise RedisConnectionError(f"the connection is closed: {error}") from error
-            except BaseException:  # half a command may be sent
+            except BaseException:  # half a command may have been sent
                 await self.disconnect(nowait=True)
                 raise
 
@@ -78,12 +79,15 @@ def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
 
 
 async def ask(client: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """What Redis answers to commands that are sent in one go; a refusal stands as an exception in its place.
+    """Send commands in one write, and collect the answers.
 
-    As redis-py's pipeline, without what that and its client do besides, 60 functions of Python for each.
+    A lean pipeline: redis-py's calls some 60 Python functions for each command.
+
+    Returns:
+        for each command its answer, or the exception with which Redis refused it
 
     Raises:
-        RedisError, OSError: if it is away.
+        RedisError, OSError: if Redis is away.
     """
     pool = client.connection_pool
     connection = await pool.get_connection()
@@ -92,7 +96,7 @@ async def ask(client: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         await connection.send_packed_command(packed)
         answers = [await _answer(connection) for _ in packed]
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
-            await connection.disconnect(nowait=True)  # the name may lead to another master by now
+            await connection.disconnect(nowait=True)  # the address may lead to another master by now
         return answers
     finally:
         await pool.release(connection)
@@ -106,10 +110,10 @@ async def _answer(connection: AbstractConnection) -> Any:
 
 
 class _Sentinels(Sentinel):
-    """Loses none of them.
+    """redis-py's Sentinels, safe for concurrent use.
 
-    redis-py puts the one that has answered first, in the list that others who ask at this moment go through by number: where two
-    do that at once, one of the Sentinels is there twice, and another one is never asked again, nor closed.
+    redis-py moves the Sentinel that answers to the front of a list that other tasks may be iterating over by index. If two tasks do so
+    at once, one Sentinel ends up in the list twice, and another one drops out: it is never asked again, nor closed.
     """
 
     async def discover_master(self, service_name: str) -> Any:
@@ -121,10 +125,10 @@ class _Sentinels(Sentinel):
 
 
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """A bounded pool of connections to the master of the moment. Closed as a whole it closes those to the Sentinels too."""
+    """A bounded pool of connections to the present master. When all of it is closed, so are the connections to the Sentinels."""
 
     async def release(self, connection: AbstractConnection) -> None:
-        # One that was in use when the master changed.
+        # A connection that was in use while the master changed leads to the old one.
         if self.master_address not in (None, (getattr(connection, "host", None), getattr(connection, "port", None))):
             await connection.disconnect(nowait=True)
         await super().release(connection)
@@ -137,13 +141,13 @@ class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
 
 
 def parse_sentinels(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
-    """Take ``redis+sentinel://[user:password@]host[:port],.../service[/db][?sentinel_username=..&sentinel_password=..]`` apart.
+    """Parse ``redis+sentinel://[user:password@]host[:port],.../service[/db][?sentinel_username=..&sentinel_password=..]``.
 
     Returns:
-        the Sentinels' addresses, the service, the options for Redis and those for the Sentinels
+        the Sentinels' addresses, the service's name, the options for connections to Redis, and those for connections to Sentinels
 
     Raises:
-        ValueError: naming the part that is wrong; never a password.
+        ValueError: if the URL is wrong. The error names the part at fault, but never a password.
     """
     address, _, query = url.removeprefix(SENTINEL_SCHEME).partition("?")
     network, _, path = address.partition("/")
@@ -169,17 +173,17 @@ def _host(text: str) -> tuple[str, int]:
     if not name.strip("[]"):
         raise ValueError(f"Sentinel {text!a}: host or host:port is expected")
     if not port.isdecimal() or not 0 < int(port) < 65_536:
-        # What stands for the port is not shown: where the @ was forgotten it is the password.
+        # The text in the port's place is not shown: if the @ was forgotten, it is the password.
         raise ValueError(f"Sentinel {name!a}: a port from 1 to 65535 is expected behind the colon")
     return name.strip("[]"), int(port)
 
 
 def redis_client(url: str, connections: int = 8) -> Redis:
-    """A client for the gateway's URL. Connects on first use.
+    """A client for a URL. It connects on first use.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://``, or the Sentinels' as ``parse_sentinels`` takes it
-        connections: at most so many at once; further callers wait ``DEADLINE`` seconds for one
+        url: ``redis://``, ``rediss://``, ``unix://``, or ``redis+sentinel://`` as in ``parse_sentinels``
+        connections: how many there may be at once; further callers wait up to ``DEADLINE`` seconds for one
 
     Raises:
         ValueError: if the URL is wrong.
@@ -204,9 +208,11 @@ def redis_client(url: str, connections: int = 8) -> Redis:
 
 
 def check_url(url: str) -> None:
-    """
+    """Check a URL for ``redis_client``, without connecting.
+
     Raises:
-        ValueError: if the URL is wrong, or its query has an option that a connection of its kind does not know; never with a password.
+        ValueError: if the URL is wrong, or its query has an option that this kind of connection does not know. The error never shows a
+            password.
     """
     try:
         redis_client(url).connection_pool.make_connection()
@@ -219,15 +225,15 @@ def check_url(url: str) -> None:
 async def drop_idle(client: Redis) -> None:
     """Close the pool's connections that nobody uses at this moment.
 
-    The pool's own ``disconnect`` does it in tasks of their own, a moment later: who has taken one of them meanwhile finds it closed.
+    The pool's own ``disconnect`` closes them a moment later in tasks, so that another task may take one that is about to be closed.
     """
     pool = client.connection_pool
     for connection in list(pool._available_connections):  # noqa: SLF001 - see above
-        await connection.disconnect(nowait=True)  # does not wait, so nobody comes in between
+        await connection.disconnect(nowait=True)  # runs without a pause, so no other task can take one meanwhile
 
 
 async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:
-    """Whether the Sentinels name another master than the one that this connection leads to. Without Sentinels: no.
+    """Whether the Sentinels name another master than the server of this connection; ``False`` without Sentinels.
 
     Raises:
         RedisError, OSError: if none of them knows.
@@ -239,11 +245,11 @@ async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:
     return address != (connection.host, connection.port)
 
 
-async def look(client: Redis, name: bytes) -> tuple[bool | None, bool]:
-    """What the server that the client's commands go to says of itself.
+async def inspect_server(client: Redis, name: bytes) -> tuple[bool | None, bool]:
+    """Ask the server that the client's commands go to about itself.
 
     Returns:
-        whether somebody follows this pub/sub channel there, ``None`` if it does not say; and whether it is a replica
+        whether anybody is subscribed to this pub/sub channel there (``None`` if it does not say), and whether it is a replica
 
     Raises:
         RedisError, OSError: if it is away.
@@ -254,6 +260,6 @@ async def look(client: Redis, name: bytes) -> tuple[bool | None, bool]:
 
 
 def make_connection(client: Redis) -> AbstractConnection:
-    """A connection of its own, outside the client's pool; its owner connects and closes it."""
+    """A connection outside the client's pool. The caller connects and closes it."""
     connection: AbstractConnection = client.connection_pool.make_connection()
     return connection

@@ -1,9 +1,9 @@
-"""Library: the Lua of publish.lua and read.lua on a server, as functions, or as scripts where it has none.
+"""Library: loads publish.lua and read.lua into a server, as Redis functions, or as scripts on a server without functions.
 
-Gateways of two versions run side by side while a deploy lasts, and each must find functions that answer as it expects. So there
-are two libraries. ``notify`` holds ``notify_publish``, for everybody: that of the newest release that has been here, which an
-older one leaves alone. ``notify_<digest>`` holds what only gateways of the same Lua call. What publish.lua stores is read by
-both: a release may change the form of it only if the one before reads that form already.
+During a deploy gateways of two versions run side by side, and each must find functions that answer as it expects. So there are two
+libraries. ``notify`` holds ``notify_publish``, which everybody calls; the newest release that has ever connected installs it, and
+older ones leave it alone. ``notify_<digest>`` holds the functions that only gateways with exactly this Lua code call. Both versions
+read what publish.lua stores, so a release may change that format only if the release before it can already read the new one.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from redis.exceptions import ResponseError
 OLDEST_WITH_FUNCTIONS: Final = 7
 
 _HERE: Final = Path(__file__).parent
-_FUNCTIONS: Final = {"publish": "keys[1], args", "reads": "keys, args", "greet": "args[1], args[2]", "meet": "args[1], args[2]"}
+# Our functions, and their arguments in terms of the keys and args that the server passes to a callback.
+_FUNCTIONS: Final = {"publish": "keys[1], args", "reads": "keys, args", "sync_clock": "args[1], args[2]", "check_clock": "args[1], args[2]"}
 _SCRIPTS: Final = {name: words.replace("keys", "KEYS").replace("args", "ARGV") for name, words in _FUNCTIONS.items()}
-_READING: Final = ("reads", "meet")  # they write nothing, and are answered where nothing can be written
+_READING: Final = ("reads", "check_clock")  # these write nothing, so a server that takes no writes still runs them
 _RELEASE: Final = re.compile(r"^-- of notify-gateway ([0-9]+(?:\.[0-9]+)*)", re.MULTILINE)
 
 
 def this_release() -> str:
-    """The version of the package, ``0`` where it runs without being installed."""
+    """The version of the package; ``0`` if it runs without being installed."""
     try:
         return version("notify-gateway")
     except PackageNotFoundError:
         return "0"
 
 
-def _number(code: str) -> tuple[int, ...]:
+def _release_of(code: str) -> tuple[int, ...]:
+    """The release that a library's code names; empty if it names none."""
     found = _RELEASE.search(code)
     return tuple(map(int, found[1].split("."))) if found else ()
 
@@ -46,11 +48,11 @@ class Library:
     Args:
         prefix: as GATEWAY_PREFIX
         max_event_bytes: as GATEWAY_MAX_EVENT_BYTES
-        release: version of the gateway that brings them
-        folder: where publish.lua and read.lua lie
+        release: the version that the code is marked with; that of the installed package if empty
+        folder: where publish.lua and read.lua are
 
     Attributes:
-        codes: what ``FUNCTION LOAD`` takes, by the name of the library
+        codes: the code of each library for ``FUNCTION LOAD``, by the library's name
     """
 
     def __init__(self, prefix: str, max_event_bytes: int, release: str = "", folder: Path = _HERE) -> None:
@@ -62,7 +64,7 @@ class Library:
         self._names = {"publish": f"{prefix}_publish"} | {name: f"{self._own}_{name}" for name in own}
         release = release or this_release()
         self.codes = {prefix: self._code(prefix, release, "publish"), self._own: self._code(self._own, release, *own)}
-        self._hashes: dict[str, str] | None = None  # of the scripts, where the server has no functions
+        self._hashes: dict[str, str] | None = None  # of the scripts, if the server has no functions
         self._swept = False
 
     def _code(self, library: str, release: str, *functions: str) -> str:
@@ -76,16 +78,21 @@ class Library:
         return "\n".join(lines) + "\n"
 
     def command(self, name: str, *arguments: Any) -> tuple[Any, ...]:
-        """The words that call ``publish``, ``reads``, ``greet`` or ``meet`` with so many keys, the keys, and arguments."""
+        """The Redis command that calls one of our functions.
+
+        Args:
+            name: ``publish``, ``reads``, ``sync_clock`` or ``check_clock``
+            arguments: the number of keys, the keys, and the function's arguments
+        """
         if self._hashes is not None:
             return ("EVALSHA", self._hashes[name], *arguments)
         return ("FCALL_RO" if name in _READING else "FCALL", self._names[name], *arguments)
 
     async def load(self, client: Redis) -> None:
-        """Make sure that the server has what we call.
+        """Make sure that the server has our functions or scripts.
 
         Raises:
-            RedisError: if it cannot be reached or refuses.
+            RedisError, OSError: if the server cannot be reached, refuses, or is a node of a Redis Cluster.
         """
         server = await client.info("server")
         if "cluster" in (server.get("server_mode"), server.get("redis_mode")):
@@ -104,17 +111,20 @@ class Library:
         replies = [dict(zip(reply[::2], reply[1::2], strict=True)) for reply in listed]
         known = {reply[b"library_name"].decode(): reply[b"library_code"].decode() for reply in replies}
         for name, code in self.codes.items():
-            there = known.get(name, "")
-            if there != code and _number(there) <= _number(code):
+            installed = known.get(name, "")
+            if installed != code and _release_of(installed) <= _release_of(code):
                 await client.execute_command("FUNCTION", "LOAD", "REPLACE", code)
         if not self._swept:
             await self._sweep(client, known)
             self._swept = True
 
     async def _sweep(self, client: Redis, known: dict[str, str]) -> None:
-        # What older releases left. Once, at the start: one that still runs misses its library, and loads it again.
+        """Delete the libraries of older releases.
+
+        Done only once: a gateway of an older release that still runs will miss its library, and load it again.
+        """
         ours = re.compile(re.escape(self._prefix) + "_[0-9a-f]{8}")
         for name, code in known.items():
-            if name not in self.codes and ours.fullmatch(name) and () < _number(code) < _number(self.codes[self._own]):
-                with suppress(ResponseError):  # another gateway that starts was quicker
+            if name not in self.codes and ours.fullmatch(name) and () < _release_of(code) < _release_of(self.codes[self._own]):
+                with suppress(ResponseError):  # another gateway that starts just now was quicker
                     await client.execute_command("FUNCTION", "DELETE", name)

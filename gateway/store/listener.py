@@ -1,10 +1,11 @@
 """Listener: the one pub/sub connection of this process, and its watchdog.
 
-One task owns the connection. Others say which channels they want and wait for the shared confirmation. redis-py would
-reconnect and resubscribe in silence; here every end of the connection is told (``on_lost``) before a new one is sought,
-and a server that says nothing for ``silence`` seconds, though it was pinged, counts as lost.
+One task owns the connection. Other tasks ask for channels and wait until Redis has confirmed them. redis-py would reconnect and
+resubscribe without telling anybody; here every end of the connection is reported (``on_lost``) before a new one is made, and a server
+that says nothing for ``silence`` seconds, although it was pinged, counts as lost.
 
-redis-py opens the connection (TLS, AUTH, Sentinel); from then on its bytes are the receiver's.
+redis-py opens the connection (TLS, AUTH, Sentinel). From then on the receiver reads its bytes, which is why redis-py's private writer
+is used here.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from gateway.store.connect import DEADLINE, is_elsewhere, look, make_connection
+from gateway.store.connect import DEADLINE, inspect_server, is_elsewhere, make_connection
 from gateway.store.receiver import Lost, Receiver
 
 logger = logging.getLogger("gateway.listener")
 
 PING_SECONDS: Final = 0.5
-MASTER_SECONDS: Final = 1.0  # between two looks whether it still is the master
-CANNOT_SAVE: Final = "MISCONF "  # how a ping is refused by a server whose disk is full, which announces all the same
+MASTER_SECONDS: Final = 1.0  # between two checks whether the server is still the master
+CANNOT_SAVE: Final = "MISCONF "  # begins the answer to a ping of a server whose disk is full, but which still passes announcements on
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
-# Channels whose confirmation has not come: Redis cuts a listener that does not take 32 MB, and the names of 300,000 are as much.
+# How many subscriptions may await their confirmation: Redis cuts a listener that is 32 MB of output behind, which is what the
+# confirmations of 300,000 channels take.
 UNCONFIRMED: Final = 10_000
-GATHER_SECONDS: Final = 0.003  # between two of them, so that many who come one after the other are asked for together
+GATHER_SECONDS: Final = 0.003  # between two SUBSCRIBEs, so that channels wanted one after the other go into one command
 BACKOFF: Final = (0.05, 1.0)  # seconds: first and longest wait before connecting again
 
 
@@ -43,14 +45,15 @@ class Listener:
     Args:
         client: makes the connection
         prefix: begins every pub/sub channel's name
-        on_message: called with the name behind the prefix, and the payload
+        on_message: called with a channel's name without the prefix, and the payload
         on_lost: called when announcements may have been missed
-        on_connected: awaited on a new connection, before anything is subscribed
+        on_connected: awaited on each new connection, before anything is subscribed
         silence: seconds without a byte after which the server counts as gone
 
     Attributes:
-        connects: how many connections there were
-        relayed: whether the last one ended with a server that may have been a replica by then: it says what its master announces
+        connects: how many connections there have been
+        relayed: whether the server of the last connection may have become a replica before its end: a replica passes on the
+            announcements of its master
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Listener:
     ) -> None:
         self.connects = 0
         self.relayed = False
-        self._lost_at: float | None = None  # by the monotonic clock; while there is a connection, and before the first, none
+        self._lost_at: float | None = None  # by the monotonic clock; None while there is a connection, and before the first one
         self._client = client
         self._prefix = prefix.encode() + b":"
         self._skip = len(self._prefix)
@@ -73,15 +76,16 @@ class Listener:
         self._on_lost = on_lost
         self._on_connected = on_connected
         self._silence = silence
-        # Redis confirms in the order in which it was asked, so a number says of each channel whether that has happened.
-        self._wanted: dict[str, int] = {}  # name -> its number among all that this connection is asked for; rising
+        # Subscriptions are numbered as they are asked for. Redis confirms them in that order, so a channel is confirmed once the
+        # number of confirmations has reached its own number.
+        self._wanted: dict[str, int] = {}  # channel -> its number on this connection; in rising order
         self._asked = 0
         self._confirmed = 0
-        self._goal = math.inf  # of those who wait: the first number that one of them waits for
+        self._awaited = math.inf  # the lowest number that somebody waits for in ``confirmed``
         self._reached = asyncio.Event()
-        self._room_at = math.inf  # of the sender: the number that has to be confirmed before it asks for more
+        self._room_at = math.inf  # the number that has to be confirmed before more is asked for
         self._room = asyncio.Event()
-        self._to_send: dict[str, bool] = {}  # name -> whether to subscribe (or to unsubscribe), in this order
+        self._to_send: dict[str, bool] = {}  # channel -> whether to subscribe (or to unsubscribe), in this order
         self._send_now = asyncio.Event()
 
     @property
@@ -96,14 +100,18 @@ class Listener:
         if name not in self._wanted:
             self._asked += 1
             self._wanted[name] = self._asked
-            self._to_send.pop(name, None)  # so that the order is that of the numbers
+            self._to_send.pop(name, None)  # added at the end again, so that channels are sent in the order of their numbers
             self._to_send[name] = True
             self._send_now.set()
 
     def unsubscribe(self, name: str) -> bool:
-        """Follow it no longer. Only what was confirmed, or not asked for yet, can be given up: ``False`` says to try again later."""
+        """Stop following a channel.
+
+        Returns:
+            ``False`` if that is not possible now, because the channel is unknown or its subscription is not confirmed yet
+        """
         if self._lost_at is not None:
-            # Else those who come and go while Redis is away would leave their channels behind for as long.
+            # Without a connection there is nothing to confirm: channels must not pile up while Redis is away.
             self._to_send.pop(name, None)
             return self._wanted.pop(name, None) is not None
         if not 0 < self._wanted.get(name, 0) <= self._confirmed:
@@ -117,27 +125,27 @@ class Listener:
         """Wait until Redis has confirmed all of these on the present connection."""
         names = tuple(names)
         while (last := max([self._wanted.get(name, 0) for name in names], default=0)) > self._confirmed:
-            self._goal = min(self._goal, last)
+            self._awaited = min(self._awaited, last)
             await self._reached.wait()
 
-    def _reach(self) -> None:
-        """Let those who wait look again."""
-        self._goal = math.inf
+    def _wake_waiters(self) -> None:
+        """Let those who wait in ``confirmed`` check again."""
+        self._awaited = math.inf
         self._reached.set()
         self._reached.clear()
 
     def _unconfirm(self) -> None:
-        """The connection is gone: the next one is to be asked for all of it."""
+        """Number all channels anew, and ask the next connection for all of them."""
         self._wanted = {name: number for number, name in enumerate(self._wanted, 1)}
         self._asked = len(self._wanted)
         self._confirmed = 0
         self._to_send = dict.fromkeys(self._wanted, True)
-        self._reach()
+        self._wake_waiters()
 
     # The connection's owner
 
     async def run(self) -> None:
-        """Keep a connection, for ever."""
+        """Keep a connection, until cancelled."""
         wait = BACKOFF[0]
         while True:
             connection = make_connection(self._client)
@@ -164,7 +172,7 @@ class Listener:
         self.relayed = False
         self._lost_at = None
         if len(self._wanted) < self._asked:
-            self._unconfirm()  # some were given up meanwhile, and the numbers have holes
+            self._unconfirm()  # some channels were given up since, and the numbers must have no holes
         self._send_now.set()
         writer = connection._writer  # noqa: SLF001 - see the module's first lines
         assert writer is not None
@@ -193,7 +201,7 @@ class Listener:
                         self._room_at = sent - UNCONFIRMED
                         self._room.clear()
                         await self._room.wait()
-                    await asyncio.sleep(0)  # others have their turn
+                    await asyncio.sleep(0)  # let other tasks have their turn
             await asyncio.sleep(GATHER_SECONDS)
 
     async def _watch(self, connection: AbstractConnection, receiver: Receiver) -> None:
@@ -203,22 +211,26 @@ class Listener:
             before = loop.time()
             await asyncio.sleep(max(0.0, min(PING_SECONDS, receiver.heard_at + self._silence - before)))
             if loop.time() - before > 2 * PING_SECONDS:
-                # It was this process that stood still: what has come meanwhile is still to be read.
+                # This process stood still, not the server: what has come meanwhile must be read first.
                 receiver.heard_at = max(receiver.heard_at, loop.time() - self._silence + PING_SECONDS)
             if loop.time() - receiver.heard_at >= self._silence:
                 raise Lost(f"nothing heard for {self._silence} s")
 
     async def _watch_master(self, connection: AbstractConnection) -> None:
-        # One that is replaced while it is well need not close its connections. With Sentinels it learns of it ten seconds later, and takes
-        # events until then; without them it goes on to say what its own master announces, but for what comes while the two find each other.
+        """Give the connection up when its server is no longer the master.
+
+        A master that is replaced while it is healthy does not close its connections. With Sentinels it learns of its replacement some
+        ten seconds later, and accepts events until then. Without them it goes on passing on what its new master announces, except for
+        what is published before it has connected to that.
+        """
         name = next(iter(self._wanted), "")
         await self.confirmed([name])
-        known = False  # whether the server that commands go to has ever known what this connection follows
+        known = False  # whether the server that our commands go to has ever had this connection as a subscriber
         while True:
             with suppress(RedisError, OSError):
                 if await is_elsewhere(self._client, connection):
                     raise Lost("the Sentinels name another master")
-                followed, replica = await look(self._client, self._prefix + name.encode())
+                followed, replica = await inspect_server(self._client, self._prefix + name.encode())
                 moved = known and followed is False and name in self._wanted
                 known |= followed is True
                 if moved or replica:
@@ -233,8 +245,8 @@ class Listener:
             raise Lost(f"the server said: {reply}")
         elif isinstance(reply, list) and reply[0] == b"subscribe":
             self._confirmed += 1
-            if self._confirmed >= self._goal:
-                self._reach()
+            if self._confirmed >= self._awaited:
+                self._wake_waiters()
             if self._confirmed >= self._room_at:
                 self._room_at = math.inf
                 self._room.set()

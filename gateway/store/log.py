@@ -1,4 +1,4 @@
-"""Log: append to a channel's log, read it after a cursor. All that the gateway asks of Redis but pub/sub."""
+"""Log: append events to a channel's log, and read it after a cursor, through publish.lua and read.lua."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gateway.store.library import Library
 
 logger = logging.getLogger("gateway.log")
 
-# Logs read with one command: what redis-py does for a command and its answer costs more than the read. Not more of them, because
-# Redis does nothing else meanwhile, and 16 pages may be 1 MiB.
+# Several logs are read with one command, because a command costs more in redis-py than the read itself costs Redis. Not more than
+# these, because Redis does nothing else meanwhile, and 16 pages may be 1 MiB.
 READS_TOGETHER: Final = 16
-FINAL: Final = (b"1", b"3")  # what publish.lua puts behind the id of a final event
+FINAL: Final = (b"1", b"3")  # the digit that publish.lua puts after the id of a final event
 
-TRIES: Final = 3  # to find our functions: newer gateways that start take them away, each once, from an older one that still runs
-APPEND_SECONDS: Final = 4.5  # for a connection, an answer and another try; a process that ends waits 5 s for its last requests
+TRIES: Final = 3  # to load our functions and call them: each newer gateway that starts deletes an older one's functions once
+APPEND_SECONDS: Final = 4.5  # for a connection, an answer and a second try; a process that ends waits 5 s for its last requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class Log:
     """The logs of all channels of one Redis.
 
     Attributes:
-        malformed: log entries stepped over because they were no events
-        reads: how often a channel's log was asked for
+        malformed: how many log entries were skipped because they were not events
+        reads: how many reads of a channel's log were asked for
     """
 
     def __init__(self, client: Redis, prefix: str = "notify", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -67,25 +67,25 @@ class Log:
         self._library = Library(prefix, max_event_bytes)
 
     async def open(self, heard: int = 0, source: bytes = b"") -> bytes:
-        """Make sure that the server has our functions, and tell it the newest id heard of.
+        """Make sure that the server has our functions, and tell it the newest id that this process has heard of.
 
-        Done at start and after each loss of the connection: a server that came back empty has forgotten both.
+        To be called at start and after each loss of the connection, because a server that came back empty knows neither.
 
         Args:
-            heard: that id
-            source: who held the data that it was heard from, as this has returned it
+            heard: the newest id heard of
+            source: who held the data when it was heard, as an earlier call returned it; empty if that is not known
 
         Returns:
-            who holds the data
+            who holds the data now
 
         Raises:
-            RedisError: if it cannot be reached or refuses.
+            RedisError, OSError: if Redis cannot be reached, or refuses.
         """
-        # The idle ones may lead to a master that was: it answers reads, and lags.
+        # Idle connections may lead to a former master, which still answers reads but lags behind.
         await drop_idle(self._client)
         for _ in range(TRIES):
             await self._library.load(self._client)
-            for name in ("meet", "greet"):  # the second writes, which not every server takes at this moment
+            for name in ("check_clock", "sync_clock"):  # the second one writes, which the server may refuse at this moment
                 [answer] = await ask(self._client, [self._library.command(name, 0, heard, source)])
                 if answer is not None:
                     break
@@ -97,7 +97,7 @@ class Log:
         return holder
 
     async def _run(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        """Run one of our functions once for each set of arguments; a refusal stands as an exception in its place."""
+        """Run one of our functions once for each list of arguments. A refused call has its exception as its result."""
         results = await self._run_once(name, calls)
         for _ in range(TRIES):
             missing = [i for i, result in enumerate(results) if _is_missing(result)]
@@ -121,13 +121,13 @@ class Log:
         return [answer for group, found in together for answer in (found if isinstance(found, list) else [found] * len(group))]
 
     async def append(self, publications: Sequence[Publication]) -> list[str | GatewayError]:
-        """Record events, in this order; nothing is announced that was not stored.
+        """Record events in this order, and announce each that was recorded.
 
         Returns:
-            for each its id, or why it was refused
+            for each event its id, or the error with which it was refused
 
         Raises:
-            Unavailable: if Redis is away. Then each of them may or may not have been recorded.
+            Unavailable: if Redis is away. Then any of them may or may not have been recorded.
         """
         try:
             async with asyncio.timeout(APPEND_SECONDS):
@@ -148,10 +148,13 @@ class Log:
             raise Unavailable(f"Redis is away: {type(error).__name__}") from error
 
     async def read(self, wanted: Sequence[tuple[str, Since, int]]) -> list[Page | RedisError]:
-        """Read logs: for each channel after a cursor, at most so many bytes (but at least one entry).
+        """Read the logs of channels.
+
+        Args:
+            wanted: for each read the channel, where to begin, and how many bytes it may bring at most (it brings at least one entry)
 
         Returns:
-            for each a page, or what Redis refused it with, so that one key of a wrong kind does not spoil the others
+            for each read a page, or Redis's error, so that one key of a wrong type does not fail the other reads
 
         Raises:
             RedisError, OSError: if Redis is away.
@@ -189,7 +192,7 @@ class Log:
 
 @lru_cache(16)
 def _floors(text: bytes) -> tuple[int, ...]:
-    return tuple(map(int, text.split()))  # every answer has them, and they hardly ever change
+    return tuple(map(int, text.split()))  # cached, because every answer has the floors and they hardly ever change
 
 
 def _next_entry(text: bytes) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""RevocationStore: what was revoked, kept in Redis and told to all gateways.
+"""RevocationStore: revocations, kept in Redis and announced to all gateways.
 
-Kept in the sorted set ``<prefix>:revoked``, by time, so that a gateway that was away reads what it missed; told on a
-pub/sub name that no channel can have. The same way as an event: stored first, then announced.
+They are kept by time in the sorted set ``<prefix>:revoked``, so that a gateway that was away can read what it missed, and announced on
+a pub/sub channel whose name no event channel can have. As with events, a revocation is stored before it is announced.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _decode: Final = msgspec.json.Decoder(Revocation)
 
 
 def parse_revocation(data: bytes) -> Revocation:
-    """
+    """Parse the announcement of a revocation.
+
     Raises:
-        msgspec.DecodeError: if it is none.
+        msgspec.DecodeError: if it is not one.
     """
     return _decode.decode(data)
 
@@ -40,10 +41,13 @@ class RevocationStore:
         self._key = f"{prefix}:revoked"
 
     async def revoke(self, *, sub: str | None = None, jti: str | None = None) -> Revocation:
-        """Refuse a subject's tokens issued until now, or one token.
+        """Revoke the tokens that a subject was issued up to now (``sub``), or one token (``jti``).
+
+        Returns:
+            what was stored and announced
 
         Raises:
-            Unavailable: if Redis is away, or so many are kept that no more may be.
+            Unavailable: if Redis is away, or as many revocations are kept as may be.
         """
         now = time.time()
         member = msgspec.json.encode(Revocation(sub, jti))
@@ -63,7 +67,7 @@ class RevocationStore:
         return revocation
 
     async def read(self, since: float) -> AsyncIterator[Revocation]:
-        """Those revoked since then, oldest first.
+        """The revocations since this time (seconds since 1970), oldest first.
 
         Raises:
             RedisError, OSError: if Redis is away.

@@ -1,7 +1,7 @@
-"""Tickets: a grant kept in Redis for half a minute, for the one caller that brings its name.
+"""Tickets: grants that are kept in Redis for half a minute, each redeemed at most once for a random text.
 
-For an EventSource or a WebSocket, whose only place for a credential is the URL: a ticket that ends up in some proxy's log
-is worthless by then. Redis sees only a hash of it, so nobody who reads the keys can use one.
+They are for an EventSource or a WebSocket in a browser, which can carry a credential only in its URL: by the time a ticket turns up in
+a proxy's log it is worthless. Redis keeps only a hash of it, so nobody who can read the keys can use it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from gateway.core.grant import Grant
 from gateway.errors import TooMany, Unauthorized, Unavailable
 
 SECONDS: Final = 30
-KEY_BYTES: Final = 200  # of a ticket in Redis, beside the grant
-MAX_BYTES: Final = 4_194_304  # of one subject's tickets, in this process, in so many seconds: some 10,000 of the usual size
+KEY_BYTES: Final = 200  # that a ticket takes in Redis besides the grant
+MAX_BYTES: Final = 4_194_304  # of one subject's tickets from this process within ``SECONDS``: some 10,000 of the usual size
 
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _decode: Final = msgspec.json.Decoder(Grant)
@@ -40,10 +40,10 @@ class Tickets:
         return f"{self._prefix}:ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
 
     async def issue(self, grant: Grant) -> str:
-        """A ticket for this grant, good for one use within ``SECONDS``.
+        """A ticket for this grant, valid once within ``SECONDS``.
 
         Raises:
-            TooMany: if the subject has taken so many that they would fill Redis.
+            TooMany: if the subject has taken so many tickets that they would fill Redis.
             Unavailable: if Redis is away.
         """
         ticket = secrets.token_urlsafe(32)
@@ -64,10 +64,10 @@ class Tickets:
             raise TooMany(f"more than {MAX_BYTES} bytes of tickets in {SECONDS} s for one subject", retry_after=SECONDS)
 
     async def redeem(self, ticket: str) -> Grant:
-        """The grant, once: of all processes that ask, one gets it.
+        """The grant of a ticket, which is used up by this: of several processes that redeem it at once, only one succeeds.
 
         Raises:
-            Unauthorized: if there is no such ticket, or no longer.
+            Unauthorized: if there is no such ticket, or it was used, or is too old.
             Unavailable: if Redis is away. Then the ticket may or may not have been used up.
         """
         if not _TICKET.fullmatch(ticket):

@@ -65,7 +65,7 @@ class ModelLog(Log):
         return await request.answered
 
     async def open(self, heard: int = 0, source: bytes = b"") -> bytes:
-        await self._run("greet", [(None, heard, 0)])
+        await self._run("sync_clock", [(None, heard, 0)])
         return b""
 
 

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from gateway.embedded import free_port
 from gateway.errors import SettingsError
 from gateway.settings import read_settings
-from gateway.store.connect import ask, is_elsewhere, look, make_connection, parse_sentinels, redis_client
+from gateway.store.connect import ask, inspect_server, is_elsewhere, make_connection, parse_sentinels, redis_client
 from tests.faults.proxy import Proxy
 from tests.faults.servers import RedisServer, Sentinel
 
@@ -196,10 +196,10 @@ async def test_a_replica_is_known_where_the_access_rights_do_not_allow_to_ask_fo
         await server.start()
         await server.client.execute_command("ACL", "SETUSER", "gateway", "on", "nopass", "+info")
         async with redis_client(f"redis://gateway:any@127.0.0.1:{server.port}") as client:
-            assert await look(client, b"a") == (None, False)
+            assert await inspect_server(client, b"a") == (None, False)
 
             await server.client.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
-            assert await look(client, b"a") == (None, True)
+            assert await inspect_server(client, b"a") == (None, True)
     finally:
         await server.close()
 
@@ -210,16 +210,16 @@ async def test_what_a_replica_has_refused_goes_to_where_the_name_leads_now(tmp_p
         await old.start()
         await new.start()
         async with Proxy(old.port) as way, redis_client(f"redis://127.0.0.1:{way.port}", 1) as client:
-            assert await look(client, b"a") == (False, False)
+            assert await inspect_server(client, b"a") == (False, False)
 
             way.target = new.port
             await old.client.execute_command("REPLICAOF", "127.0.0.1", str(new.port))
-            assert await look(client, b"a") == (False, True)
+            assert await inspect_server(client, b"a") == (False, True)
             refusal, *_ = await ask(client, [("SET", "name", "1"), ("PING",)])
             assert isinstance(refusal, ReadOnlyError)
             assert await ask(client, [("SET", "name", "2")]) == [b"OK"]
 
-            assert await look(client, b"a") == (False, False)
+            assert await inspect_server(client, b"a") == (False, False)
     finally:
         await old.close()
         await new.close()

@@ -2,42 +2,43 @@
 --
 --   publish(channel, {json [, 'KEY', key] [, 'KEEP', events] [, 'TTL', seconds] [, 'COLLAPSE', label]})  ->  id
 --
--- It runs as the Redis function notify_publish, and as a script where the server has no functions. What it keeps:
+-- It runs as the Redis function notify_publish, or as a script on servers without functions. The keys that it keeps:
 --
---   notify:log:{channel}        list, oldest first, of "<id> <before>\n<json>", or "<id> <before> <label>\n<json>". <before> is
---                               the id that precedes the entry in the log's history, so that a reader sees where the log was
---                               cut: 0 if none does, and without its first digits where the entry's own id has the same.
---   notify:last:{channel}       id of the newest event and a digit, the sum of 1 if it was final and 2 if it had a TTL of its own.
---                               Outlives the log by a day, so that an expired or evicted log is told from a channel that never
---                               had one. All digits: Redis keeps it as a number, 32 bytes smaller than a text.
---   notify:key:{channel}:<sha>  id of the event published with that idempotency key, for 24 h.
---   notify:clock                newest id of all.
---   notify:holder               who holds the data (run id and replication id), and behind it the floors: moments at which data
---                               may have been lost, oldest first.
+--   notify:log:{channel}        list, oldest first, of "<id> <before>\n<json>" or "<id> <before> <label>\n<json>". <before> is the
+--                               id of the event that preceded this one in the log, so that a reader sees where the log was cut; 0
+--                               if there was none. Leading digits that it shares with <id> may be left out.
+--   notify:last:{channel}       the id of the newest event and a digit: 1 if it was final, plus 2 if it had a TTL of its own. Kept
+--                               for a day longer than the log, so that an expired or evicted log can be told from a channel that
+--                               never had one. Only digits, because Redis stores a number in 32 bytes less than a text.
+--   notify:key:{channel}:<sha>  the id of the event published with that idempotency key, for 24 h.
+--   notify:clock                the newest id of all channels.
+--   notify:holder               the server that holds the data (its run id and replication id), and then the floors: ids at which
+--                               data may have been lost, oldest first.
 --
--- Everything is checked before the first write, and Redis refuses the whole script where memory is full or a replica is
--- read-only, so there is never a half of an event; and nothing is announced that was not stored.
+-- Everything is checked before the first write, and Redis refuses the whole script when its memory is full or it is a read-only
+-- replica. So an event is never half recorded, and nothing is announced that was not stored.
 
 local PREFIX = '@PREFIX@'
 local MAX_EVENT_BYTES = @MAX_EVENT_BYTES@
 local MAX_KEEP, MAX_TTL, KEY_SECONDS = 10000, 30 * 86400, 86400
 local MAX_DEPTH, MAX_TEXT, MAX_FLOORS = 256, 512, 32
-local DIGITS, SLOT, NEAR = 16, 6, 8 -- of an id; ids that begin with the same 6 lie in the same 10,000 s, with 8 in the same 100 s
-local AFTERLIFE = 86400 + 10000 -- so that it is a day even if it was set when the slot began
-local EARLIEST = 1700000000000000 -- no id is older than this software, also where a host believes in 1970
+-- Digits of an id: all of them, those that are the same for 10,000 s, and those that are the same for 100 s.
+local DIGITS, SLOT, NEAR = 16, 6, 8
+local AFTERLIFE = 86400 + 10000 -- for which notify:last outlives the log: a day, and the 10,000 s during which its expiry is not renewed
+local EARLIEST = 1700000000000000 -- no id is smaller, even on a host whose clock is set to 1970
 
 local CLOCK, HOLDER, ANNOUNCEMENTS = PREFIX .. ':clock', PREFIX .. ':holder', PREFIX .. ':'
 local LOG, LAST, KEY = PREFIX .. ':log:{', PREFIX .. ':last:{', PREFIX .. ':key:{'
 local function decimal(number) return string.format('%.0f', number) end
 
--- A value for an error message: one line, printable, not long.
+-- A value as text for an error message: printable, on one line, and not long.
 local function show(text)
   text = text:gsub('[^\32-\126]', '?')
   if #text > 80 then text = text:sub(1, 77) .. '...' end
   return "'" .. text .. "'"
 end
 
--- What is wrong with the caller's words is an error of its own code, told from a server that cannot write.
+-- A mistake of the caller's has an error code of its own, so that it differs from a server that cannot write.
 local function refuse(message) error({ err = 'INVALID ' .. message }, 0) end
 
 local function is_utf8(text)
@@ -52,7 +53,7 @@ local function is_utf8(text)
   return not text:find('[\128-\255]')
 end
 
--- A number that begins or ends with its point. (Each point is looked at, rather than each byte tried with a pattern.)
+-- Whether a number begins or ends with its decimal point. Searching for points is faster than trying a pattern at each byte.
 local function has_bare_point(json)
   local at = json:find('.', 1, true)
   while at do
@@ -63,7 +64,7 @@ local function has_bare_point(json)
   return false
 end
 
--- cjson lets through what RFC 8259 does not: anything behind a NUL, control characters inside a string, and bare points.
+-- cjson accepts what RFC 8259 forbids: anything after a NUL, control characters inside a string, and bare decimal points.
 local function is_strict(json, printable)
   if not printable and json:find('%z') then return false end
   if (printable or not json:find('[\1-\31]')) and not has_bare_point(json) then return true end
@@ -74,7 +75,9 @@ local function is_strict(json, printable)
   return not has_bare_point((bare:gsub('"[^"]*"', '""')))
 end
 
-local own -- decode, with settings of our own: those of cjson are shared by all scripts. While a library is loaded there is no cjson
+-- decode() of a cjson instance of our own, because the settings of the global one are shared by all scripts. Made on first use: there
+-- is no cjson yet while a library is being loaded.
+local own
 
 local function decoder()
   local json = cjson.new()
@@ -84,12 +87,12 @@ local function decoder()
   return own
 end
 
--- Decode, or refuse with the reason.
+-- Decode JSON, or refuse it with the reason.
 local function decode(json)
   if #json > MAX_EVENT_BYTES then
     refuse('the event has ' .. #json .. ' bytes of JSON, at most ' .. MAX_EVENT_BYTES .. ' are allowed')
   end
-  local printable = json:find('^[\32-\126]*$') -- anchored it is one run, not an attempt at each byte: 0.7 us for 190 bytes, not 2.5
+  local printable = json:find('^[\32-\126]*$') -- anchored, so that it is not tried again at each byte: 0.7 instead of 2.5 us for 190 bytes
   if not printable and json:find('[\128-\255]') and not is_utf8(json) then refuse('the event is not UTF-8') end
   local ok, value = pcall(own or decoder(), json)
   if not ok then refuse('the event is not JSON: ' .. show(json) .. ': ' .. tostring(value):gsub('[^\32-\126]', '?')) end
@@ -97,7 +100,7 @@ local function decode(json)
   return value
 end
 
--- Whether the value is an event (rather than the data of one), and its last. Refuses an event with a wrong type or final.
+-- Whether the value is an event (and not mere data) that is final. Refuses an event with a wrong type or final.
 local function is_final(value)
   if type(value) ~= 'table' or type(value.type) ~= 'string' then return false end
   for name in next, value do
@@ -118,8 +121,9 @@ local function whole(name, text, most)
   return number
 end
 
-local PLAIN, OWN_TTL = { [false] = '0', [true] = '1' }, { [false] = '2', [true] = '3' } -- the digit behind an id, by whether it is final
-local DEFAULTS = { KEEP = 100, TTL = '86400' } -- a text, as Redis would make one of a number
+-- The digit after the id in notify:last, by whether the event is final.
+local PLAIN, OWN_TTL = { [false] = '0', [true] = '1' }, { [false] = '2', [true] = '3' }
+local DEFAULTS = { KEEP = 100, TTL = '86400' } -- TTL as text, which Redis would make of a number at each call
 
 local function options(args)
   if #args == 1 then return DEFAULTS end
@@ -147,22 +151,23 @@ local function check_channel(channel)
   end
 end
 
--- Who holds the data: the process, and the history it writes, which a promotion renames.
+-- Who holds the data: the server process and its replication history, which gets a new id when a replica is promoted. And whether this
+-- server was promoted.
 local function identity()
   local replication = redis.call('INFO', 'replication')
   local history = replication:match('master_replid:(%x+)')
   return redis.call('INFO', 'server'):match('run_id:(%x+)') .. '-' .. history, replication:match('second_repl_offset:(%-?%d+)') ~= '-1'
 end
 
--- Can this holder have lost what the one before it acknowledged? Not a restart with an append-only file. A replica that was
--- promoted may have lagged; without the file all that came after the last snapshot is gone. Nor is it known if nobody's name
--- is left.
+-- Whether this holder may have lost events that the one before it acknowledged. A server that restarts with an append-only file has
+-- not. A promoted replica may have lagged behind its master; without an append-only file all that came after the last snapshot is
+-- gone; and if the previous holder is not known, neither is what was lost.
 local function may_have_lost(before, now, promoted)
   if before:sub(1, 40) == now:sub(1, 40) then return promoted end
   return promoted or before == '' or redis.call('INFO', 'persistence'):match('aof_enabled:(%d)') ~= '1'
 end
 
--- All of them are kept, for each is the place of a loss in the logs that go across it.
+-- The floors with one more. Each marks the place of a possible loss in the logs that extend across it, so all are kept, up to MAX_FLOORS.
 local function with_floor(floors, id)
   local kept = {}
   for floor in floors:gmatch('%d+') do kept[#kept + 1] = floor end
@@ -170,47 +175,54 @@ local function with_floor(floors, id)
   return table.concat(kept, ' ', math.max(1, #kept - MAX_FLOORS + 1))
 end
 
--- The newest id of all, from the data, and who holds it. Where the data is new, gone, or perhaps older than what clients have seen, and
--- where somebody has heard of a newer id, a floor is raised: who stands below it is told of a gap. Where there was another master it is
--- announced too, for those who keep up: their connections may have outlived that. What somebody has heard from another master lies
--- above the floor that this one raised when it was promoted only if both were masters at once, and then it is not in the data.
--- Who is only looking writes nothing, and gets nothing where something would have to be written.
-local function open(time, heard, from, looking)
+-- Read the clock and make it safe to go on from: returns the newest id, and who holds the data.
+--
+-- A floor is raised, so that readers below it are told of a gap, where the data is new, gone, or perhaps older than what clients have
+-- seen, and where a gateway has heard of a newer id. After a change of master the floor is also announced, because clients may have
+-- kept up on connections that outlived the change.
+--
+--   heard      the newest id that the gateway has heard of
+--   from       the holder that it heard it from, or false. An id heard from another master that lies above the floor raised at this
+--              one's promotion shows that both were masters at once: then that event is not in this data
+--   read_only  write nothing; return nothing if something would have to be written
+local function open_clock(time, heard, from, read_only)
   local known = redis.call('MGET', CLOCK, HOLDER)
   local last = tonumber((known[1] or ''):match('^%d+$')) or 0
-  if last >= 10 ^ DIGITS then last = 0 end -- a stranger's, as all that is no number
+  if last >= 10 ^ DIGITS then last = 0 end -- not an id, so it was not written by this script
   local before, floors = (known[2] or ''):match('^(%x+%-%x+) ([%d ]*)$')
   before, floors = before or '', floors or ''
   local holder, promoted = identity()
   local lost = before ~= holder and may_have_lost(before, holder, promoted)
-  local both = from and from ~= holder and promoted and heard > (tonumber(floors:match('%d+$')) or 0)
-  local new = last < EARLIEST or lost or both or heard > last
-  if not new and before == holder then return last, holder end
-  if looking then return end
-  if new then
+  local two_masters = from and from ~= holder and promoted and heard > (tonumber(floors:match('%d+$')) or 0)
+  local raise = last < EARLIEST or lost or two_masters or heard > last
+  if not raise and before == holder then return last, holder end
+  if read_only then return end
+  if raise then
     last = math.max(time, last + 1, heard + 1, EARLIEST)
     floors = with_floor(floors, last)
     redis.call('SET', CLOCK, decimal(last))
-    if both or (lost and before ~= '') then
-      redis.pcall('PUBLISH', ANNOUNCEMENTS .. '!floor', decimal(last)) -- a publisher's rights may not reach there
+    if two_masters or (lost and before ~= '') then
+      redis.pcall('PUBLISH', ANNOUNCEMENTS .. '!floor', decimal(last)) -- fails if the publisher has no right to this pub/sub channel
     end
   end
   redis.call('SET', HOLDER, holder .. ' ' .. floors)
   return last, holder
 end
 
-local newest, asked -- where this library left the clock, and the second in which it opened it; a script remembers neither
+-- Where this library left the clock, and the second in which it last opened it. A script, unlike a function, remembers neither.
+local newest, opened
 
--- The next id. Two events in one microsecond, or a clock set back: still unique, still rising. A clock that stands where this
--- library left it belongs to data that nobody else has written to. Any other is opened, and so is every clock once in a second:
--- a server that is demoted and promoted again may come back to where it stood, without what was written in between elsewhere.
--- It is opened before the event is recorded, so that the floor lies exactly between what an earlier holder of the data
--- acknowledged and what this one does.
+-- The next id: unique and rising even if two events share a microsecond or the host's clock is set back.
+--
+-- As long as the clock stands where this library left it, nobody else has written to the data. Otherwise it is opened, and so it is
+-- at least once a second: a server that is demoted and promoted again may have the same clock as before, but not what another master
+-- recorded in between. The clock is opened before the event is recorded, so that the floor lies exactly between what an earlier
+-- holder of the data acknowledged and what this one does.
 local function next_id(call)
   local time = call('TIME')
   local second, micro = time[1], time[2]
   if #micro < 6 then micro = ('00000' .. micro):sub(-6) end
-  if second == asked then
+  if second == opened then
     local id = second .. micro
     if id <= newest then id = decimal(newest + 1) end
     local was = call('GETSET', CLOCK, id)
@@ -218,37 +230,37 @@ local function next_id(call)
       newest = id
       return id
     end
-    asked = false
+    opened = false
     if was then redis.call('SET', CLOCK, was) else redis.call('DEL', CLOCK) end
   end
   local time = second * 1000000 + micro
-  local id = decimal(math.max(time, (open(time, 0)) + 1))
+  local id = decimal(math.max(time, (open_clock(time, 0)) + 1))
   redis.call('SET', CLOCK, id)
-  newest, asked = id, #second == 10 and second -- else texts would not compare as numbers do
+  newest, opened = id, #second == 10 and second -- ids are compared as texts, which takes the same number of digits
   return id
 end
 
--- id, predecessor and label of a log entry; nil for what somebody else put there.
+-- The id, predecessor and label of a log entry; nil if it was not written by this script.
 local function parse(entry)
   local id, before, label = (entry or ''):match('^(%d+) (%d+) ?([^\n]*)\n')
   if not id or #id ~= DIGITS or #before > DIGITS then return end
   return id, before == '0' and before or id:sub(1, -1 - #before) .. before, label
 end
 
--- An id that precedes another one, as it stands in an entry: 8 to 16 digits.
+-- The id that precedes another one, as it is written in an entry: its last 8 or 10 digits if the others are the same, else all 16.
 local function shorten(before, id)
   if before:sub(1, NEAR) == id:sub(1, NEAR) then return before:sub(NEAR + 1) end
   return before:sub(1, SLOT) == id:sub(1, SLOT) and before:sub(SLOT + 1) or before
 end
 
--- The log's key is a stranger's: the newest id was not recorded, and must not stand as the channel's.
+-- Undo the change to notify:last and fail: the log's key holds something else than a list, so the event cannot be recorded.
 local function put_back(key, was, problem)
   if was then redis.call('SET', key, was, 'KEEPTTL') else redis.call('DEL', key) end
   error(problem, 0)
 end
 
 local function publish(channel, args)
-  local call = redis.call -- looked up each time it would be 3 % of the whole
+  local call = redis.call -- a local, because looking it up each time takes 3 % of the whole
   local json = args[1]
   if not json then refuse('the event is missing') end
   check_channel(channel)
@@ -263,12 +275,12 @@ local function publish(channel, args)
   local id = next_id(call)
   local digit = (chosen.TTL == DEFAULTS.TTL and PLAIN or OWN_TTL)[final]
   local was = call('SET', last_key, id .. digit, 'KEEPTTL', 'GET')
-  local last = was and #was == DIGITS + 1 and tonumber(was) and was -- else it is a stranger's
+  local last = was and #was == DIGITS + 1 and tonumber(was) and was -- anything else was not written by this script
   if not last and not tail then tail = redis.pcall('LINDEX', log, -1) end
   if type(tail) == 'table' then put_back(last_key, was, tail) end
   local newest_id, newest_before, newest_label
   if tail then newest_id, newest_before, newest_label = parse(tail) end
-  if newest_id and newest_id >= id then newest_id, newest_label = nil end -- a stranger's, too
+  if newest_id and newest_id >= id then newest_id, newest_label = nil end -- nor was an entry with an id above the clock
   local before = last and last:sub(1, -2) or newest_id or '0'
   local length = 0
 
@@ -286,15 +298,15 @@ local function publish(channel, args)
   if length > chosen.KEEP then call('LTRIM', log, -chosen.KEEP, -1) end
   call('EXPIRE', log, chosen.TTL)
   if not last or digit > '1' or last:sub(-1) > '1' or last:sub(1, SLOT) ~= id:sub(1, SLOT) then
-    call('EXPIRE', last_key, chosen.TTL + AFTERLIFE) -- else it expires late enough as it is
+    call('EXPIRE', last_key, chosen.TTL + AFTERLIFE) -- otherwise it was set less than 10,000 s ago, and still lasts long enough
   end
   if key then call('SET', key, id, 'EX', KEY_SECONDS) end
   call('PUBLISH', ANNOUNCEMENTS .. channel, id .. ' ' .. before .. '\n' .. json)
   return id
 end
 
--- Run one of these for a caller: what it refuses becomes the error reply, the same on every server version. Before Redis 7 an
--- error is text, and the server's own refusals (OOM, READONLY, NOREPLICAS) have the place in the script before their code.
+-- Run one of these functions for a caller, and return its errors in the same form on every server version. Before Redis 7 an error is
+-- a text, and in the server's own errors (OOM, READONLY, NOREPLICAS) the position in the script stands before the code.
 local function answer(run, ...)
   local ok, result = pcall(run, ...)
   if ok then return result end
@@ -302,15 +314,16 @@ local function answer(run, ...)
   return redis.error_reply(result:match('^%u+ .*') or result:match('^@user_script: %d+: %-(%u+ .*)') or 'ERR ' .. result)
 end
 
--- For a gateway that (re)connects: no id from now on lies below what it has heard of, whatever this server lost. An id that
--- is above all that the server knows of is gone from it, and others may be. It says from whom it heard, and is told who this one is.
-local function greet(heard, from, looking)
+-- For a gateway that connects or reconnects: from now on no id is below the newest that it has heard of, whatever this server has lost.
+-- An id above all that the server knows shows that it has lost that event, and perhaps others. The gateway says which holder it
+-- heard that id from, and gets the present one.
+local function sync_clock(heard, from, read_only)
   local time = redis.call('TIME')
   time = time[1] * 1000000 + time[2]
-  local _, holder = open(time, math.min(tonumber(heard) or 0, time + 86400 * 1000000), from ~= '' and from, looking)
+  local _, holder = open_clock(time, math.min(tonumber(heard) or 0, time + 86400 * 1000000), from ~= '' and from, read_only)
   return holder
 end
 
--- The same where nothing is to be written down, else nothing: also from a server that takes no writes, as its memory or its disk is
--- full or its replicas are gone, who was connected reads on.
-local function meet(heard, from) return greet(heard, from, true) end
+-- The same without writing: returns nothing if something would have to be written. With it a gateway can go on reading from a server
+-- that takes no writes, because its memory or disk is full or its replicas are gone.
+local function check_clock(heard, from) return sync_clock(heard, from, true) end
