@@ -17,19 +17,21 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import count
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from gateway.store.connect import DEADLINE, inspect_server, is_elsewhere, make_connection
+from gateway.store.connect import DEADLINE, drop_idle, inspect_server, is_elsewhere, make_connection
 from gateway.store.receiver import Lost, Receiver
 
 logger = logging.getLogger("gateway.listener")
 
 PING_SECONDS: Final = 0.5
 MASTER_SECONDS: Final = 1.0  # between two checks whether the server is still the master
+ADDRESS_CHECKS: Final = 5  # one check of so many goes by new connections: one that is kept leads to where the address led when it was made
 CANNOT_SAVE: Final = "MISCONF "  # begins the answer to a ping of a server whose disk is full, but which still passes announcements on
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
 # How many subscriptions may await their confirmation: Redis cuts a listener that is 32 MB of output behind, which is what the
@@ -226,7 +228,9 @@ class Listener:
         name = next(iter(self._wanted), "")
         await self.confirmed([name])
         known = False  # whether the server that our commands go to has ever had this connection as a subscriber
-        while True:
+        for check in count(1):
+            if check % ADDRESS_CHECKS == 0:
+                await drop_idle(self._client)
             with suppress(RedisError, OSError):
                 if await is_elsewhere(self._client, connection):
                     raise Lost("the Sentinels name another master")

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, find_server, free_port
 from gateway.store import listener as listener_module
-from gateway.store.connect import ask, drop_idle, redis_client
-from gateway.store.listener import MASTER_SECONDS, Listener
+from gateway.store.connect import ask, redis_client
+from gateway.store.listener import Listener
 from gateway.store.receiver import MESSAGES_AT_ONCE
 from tests.faults.proxy import Proxy
 from tests.support.tls import tls_before
@@ -370,16 +370,19 @@ async def test_a_server_that_talks_nonsense_is_left_and_tried_again(garbage: byt
     assert heard.messages == []
 
 
-async def test_an_address_that_leads_to_another_server_is_followed_there(redis_url: str, redis: Redis) -> None:
-    # The old one is well, and closes nothing.
+async def test_an_address_that_leads_to_another_server_is_followed_there(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The old one is well, closes nothing, and still believes that it is the master.
+    monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.1)
     heard = Heard()
     with embedded_server() as other:
         async with Proxy(int(redis_url.rpartition(":")[2])) as way, listening(f"redis://127.0.0.1:{way.port}", heard) as listener:
             listener.subscribe("a")
             await listener.confirmed(["a"])
-            await asyncio.sleep(1.5 * MASTER_SECONDS)  # so that it has been seen there
+            async with redis_client(redis_url) as client, asyncio.timeout(10):
+                before = await looks(client)
+                while await looks(client) < before + 2:  # so that it has been seen there
+                    await asyncio.sleep(0.01)
             way.target = int(other.rpartition(":")[2])
-            await drop_idle(listener._client)
             await until(lambda: heard.connected == 2)
             await listener.confirmed(["a"])
             async with redis_client(other) as client:
