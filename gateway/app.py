@@ -1,4 +1,4 @@
-"""The application: routes, lifespan, wiring."""
+"""The application: its routes, its lifespan, and the wiring of its parts."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ _ENDPOINTS: Final[dict[str, Callable[[Services], Endpoint]]] = {
     "/readyz": ReadyEndpoint,
     "/metrics": MetricsEndpoint,
 }
-_CLIENTS: Final = {"client.js": "client.min.js", "job-progress.js": "job-progress.js"}  # what is served, and the file
+_CLIENTS: Final = {"client.js": "client.min.js", "job-progress.js": "job-progress.js"}  # the name in the URL, and the file
 _FOR_PAGES: Final = {"/sse": "GET", "/poll": "GET", "/publish": "POST", "/tickets": "POST", **{f"/{name}": "GET" for name in _CLIENTS}}
 
 
 class Guarded:
-    """An endpoint whose errors are answered: as a problem over HTTP, and where a WebSocket was not accepted yet."""
+    """Wraps an endpoint and turns its ``GatewayError`` into an answer, to an HTTP request or to an upgrade that was not accepted yet."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -99,9 +99,9 @@ async def _upgrade_required(scope: Mapping[str, Any], receive: Receive, send: Se
 
 
 class Gateway(Starlette):
-    """The gateway as an ASGI application.
+    """The gateway as an ASGI application. Made by ``create_app``.
 
-    Mounted in another one, whose server knows nothing of ours, it needs its lifespan entered by the host:
+    If it is mounted in another application, that one has to enter its lifespan:
 
     >>> gateway = create_app(Settings(redis_url="redis://localhost", auth="none"))
     >>> app = FastAPI(lifespan=gateway.run)
@@ -123,14 +123,14 @@ class Gateway(Starlette):
         self._set_up()
 
     def _set_up(self) -> None:
-        """Make all that belongs to one event loop."""
+        """Make everything that belongs to one event loop, and the routes to it."""
         settings = self._settings
         self._client = redis_client(settings.redis_url or "")
         feed = Feed(self._client, settings.prefix, settings.max_event_bytes)
         revocations = RevocationStore(self._client, settings.prefix)
         tickets = Tickets(self._client, settings.prefix)
         access = Access(feed, revocations)
-        gate, self._works = _gate(settings, access, tickets)
+        gate, self._runners = _make_gate(settings, access, tickets)
         self.services = Services(
             feed=feed,
             connections=Connections(
@@ -156,7 +156,8 @@ class Gateway(Starlette):
         self.router.routes = routes + self._pages
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        # Router, error handlers and their frames cost a handshake a third. What is mounted somewhere, or wrapped, goes their way.
+        # Starlette's router and error handlers take a third of a handshake's time, so the streams go past them, unless the application
+        # is mounted somewhere or has middleware.
         stream = None if self.user_middleware or scope.get("root_path") else self._streams.get((scope["type"], scope.get("path", "")))
         await (super().__call__(scope, receive, send) if stream is None else stream(scope, receive, send))
 
@@ -166,8 +167,8 @@ class Gateway(Starlette):
 
     @asynccontextmanager
     async def run(self, app: object = None) -> AsyncIterator[None]:
-        """Follow Redis while this is entered. The lifespan of this application, and for a host's."""
-        if self._used:  # on another event loop perhaps, as in a host's tests
+        """The lifespan: events are delivered while it is entered. A host application has to enter it too."""
+        if self._used:  # perhaps on another event loop, as in the host's tests
             self._set_up()
         self._used = True
         services = self.services
@@ -178,7 +179,7 @@ class Gateway(Starlette):
             async with draining(services, self._settings.drain_seconds):
                 yield
         except asyncio.CancelledError:
-            # After a second signal uvicorn ends without the lifespan's last words, and would log a traceback of that.
+            # After a second signal uvicorn cancels the lifespan instead of shutting it down, and would log a traceback.
             if not services.draining:
                 raise
         finally:
@@ -193,12 +194,12 @@ class Gateway(Starlette):
             tasks.create_task(self.services.connections.run())
             tasks.create_task(self.services.access.run())
             tasks.create_task(watch(self.services))
-            for work in self._works:
-                tasks.create_task(work.run())
+            for runner in self._runners:
+                tasks.create_task(runner.run())
             tasks.create_task(self._warn())
 
     async def _warn(self) -> None:
-        """Say once what this Redis cannot promise; not before events get through, so that it slows nobody down."""
+        """Log what this Redis cannot promise, once events get through, so that it does not delay the start."""
         while not self.services.feed.ready:
             await asyncio.sleep(0.1)
         with suppress(RedisError, OSError):
@@ -207,50 +208,52 @@ class Gateway(Starlette):
 
     def _ended(self, work: asyncio.Future[None]) -> None:
         if self.services.running and not work.cancelled():
-            # Connections without a feed would wait for ever. The supervisor starts another process.
+            # Without a feed the clients would wait for ever. A supervisor will start another process.
             logger.critical("the feed has died, this process stops", exc_info=work.exception())
             self.services.running = False
             self._stop()
 
 
-class _Work(Protocol):
+class _Runner(Protocol):
+    """Something that has to run in the background for as long as the application does."""
+
     async def run(self) -> None: ...
 
 
-def _gate(settings: Settings, access: Access, tickets: Tickets) -> tuple[Gate, list[_Work]]:
-    """Who may come in, and what has to run for that."""
+def _make_gate(settings: Settings, access: Access, tickets: Tickets) -> tuple[Gate, list[_Runner]]:
+    """The gate for these settings, and what has to run for it."""
     origins = Origins(allowed_origins(settings), local=settings.auth == "none")
     if settings.auth == "none":
         return OpenGate(origins), []
-    works: list[_Work] = []
+    runners: list[_Runner] = []
     tokens = backend = None
-    # Cryptography and the HTTP client take a third of a second to import; not every command and every start needs them.
+    # Imported only where they are needed: cryptography and the HTTP client take a third of a second to import.
     if settings.authorize_url is not None:
         from gateway.auth.backend import Backend  # noqa: PLC0415
 
         backend = Backend(settings.authorize_url)
-        works.append(backend)
+        runners.append(backend)
     if settings.jwt_secret or settings.jwt_public_key or settings.jwks_url:
         from gateway.auth.tokens import Tokens  # noqa: PLC0415
 
-        tokens = Tokens(_keys(settings, works), settings.jwt_audience, settings.jwt_issuer)
-    return TokenGate(origins, access, tickets, tokens, backend), works
+        tokens = Tokens(_make_keys(settings, runners), settings.jwt_audience, settings.jwt_issuer)
+    return TokenGate(origins, access, tickets, tokens, backend), runners
 
 
-def _keys(settings: Settings, works: list[_Work]) -> Keys:
+def _make_keys(settings: Settings, runners: list[_Runner]) -> Keys:
     from gateway.auth.keys import FixedKey, pem_key, secret_key  # noqa: PLC0415
 
     if settings.jwks_url is not None:
         from gateway.auth.jwks import Jwks  # noqa: PLC0415
 
         jwks = Jwks(settings.jwks_url)
-        works.append(jwks)
+        runners.append(jwks)
         return jwks
     return FixedKey(secret_key(settings.jwt_secret) if settings.jwt_secret is not None else pem_key(settings.jwt_public_key or ""))
 
 
 def _files() -> dict[str, Path]:
-    """What is served as it is. The browser client comes with the package; in a checkout it stands where it is written."""
+    """The static files by path. The browser client is a part of the installed package; in a checkout it is in clients/js."""
     pages = Path(__file__).parent / "pages"
     folders = (pages, pages.parent.parent / "clients" / "js")
     clients = {f"/{name}": folder / file for folder in reversed(folders) for name, file in _CLIENTS.items() if (folder / file).is_file()}
@@ -262,14 +265,14 @@ def _exit() -> None:
 
 
 def create_app(settings: Settings | None = None, *, stop: Stop = _exit, pages: list[BaseRoute] | None = None) -> Gateway:
-    """The gateway as an ASGI application.
+    """Make the gateway as an ASGI application.
 
     Args:
-        settings: read from the environment if not given
-        stop: called if the feed dies; sends this process SIGTERM if not given
+        settings: read from the environment variables ``GATEWAY_*`` if not given
+        stop: called if the feed dies, after which nothing can be delivered; if not given, this process sends itself SIGTERM
         pages: further routes, such as the demo's
 
     Raises:
-        SettingsError: if there is no address of Redis, or a setting is wrong.
+        SettingsError: if the address of Redis or a key for tokens is missing, or a setting is wrong.
     """
     return Gateway(settings or read_settings(os.environ), stop, pages or [])

@@ -17,17 +17,18 @@ from typing import Final
 
 START_SECONDS: Final = 10.0
 
-# The server takes the place of this shell. What is left of it sleeps until a line comes, and ends; or until nobody is there any more who
-# could write one, and then it ends the server too: a parent that was killed can no longer do so.
+# A shell command that runs a server and stops it if our process is killed, which then can no longer do so itself. The shell starts a
+# background process that waits for a line on the standard input, and then becomes the server. The line means that the server was
+# stopped; the end of the input means that our process is gone, and the background process stops the server.
 _UNTIL_THE_PARENT_ENDS: Final = 'exec 3<&0; { read -r _ || kill $$; } <&3 & exec "$@" 3<&- </dev/null'
 
 
 class NoServer(Exception):
-    """There is no server program to be found; the text says how to get one."""
+    """There is no server program, or it does not start. The text says how to get one, or why it does not."""
 
 
 def find_server() -> str:
-    """The path of a valkey-server or redis-server: the one of the ``embedded`` extra, or one that is installed.
+    """The path of a valkey-server or redis-server: that of the ``embedded`` extra, or one that is on the PATH.
 
     Raises:
         NoServer: if there is none.
@@ -45,10 +46,10 @@ def find_server() -> str:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses at this moment.
+    """A TCP port of 127.0.0.1 that is free at this moment.
 
-    It lies below those that systems give to outgoing connections (32768 and up on Linux, 49152 on macOS): one of these may be taken again
-    before the server that it is meant for has bound it.
+    It is below the range of ports that the system gives to outgoing connections (from 32768 on Linux, from 49152 on macOS), or an
+    outgoing connection could take it before the server has bound it.
     """
     while True:
         port = random.randrange(10_000, 32_000)
@@ -60,7 +61,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let a signal that comes meanwhile take effect on leaving: a child that was started is in its owner's hand then."""
+    """Delay SIGINT and SIGTERM until this is left: by then a child process that was started can be stopped again."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals interrupt the main thread only
         return
@@ -77,17 +78,17 @@ def _signals_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def embedded_server(*arguments: str, program: str | None = None) -> Iterator[str]:
-    """Run a server on a free port of 127.0.0.1, without persistence, until left.
+    """Run a Valkey or Redis server on a free port of 127.0.0.1 while this is entered. Its data is gone afterwards.
 
     Args:
-        arguments: more of its command line, e.g. ``--maxmemory 2mb``
-        program: its path, if not the one that ``find_server`` finds
+        arguments: further arguments of its command line, such as ``"--maxmemory", "2mb"``
+        program: the path of the server; that of ``find_server`` if not given
 
     Yields:
         its address, ``redis://127.0.0.1:<port>``
 
     Raises:
-        NoServer: if there is no program, or it does not start.
+        NoServer: if there is no program, or it does not answer within ``START_SECONDS``.
     """
     program = program or find_server()
     port = free_port()

@@ -1,6 +1,7 @@
-"""Feed: follow a channel, read its log while behind, else live. The only loop between Redis and the clients.
+"""Feed: connects Redis to the clients. A client that is behind is read for from the log, the others get events as they are announced.
 
-Clients that fall behind in one turn of the loop share a task here for as long as that lasts; a client that keeps up has none.
+Clients that fall behind in the same turn of the event loop share one task here until they are live again. A client that keeps up has no
+task.
 """
 
 from __future__ import annotations
@@ -32,22 +33,28 @@ from gateway.store.log import Log
 
 logger = logging.getLogger("gateway.feed")
 
-GATHER_SECONDS: Final = 0.005  # that who falls behind waits for others, if some are being read for already
-LINGER_SECONDS: Final = 2.0  # a channel nobody follows any more is kept for a reader who comes back
-SWEPT_AT_ONCE: Final = 1_000  # channels, between two turns of the event loop; each takes 1 us
+GATHER_SECONDS: Final = 0.005  # for which clients that fall behind wait for others, while reads for other clients are under way
+LINGER_SECONDS: Final = 2.0  # for which a channel without followers is kept, for clients that come back
+SWEPT_AT_ONCE: Final = 1_000  # channels given up in one turn of the event loop; each takes 1 us
 PROBE_SECONDS: Final = 1.0
-READY_SECONDS: Final = 4.5  # the youngest probe that came back may be so old; whoever asks is to hear of it within 5
-FLOOR: Final = "!floor"  # what publish.lua says when it raises one
-AWAY_SECONDS: Final = 0.3  # that the connection may be lost before the next probe is missed: it mostly comes back sooner
+READY_SECONDS: Final = 4.5  # how old the last probe that came back may be: readiness must turn false within 5 s
+FLOOR: Final = "!floor"  # on which publish.lua announces a new floor
+AWAY_SECONDS: Final = 0.3  # for which the connection may be lost before readiness turns false: mostly it is back sooner
 
 
 class Feed:
-    """What connects Redis to the clients of this process.
+    """Connects Redis to the clients of this process.
 
-    Run it with ``run()``; when that ends, with whatever error, the process can deliver nothing and must stop.
+    ``run`` must be running for as long as there are clients. When it ends, with whatever error, the process can deliver nothing and
+    must stop.
+
+    Args:
+        client: for commands, and for making the pub/sub connection; its owner closes it
+        prefix: as GATEWAY_PREFIX
+        max_event_bytes: as GATEWAY_MAX_EVENT_BYTES
 
     Attributes:
-        behind: the clients that read from the log, and since when
+        behind: the clients that are behind, and since when by the monotonic clock
     """
 
     def __init__(self, client: Redis, prefix: str = "notify", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -62,17 +69,17 @@ class Feed:
         )
         self.reads = Reads(self.log, self.hub)
         self.behind: dict[Subscription, float] = {}
-        self._due: list[Subscription] = []
-        self._batches = 0
+        self._due: list[Subscription] = []  # fell behind in this turn of the event loop
+        self._batches = 0  # tasks that are reading
         self._limit = max_event_bytes
         self._tasks: asyncio.TaskGroup | None = None
         self._probe = f"!{os.urandom(8).hex()}"
         self._reserved: dict[str, Callable[[bytes], None]] = {self._probe: self._hear_probe, FLOOR: self._hear_floor}
         self._on_lost: list[tuple[Callable[[], None], asyncio.Event]] = []
         self._probe_back = -READY_SECONDS
-        self._source = b""  # who held the data that this process has heard of
+        self._source = b""  # the holder of the data that this process has heard of; see Log.open
 
-    # The owner's side
+    # For the owner
 
     async def run(self) -> None:
         """Listen, read and probe until cancelled."""
@@ -84,20 +91,20 @@ class Feed:
             tasks.create_task(self._probe_redis(), name="probe")
             tasks.create_task(self._sweep(), name="sweep")
             for subscription in self.hub.subscriptions():
-                self.catch_up(subscription)  # who came in the moment before
+                self.catch_up(subscription)  # those that came before there was a task group
             try:
                 await asyncio.Event().wait()
             finally:
-                self._tasks = None  # a group that ends takes no more
+                self._tasks = None  # a task group that is ending takes no more tasks
 
     @property
     def ready(self) -> bool:
-        """Whether a probe went through Redis and came back in the last seconds, and the way that it came is there."""
+        """Whether events get through: there is a connection, and a probe came back through Redis in the last seconds."""
         return not self.unready
 
     @property
     def unready(self) -> str:
-        """Why it is not ``ready``, empty if it is."""
+        """Why events do not get through; empty if they do."""
         if self.listener.away >= AWAY_SECONDS:
             return "there is no connection to Redis"
         if self.probe_age >= READY_SECONDS:
@@ -111,7 +118,7 @@ class Feed:
 
     async def _probe_redis(self) -> None:
         while True:
-            # Not through: the missing probe says so.
+            # A failure needs no handling here: it shows in the age of the last probe that came back.
             with suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(READY_SECONDS):
                     await self.listener.confirmed([self._probe])
@@ -125,11 +132,19 @@ class Feed:
                 await asyncio.sleep(0)
             self.reads.sweep()
             for subscription in [subscription for subscription in self.behind if subscription.greeting]:
-                subscription.greet()  # their first read takes its time, as Redis is slow or away
+                subscription.greet()  # their first read takes long, because Redis is slow or away
 
     def sweep(self, before: float, most: int | None = None) -> int:
-        """Give up the channels that nobody has followed since then, or so many of them; how many that were."""
-        idle = takewhile(lambda item: item[1] < before, self.hub.idle.items())  # who became so last stands last
+        """Give up channels that nobody has followed for a while.
+
+        Args:
+            before: only those whose last follower left before this time, by the monotonic clock
+            most: how many at most; ``None`` for all
+
+        Returns:
+            how many were given up
+        """
+        idle = takewhile(lambda item: item[1] < before, self.hub.idle.items())  # in the order in which they became idle
         given_up = [channel for channel, _ in islice(idle, most) if self.listener.unsubscribe(channel.name)]
         for channel in given_up:
             self.hub.forget(channel)
@@ -138,15 +153,16 @@ class Feed:
     # What comes from Redis
 
     def listen(self, name: str, on_message: Callable[[bytes], None], on_lost: Callable[[], None]) -> asyncio.Event:
-        """Hear what is published under a name that is no channel's: it begins with ``!``.
+        """Listen to a pub/sub channel that is not an event channel: its name begins with ``!``.
 
         Args:
             name: without the prefix
             on_message: called with each payload
-            on_lost: called when one may have been missed
+            on_lost: called when messages may have been missed
 
         Returns:
-            to be set by whoever listens once it knows what it has missed: until then no client reads on
+            an event, cleared whenever messages may have been missed. The caller sets it once it has caught up: until then no client is
+            read for
         """
         self._reserved[name] = on_message
         caught_up = asyncio.Event()
@@ -194,14 +210,20 @@ class Feed:
             on_lost()
 
     def _read_on(self) -> None:
-        """What was heard, and what was read before, may not be all: every client reads on from the logs."""
+        """Something may have been missed: put every client behind, and share no page that was read before."""
         self.reads.forget()
         self.hub.all_behind()
 
-    # The clients' side
+    # For the clients
 
     def follow(self, subscription: Subscription, wanted: Mapping[str, Since], ref: Ref = None) -> None:
-        """Add channels to a client's subscription: first what it has missed, then ready, then events as they come."""
+        """Add channels to a client's subscription: it gets what it has missed, then a ready notice, then events as they come.
+
+        Args:
+            subscription: the client's
+            wanted: the channels, and where to begin on each; one that is followed already begins anew there
+            ref: comes back in the ready notice
+        """
         cursors = []
         for name, since in wanted.items():
             if name in subscription.cursors:
@@ -211,7 +233,7 @@ class Feed:
         subscription.add(ref, cursors)
 
     def leave(self, subscription: Subscription, names: Iterable[str] | None = None) -> None:
-        """Take channels out of a client's subscription; without ``names`` the client itself."""
+        """Remove channels from a client's subscription; without ``names`` remove the client."""
         for name in list(subscription.cursors) if names is None else names:
             cursor = subscription.cursors.get(name)
             if cursor is not None:
@@ -221,7 +243,7 @@ class Feed:
             self.behind.pop(subscription, None)
 
     async def is_over(self, wanted: Mapping[str, Since]) -> bool:
-        """Whether on each channel the final event lies behind the reader, and nothing ahead.
+        """Whether a reader at these cursors has the final event of every channel, and nothing more to come.
 
         Raises:
             Unavailable: if Redis is away.
@@ -233,7 +255,7 @@ class Feed:
         return all(not isinstance(page, RedisError) and page.final and not page.items for page in pages)
 
     def catch_up(self, subscription: Subscription) -> None:
-        """Read the log for a subscription that is behind. A subscription's ``on_behind``."""
+        """Read the log for a subscription that is behind, until it is live. To be given to it as ``on_behind``."""
         if not subscription.reading and self._tasks is not None:
             subscription.reading = True
             self.behind.setdefault(subscription, time.monotonic())
@@ -242,9 +264,10 @@ class Feed:
             self._due.append(subscription)
 
     async def _begin(self) -> None:
-        """Read for those who fell behind in this turn of the loop; while others are at it, for those of the next moment too.
+        """Read for all clients that fell behind in this turn of the event loop.
 
-        A read of its own costs three times what its share of a pipeline does (loadtest/experiments/handshake-cost).
+        While other reads are under way, those of the next few milliseconds are added, because a read of its own costs three times as
+        much as a share in a pipeline (loadtest/experiments/handshake-cost).
         """
         if self._batches:
             await asyncio.sleep(GATHER_SECONDS)
@@ -255,6 +278,7 @@ class Feed:
         await self._catch_up(due[:READS_IN_PIPELINE])
 
     async def _catch_up(self, batch: list[Subscription]) -> None:
+        """Read for these clients, again and again, until each of them is live, full or gone."""
         self._batches += 1
         try:
             while batch := [subscription for subscription in batch if self._is_to_read(subscription)]:
@@ -265,18 +289,18 @@ class Feed:
                     asked.append((subscription, self.reads.ask(subscription.unread, subscription.must_reach)))
                 for _, reads in asked:
                     for read in reads.values():
-                        if read.page is None:  # most came with the one before
+                        if read.page is None:  # most are answered together with the one before
                             await read.answered.wait()
                 batch = [subscription for subscription, reads in asked if self._take(subscription, reads)]
         finally:
             self._batches -= 1
 
     async def _confirmed(self, names: Collection[str]) -> None:
-        """Wait until all of these are heard, and those who listen to more than channels know what they have missed."""
+        """Wait until Redis has confirmed all of these channels, and all who called ``listen`` have caught up."""
         await self.listener.confirmed(names)
         while waiting := [caught_up for _, caught_up in self._on_lost if not caught_up.is_set()]:
             await waiting[0].wait()
-            await self.listener.confirmed(names)  # the connection may be another one by now
+            await self.listener.confirmed(names)  # there may be a new connection by now
 
     def _is_to_read(self, subscription: Subscription) -> bool:
         if not (subscription.live or subscription.full or subscription.closed):
@@ -287,7 +311,11 @@ class Feed:
         return False
 
     def _take(self, subscription: Subscription, reads: Mapping[Cursor, Read]) -> bool:
-        """Give a client what was read for it; whether there may be more to read at once."""
+        """Give a client what was read for it.
+
+        Returns:
+            whether it goes on being read for together with the others
+        """
         try:
             pages = pages_of(reads)
             if not subscription.closed:
@@ -304,7 +332,7 @@ class Feed:
         return True
 
     async def _try_again(self, subscription: Subscription) -> None:
-        """A client whose channel cannot be read waits on its own, and holds up nobody."""
+        """Read again after a pause for a client whose channel could not be read, apart from the others, so that it delays nobody."""
         await asyncio.sleep(random.uniform(0.1, 1))
         if self._is_to_read(subscription):
             subscription.reading = False

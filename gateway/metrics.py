@@ -1,10 +1,11 @@
 """Every metric, declared in one table.
 
-A figure is a plain number in this process, because some are counted for each event: what prometheus-client keeps costs 1 to 3 us
-each time. It comes in when somebody asks. The values of every label stand here, so there are never more series than these.
+Metrics are plain numbers in this process, because some are counted for each event, and a counter of prometheus-client costs 1 to 3 us
+each time. They are handed to prometheus-client only when somebody asks for them. All values of every label are listed here, so there
+are never more series than these.
 
-Of several workers one is asked, and answers for all: each saves its figures once a second in a folder they share. What a worker
-has counted stays in the sums when it dies, or they would fall, and a rate be made of that.
+With several workers, whichever is asked answers for all: each saves its figures once a second in a folder that they share. What a
+worker has counted stays in the sums after its death, because a counter must not fall: Prometheus would compute wrong rates.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from prometheus_client.registry import REGISTRY, Collector
 
 from gateway import errors
 
-FOLDER: Final = "_GATEWAY_FIGURES"  # the variable that tells a worker where the folder is
+FOLDER: Final = "_GATEWAY_FIGURES"  # the environment variable that tells a worker where the folder is
 
 Kind = Literal["counter", "sum", "max", "histogram"]
-"""What it is, and for a gauge how those of several workers become one."""
+"""The kind of a metric; ``sum`` and ``max`` are gauges, and say how those of several workers are combined."""
 
 
 class Number:
@@ -62,7 +63,7 @@ class Distribution:
 
 
 class Row:
-    """One metric: a series for each value of its label, or one where it has none."""
+    """One metric: a series for each value of its label, or a single series if it has no label. Adds itself to the table."""
 
     def __init__(self, kind: Kind, name: str, help: str, label: str, bounds: Sequence[float] = ()) -> None:
         self.kind = kind
@@ -124,7 +125,11 @@ CONNECTIONS: Final = _numbers("sum", "gateway_connections", "Open streams and wa
 SUBSCRIPTIONS: Final = _gauge("gateway_subscriptions", "Channels followed, counted once for each client")
 CHANNELS: Final = _gauge("gateway_channels", "Channels that Redis was asked for")
 HANDSHAKE: Final = _histograms(
-    "gateway_handshake_seconds", "From a request's head to an open stream, its token checked", _FAST, "transport", TRANSPORTS
+    "gateway_handshake_seconds",
+    "Time from a request's head to the open stream, with the check of its token",
+    _FAST,
+    "transport",
+    TRANSPORTS,
 )
 REFUSALS: Final = _counters("gateway_refusals_total", "Requests and connections refused", "reason", REASONS.values())
 GOODBYES: Final = _counters("gateway_goodbyes_total", "Streams that the gateway ended, by close code", "code", CODES)
@@ -140,31 +145,37 @@ EVENTS_OUT: Final = _counters("gateway_events_out_total", "Events written to cli
 BYTES_OUT: Final = _counters("gateway_bytes_out_total", "Bytes of events written to clients", "transport", TRANSPORTS)
 LATENCY: Final = _histograms(
     "gateway_delivery_seconds",
-    "From an event's publishing to the last client's write, once for each event and transport; by the clocks of Redis's host and this",
+    "Time from publishing an event to writing it to the last client, by transport; measured with the clocks of Redis's host and this one",
     _FAST,
     "transport",
     TRANSPORTS,
 )
-# The forms of bytes and whose they are: TEXT and BLOCK are those of a server that is not ours.
+# The wire formats of each transport (core/event.py); the second one is used under a foreign ASGI server.
 WIRES: Final = {"websocket": ("frame", "text"), "sse": ("chunk", "block"), "poll": ("item",)}
 LATENCY_BY_WIRE: Final = {wire: LATENCY[transport] for transport, wires in WIRES.items() for wire in wires}
 PUBLISHED: Final = _counters("gateway_published_total", "Events by POST /publish", "outcome", ("recorded", "live_only", "refused"))
 
 BEHIND: Final = _gauge("gateway_behind", "Clients that read from the log at this moment")
-OLDEST_BEHIND: Final = _gauge("gateway_behind_oldest_seconds", "For how long the one that is behind the longest is", "max")
-TIME_BEHIND: Final = _histogram("gateway_behind_seconds", "How long a client that fell behind, or came, read from the log", _SLOW)
+OLDEST_BEHIND: Final = _gauge(
+    "gateway_behind_oldest_seconds", "How long the client has been behind that has been behind the longest", "max"
+)
+TIME_BEHIND: Final = _histogram("gateway_behind_seconds", "Time from falling behind, or from connecting, until the client was live", _SLOW)
 READS: Final = _counter("gateway_log_reads_total", "Reads of a channel's log")
-SHARED_READS: Final = _counter("gateway_log_reads_shared_total", "Clients who were served by somebody else's read")
+SHARED_READS: Final = _counter("gateway_log_reads_shared_total", "Reads of a channel's log that were saved by sharing another client's")
 GAPS: Final = _counters("gateway_gaps_total", "Gap notices to clients", "transport", TRANSPORTS)
 DUPLICATES: Final = _counters(
     "gateway_duplicates_total", "Events that came by log and by announcement, and were written once", "transport", TRANSPORTS
 )
 
 LOOP_LAG: Final = _histogram("gateway_loop_lag_seconds", "How late the event loop was, once a second", _FAST)
-LOOP_STALLED: Final = _counter("gateway_loop_stalled_seconds_total", "For how long the event loop stood still, in stalls of 0.1 s and more")
-ROUND_TRIP: Final = _histogram("gateway_redis_round_trip_seconds", "A probe's way through Redis and back, once a second", _FAST)
-PROBE_AGE: Final = _gauge("gateway_probe_age_seconds", "Since the newest probe came back from Redis", "max")
-REDIS_CONNECTS: Final = _counter("gateway_redis_connects_total", "Connections made for listening; one is the rule")
+LOOP_STALLED: Final = _counter(
+    "gateway_loop_stalled_seconds_total", "Time for which the event loop stood still, counting stalls of 0.1 s and more"
+)
+ROUND_TRIP: Final = _histogram(
+    "gateway_redis_round_trip_seconds", "Time for a probe to go through Redis and come back, once a second", _FAST
+)
+PROBE_AGE: Final = _gauge("gateway_probe_age_seconds", "Time since the last probe came back from Redis", "max")
+REDIS_CONNECTS: Final = _counter("gateway_redis_connects_total", "Pub/sub connections made; usually there is only one")
 DRAINING: Final = _gauge("gateway_draining", "Whether the process is shutting down")
 
 
@@ -173,27 +184,28 @@ def refused(error: errors.GatewayError) -> None:
     REFUSALS[REASONS[type(error)]].value += 1
 
 
-# The figures of all processes as one
+# The figures of all workers together
 
 Figures = Mapping[str, Mapping[str, list[float]]]
+"""By the names of metrics and the values of their labels: what ``read`` of each series returns."""
 
 
 def figures() -> dict[str, dict[str, list[float]]]:
-    """What this process has counted: by the names of metrics and the values of their labels."""
+    """What this process has counted."""
     return {row.name: {value: cell.read() for value, cell in row.cells.items()} for row in TABLE}
 
 
 def save() -> None:
-    """Let the other workers have the figures of this one, if there are others."""
+    """Save the figures of this worker for the others, if there are any."""
     if folder := os.environ.get(FOLDER):
         path = Path(folder, f"{os.getpid()}.json")
-        with suppress(OSError):  # a disk that is full must not stop the events
+        with suppress(OSError):  # a full disk must not stop the delivery of events
             path.with_suffix(".new").write_text(json.dumps(figures()))
             path.with_suffix(".new").replace(path)
 
 
 def _others() -> Iterator[tuple[bool, Figures]]:
-    """What the other workers have saved; and whether each still runs."""
+    """For each other worker whether it is still running, and the figures that it has saved."""
     for path in Path(folder).glob("*.json") if (folder := os.environ.get(FOLDER)) else ():
         if path.stem != str(os.getpid()):
             with suppress(OSError, ValueError):
@@ -211,6 +223,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _gather() -> Figures:
+    """The figures of all workers. Gauges of workers that have died do not count."""
     sums = figures()
     for running, others in _others():
         for row in TABLE:
@@ -223,7 +236,7 @@ def _gather() -> Figures:
 
 
 class _Gatherer(Collector):
-    """Brings the figures to prometheus-client."""
+    """Hands the figures to prometheus-client."""
 
     def collect(self) -> Iterator[Metric]:
         sums = _gather()
@@ -247,6 +260,7 @@ _FAMILIES: Final[dict[Kind, type[CounterMetricFamily | GaugeMetricFamily | Histo
 
 
 def _buckets(bounds: Sequence[float], numbers: list[float]) -> list[tuple[str, float]]:
+    """A histogram's cumulative buckets, as prometheus-client wants them."""
     names = [*(str(bound) for bound in bounds), "+Inf"]
     return [(name, sum(numbers[: i + 1])) for i, name in enumerate(names)]
 
@@ -257,6 +271,6 @@ _of_all_workers.register(_Gatherer())
 
 
 def exposition() -> bytes:
-    """The figures in Prometheus's text format; with those of the process itself (CPU, memory) where there is one only."""
-    save()  # what was told once must not be forgotten with this worker
+    """The figures in Prometheus's text format. With a single process, also its CPU time and memory."""
+    save()  # a counter that was read once must not fall if this worker dies before it saves again
     return generate_latest(_of_all_workers if os.environ.get(FOLDER) else REGISTRY)

@@ -1,4 +1,4 @@
-"""Reads: ask for the logs of channels, many together, and each page once for all who want it."""
+"""Reads: reads of channels' logs, many in one pipeline, and each page shared by all clients that ask for it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
 from gateway.store.log import Log
 
-READ_BYTES: Final = 262_144  # of one client's read, over all its channels
-PAGE_BYTES: Final = 65_536  # of one channel: a page is held several times over while it is read, and a slow client takes a minute for it
+READ_BYTES: Final = 262_144  # that the reads for one client may bring at a time, over all its channels
+PAGE_BYTES: Final = 65_536  # on one channel: a page is held several times over while it is read, and a slow client takes a minute for it
 READS_AT_ONCE: Final = 4  # pipelines on their way to Redis
 READS_IN_PIPELINE: Final = 64
-SHARED_BYTES: Final = 33_554_432  # of pages kept for the next reader at the same cursor
-# Of those of one channel. The kernel takes megabytes for a slow client, read at one go between two announcements: few of these pages
-# will be asked for again, and each is held twice, as JSON and as what was written.
+SHARED_BYTES: Final = 33_554_432  # of pages kept to be shared, over all channels
+# Of pages kept to be shared on one channel. A slow client whose kernel buffer takes megabytes reads many pages one after the other, of
+# which few will be asked for again, and each is held twice: as JSON and in the wire format.
 KEPT_BYTES: Final = 262_144
 
 _read_budget: Final = attrgetter("read_budget")
@@ -32,8 +32,10 @@ class Read(msgspec.Struct, eq=False):
     """A read of one channel's log: to be sent, on its way, or answered.
 
     Attributes:
-        answered: set once all that are asked for together are; a future for each of them would cost a client 2 us
-        page: what was read, or the error that came instead
+        size: how many bytes it may bring
+        answered: set once the whole pipeline is answered; a future for each read would cost every client 2 us
+        sent: whether it is on its way, or answered
+        page: what was read, or the error that came instead; ``None`` until it is answered
     """
 
     channel: Channel
@@ -45,10 +47,10 @@ class Read(msgspec.Struct, eq=False):
 
 
 def pages_of(reads: Mapping[Cursor, Read]) -> dict[Cursor, Page]:
-    """What was read, all of it answered.
+    """The pages of reads that are all answered.
 
     Raises:
-        RedisError, OSError: if Redis is away or has refused one.
+        RedisError, OSError: if Redis is away, or has refused one of the reads.
     """
     pages = {}
     for cursor, read in reads.items():
@@ -59,45 +61,49 @@ def pages_of(reads: Mapping[Cursor, Read]) -> dict[Cursor, Page]:
 
 
 Shared = dict[tuple[Since, int], Read]
-"""Those of one channel, by where they begin and how much they may bring."""
+"""The reads of one channel, by where they begin and how many bytes they may bring."""
 
 
 class Reads:
-    """Reads of logs, shared: followers of one channel at one cursor cost Redis one read.
+    """Reads of logs that are shared: all followers of a channel at the same cursor cost Redis one read.
 
-    What was read after a cursor stays good until something is announced on the channel, because this process listens since
-    before the read. So ten thousand clients that come back one after the other share it too.
+    What was read after a cursor stays valid until something is announced on the channel, because this process was already listening
+    before it read. So ten thousand clients that come back one after the other share a read as well.
     """
 
     def __init__(self, log: Log, hub: Hub) -> None:
         self._log = log
         self._hub = hub
         self._reads: dict[Channel, Shared] = {}
-        self._older: dict[Channel, Shared] = {}  # not used since the last sweep
-        self._size = 0
+        self._older: dict[Channel, Shared] = {}  # those of channels that nobody has read since the last sweep
+        self._size = 0  # of all pages read since they were last forgotten
         self._batch: list[Read] = []
-        self._answered = asyncio.Event()  # that of the batch
+        self._answered = asyncio.Event()  # for the reads in the batch
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def forget(self) -> None:
-        """Share no more what was read: announcements may have been missed."""
+        """Share none of the pages that were read so far: announcements may have been missed."""
         self._reads, self._older = {}, {}
         self._size = 0
 
     def sweep(self) -> None:
-        """Keep no page that nobody has asked for since the sweep before the last: it would be there for as long as the channel is quiet."""
+        """Drop the pages of channels that nobody has read since the last sweep but one; else they would stay while the channel is quiet."""
         self._reads, self._older = {}, self._reads
 
     def ask(self, cursors: Collection[Cursor], must_reach: int) -> dict[Cursor, Read]:
-        """A read for each cursor, its page a ``RedisError`` or an ``OSError`` if Redis is away or refuses.
+        """Ask for a read for each cursor.
 
         Args:
             cursors: where to read from
-            must_reach: an answered read that does not reach to this id is asked again
+            must_reach: a page that does not reach this id is not shared but read again
+
+        Returns:
+            for each cursor a read. Once it is answered, its page is a ``RedisError`` or an ``OSError`` if Redis is away or has refused
         """
-        # A channel that was read to its end brings little more, and one whose page lies ahead of the others needs none, so the others
-        # may have the room: mostly there is one whose turn it is, and a page for each few of its events would take for ever.
+        # The bytes are shared out among the channels that still have a lot to read. A channel that was read to its end brings little,
+        # and one whose page lies ahead of the others needs none. Mostly a single channel is left, and with an equal share for each
+        # channel it would get only a few events with each read.
         share = long_share = _share_of(len(cursors))
         if sum(map(_read_budget, cursors)) <= READ_BYTES:
             long_share = _share_of(sum([cursor.more and not cursor.read_budget for cursor in cursors]))
@@ -139,10 +145,10 @@ class Reads:
 
     def _is_reusable(self, read: Read, must_reach: int) -> bool:
         if isinstance(read.since, str):
-            return not read.sent  # the newest event at a moment before this client came is not what it asked for
+            return not read.sent  # "last" and "now" mean the moment at which this client came, not an earlier one
         page = read.page
         if page is None:
-            # On its way. What is announced before it is answered, or lies beyond it, the subscription's checks find missing.
+            # It is on its way. If it turns out to miss something that was announced, the subscription will notice and read again.
             return True
         if not isinstance(page, Page):
             return False
@@ -160,9 +166,9 @@ class Reads:
         try:
             async with self._slots:
                 metrics.READS.value += len(batch)
-                if not await self._ask(batch):
+                if not await self._read_batch(batch):
                     await self._log.open(self._hub.heard)
-                    await self._ask(batch, accept_stale=True)
+                    await self._read_batch(batch, accept_stale=True)
             if self._size > SHARED_BYTES:
                 self.forget()
         except Exception as caught:  # noqa: BLE001 - it is raised where the pages are awaited
@@ -173,8 +179,13 @@ class Reads:
                     read.page = error
             batch[0].answered.set()
 
-    async def _ask(self, batch: list[Read], *, accept_stale: bool = False) -> bool:
-        """Read, and take what was read; not from a Redis that has lost its clock, or what this process has heard of."""
+    async def _read_batch(self, batch: list[Read], *, accept_stale: bool = False) -> bool:
+        """Read, and store the pages in the reads.
+
+        Returns:
+            ``False``, with nothing stored, if Redis's clock is behind what this process has heard of, because it has lost data; unless
+            ``accept_stale``
+        """
         newest = max(1, self._hub.heard)
         heard = [read.channel.heard for read in batch]
         for read in batch:
@@ -192,5 +203,6 @@ class Reads:
 
 @lru_cache(256)
 def _share_of(count: int) -> int:
-    # A power of two, so that clients with a few channels more or less share their reads.
+    """The bytes that each of so many reads may bring."""
+    # A power of two, so that clients with slightly different numbers of channels ask for the same size and can share their reads.
     return min(PAGE_BYTES, 1 << (READ_BYTES // max(1, count)).bit_length() - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from functools import partial
 
 import click
 
@@ -51,7 +52,7 @@ def bullmq(queues: tuple[str, ...], channel: str, source: str | None, bull: str,
     Runs until it is stopped, and when started again goes on from there. Several may run for the same queue: one reads, and
     another takes over if it stops.
     """
-    from gateway.tap import Tap, Words, run_taps  # noqa: PLC0415 - only this command needs it
+    from gateway.tap.tap import Tap, run_taps  # noqa: PLC0415 - only this command needs it
 
     settings = settings_or_exit()
     url = redis_url_or_exit(settings)
@@ -60,11 +61,11 @@ def bullmq(queues: tuple[str, ...], channel: str, source: str | None, bull: str,
     async def run() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
         client, bulls = redis_client(url), redis_client(source or url, connections=2 * len(queues))
-        words = Words(channel=channel, results=results, messages=messages)
         log = Log(client, settings.prefix, settings.max_event_bytes)
         try:
             await log.open()
-            await run_taps(Tap(queue, bulls, client, log, prefix=settings.prefix, bull=bull, words=words, since=since) for queue in queues)
+            tap_of = partial(Tap, prefix=settings.prefix, bull=bull, channel=channel, results=results, messages=messages, since=since)
+            await run_taps(tap_of(queue, bulls, client, log) for queue in queues)
         finally:
             await bulls.aclose()
             await client.aclose()

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from gateway import tap as module
 from gateway.store.connect import redis_client
 from gateway.store.log import Log
-from gateway.tap import Job, Tap, Words, translate
+from gateway.tap import tap as module
+from gateway.tap.tap import Tap
 
 
 @pytest.fixture(autouse=True)
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LEASE", 2.0)
-    monkeypatch.setattr(module, "BLOCK", 0.05)
+    monkeypatch.setattr(module, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(module, "BLOCK_SECONDS", 0.05)
 
 
 Add = Callable[..., Any]
@@ -45,7 +45,7 @@ async def running(url: str, **options: Any) -> AsyncIterator[Tap]:
     client = redis_client(url)
     log = Log(client)
     await log.open()
-    tap = Tap("films", client, client, log, prefix="notify", since="0", words=Words(**options))
+    tap = Tap("films", client, client, log, prefix="notify", since="0", **options)
     task = asyncio.create_task(tap.run())
     yield tap
     task.cancel()
@@ -151,34 +151,3 @@ async def test_events_of_several_queues_have_channels_of_their_own_if_asked(redi
         await wait_position(redis, last)
 
     assert [event["type"] for event in await read(redis, "jobs:films-1")] == ["queued"]
-
-
-@pytest.mark.parametrize(
-    ("event", "fields", "started", "told"),
-    [
-        ("waiting", {}, False, None),
-        ("waiting", {"prev": "delayed"}, False, None),
-        ("waiting", {"prev": "active"}, True, ("retrying", {})),  # an attempt failed, or the job stalled
-        ("waiting", {"prev": "failed"}, True, ("queued", {})),
-        ("stalled", {}, True, None),
-        ("delayed", {"delay": "1"}, False, None),
-        ("delayed", {"delay": "1"}, True, ("retrying", {})),
-        ("progress", {"data": "40"}, True, ("progress", {"percent": 40})),
-        ("progress", {"data": '{"page":3}'}, True, ("progress", {"page": 3})),
-        ("progress", {"data": '"half"'}, True, ("progress", {"value": "half"})),
-        ("progress", {"data": "{"}, True, ("progress", {"value": "b'{'"})),
-        ("completed", {"returnvalue": "[1]", "prev": "active"}, True, ("completed", {"result": [1]})),
-        ("failed", {"failedReason": "no disk", "prev": "active"}, True, ("failed", {"error": "Failed", "message": "no disk"})),
-        ("retries-exhausted", {"attemptsMade": "3"}, True, None),
-        ("removed", {"prev": "waiting"}, False, ("failed", {"error": "Removed"})),
-        ("removed", {"prev": "completed"}, True, None),
-        ("deduplicated", {}, False, None),
-        ("something-new", {}, False, None),
-    ],
-)
-def test_what_an_entry_means(event: str, fields: dict[str, str], started: bool, told: tuple[str, dict[str, Any]] | None) -> None:
-    entry = {name.encode(): value.encode() for name, value in ({"event": event, "jobId": "1"} | fields).items()}
-
-    found = translate((b"1-0", entry), Job("cut", None, started), Words(results=True, messages=True))
-
-    assert (found and (found.type, found.fields)) == told
