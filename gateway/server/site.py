@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.utils import get_local_addr, is_ssl
+from uvicorn.protocols.utils import get_local_addr
 
 from gateway.server.connection import Connection
 from gateway.server.deadlines import Deadlines
@@ -58,12 +58,10 @@ class Site:
         self._root_path = config.root_path
         self._raw_root_path = config.root_path.encode("ascii")
         self.address: tuple[str, int | None] | None = None
-        self._secure = False
 
     def look(self, transport: asyncio.Transport) -> None:
         """Learn from the first connection what only a connection can tell."""
         self.address = get_local_addr(transport)
-        self._secure = is_ssl(transport)
 
     def http_scope(self, method: bytes, version: str, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
         """The ASGI scope of a request, whose head has been checked."""
@@ -72,7 +70,7 @@ class Site:
         scope["asgi"] = {"version": self._version, "spec_version": "2.3"}
         scope["http_version"] = version
         scope["method"] = method.decode("ascii")
-        scope["scheme"] = "https" if self._secure else "http"
+        scope["scheme"] = "http"
         scope["extensions"] = {}
         return scope
 
@@ -82,7 +80,7 @@ class Site:
         scope["type"] = "websocket"
         scope["asgi"] = {"version": self._version, "spec_version": "2.4"}
         scope["http_version"] = "1.1"
-        scope["scheme"] = "wss" if self._secure else "ws"
+        scope["scheme"] = "ws"
         scope["subprotocols"] = [
             text.strip()
             for name, value in headers

@@ -2,7 +2,7 @@
 
 uvicorn builds a chunk for each client and awaits; the same bytes written to the transport cost a third. And it keeps a parser, a
 scope, a task and the frames of all that called the endpoint for as long as the response lasts, 9 KiB of which nothing is needed any
-more. Here the application may return and leave its stream behind (``stay``): who writes to it is the feed.
+more. Here the application may return and leave its stream behind (``detach``): who writes to it is the feed.
 """
 
 from __future__ import annotations
@@ -97,13 +97,10 @@ class StreamWriter(TransportWriter):
         """The head of the response that was started, to be written first; empty if it was sent, or is on its way to here."""
         return b"" if self._http is None else self._http.take_head()
 
-    def stay(self) -> bool:
-        """Let the stream outlive the application's call; ``False`` where that cannot be, as other requests wait behind it.
-
-        ``on_gone`` is called at once if the client has gone meanwhile.
-        """
+    def detach(self) -> bool:
+        """Let the stream outlive the application's call; ``False`` where the client is gone, or other requests wait behind it."""
         http = self._http
-        if self.gone or http is None or not http.carry():
+        if http is None or not http.carry():
             return False
         self._http = None
         return True

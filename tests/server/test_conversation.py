@@ -8,7 +8,7 @@ from websockets.frames import Opcode
 
 from gateway.server.conversation import Conversation, Said
 from gateway.server.frames import Violation
-from tests.support.wire import BINARY, CLOSE, PING, PONG, TEXT, frame
+from tests.support.wire import BINARY, CLOSE, MASK, PING, PONG, TEXT, frame
 
 GOODBYE = b"\x88\x02\x03\xe8"  # 1000
 
@@ -37,6 +37,15 @@ def test_a_frame_that_comes_in_pieces_is_heard_with_the_last(conversation: Conve
 
     found = [list(conversation.hear(data[i : i + 1], 0.0)) for i in range(len(data))]
     assert found == [[]] * (len(data) - 1) + [[Said(Opcode.TEXT, "hello")]]
+
+
+def test_a_piece_of_a_message_that_looks_like_a_pong_is_a_part_of_it(conversation: Conversation) -> None:
+    piece = frame(b"x", PONG)
+    whole = b"head" + bytes(byte ^ MASK[i & 3] for i, byte in enumerate(piece))
+    before = frame(whole, BINARY).removesuffix(piece)
+
+    assert heard(conversation, before) == []
+    assert heard(conversation, piece) == [Said(Opcode.BINARY, whole)]
 
 
 def test_a_ping_and_a_close_have_their_answers(conversation: Conversation) -> None:

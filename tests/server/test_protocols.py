@@ -138,6 +138,7 @@ async def test_a_head_is_given_to_the_application_as_it_came(serve: Serve) -> No
     headers = await asyncio.to_thread(client)
     scope = scopes[0]
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b", b"/a%20b", b"c=%64")
+    assert (scope["server"], scope["client"][0]) == (("127.0.0.1", port), "127.0.0.1")
     assert [value for name, value in scope["headers"] if name == b"x-a"] == [b"\xe9", b"2"]
     assert headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     assert headers["x-b"] == "c"
@@ -188,12 +189,12 @@ async def leave_it(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
-        scope["extensions"][EXTENSION].stay(print)
+        scope["extensions"][EXTENSION].detach(print)
         return
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"begun", "more_body": True})
     if scope["path"] == "/stream":
-        scope["extensions"][EXTENSION].stay()
+        scope["extensions"][EXTENSION].detach()
     elif scope["path"] == "/wait":
         while (await receive())["type"] != "http.disconnect":
             pass

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from gateway.server.responses import Usual, response_head
+from gateway.errors import Unavailable
+from gateway.server.responses import Usual, problem_response, response_head
 
 
 def test_a_head_is_written_as_it_was_given() -> None:
@@ -54,3 +57,18 @@ def test_the_usual_fields_are_made_when_the_server_makes_new_ones() -> None:
     assert Usual.lines(fields) == b"date: now\r\n"
     assert Usual.lines(fields) is Usual.lines(fields)
     assert Usual.lines([(b"date", b"then")]) == b"date: then\r\n"
+
+
+def test_a_problem_is_a_whole_answer_that_nobody_keeps_and_ends_the_connection() -> None:
+    head, _, body = problem_response(Unavailable("full", retry_after=7), [(b"date", b"now")]).partition(b"\r\n\r\n")
+
+    assert json.loads(body)["detail"] == "full"
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 503 Service Unavailable",
+        b"date: now",
+        b"content-type: application/problem+json",
+        b"content-length: %d" % len(body),
+        b"cache-control: no-store",
+        b"connection: close",
+        b"retry-after: 7",
+    ]

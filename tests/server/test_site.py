@@ -37,11 +37,13 @@ def http_scope(site: Site, uri: bytes) -> dict[str, Any]:
         (b"//a?b?c", "//a", b"//a", b"b?c"),
         (b"http://host:1/a?b", "/a", b"/a", b"b"),
         (b"http://host?b", "/", b"/", b"b"),
+        (b"http://host", "/", b"/", b""),
     ],
 )
 async def test_an_address_is_taken_apart(site: Site, uri: bytes, path: str, raw_path: bytes, query: bytes) -> None:
     scope = http_scope(site, uri)
 
+    assert (scope["type"], scope["scheme"], scope["http_version"], scope["method"]) == ("http", "http", "1.1", "GET")
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/base" + path, b"/base" + raw_path, query)
     assert (scope["root_path"], scope["client"], scope["headers"], scope["state"]) == ("/base", ("192.0.2.1", 5), [HOST], {"shared": 1})
 
@@ -60,4 +62,4 @@ async def test_an_upgrade_has_what_the_client_offers(site: Site) -> None:
     scope = site.websocket_scope(b"/ws?x", offers, None)
 
     assert (scope["type"], scope["scheme"], scope["path"], scope["subprotocols"]) == ("websocket", "ws", "/base/ws", ["a", "b", "c"])
-    assert "method" not in scope
+    assert (scope["asgi"]["version"], scope["http_version"], "method" in scope) == ("3.0", "1.1", False)
