@@ -69,7 +69,7 @@ const CHANGED = { status: 400 }; // why a connection is cut that must ask for ot
  * @param {{status?: number, code?: number, detail?: any, reason?: any, channel?: string, after?: number}} what @returns {Problem}
  */
 const problem = ({ code = 0, status = code, reason, detail = reason, channel, after = 0 }) =>
-  Object.assign(Error(detail || "ended with " + status), { status, channel, after });
+  Object.assign(Error(detail || "status " + status), { status, channel, after });
 
 /** What to do after a close code or a status. @param {any} code @returns {"token" | "stop" | "later" | "retry"} */
 export const action = (code) =>
@@ -162,6 +162,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   let timer;
   /** @type {any} */
   let renewal;
+  /** @type {Record<string, object>} */
+  const left = {}; // over which connection a channel was unfollowed: what is still on the way there is not for those who follow it again
 
   let me = ""; // among the tabs
   /** @type {BroadcastChannel | undefined} */
@@ -215,15 +217,11 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const follow = (channel) => {
     const place = find(channel);
     if (place?.mine || ended.aborted) return;
-    if (place) {
-      place.mine = true;
-      place.cursor = since;
-      report(); // here it begins anew, so other tabs may have to see for themselves
-      change();
-    } else {
-      add(channel, since, true);
-      subscribe();
-    }
+    if (place) left[channel] = signal; // by other tabs only, and here it begins anew
+    places = places.filter((other) => other !== place);
+    add(channel, since, true);
+    subscribe();
+    report(); // other tabs may have to see for themselves
   };
 
   /** @param {string} channel @param {string | undefined} cursor @param {boolean} [mine] */
@@ -232,6 +230,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     place.done = new Promise((resolve, reject) => Object.assign(place, { resolve, reject }));
     place.done.catch(() => {}); // not everybody asks
     places.push(place);
+    if (through && left[channel] === signal) change();
   };
 
   /**
@@ -253,7 +252,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Have the gateway begin with what is new here; where it takes no commands, with a new connection. */
   const subscribe = () => {
     const fresh = pending();
-    if (fresh[0]) send ? send({ op: "subscribe", channels: cursors(fresh) }) : change();
+    if (fresh[0]) (send ?? change)({ op: "subscribe", channels: cursors(fresh) });
   };
 
   /** Connect anew. */
@@ -265,7 +264,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     const kept = (/** @type {Followed} */ { channel, mine }) => mine || others[channel];
     const gone = places.filter((place) => !kept(place));
     places = places.filter(kept);
-    if (gone[0]) send?.({ op: "unsubscribe", channels: gone.map(({ channel }) => channel) });
+    if (gone[0]) send?.({ op: "unsubscribe", channels: gone.map(({ channel }) => ((left[channel] = signal), channel)) });
     for (const channel in others) if (others[channel] && !find(channel)) add(channel, others[channel]);
     subscribe();
     report();
@@ -397,6 +396,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         say("waiting", { retry, problem: reason });
         const waited = pause(retry);
         send = () => {}; // what is followed meanwhile has to wait, too
+        through = 0;
         if (reason.after) ping = undefined; // and so has who comes back to the tab
         await waited;
       }
@@ -503,7 +503,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const stream = async () => {
     const { body } = await get("sse?" + query(cursors()));
     await /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).pipeTo(new WritableStream({ write: reader(take) }));
-    throw problem({ code: 1001 });
+    throw "closed";
   };
 
   const polls = async () => {

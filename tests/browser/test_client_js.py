@@ -43,6 +43,16 @@ PAGE = """async () => {
 # As a proxy that knows no WebSocket, and one that keeps streams back until they end.
 NO_WEBSOCKET = "window.WebSocket = class { constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: '' })) } close() {} };"
 
+# As a long way: what has come to the browser reaches the page half a second later. `came` counts the events.
+SLOW_WEBSOCKET = """window.WebSocket = class extends WebSocket {
+    set onmessage(handler) {
+        super.onmessage = (message) => {
+            came += message.data.includes('"id"');
+            setTimeout(() => this.readyState === WebSocket.OPEN && handler(message), 500);
+        };
+    }
+}; window.came = 0"""
+
 
 class Ledger:
     """Publishes as a worker does, and keeps what was acknowledged."""
@@ -530,6 +540,23 @@ def test_a_websocket_that_hangs_falls_to_sse(
 
     wait_for_log(page, channel, ledger.ids[channel])
     assert transport(page) == 1
+
+
+def test_what_is_unfollowed_and_followed_at_once_begins_anew(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    """What was still on the way for the first time does not stand before what is asked for the second time."""
+    for _ in range(3):
+        ledger.publish(channel)
+    page = open_page(gateway)
+    page.evaluate(SLOW_WEBSOCKET)
+    begin(page, [channel], since="0")
+    wait_for_log(page, channel, ledger.ids[channel])
+    wait_live(page)
+    page.evaluate("came = 0")
+    ledger.publish(channel)
+    page.wait_for_function("came")
+    page.evaluate("(channel) => { feed.unfollow(channel); feed.follow(channel); }", channel)
+
+    wait_for_log(page, channel, ledger.ids[channel][:3] + ledger.ids[channel])
 
 
 def test_subscribing_and_unsubscribing_inside_handlers(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
