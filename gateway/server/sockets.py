@@ -47,7 +47,7 @@ def _ignore(message: Message) -> None:
 
 
 class WebSocketProtocol(TransportWriter):
-    """One connection: an ASGI application's, or after ``stay`` that of whoever takes its messages."""
+    """One connection: an ASGI application's, or after ``detach`` that of whoever takes its messages."""
 
     __slots__ = (
         "_conversation", "_drained", "_key", "_max_size", "_messages", "_on_message",
@@ -109,7 +109,7 @@ class WebSocketProtocol(TransportWriter):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         message = self._messages.pop(0)
-        self._read_on()
+        self._resume_if_empty()
         return message
 
     async def send(self, message: Message) -> None:
@@ -141,10 +141,10 @@ class WebSocketProtocol(TransportWriter):
         else:
             raise RuntimeError(f"ASGI message {kind!r} has no place here")
 
-    def stay(self, on_message: Callable[[Message], None]) -> bool:
+    def detach(self, on_message: Callable[[Message], None]) -> bool:
         """Let the connection outlive the application's call.
 
-        ``on_message`` takes one message, and the next one only after ``read_on``.
+        ``on_message`` takes one message, and the next one only after ``message_done``.
         """
         if self.gone:
             return False
@@ -152,7 +152,7 @@ class WebSocketProtocol(TransportWriter):
         self._deliver()
         return True
 
-    def read_on(self) -> None:
+    def message_done(self) -> None:
         """A message is dealt with. A client that does not take the answers is not heard any further."""
         self._waits = self._drained is not None
         if self._waits:
@@ -160,7 +160,7 @@ class WebSocketProtocol(TransportWriter):
         self._taking = False
         self._deliver()
         if not self._taking:
-            self._read_on()
+            self._resume_if_empty()
 
     # What is sent
 
@@ -193,7 +193,7 @@ class WebSocketProtocol(TransportWriter):
         goodbye = self._talk().close(code, reason)
         self._leave(CLOSING, code, reason)
         self.write(goodbye)
-        self._reading_on()
+        self._resume_reading()
         self._timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.transport.close)
 
     def _leave(self, state: int, code: int, reason: str) -> None:
@@ -247,7 +247,7 @@ class WebSocketProtocol(TransportWriter):
         self.write(goodbye)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._reading_on()
+        self._resume_reading()
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
@@ -266,11 +266,11 @@ class WebSocketProtocol(TransportWriter):
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _read_on(self) -> None:
+    def _resume_if_empty(self) -> None:
         if not self._messages:
-            self._reading_on()
+            self._resume_reading()
 
-    def _reading_on(self) -> None:
+    def _resume_reading(self) -> None:
         if not self._reading:
             self._reading = True
             if not self.transport.is_closing():
@@ -286,7 +286,7 @@ class WebSocketProtocol(TransportWriter):
         self._flow()
         super().resume_writing()
         if self._waits:
-            self.read_on()
+            self.message_done()
 
     def _flow(self) -> None:
         if self._drained is not None:

@@ -39,7 +39,7 @@ class Holder(Protocol):
 
     grant: Grant
 
-    def lose(self, error: GatewayError) -> None:
+    def on_access_lost(self, error: GatewayError) -> None:
         """The grant holds no longer."""
 
 
@@ -68,7 +68,7 @@ class Access:
         if due < math.inf:
             self._expire_at(due, holder)
         if self._revocations.covers(holder.grant):
-            holder.lose(_revoked())
+            holder.on_access_lost(_revoked())
 
     def _expire_at(self, slot: float, holder: Holder) -> None:
         holders = self._expiring.get(slot)
@@ -130,7 +130,7 @@ class Access:
             now = time.time()
             while self._slots and self._slots[0] <= now:
                 for holder in self._expiring.pop(heappop(self._slots), ()):
-                    holder.lose(_expired())
+                    holder.on_access_lost(_expired())
             self._sooner.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(TICK_SECONDS, self._slots[0] - now) if self._slots else None):
@@ -165,7 +165,7 @@ class Access:
 
     def _enforce(self) -> None:
         for holder in [holder for holder in self._holders if self._revocations.covers(holder.grant)]:
-            holder.lose(_revoked())
+            holder.on_access_lost(_revoked())
 
     async def _clean(self) -> None:
         while True:

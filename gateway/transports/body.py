@@ -20,7 +20,7 @@ def reason(error: Exception) -> str:
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
 
 
-class Room:
+class MemoryBudget:
     """For so many bytes of bodies at once, however many requests they belong to."""
 
     def __init__(self, most: int) -> None:
@@ -28,7 +28,7 @@ class Room:
         self._held = 0
 
     @contextmanager
-    def share(self) -> Iterator[Callable[[int], None]]:
+    def request(self) -> Iterator[Callable[[int], None]]:
         """One request's part of it, given back on leaving: to be called with each number of bytes that comes.
 
         Raises:

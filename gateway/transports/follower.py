@@ -60,7 +60,7 @@ class Follower:
         self._services.access.dismiss(self)
         self._services.connections.remove(self)
 
-    def lose(self, error: GatewayError) -> None:
+    def on_access_lost(self, error: GatewayError) -> None:
         """Send the client away for it."""
         self._services.connections.end(self, error.close_code, error.detail)
 

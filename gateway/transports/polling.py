@@ -17,7 +17,7 @@ from gateway.core.subscription import Subscription
 from gateway.errors import BadRequest, GatewayError, Unavailable
 from gateway.transports.answers import answer, check_method
 from gateway.transports.connections import address_of
-from gateway.transports.request import check_readable, wait_seconds, wanted
+from gateway.transports.request import check_readable, parse_request, wait_seconds
 from gateway.transports.services import Services
 from gateway.transports.writer import HIGH_BYTES, Receive, Send
 
@@ -75,7 +75,7 @@ class Collector:
         self.released = True
         self.changed.set()
 
-    def lose(self, error: GatewayError) -> None:
+    def on_access_lost(self, error: GatewayError) -> None:
         self.lost = error
         self.changed.set()
 
@@ -106,7 +106,7 @@ class PollEndpoint:
         started = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)
-        request = wanted(scope, services.max_channels)
+        request = parse_request(scope, services.max_channels)
         if not request.channels:
             raise BadRequest("no channel: channel=<name> is expected, once for each")
         wait = wait_seconds(scope)

@@ -14,7 +14,7 @@ from gateway.core.grant import NONE, Grant
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unprocessable
 from gateway.store.log import Publication
 from gateway.transports.answers import answer_json, check_method
-from gateway.transports.body import Room, read_body, reason
+from gateway.transports.body import MemoryBudget, read_body, reason
 from gateway.transports.lines import about
 from gateway.transports.services import Services
 from gateway.transports.trace import parse_traceparent, span
@@ -111,14 +111,14 @@ class PublishEndpoint:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._room = Room(HELD_BYTES)
+        self._budget = MemoryBudget(HELD_BYTES)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "POST")
         grant = await self._services.gate.authenticate(scope)
         if grant.publish == NONE:
             raise Forbidden("the token allows to publish nothing")
-        with self._room.share() as take:
+        with self._budget.request() as take:
             body = await read_body(scope, receive, MAX_BODY_BYTES, take)
             self._services.check_still(grant)
             await self._answer(body, grant, scope, send)

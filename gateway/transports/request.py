@@ -73,7 +73,7 @@ def parse_since(text: str) -> Since:
 
 
 @dataclass(slots=True)
-class Wanted:
+class StreamRequest:
     """What a request asks for.
 
     Attributes:
@@ -87,7 +87,7 @@ class Wanted:
     resumed: bool
 
 
-def wanted(scope: Scope, max_channels: int) -> Wanted:
+def parse_request(scope: Scope, max_channels: int) -> StreamRequest:
     """Read ``channel=``, ``since=``, ``until=`` and the last event's id (docs/protocol.md).
 
     Raises:
@@ -119,7 +119,7 @@ def wanted(scope: Scope, max_channels: int) -> Wanted:
         if channels.setdefault(name, begin) != begin:
             raise BadRequest(f"channel {show(name)}: asked for twice, with different cursors")
     check_number(channels, max_channels)
-    return Wanted(channels, until_final, last_id is not None or resumed)
+    return StreamRequest(channels, until_final, last_id is not None or resumed)
 
 
 def _channel(value: str) -> tuple[str, Since | None]:

@@ -14,7 +14,7 @@ from gateway.errors import OVERLOADED, RESTART, BadRequest
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
-from gateway.transports.request import check_readable, wanted
+from gateway.transports.request import check_readable, parse_request
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter, finish
 
@@ -34,7 +34,7 @@ def retry_line(least: int, most: int) -> bytes:
     return b"retry: %d\n" % (least + int(random.random() * (most - least)))  # three calls less than randint, for each that comes
 
 
-async def over(message: MutableMapping[str, Any]) -> None:
+async def _after_detach(message: MutableMapping[str, Any]) -> None:
     """What stands in ASGI's send's place when the application's call is over."""
 
 
@@ -44,9 +44,9 @@ class Stream(Follower):
     __slots__ = ()
     transport = "sse"
 
-    def stayed(self) -> None:
+    def detached(self) -> None:
         """It goes on without a task; the response is the writer's now."""
-        self._send = over
+        self._send = _after_detach
 
     def write(self, data: bytes) -> None:
         """Write bytes that are no event."""
@@ -63,7 +63,7 @@ class Stream(Follower):
         self.subscription.notice("bye", {"code": code, "reason": reason})
         if isinstance(self.writer, SendWriter):
             await self.writer.flushed()
-        if self._send is over:
+        if self._send is _after_detach:
             cast("DirectStream", self.writer).end()
         else:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -81,7 +81,7 @@ class SseEndpoint:
         started = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)
-        request = wanted(scope, services.max_channels)
+        request = parse_request(scope, services.max_channels)
         if not request.channels:
             raise BadRequest("no channel: channel=<name> is expected, once for each")
         grant = await services.gate.authenticate(scope, request.channels)
@@ -104,17 +104,17 @@ class SseEndpoint:
         else:
             fallback = SendWriter(send, lambda data: {"type": "http.response.body", "body": data, "more_body": True}, join=True)
             stream = Stream(services, grant, fallback, send, BLOCK, until_final=request.until_final)
-        stays = False
+        detached = False
         try:
             stream.open(address, request.channels)
             metrics.HANDSHAKE["sse"].observe(time.perf_counter() - started)
-            stays = direct is not None and direct.stay()
-            if stays:
-                stream.stayed()
+            detached = direct is not None and direct.detach()
+            if detached:
+                stream.detached()
             else:
                 await (_until_gone(receive) if fallback is None else _carry(fallback, receive))
         finally:
-            if not stays:
+            if not detached:
                 stream.leave()
 
 

@@ -21,7 +21,7 @@ from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMan
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.lines import log_refusal
-from gateway.transports.request import check_channel, check_number, check_readable, parse_since, wanted
+from gateway.transports.request import check_channel, check_number, check_readable, parse_request, parse_since
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, DirectSocket, Receive, Send, SendWriter, Writer, finish
 
@@ -72,14 +72,14 @@ class Socket(Follower):
 
     # What the client sends
 
-    def hear(self, message: MutableMapping[str, Any]) -> None:
+    def on_message(self, message: MutableMapping[str, Any]) -> None:
         """Take a message from a connection that has no task of its own."""
-        self._services.connections.spawn(self._hear(message))
+        self._services.connections.spawn(self._handle_detached(message))
 
-    async def _hear(self, message: MutableMapping[str, Any]) -> None:
+    async def _handle_detached(self, message: MutableMapping[str, Any]) -> None:
         try:
             try:
-                await self.take(message)
+                await self.handle(message)
             except GatewayError as error:
                 await self._send_away(error)  # who may be gone already
         except OSError:
@@ -88,13 +88,13 @@ class Socket(Follower):
             logger.exception("a command failed")
             self._failed()
         finally:
-            cast("DirectSocket", self.writer).read_on()
+            cast("DirectSocket", self.writer).message_done()
 
     async def serve(self, receive: Receive) -> None:
         """Take messages until the client is gone, or is sent away for them."""
         try:
             while (message := await receive())["type"] != "websocket.disconnect":
-                await self.take(message)
+                await self.handle(message)
                 if self.subscription.full and isinstance(self.writer, SendWriter):
                     await self.writer.flushed()  # a client that does not take the answers is not heard any further
         except GatewayError as error:
@@ -106,7 +106,7 @@ class Socket(Follower):
         with suppress(RuntimeError):  # it is being closed already
             await self.goodbye(error.close_code, error.detail)
 
-    async def take(self, message: Mapping[str, Any]) -> None:
+    async def handle(self, message: Mapping[str, Any]) -> None:
         """Obey a command, or say why not.
 
         Raises:
@@ -166,10 +166,10 @@ class Socket(Follower):
         check_readable(self.grant, begin)
         if self.subscription.unanswered >= MAX_UNANSWERED:
             raise TooMany(f"{MAX_UNANSWERED} commands to subscribe wait for their answer: more may not")
-        self._take_channels(len(begin.keys() - self.subscription.cursors.keys()))
+        self._check_channel_rate(len(begin.keys() - self.subscription.cursors.keys()))
         self._services.feed.follow(self.subscription, begin, ref)
 
-    def _take_channels(self, count: int) -> None:
+    def _check_channel_rate(self, count: int) -> None:
         now, most = asyncio.get_running_loop().time(), max(self._services.max_channels, MIN_IN_TURN)
         if self._channel_rate is None:
             self._channel_rate = RateLimit(now, "channels", TURNS_AT_ONCE * most, most / TURN_SECONDS)
@@ -193,7 +193,7 @@ class Socket(Follower):
         services, subscription = self._services, self.subscription
         grant = await services.gate.verify(token)
         if grant.subject != self.grant.subject:
-            self.lose(Forbidden("the token is another subject's: open a connection of its own"))
+            self.on_access_lost(Forbidden("the token is another subject's: open a connection of its own"))
             return
         if subscription.closed:
             return
@@ -233,7 +233,7 @@ class WebSocketEndpoint:
         await send({"type": "websocket.accept"})
         try:
             # A page cannot read the status of a refused upgrade, but it can read a close code.
-            request = wanted(scope, services.max_channels)
+            request = parse_request(scope, services.max_channels)
             grant = await services.gate.authenticate(scope, request.channels)
             check_readable(grant, request.channels)
             services.connections.check_room(address, grant.subject)
@@ -249,15 +249,15 @@ class WebSocketEndpoint:
         else:
             fallback = SendWriter(send, lambda data: {"type": "websocket.send", "text": data.decode()}, join=False)
             socket = Socket(services, grant, fallback, send, TEXT, until_final=request.until_final)
-        stays = False
+        detached = False
         try:
             socket.open(address, request.channels)
             metrics.HANDSHAKE["websocket"].observe(time.perf_counter() - started)
-            stays = direct is not None and direct.stay(socket.hear)
+            detached = direct is not None and direct.detach(socket.on_message)
             if fallback is not None:
                 await _carry(fallback, socket, receive)
         finally:
-            if not stays:
+            if not detached:
                 socket.leave()
 
 

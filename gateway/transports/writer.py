@@ -56,7 +56,7 @@ class DirectStream(Writer, Protocol):
     def take_head(self) -> bytes:
         """The head of the response that was started, to be written before anything else; empty if somebody else writes it."""
 
-    def stay(self) -> bool:
+    def detach(self) -> bool:
         """Let it outlive the application's call. ``False``: it cannot, or the client is gone already."""
 
     def end(self) -> None:
@@ -66,10 +66,10 @@ class DirectStream(Writer, Protocol):
 class DirectSocket(Writer, Protocol):
     """What ``server/sockets.py`` puts there for a WebSocket."""
 
-    def stay(self, on_message: Callable[[MutableMapping[str, Any]], None]) -> bool:
+    def detach(self, on_message: Callable[[MutableMapping[str, Any]], None]) -> bool:
         """Let it outlive the application's call, and have its messages taken one by one. ``False``: the client is gone already."""
 
-    def read_on(self) -> None:
+    def message_done(self) -> None:
         """A message is dealt with, the next one may come."""
 
 

@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["gateway"]):
     from gateway.server.frames import FrameCounter, Violation
     from gateway.server.heads import check_head
     from gateway.server.responses import problem_response
-    from gateway.transports.request import wanted
+    from gateway.transports.request import parse_request
 
 
 NAMES = [b"host", b"connection", b"upgrade", b"content-length", b"transfer-encoding", b"origin", b"last-event-id"]
@@ -43,7 +43,7 @@ def heads(data: bytes) -> None:
     except GatewayError as error:
         assert problem_response(error).startswith(b"HTTP/1.1 4")  # noqa: PT017 - no test
     with suppress(GatewayError):
-        wanted({"query_string": uri.partition(b"?")[2], "headers": headers}, 128)
+        parse_request({"query_string": uri.partition(b"?")[2], "headers": headers}, 128)
 
 
 def frames(data: bytes) -> None:

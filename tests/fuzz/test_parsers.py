@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, parse_announcement, parse_cursor, parse_entry, parse_published, show
 from gateway.errors import BadRequest, GatewayError
 from gateway.transports.publish import _parse_item
-from gateway.transports.request import Wanted, parse_since, wait_seconds, wanted
+from gateway.transports.request import StreamRequest, parse_request, parse_since, wait_seconds
 from gateway.transports.websocket import close_reason
 
 ascii_bytes = st.text(st.characters(max_codepoint=127), max_size=60).map(str.encode)
@@ -32,10 +32,10 @@ bodies = st.one_of(fields.map(json.dumps).map(str.encode), values.map(json.dumps
 def test_a_query_asks_for_valid_channels_or_is_refused(query: bytes, last_id: bytes | None) -> None:
     scope = {"query_string": query, "headers": [] if last_id is None else [(b"last-event-id", last_id)]}
     try:
-        request = wanted(scope, 3)
+        request = parse_request(scope, 3)
     except BadRequest as error:
         shown = error.detail
-        request = Wanted({}, until_final=False, resumed=False)
+        request = StreamRequest({}, until_final=False, resumed=False)
     else:
         shown = ""
 

@@ -75,7 +75,7 @@ async def staying(scope: dict[str, Any], receive: Any, send: Any) -> None:
         assert waiting == [message]  # one at a time
         await send({"type": "websocket.send", "text": message["text"] + "!"} if message["text"] != "end" else {"type": "websocket.close"})
         waiting.clear()
-        direct.read_on()
+        direct.message_done()
 
     def hear(message: dict[str, Any]) -> None:
         waiting.append(message)
@@ -83,7 +83,7 @@ async def staying(scope: dict[str, Any], receive: Any, send: Any) -> None:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    assert direct.stay(hear)
+    assert direct.detach(hear)
 
 
 async def test_a_connection_may_outlive_the_call_and_takes_one_message_after_the_other(serve: Serve) -> None:
@@ -109,7 +109,7 @@ async def test_who_is_gone_before_it_stays_is_told(serve: Serve) -> None:
         await receive()
         await send({"type": "websocket.accept"})
         assert (await receive())["type"] == "websocket.disconnect"
-        outcome.set_result(scope["extensions"][EXTENSION].stay(print))
+        outcome.set_result(scope["extensions"][EXTENSION].detach(print))
 
     port = await serve(app)
     await asyncio.to_thread(lambda: websocket(port).__exit__())

@@ -26,7 +26,7 @@ class Reader:
         self.grant = grant
         self.lost: asyncio.Future[GatewayError] = asyncio.get_running_loop().create_future()
 
-    def lose(self, error: GatewayError) -> None:
+    def on_access_lost(self, error: GatewayError) -> None:
         if not self.lost.done():
             self.lost.set_result(error)
 

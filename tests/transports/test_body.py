@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest, TooLarge, Unavailable, UnsupportedMedia
-from gateway.transports.body import Room, read_body
+from gateway.transports.body import MemoryBudget, read_body
 
 
 def scope(**headers: str) -> dict[str, Any]:
@@ -68,11 +68,11 @@ async def test_what_says_that_it_is_no_json_is_refused() -> None:
 
 
 async def test_all_bodies_together_have_so_much_room() -> None:
-    room = Room(10)
+    budget = MemoryBudget(10)
 
-    with room.share() as one, room.share() as other:
+    with budget.request() as one, budget.request() as other:
         await read_body(scope(), Parts(b"xxx", b"xxx"), 10, one)
         with pytest.raises(Unavailable, match="10"):
             await read_body(scope(), Parts(b"xxx", b"xxx"), 10, other)
-    with room.share() as whole:
+    with budget.request() as whole:
         assert await read_body(scope(), Parts(b"x" * 10), 10, whole) == b"x" * 10

@@ -9,7 +9,7 @@ import pytest
 from gateway.core.claims import check_claims
 from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Forbidden
-from gateway.transports.request import check_readable, header, headers, parse_since, query, wait_seconds, wanted
+from gateway.transports.request import check_readable, header, headers, parse_request, parse_since, query, wait_seconds
 
 
 def scope(query_string: str = "", *sent: tuple[str, str]) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def scope(query_string: str = "", *sent: tuple[str, str]) -> dict[str, Any]:
 
 
 def channels(query_string: str, *sent: tuple[str, str]) -> dict[str, Any]:
-    return wanted(scope(query_string, *sent), 128).channels
+    return parse_request(scope(query_string, *sent), 128).channels
 
 
 def test_without_a_cursor_a_channel_begins_at_its_newest_event() -> None:
@@ -48,9 +48,9 @@ def test_the_header_of_a_browser_that_comes_back_outranks_what_the_page_wrote_in
 
 
 def test_a_client_with_a_cursor_has_been_here_before() -> None:
-    assert not wanted(scope("channel=a&since=0"), 128).resumed
-    assert wanted(scope("channel=a,5"), 128).resumed
-    assert wanted(scope("channel=a", ("last-event-id", "5")), 128).resumed
+    assert not parse_request(scope("channel=a&since=0"), 128).resumed
+    assert parse_request(scope("channel=a,5"), 128).resumed
+    assert parse_request(scope("channel=a", ("last-event-id", "5")), 128).resumed
 
 
 def test_percent_encoding_is_undone_and_what_is_unknown_passed_over() -> None:
@@ -64,19 +64,19 @@ def test_a_channel_asked_for_twice_is_one_unless_the_cursors_differ() -> None:
 
 
 def test_only_final_ends_a_stream() -> None:
-    assert wanted(scope("channel=a&until=final"), 128).until_final
+    assert parse_request(scope("channel=a&until=final"), 128).until_final
     with pytest.raises(BadRequest, match="until 'end'"):
-        wanted(scope("channel=a&until=end"), 128)
+        parse_request(scope("channel=a&until=end"), 128)
 
 
 def test_no_more_channels_than_are_allowed() -> None:
     with pytest.raises(BadRequest, match="3 channels: at most 2"):
-        wanted(scope("channel=a&channel=b&channel=c"), 2)
+        parse_request(scope("channel=a&channel=b&channel=c"), 2)
 
 
 def test_a_wrong_name_comes_with_the_refusal_so_that_a_client_can_go_on_with_the_others() -> None:
     with pytest.raises(BadRequest, match="channel 'no name'") as error:
-        wanted(scope("channel=a&channel=no%20name,5"), 128)
+        parse_request(scope("channel=a&channel=no%20name,5"), 128)
 
     assert error.value.problem()["channel"] == "no name"
 

@@ -33,7 +33,7 @@ class Reader:
     def __init__(self, grant: Grant) -> None:
         self.grant = grant
 
-    def lose(self, error: GatewayError) -> None:
+    def on_access_lost(self, error: GatewayError) -> None:
         raise error
 
 
