@@ -1,7 +1,7 @@
-"""Access: everybody who reads, and the moment from which they may not: expired, or revoked.
+"""Access: watches over all clients that read, and ends those whose grant expires or is revoked.
 
-One task sleeps until the next of them expires, so a connection costs a place in a dictionary and no timer. Another one hears of
-revocations: it listens first and then reads what is kept, as with events.
+One task sleeps until the next grant expires, so a connection costs an entry in a dictionary instead of a timer. Another task follows
+the revocations: as with events, it listens first, and then reads those that are stored.
 """
 
 from __future__ import annotations
@@ -27,24 +27,28 @@ from gateway.store.revocations import NAME, RevocationStore, parse_revocation
 
 logger = logging.getLogger("gateway.access")
 
-TICK_SECONDS: Final = 0.5  # at the latest it looks again: a clock may be set
-SLOT_SECONDS: Final = 0.25  # holders that expire in the same slot end together, up to so much late
-LOAD_SECONDS: Final = 3.0  # that a caller waits until the revocations are known
+TICK_SECONDS: Final = 0.5  # the longest sleep between two checks for expired grants, because the clock may be set
+SLOT_SECONDS: Final = 0.25  # grants that expire in the same slot end together, which makes them end up to this much late
+LOAD_SECONDS: Final = 3.0  # for which a caller waits until the revocations are known
 OVERLAP_SECONDS: Final = 60.0  # by which the gateways' clocks may differ
-CLEAN_SECONDS: Final = 3_600.0
+CLEAN_SECONDS: Final = 3_600.0  # between two removals of old revocations
 
 
 class Holder(Protocol):
-    """Who reads on the strength of a grant."""
+    """A client that reads by right of a grant."""
 
     grant: Grant
 
     def on_access_lost(self, error: GatewayError) -> None:
-        """The grant holds no longer."""
+        """The grant has expired or was revoked, as the error says: send the client away."""
 
 
 class Access:
-    """All who read, and the revocations known to this process."""
+    """All clients that read, and the revocations known to this process.
+
+    Attributes:
+        loaded: whether the stored revocations have been read
+    """
 
     def __init__(self, feed: Feed, store: RevocationStore) -> None:
         self._feed = feed
@@ -53,15 +57,15 @@ class Access:
         self.loaded = False
         self._loading = asyncio.Event()
         self._lost = asyncio.Event()
-        self._holders: dict[Holder, float] = {}  # -> its slot
-        self._expiring: dict[float, dict[Holder, None]] = {}
-        self._slots: list[float] = []  # a heap of those, and of some that are empty by now
-        self._sooner = asyncio.Event()
+        self._holders: dict[Holder, float] = {}  # -> the slot in which its grant expires
+        self._expiring: dict[float, dict[Holder, None]] = {}  # slot -> the holders
+        self._slots: list[float] = []  # a heap of the slots, among them some that have become empty
+        self._sooner = asyncio.Event()  # set when a slot comes before all others
 
-    # Who reads
+    # For the clients
 
     def admit(self, holder: Holder) -> None:
-        """Watch over a holder until it is dismissed. What has happened since its grant was checked counts too."""
+        """Watch over a holder until it is dismissed. It loses access at once if its grant was revoked since it was checked."""
         expires = holder.grant.expires
         due = math.ceil(expires / SLOT_SECONDS) * SLOT_SECONDS if expires < math.inf else math.inf
         self._holders[holder] = due
@@ -83,7 +87,7 @@ class Access:
         holders[holder] = None
 
     def dismiss(self, holder: Holder) -> None:
-        """It reads no longer."""
+        """Stop watching over a holder."""
         due = self._holders.pop(holder, math.inf)
         holders = self._expiring.get(due)
         if holders is not None:
@@ -92,34 +96,35 @@ class Access:
                 del self._expiring[due]
 
     def change(self, holder: Holder, grant: Grant) -> None:
-        """From now on it reads on the strength of another grant."""
+        """Give a holder another grant."""
         self.dismiss(holder)
         holder.grant = grant
         self.admit(holder)
 
     async def load(self) -> None:
-        """Wait for a while until the revocations are known (``loaded``)."""
+        """Wait until the revocations are known, for ``LOAD_SECONDS`` at most; ``loaded`` says whether they are."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LOAD_SECONDS):
                 await self._loading.wait()
 
     def check(self, grant: Grant) -> None:
-        """
+        """Check that a grant is still valid.
+
         Raises:
             Unauthorized: if the grant has expired or was revoked.
             Unavailable: if that cannot be known, because Redis has been away since the start.
         """
         if grant.expires <= time.time():
-            raise _expired()  # a ticket may be younger than what it stands for
+            raise _expired()  # a valid ticket may stand for a token that has expired since
         if not self.loaded:
             raise Unavailable("Redis is away: what was revoked is not known")
         if self._revocations.covers(grant):
             raise _revoked()
 
-    # What ends it
+    # The tasks
 
     async def run(self) -> None:
-        """Look for what has expired and hear of revocations, for ever."""
+        """End what has expired or was revoked, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._expire(), name="expiry")
             tasks.create_task(self._follow(), name="revocations")
@@ -151,7 +156,7 @@ class Access:
             self.loaded = True
             self._loading.set()
             if not self._lost.is_set():
-                caught_up.set()  # whoever was revoked while Redis was away reads nothing of what it missed
+                caught_up.set()  # only now do clients read what they missed: those revoked while Redis was away must not
             await self._lost.wait()
 
     def _hear(self, payload: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Answers: JSON and problems (RFC 9457) as plain ASGI messages."""
+"""Answers: responses with JSON or a problem (RFC 9457), as ASGI messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.transports.writer import Send
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-# What is answered concerns one client at one moment, and is never a page.
+# An answer is meant for one client at one moment, so it must not be cached, and it is never a page.
 ALWAYS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
@@ -27,17 +27,24 @@ async def answer(send: Send, status: int, body: bytes, content_type: bytes, head
 
 
 async def answer_json(send: Send, value: object, headers: Headers = ()) -> None:
-    """Send ``200`` and a value."""
+    """Send a ``200`` response with a value as JSON."""
     await answer(send, 200, msgspec.json.encode(value), b"application/json", headers)
 
 
 async def answer_problem(send: Send, error: GatewayError, headers: Headers = (), *, is_refusal: bool = True) -> None:
-    """Send an error as ``application/problem+json``; one that is no refusal is not counted as one."""
+    """Send an error as ``application/problem+json``.
+
+    Args:
+        send: of ASGI
+        error: what to answer with
+        headers: further ones
+        is_refusal: whether it counts as a refusal in the metrics
+    """
     if is_refusal:
         metrics.refused(error)
     extra = list(headers)
     if error.status == 401:
-        extra.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1: a 401 must name a way
+        extra.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1: a 401 must name a scheme
     if isinstance(error, MethodNotAllowed):
         extra.append((b"allow", ", ".join(error.allowed).encode()))
     if error.retry_after is not None:
@@ -46,9 +53,10 @@ async def answer_problem(send: Send, error: GatewayError, headers: Headers = (),
 
 
 def check_method(scope: Mapping[str, Any], *allowed: str) -> None:
-    """
+    """Check the method of a request.
+
     Raises:
-        MethodNotAllowed: if the request's method is none of those.
+        MethodNotAllowed: if it is not one of those allowed.
     """
     if scope["method"] not in allowed:
         raise MethodNotAllowed(f"method {scope['method']!a}: {' or '.join(allowed)} is expected", allowed)

@@ -1,4 +1,4 @@
-"""Body: the JSON that comes with a request, within a bound."""
+"""Body: reads the JSON body of a request, within bounds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ MAX_REASON: Final = 200  # characters
 
 
 def reason(error: Exception) -> str:
-    """What msgspec says of a body. It names an unknown field, and that may be as long as the body."""
+    """The text of msgspec's error about a body, cut: it quotes the names of unknown fields, which may be as long as the body."""
     text = str(error)
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
 
 
 class MemoryBudget:
-    """For so many bytes of bodies at once, however many requests they belong to."""
+    """A bound on the bytes of all bodies that are held at the same time.
+
+    Args:
+        most: that many bytes
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -29,10 +33,10 @@ class MemoryBudget:
 
     @contextmanager
     def request(self) -> Iterator[Callable[[int], None]]:
-        """One request's part of it, given back on leaving: to be called with each number of bytes that comes.
+        """One request's part of the budget, given back on leaving.
 
-        Raises:
-            Unavailable: from the call, if there is no room for them.
+        Yields:
+            a function to be called with the size of each part of the body as it comes. It raises ``Unavailable`` if the budget is used up
         """
         mine = 0
 
@@ -49,17 +53,23 @@ class MemoryBudget:
             self._held -= mine
 
 
-def _anything(size: int) -> None:
+def _unlimited(size: int) -> None:
     pass
 
 
-async def read_body(scope: Mapping[str, Any], receive: Receive, most: int, take: Callable[[int], None] = _anything) -> bytes:
-    """The request's body. ``take`` is told of each part, and may refuse it.
+async def read_body(scope: Mapping[str, Any], receive: Receive, most: int, take: Callable[[int], None] = _unlimited) -> bytes:
+    """Read the body of a request.
+
+    Args:
+        scope: of ASGI
+        receive: of ASGI
+        most: the largest number of bytes allowed
+        take: called with the size of each part, which it may refuse by raising an error
 
     Raises:
-        TooLarge: as soon as it is known to be over the limit, before it is read where its length is announced.
-        UnsupportedMedia: if it is said to be something other than JSON, or compressed.
-        BadRequest: if it is not UTF-8, and so no JSON (RFC 8259, section 8.1); or ends too early, and so is none (RFC 9112, section 8).
+        TooLarge: as soon as the body is known to be over the limit; before anything is read if its Content-Length says so.
+        UnsupportedMedia: if its headers say that it is not JSON, or that it is compressed.
+        BadRequest: if it is not UTF-8 and so cannot be JSON (RFC 8259, section 8.1), or is cut off (RFC 9112, section 8).
     """
     kind = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
@@ -75,7 +85,7 @@ async def read_body(scope: Mapping[str, Any], receive: Receive, most: int, take:
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            raise BadRequest("the body has no end")  # though what came of it may be JSON
+            raise BadRequest("the body has no end")  # even if the part that has come is valid JSON
         part = message.get("body", b"")
         take(len(part))
         body += part

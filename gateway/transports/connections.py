@@ -1,6 +1,6 @@
-"""Connections: every open stream of this process, its heartbeat, and the cut for a client that takes nothing.
+"""Connections: all open streams of this process. Sends their heartbeats, and cuts clients that take no bytes.
 
-Streams and waiting polls are counted: in all, for each address and for each subject of a token.
+Streams and waiting polls are counted in all, by address, and by the subject of their tokens.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from gateway.transports.writer import Writer
 
 logger = logging.getLogger("gateway.connections")
 
-STALLED_SECONDS: Final = 25.0  # and a check every few seconds: cut within 30
+STALLED_SECONDS: Final = 25.0  # without a byte taken; with a check every few seconds a client is cut within 30
 CHECK_SECONDS: Final = 2.0
-PARTS: Final = 20
+PARTS: Final = 20  # in which the connections have their heartbeats, so that not all come at once
 CLOSE_SECONDS: Final = 5.0  # for the goodbye to reach a client
 
-
 Ending = Callable[[int, str], None]
-"""Ends a connection with a close code and a reason, soon."""
+"""Starts to end a connection, with a close code and a reason."""
 
 
 def _nothing(code: int, reason: str) -> None:
@@ -51,25 +50,25 @@ class Connection(Protocol):
         """Write a heartbeat."""
 
     async def goodbye(self, code: int, reason: str) -> None:
-        """Tell the client why, and end."""
+        """Tell the client why the stream ends, and end it."""
 
 
 class Limits(NamedTuple):
-    """How many connections there may be; 0 for any number, of those that come second.
+    """How many connections there may be.
 
     Attributes:
-        most: in all
-        per_address: from one IPv4 address, or from one IPv6 network of 64 bits, which is what one customer is given
-        per_subject: for one ``sub``
+        total: in all
+        per_address: from one IPv4 address, or from one IPv6 network of 64 bits, which is what one customer is given; 0 for any number
+        per_subject: for one ``sub``; 0 for any number
     """
 
-    most: int
+    total: int
     per_address: int = 0
     per_subject: int = 0
 
 
 def address_of(scope: Mapping[str, Any]) -> str:
-    """Whom a connection is counted for; empty where the server tells no address, as for a Unix socket."""
+    """The address that a connection is counted for; empty if the server gives none, as for a Unix socket."""
     client = scope.get("client")
     host = client[0] if client else ""
     if ":" not in host:
@@ -82,7 +81,16 @@ def address_of(scope: Mapping[str, Any]) -> str:
 
 
 class _State:
-    """What the watch over one connection remembers."""
+    """What is remembered of one connection.
+
+    Attributes:
+        number: of the connection in this process
+        address, subject: for which it is counted
+        until: when it is told to reconnect, by the event loop's clock
+        taken: the writer's ``taken`` when it last changed; -1 while nothing waits to be taken
+        since: when that was
+        ending: whether it is being ended
+    """
 
     __slots__ = ("address", "ending", "number", "since", "subject", "taken", "until")
 
@@ -102,7 +110,7 @@ class Connections:
     Args:
         limits: how many there may be
         heartbeat: seconds between two heartbeats
-        max_age: seconds after which a stream is told to reconnect, each at a moment of its own up to then; 0 for never
+        max_age: seconds after which a stream is told to reconnect, at the latest: each at a random moment in the second half; 0 for never
 
     Attributes:
         count: streams and waiting polls
@@ -110,8 +118,8 @@ class Connections:
 
     def __init__(self, limits: Limits, heartbeat: float, max_age: float = 0.0) -> None:
         self._open: dict[Connection, _State] = {}
-        self._parts: tuple[dict[Connection, None], ...] = tuple({} for _ in range(PARTS))  # the same, by when they have their heartbeat
-        self._waiting: dict[Ending, None] = {}
+        self._parts: tuple[dict[Connection, None], ...] = tuple({} for _ in range(PARTS))  # the same, by the turn of their heartbeat
+        self._waiting: dict[Ending, None] = {}  # what ends each of the polls
         self._added = 0
         self.count = 0
         self._addresses: dict[str, int] = {}
@@ -125,13 +133,14 @@ class Connections:
         return len(self._open)
 
     def check_room(self, address: str = "", subject: str = "") -> None:
-        """
+        """Check that one more connection may be opened.
+
         Raises:
-            Unavailable: if there are as many connections as there may be, in all or for one of these.
+            Unavailable: if there are as many connections as there may be: in all, from this address, or for this subject.
         """
-        most, per_address, per_subject = self._limits
-        if self.count >= most:
-            raise _full(f"{most} connections are open")
+        total, per_address, per_subject = self._limits
+        if self.count >= total:
+            raise _full(f"{total} connections are open")
         if per_address and address and self._addresses.get(address, 0) >= per_address:
             raise _full(f"{per_address} connections are open from this address")
         if per_subject and subject and self._subjects.get(subject, 0) >= per_subject:
@@ -139,7 +148,12 @@ class Connections:
 
     @contextmanager
     def counted(self, address: str, subject: str, end: Ending = _nothing) -> Iterator[None]:
-        """Count a connection that needs no watching over, such as a poll, until left; ``end`` is asked to end it sooner.
+        """Count a poll, which needs no heartbeat, while this is entered.
+
+        Args:
+            address: as ``address_of`` gives it
+            subject: of its grant
+            end: called to have the poll answered before its time
 
         Raises:
             Unavailable: as ``check_room``.
@@ -156,9 +170,9 @@ class Connections:
             self._leave(address, subject)
 
     def add(self, connection: Connection, address: str) -> None:
-        """Watch over a connection from now on."""
+        """Watch over a stream from now on."""
         self._added += 1
-        # Those that came together go one by one.
+        # A random age, so that streams that were opened together do not all reconnect together.
         age = self._max_age if self._max_age == math.inf else self._max_age * random.uniform(0.5, 1)
         until = asyncio.get_running_loop().time() + age
         state = self._open[connection] = _State(self._added, address, connection.grant.subject, until)
@@ -169,7 +183,7 @@ class Connections:
             self.log(connection, logging.DEBUG, "opened")
 
     def remove(self, connection: Connection) -> None:
-        """It is gone."""
+        """Forget a stream that is gone."""
         self.log(connection, logging.DEBUG, "closed")
         state = self._open.pop(connection, None)
         if state is not None:
@@ -190,19 +204,19 @@ class Connections:
                 del names[name]
 
     def endings(self) -> list[Ending]:
-        """What ends each of them, in no order."""
+        """What ends each connection, in random order."""
         endings: list[Ending] = [*(partial(self.end, connection) for connection in self._open), *self._waiting]
         random.shuffle(endings)
         return endings
 
     async def closed(self) -> None:
-        """Wait until all are gone, or a little longer than a goodbye may take."""
+        """Wait until all connections are gone, but no longer than a goodbye may take."""
         deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
         while self.count and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
 
     def end(self, connection: Connection, code: int, reason: str) -> None:
-        """Say goodbye and end it, soon; a client that does not take the goodbye is cut."""
+        """Start to end a stream with a goodbye. A client that does not take the goodbye is cut."""
         state = self._open.get(connection)
         if state is not None and not state.ending:
             state.ending = True
@@ -212,18 +226,18 @@ class Connections:
             self.spawn(self._end(connection, code, reason))
 
     def log(self, connection: Connection, level: int, message: str, *arguments: object) -> None:
-        """Log a line about a connection."""
+        """Log a line about a connection, with what is known of it."""
         if logger.isEnabledFor(level) and (state := self._open.get(connection)) is not None:
             number = f"{os.getpid()}-{state.number}"
             extra = about(connection=number, transport=connection.transport, subject=state.subject, address=state.address)
             logger.log(level, message, *arguments, extra=extra)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something on behalf of a connection, owned by ``run``. What goes wrong with it is no other connection's loss."""
+        """Run a coroutine on behalf of a connection, in the task group of ``run``. If it fails, only that is logged."""
         if self._tasks is None:
             work.close()
         else:
-            self._tasks.create_task(_alone(work))
+            self._tasks.create_task(_logged(work))
 
     async def _end(self, connection: Connection, code: int, reason: str) -> None:
         try:
@@ -233,7 +247,7 @@ class Connections:
             connection.writer.abort()
 
     async def run(self) -> None:
-        """Send heartbeats and cut the stalled, for ever."""
+        """Send heartbeats and cut stalled clients, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             try:
@@ -243,7 +257,7 @@ class Connections:
                 self._tasks = None
 
     async def _beat(self) -> None:
-        # Not all at once: a twentieth every twentieth of the time.
+        # Not all at once: one part after the other, spread over the time between two heartbeats.
         while True:
             for part in self._parts:
                 await asyncio.sleep(self._heartbeat / PARTS)
@@ -258,7 +272,7 @@ class Connections:
             now = loop.time()
             for connection, state in tuple(self._open.items()):
                 if state.until < now:
-                    # Spread until the next look, or all that are due would come back in one moment.
+                    # Spread until the next check, or all that are due would reconnect at the same moment.
                     state.until = math.inf
                     pause = random.uniform(0, CHECK_SECONDS)
                     loop.call_later(pause, self.end, connection, RESTART, "this connection has grown old: reconnect")
@@ -274,7 +288,8 @@ class Connections:
                     connection.writer.abort()
 
 
-async def _alone(work: Coroutine[Any, Any, None]) -> None:
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    """Log what goes wrong instead of raising it, so that it ends no other connection."""
     try:
         await work
     except Exception:
@@ -282,5 +297,5 @@ async def _alone(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _full(detail: str) -> Unavailable:
-    # Not all at once when there is room again.
+    # A random delay, so that clients do not all come back at once when there is room again.
     return Unavailable(f"{detail}, more are not allowed", retry_after=random.randint(1, 5))

@@ -1,7 +1,7 @@
-"""Credentials: what a request brings to say who it is, and the gate that turns it into a grant.
+"""Credentials: what a request brings to show who sends it, and the gate that turns this into a grant.
 
-What somebody put into the request on purpose (``Authorization: Bearer``, ``token=``, ``ticket=``) outranks the cookie, which
-the browser adds by itself. Two of those on purpose are refused: nobody could say which one holds.
+A credential that was put into the request on purpose (``Authorization: Bearer``, ``token=``, ``ticket=``) outranks the cookie, which
+the browser adds by itself. A request with two different ones is refused, because it is not clear which one is meant.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOTHING: Final = "no token: Authorization: Bearer, token= or ticket= in the URL,
 
 
 class Credential(msgspec.Struct, frozen=True):
-    """One credential and how it came. The text is a secret."""
+    """A credential, and the part of the request that it was in. The text is a secret."""
 
     way: Literal["bearer", "url", "ticket", "cookie"]
     text: str
@@ -38,10 +38,10 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 def find_credential(scope: Scope) -> Credential | None:
-    """The credential that counts.
+    """The credential of a request; ``None`` if it has none.
 
     Raises:
-        BadRequest: if there are two that differ.
+        BadRequest: if there are two different ones.
     """
     found = _bearer(scope)
     if b"token=" in scope["query_string"] or b"ticket=" in scope["query_string"]:
@@ -62,7 +62,7 @@ def _bearer(scope: Scope) -> list[Credential]:
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, token = value.decode("latin-1").partition(" ")
-            if scheme.lower() == "bearer":  # another one is somebody else's business, such as a proxy's in front
+            if scheme.lower() == "bearer":  # any other scheme is meant for somebody else, such as a proxy in front
                 found.append(Credential("bearer", token.strip()))
     return found
 
@@ -73,27 +73,31 @@ def _cookies(scope: Scope) -> list[Credential]:
 
 
 class Gate(Protocol):
-    """Who may come in."""
+    """Decides who may come in."""
 
     origins: Origins
 
     async def authenticate(self, scope: Scope, channels: Iterable[str] = ()) -> Grant:
-        """What this request may do.
+        """What this request allows.
+
+        Args:
+            scope: of ASGI
+            channels: that it wants to follow, for a backend that is asked about them
 
         Raises:
-            BadRequest, Unauthorized, Forbidden, Unavailable: if it may do nothing.
+            BadRequest, Unauthorized, Forbidden, Unavailable: if it is refused.
         """
 
     async def verify(self, token: str) -> Grant:
-        """What a token allows that came over an open connection.
+        """What a token allows that was sent over an open connection.
 
         Raises:
-            Unauthorized, Forbidden, Unavailable: if it is not good.
+            Unauthorized, Forbidden, Unavailable: if it is refused.
         """
 
 
 class OpenGate:
-    """``GATEWAY_AUTH=none``: everybody on this machine may do everything."""
+    """The gate under ``GATEWAY_AUTH=none``: everybody on this machine may do everything."""
 
     def __init__(self, origins: Origins) -> None:
         self.origins = origins
@@ -108,9 +112,9 @@ class OpenGate:
 
 
 class TokenGate:
-    """``GATEWAY_AUTH=jwt``: a token, a ticket, or the answer of the team's own backend.
+    """The gate under ``GATEWAY_AUTH=jwt``: takes a token, a ticket, or the answer of the team's own backend.
 
-    With keys and a backend, tokens are checked with the keys, and callers without one are asked about.
+    If both a key and a backend are configured, tokens are checked with the key, and the backend is asked about callers without one.
     """
 
     def __init__(self, origins: Origins, access: Access, tickets: Tickets, tokens: Tokens | None, backend: Backend | None) -> None:
@@ -152,7 +156,7 @@ class TokenGate:
             authorization = [f"Bearer {credential.text}"]
         if self._backend is None or not (cookies or authorization):
             raise Unauthorized(NOTHING)
-        # A browser that was told a password adds that by itself too; other programs bring it without an Origin.
+        # A browser adds not only cookies by itself but also a password that it was given. Other programs send no Origin with one.
         if cookies or (credential is None and headers(scope, b"origin")):
             self.origins.check_ambient(scope)
         return await self._ask("; ".join(cookies) or None, authorization[-1] if authorization else None, channels)

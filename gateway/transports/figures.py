@@ -1,4 +1,4 @@
-"""Figures that are read from what is there, once a second and whenever somebody asks."""
+"""Figures: metrics that are read from the state of the process, once a second and whenever somebody asks for them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def measure(services: Services) -> None:
     metrics.DRAINING.value = services.draining
     metrics.EVENTS_IN["unreadable_entry"].value = feed.log.malformed
     for transport, wires in metrics.WIRES.items():
-        written = [account for wire, account in feed.hub.stats.items() if wire.name in wires]
-        metrics.EVENTS_OUT[transport].value = sum(account.events for account in written)
-        metrics.BYTES_OUT[transport].value = sum(account.bytes for account in written)
-        metrics.GAPS[transport].value = sum(account.gaps for account in written)
-        metrics.DUPLICATES[transport].value = sum(account.duplicates for account in written)
+        found = [stats for wire, stats in feed.hub.stats.items() if wire.name in wires]
+        metrics.EVENTS_OUT[transport].value = sum(stats.events for stats in found)
+        metrics.BYTES_OUT[transport].value = sum(stats.bytes for stats in found)
+        metrics.GAPS[transport].value = sum(stats.gaps for stats in found)
+        metrics.DUPLICATES[transport].value = sum(stats.duplicates for stats in found)
 
 
 async def watch(services: Services) -> None:
-    """Measure, and how late the event loop is, for ever; log whether events get through, when that changes."""
+    """Update the metrics once a second, among them how late the event loop is, until cancelled. Log it when readiness changes."""
     ready = False
     try:
         while True:

@@ -1,4 +1,4 @@
-"""Files: what is served as it stands, or gzipped, with an ETag: the browser client and the description of the interface."""
+"""Files: static files, plain or gzipped, with an ETag."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CACHED: Final = [(b"cache-control", b"no-cache"), (b"vary", b"accept-encoding")
 
 
 class _Form(NamedTuple):
-    """One encoding of a file: a representation of its own, so with a tag of its own (RFC 9110, section 8.8.3.3)."""
+    """One encoding of a file. Each is a representation of its own, and so has its own tag (RFC 9110, section 8.8.3.3)."""
 
     tag: str
     body: bytes

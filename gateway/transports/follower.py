@@ -1,4 +1,4 @@
-"""Follower: one client on a connection that stays open, fed and watched over until it leaves; what SSE and WebSocket share."""
+"""Follower: one client on an open stream: what SSE and WebSocket have in common."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.transports.writer import Send, Writer, nothing
 
 
 class Follower:
-    """A ``Connection`` but for its bytes: ``beat`` and ``goodbye`` are those of the transport."""
+    """A ``Connection`` and a ``Holder``. A transport adds ``beat`` and ``goodbye``, which write its own bytes."""
 
     __slots__ = ("_send", "_services", "grant", "subscription", "writer")
     transport: str
@@ -46,7 +46,7 @@ class Follower:
         self._services.connections.end(self, OVERLOADED, "reconnect")
 
     def open(self, address: str, channels: Mapping[str, Since]) -> None:
-        """Begin: watched over from now on, until ``leave``."""
+        """Begin to follow these channels. The client is watched over from now on, until ``leave``."""
         services = self._services
         services.connections.add(self, address)
         services.access.admit(self)
@@ -54,14 +54,15 @@ class Follower:
             services.feed.follow(self.subscription, channels)
 
     def leave(self) -> None:
-        """It is over."""
+        """Let go of everything, because the client is gone."""
         self._services.feed.leave(self.subscription)
-        self.subscription.on_done = self.subscription.on_failed = nothing  # they lead back here
+        # Nothing may refer back to this, or it would be left to the garbage collector.
+        self.subscription.on_done = self.subscription.on_failed = nothing
         self._services.access.dismiss(self)
         self._services.connections.remove(self)
 
     def on_access_lost(self, error: GatewayError) -> None:
-        """Send the client away for it."""
+        """Send the client away."""
         self._services.connections.end(self, error.close_code, error.detail)
 
     def beat(self) -> None:
@@ -69,5 +70,5 @@ class Follower:
         raise NotImplementedError
 
     async def goodbye(self, code: int, reason: str) -> None:
-        """Tell the client why, and end."""
+        """Tell the client why the stream ends, and end it."""
         raise NotImplementedError

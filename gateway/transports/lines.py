@@ -1,4 +1,4 @@
-"""Lines about a request or a connection: what there is to know of it, in the same words everywhere. None for an event."""
+"""Lines: what log lines about a request or a connection say of it, the same everywhere. There are no log lines about events."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ logger = logging.getLogger("gateway.requests")
 
 
 def about(**what: str) -> dict[str, Any]:
-    """``extra`` for a logger: connection, subject, address and so on, those that are known."""
+    """The ``extra`` of a log line: connection, subject, address and so on, as far as they are known."""
     return {"about": {name: value for name, value in what.items() if value}}
 
 
 def log_refusal(scope: Mapping[str, Any], error: GatewayError) -> None:
-    """Say that a request was refused. Its address without the query string, in which a token may be."""
+    """Log that a request was refused. Only its path is logged, because the query string may hold a token."""
     client = scope.get("client")
     extra = about(address=client[0] if client else "", traceparent=parse_traceparent(scope["headers"]))
     path = ascii(scope["path"][:80])

@@ -1,8 +1,8 @@
-"""Origins: which pages may use what the browser sends by itself, and which may read the answers (CORS).
+"""Origins: which pages may use credentials that the browser adds by itself, and which may read the answers (CORS).
 
-A browser adds cookies to whatever any page asks for, and lets any page open a WebSocket. So a credential that it adds by
-itself counts only with an ``Origin`` that was allowed. Without authentication the same holds for reaching the gateway at
-all: it listens on loopback, where every page in the developer's browser can reach it.
+A browser adds cookies to the requests of any page, and lets any page open a WebSocket. So a credential that the browser adds by itself
+counts only if the ``Origin`` is allowed. Without authentication this holds for every request: the gateway then listens on loopback,
+where any page in the developer's browser can reach it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ VARY: Final = (b"vary", b"Origin")
 
 
 class Origins:
-    """The origins that were allowed.
+    """The allowed origins.
 
     Args:
-        allowed: such as ``https://app.example``, in lower case, without a port that goes without saying
-        local: whether pages of this machine are allowed too; for ``GATEWAY_AUTH=none``
+        allowed: such as ``https://app.example``, in lower case and without the scheme's default port
+        local: whether pages of this machine are allowed too, as under ``GATEWAY_AUTH=none``
     """
 
     def __init__(self, allowed: tuple[str, ...], *, local: bool = False) -> None:
@@ -41,7 +41,7 @@ class Origins:
         self._local = local
 
     def allow(self, origin: str) -> bool:
-        """Whether a page of this origin is trusted. Compared as a whole: no endings, no patterns."""
+        """Whether a page of this origin is trusted. Origins are compared as a whole, never by their endings or by a pattern."""
         return origin in self._allowed or (self._local and _is_local(origin))
 
     def check_ambient(self, scope: Scope) -> None:
@@ -53,7 +53,7 @@ class Origins:
         found = headers(scope, b"origin")
         if len(found) == 1 and self.allow(found[0]):
             return
-        # A browser sends no Origin with a plain GET to the page's own origin, but this, which no page can set.
+        # With a plain GET to the page's own origin a browser sends no Origin, but this header, which no page can set.
         if not found and header(scope, b"sec-fetch-site") == "same-origin":
             return
         shown = show(found[0]) if found else "absent"
@@ -63,7 +63,7 @@ class Origins:
         """Check a request to a gateway without authentication.
 
         Raises:
-            Forbidden: if it comes from a page of elsewhere, or through a name that may have been made to point here.
+            Forbidden: if it comes from a page of another machine, or uses a host name that somebody else may have pointed at this machine.
         """
         host = header(scope, b"host") or ""
         if host and host.lower() not in self._hosts and not _cannot_be_rebound(host):
@@ -90,7 +90,7 @@ def _is_loopback(name: str) -> bool:
 
 @lru_cache(64)
 def _cannot_be_rebound(host: str) -> bool:
-    # DNS rebinding takes a name that somebody else can register: not an address, and not one without a dot.
+    # DNS rebinding needs a name that an attacker can register: not an address, and not a name without a dot.
     found = _HOST.fullmatch(host)
     if found is None:
         return False
@@ -113,7 +113,7 @@ class Cors:
         self._methods = method.encode()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # No coroutines around those of the endpoint and the server: each costs a handshake a microsecond.
+        # Not a coroutine that wraps those of the endpoint and the server: each one costs a handshake a microsecond.
         found = headers(scope, b"origin")
         allowed = len(found) == 1 and self._origins.allow(found[0])
         if found and scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method"):
@@ -122,7 +122,7 @@ class Cors:
 
         def send_with(message: MutableMapping[str, Any]) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                # A list of its own: where the gateway is mounted, a host's middleware may add to it.
+                # A new list, because the middleware of a host application may add to it.
                 message = {**message, "headers": [*message["headers"], *extra]}
             return send(message)
 

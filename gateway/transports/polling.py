@@ -1,4 +1,4 @@
-"""Long polling: ``GET /poll``, for where neither WebSocket nor SSE gets through."""
+"""Long polling: ``GET /poll``, for networks in which neither WebSocket nor SSE gets through."""
 
 from __future__ import annotations
 
@@ -14,20 +14,32 @@ from gateway.core.event import ITEM
 from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
-from gateway.errors import BadRequest, GatewayError, Unavailable
+from gateway.errors import GatewayError, Unavailable
 from gateway.transports.answers import answer, check_method
 from gateway.transports.connections import address_of
 from gateway.transports.request import check_readable, parse_request, wait_seconds
 from gateway.transports.services import Services
 from gateway.transports.writer import HIGH_BYTES, Receive, Send
 
-READ_SECONDS: Final = 5.0  # for the first look into the log, however short the wait
+READ_SECONDS: Final = 5.0  # for the first read of the log, however short the wait
 
-_NOTICE: Final = b'{"op":'  # an event begins with its type
+_NOTICE: Final = b'{"op":'  # how a notice begins, while an event begins with its type
 
 
 class Collector:
-    """Gathers what a subscription writes, until there is enough for an answer."""
+    """Collects what a subscription writes until there is enough for an answer.
+
+    Attributes:
+        grant: of the client
+        lost: why the grant holds no longer; ``None`` while it does
+        events: their JSON
+        gaps: the channels of gap notices
+        ready: whether all channels have been read
+        done: whether all channels are over, and the client asked to be told
+        failed: whether the log could not be read
+        released: whether the answer is wanted now
+        changed: set with every change of these
+    """
 
     def __init__(self, services: Services, grant: Grant, *, until_final: bool) -> None:
         self.grant = grant
@@ -71,7 +83,7 @@ class Collector:
         self.changed.set()
 
     def release(self, code: int, reason: str) -> None:
-        """Answer with what there is, now."""
+        """Have the poll answered now with what there is. Takes the arguments of an ``Ending``."""
         self.released = True
         self.changed.set()
 
@@ -81,7 +93,7 @@ class Collector:
 
     @property
     def complete(self) -> bool:
-        """Whether there is something to answer with. A full one does not wait for the rest of the log."""
+        """Whether it is time to answer. A full collector does not wait for the rest of the log."""
         if self.lost is not None or self.failed or self.done or self.subscription.full:
             return True
         return self.ready and bool(self.events or self.gaps)
@@ -106,9 +118,7 @@ class PollEndpoint:
         started = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)
-        request = parse_request(scope, services.max_channels)
-        if not request.channels:
-            raise BadRequest("no channel: channel=<name> is expected, once for each")
+        request = parse_request(scope, services.max_channels, required=True)
         wait = wait_seconds(scope)
         grant = await services.gate.authenticate(scope, request.channels)
         check_readable(grant, request.channels)

@@ -1,4 +1,4 @@
-"""Publishing over HTTP: ``POST /publish``, one event or up to a thousand."""
+"""Publishing over HTTP: ``POST /publish``, with one event or up to a thousand."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from gateway.transports.writer import Receive, Send
 logger = logging.getLogger("gateway.publish")
 
 MAX_BODY_BYTES: Final = 8_388_608
-HELD_BYTES: Final = 134_217_728  # of bodies at once, which may take half a minute to come
+HELD_BYTES: Final = 134_217_728  # of all bodies together, each of which may take half a minute to come
 MAX_ITEMS: Final = 1_000
-MAX_DELIVERIES: Final = 10_000  # items times their channels
-MAX_DELIVERED_BYTES: Final = 33_554_432  # by these: what goes to Redis at once is held meanwhile, and takes a second
+MAX_DELIVERIES: Final = 10_000  # the channels of all items together
+MAX_DELIVERED_BYTES: Final = 33_554_432  # of all deliveries: they go to Redis at once, which takes a second, and are held meanwhile
 MAX_KEEP: Final = 10_000
 MAX_TTL: Final = 30 * 86_400
 MAX_TEXT_BYTES: Final = 512
@@ -50,7 +50,7 @@ class Item(msgspec.Struct, forbid_unknown_fields=True):
         return [self.channel] if isinstance(self.channel, str) else list(dict.fromkeys(self.channel))
 
     def json(self) -> bytes:
-        """What goes to Redis."""
+        """The event as it goes to Redis."""
         fields: dict[str, object] = {"type": self.type, "data": self.data}
         if self.final:
             fields["final"] = True
@@ -75,7 +75,11 @@ def _parse_item(raw: bytes | msgspec.Raw) -> Item:
 
 
 def _check(item: Item, grant: Grant, max_event_bytes: int) -> bytes:
-    """The event's JSON, if all is well with it."""
+    """Check an item, and return its event's JSON.
+
+    Raises:
+        Unprocessable, TooLarge, Forbidden: naming what is wrong.
+    """
     if not item.channels:
         raise Unprocessable("channel: at least one name is expected")
     for name in item.channels:
@@ -148,7 +152,11 @@ class PublishEndpoint:
         await answer_json(send, [r.problem() if isinstance(r, GatewayError) else r for r in results])
 
     async def _publish(self, items: Sequence[Item | GatewayError], grant: Grant, scope: Mapping[str, Any]) -> list[Result | GatewayError]:
-        """Publish in order; for each item its ids, or why not."""
+        """Publish the items in their order.
+
+        Returns:
+            for each item its ids, or why it was refused
+        """
         traceparent = parse_traceparent(scope["headers"])
         with span("publish", traceparent) as attributes:
             results = await self._record(items, grant)

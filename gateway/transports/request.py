@@ -1,4 +1,4 @@
-"""What a request asks for: its channels with their cursors, and how it wants to end. The same for all transports."""
+"""Request: parses what a request asks for, which is the same for all transports: channels, cursors, and when it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]+)", re.
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """The value of a request header, the last one if there are several; ``None`` if there is none."""
+    """The value of a request header; the last one if there are several, ``None`` if there is none."""
     value: bytes | None = dict(scope["headers"]).get(name)
     return None if value is None else value.decode("latin-1")
 
@@ -57,10 +57,10 @@ def _unquote(text: bytes) -> str:
 
 
 def parse_since(text: str) -> Since:
-    """A cursor, ``last`` or ``now``.
+    """Parse a cursor, ``last`` or ``now``.
 
     Raises:
-        BadRequest: if it is none of these.
+        BadRequest: if the text is none of these.
     """
     if text == "last":
         return "last"
@@ -74,12 +74,12 @@ def parse_since(text: str) -> Since:
 
 @dataclass(slots=True)
 class StreamRequest:
-    """What a request asks for.
+    """What the request for a stream or a poll asks for.
 
     Attributes:
-        channels: where to begin on each
-        until_final: whether the stream ends when all of them are over
-        resumed: whether the client has been here before and brought a cursor
+        channels: where to begin on each channel
+        until_final: whether to end when all channels are over
+        resumed: whether the client has brought a cursor, and so was connected before
     """
 
     channels: dict[str, Since]
@@ -87,11 +87,16 @@ class StreamRequest:
     resumed: bool
 
 
-def parse_request(scope: Scope, max_channels: int) -> StreamRequest:
-    """Read ``channel=``, ``since=``, ``until=`` and the last event's id (docs/protocol.md).
+def parse_request(scope: Scope, max_channels: int, *, required: bool = False) -> StreamRequest:
+    """Parse ``channel=``, ``since=``, ``until=`` and the last event's id (docs/protocol.md).
+
+    Args:
+        scope: of ASGI
+        max_channels: how many may be asked for
+        required: whether there must be at least one channel
 
     Raises:
-        BadRequest: naming the value that is wrong.
+        BadRequest: if a value is wrong; the error names it.
     """
     since: Since = "last"
     last_id: int | None = None
@@ -119,6 +124,8 @@ def parse_request(scope: Scope, max_channels: int) -> StreamRequest:
         if channels.setdefault(name, begin) != begin:
             raise BadRequest(f"channel {show(name)}: asked for twice, with different cursors")
     check_number(channels, max_channels)
+    if required and not channels:
+        raise BadRequest("no channel: channel=<name> is expected, once for each")
     return StreamRequest(channels, until_final, last_id is not None or resumed)
 
 
@@ -130,7 +137,7 @@ def _channel(value: str) -> tuple[str, Since | None]:
 
 def _last_id(value: str) -> int | None:
     if not value:
-        return None  # as a browser sends it that has received no id yet
+        return None  # a browser that has received no id yet may send it empty
     try:
         return parse_cursor(value)
     except Malformed as error:
@@ -138,32 +145,36 @@ def _last_id(value: str) -> int | None:
 
 
 def _later(last_id: int, cursor: Since | None) -> int:
-    # The URL of an EventSource is that of its first connection; the last id is news. Unless it comes from another channel.
+    # An EventSource reconnects with its first URL, so the last id is usually newer than the cursor in it. But it may be the id of an
+    # event on another channel, and then it can be the older one.
     return max(last_id, cursor) if isinstance(cursor, int) else last_id
 
 
 def check_channel(name: str) -> None:
-    """
+    """Check the name of a channel.
+
     Raises:
-        BadRequest: if this is no channel's name.
+        BadRequest: if it is not allowed.
     """
     if (problem := channel_problem(name)) is not None:
         raise BadRequest(problem, channel=name)
 
 
 def check_number(names: Collection[str], most: int) -> None:
-    """
+    """Check how many channels one client wants to follow.
+
     Raises:
-        BadRequest: if these are more channels than one client may follow.
+        BadRequest: if there are more than ``most``.
     """
     if len(names) > most:
         raise BadRequest(f"{len(names)} channels: at most {most} are allowed for one connection")
 
 
 def check_readable(grant: Grant, names: Iterable[str]) -> None:
-    """
+    """Check that the grant allows to read all of these channels.
+
     Raises:
-        Forbidden: if the grant does not allow to read one of them, whether or not it exists.
+        Forbidden: naming the first channel that it does not allow. The answer is the same whether or not that exists.
     """
     for name in names:
         if not grant.may_read(name):
@@ -171,10 +182,10 @@ def check_readable(grant: Grant, names: Iterable[str]) -> None:
 
 
 def wait_seconds(scope: Scope, default: float = 25.0, most: float = 60.0) -> float:
-    """How long a poll may wait: ``wait=`` in the URL or in ``Prefer`` (RFC 7240, section 4.3), cut at ``most``.
+    """How many seconds a poll may wait: ``wait=`` in the URL or in ``Prefer`` (RFC 7240, section 4.3), but at most ``most``.
 
     Raises:
-        BadRequest: if it is no number of seconds.
+        BadRequest: if ``wait=`` in the URL is not a number of seconds.
     """
     for name, value in query(scope):
         if name == "wait":

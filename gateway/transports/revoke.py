@@ -19,7 +19,7 @@ MAX_BODY_BYTES: Final = 4_096
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True):
-    """What is to be revoked: all tokens of a subject issued until now, or one token."""
+    """What to revoke: all tokens that a subject was issued up to now, or one token."""
 
     sub: str | None = None
     jti: str | None = None
@@ -29,10 +29,11 @@ _decode: Final = msgspec.json.Decoder(Order)
 
 
 def parse_order(body: bytes) -> Order:
-    """
+    """Parse the body of a request.
+
     Raises:
         BadRequest: if it is not JSON.
-        Unprocessable: if it is not one of ``sub`` and ``jti``.
+        Unprocessable: if it does not have exactly one of ``sub`` and ``jti``.
     """
     try:
         order = _decode.decode(body)
@@ -46,7 +47,7 @@ def parse_order(body: bytes) -> Order:
 
 
 class RevokeEndpoint:
-    """Takes revocations. When it has answered, every gateway that Redis reaches has been told."""
+    """Takes revocations. Once it has answered, every gateway that is connected to Redis has been told."""
 
     def __init__(self, services: Services, store: RevocationStore) -> None:
         self._services = services

@@ -1,4 +1,4 @@
-"""Services: what the application hands to each of its endpoints."""
+"""Services: what all endpoints of the application share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,20 @@ NOT_RUNNING: Final = "the gateway is not running: its lifespan was not entered"
 
 @dataclass(slots=True)
 class Services:
-    """The one feed, the open connections, who may come in and stay, and the limits."""
+    """What all endpoints share.
+
+    Attributes:
+        feed: brings the events
+        connections: those that are open
+        gate: decides who may come in
+        access: watches over how long they may stay
+        max_channels: that one client may follow
+        max_event_bytes: of an event's JSON
+        anybody: whether there is no authentication, so that everybody may do everything
+        running: whether the application's lifespan is entered
+        draining: whether the process is shutting down
+        catch_up: the feed's method, kept so that all subscriptions share one bound method
+    """
 
     feed: Feed
     connections: Connections
@@ -28,18 +41,19 @@ class Services:
     access: Access
     max_channels: int = 128
     max_event_bytes: int = MAX_EVENT_BYTES
-    anybody: bool = False  # no authentication: everybody may do everything
+    anybody: bool = False
     running: bool = False
     draining: bool = False
-    catch_up: Callable[[Subscription], None] = field(init=False)  # the feed's, one object for all subscriptions
+    catch_up: Callable[[Subscription], None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.catch_up = self.feed.catch_up
 
     def check_room(self, address: str) -> None:
-        """
+        """Check that a stream may be opened now.
+
         Raises:
-            Unavailable: if no further stream may be opened now, or none from this address.
+            Unavailable: if none may be, or none from this address.
         """
         if not self.running:
             raise Unavailable(NOT_RUNNING)
@@ -48,10 +62,10 @@ class Services:
         self.connections.check_room(address)
 
     def check_still(self, grant: Grant) -> None:
-        """Check once more, behind a body, which may have taken half a minute to come.
+        """Check a grant again after the body has come, which may have taken half a minute.
 
         Raises:
-            Unauthorized: if the grant has expired meanwhile, or was revoked.
+            Unauthorized: if the grant has expired since, or was revoked.
         """
         if not self.anybody:
             self.access.check(grant)

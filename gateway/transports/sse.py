@@ -1,4 +1,8 @@
-"""SSE: ``GET /sse`` (WHATWG HTML, section 9.2)."""
+"""SSE: event streams, ``GET /sse`` (WHATWG HTML, section 9.2).
+
+The retry line and the heartbeat are single lines, not blocks with a blank line after them, because some parsers (httpx-sse) take each
+blank line for an event.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any, Final, cast
 
 from gateway import metrics
 from gateway.core.event import BLOCK, CHUNK, http_chunk
-from gateway.errors import OVERLOADED, RESTART, BadRequest
+from gateway.errors import OVERLOADED, RESTART
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
@@ -20,22 +24,21 @@ from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, Se
 
 HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
-    (b"x-accel-buffering", b"no"),  # nginx would keep events back until its buffer is full
+    (b"x-accel-buffering", b"no"),  # otherwise nginx holds events back until its buffer is full
     *ALWAYS,
 ]
-RETRY_MS: Final = (1_000, 3_000)  # for a connection that breaks: all of them may have
-RETRY_AFTER_MS: Final = {RESTART: (100, 1_000), OVERLOADED: (3_000, 8_000)}  # for one that was sent away, in its turn or for good reason
-
-# The retry line and the heartbeat are lines, not blocks: some parsers (httpx-sse) make an event of each blank line.
+# After how many milliseconds to reconnect, from and to: after a break, when all clients may come back at once, and after a goodbye.
+RETRY_MS: Final = (1_000, 3_000)
+RETRY_AFTER_MS: Final = {RESTART: (100, 1_000), OVERLOADED: (3_000, 8_000)}
 
 
 def retry_line(least: int, most: int) -> bytes:
-    """After how many milliseconds to come back, each client at a moment of its own."""
-    return b"retry: %d\n" % (least + int(random.random() * (most - least)))  # three calls less than randint, for each that comes
+    """Tells a client to reconnect after a random number of milliseconds in this range."""
+    return b"retry: %d\n" % (least + int(random.random() * (most - least)))  # saves three calls of randint for each client
 
 
 async def _after_detach(message: MutableMapping[str, Any]) -> None:
-    """What stands in ASGI's send's place when the application's call is over."""
+    """Takes the place of ASGI's send once the application's call is over."""
 
 
 class Stream(Follower):
@@ -45,11 +48,11 @@ class Stream(Follower):
     transport = "sse"
 
     def detached(self) -> None:
-        """It goes on without a task; the response is the writer's now."""
+        """The stream goes on without a task, and its response is in the hands of the writer."""
         self._send = _after_detach
 
     def write(self, data: bytes) -> None:
-        """Write bytes that are no event."""
+        """Write lines that are neither an event nor a notice."""
         self.subscription.greet()
         self.writer.write(http_chunk(data) if self.subscription.wire is CHUNK else data)
 
@@ -81,13 +84,11 @@ class SseEndpoint:
         started = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)
-        request = parse_request(scope, services.max_channels)
-        if not request.channels:
-            raise BadRequest("no channel: channel=<name> is expected, once for each")
+        request = parse_request(scope, services.max_channels, required=True)
         grant = await services.gate.authenticate(scope, request.channels)
         check_readable(grant, request.channels)
         if request.until_final and request.resumed and await services.feed.is_over(request.channels):
-            # The one answer that stops an EventSource from coming back.
+            # Only this answer stops an EventSource from reconnecting.
             await answer(send, 204, b"", b"")
             return
         services.connections.check_room(address, grant.subject)

@@ -15,12 +15,12 @@ from gateway.transports.figures import measure
 from gateway.transports.services import NOT_RUNNING, Services
 from gateway.transports.writer import Receive, Send
 
-_METHODS: Final = ("GET", "HEAD")  # some who watch over a server ask for the head only
+_METHODS: Final = ("GET", "HEAD")  # some monitoring tools send HEAD
 _PROXIES: Final = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
 
 
 class LiveEndpoint:
-    """Says that the process is alive."""
+    """Tells that the process is alive."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -31,7 +31,7 @@ class LiveEndpoint:
 
 
 class ReadyEndpoint:
-    """Says whether events get through."""
+    """Tells whether events get through Redis."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -49,7 +49,7 @@ class ReadyEndpoint:
 
 
 class MetricsEndpoint:
-    """Tells the figures to a peer on loopback that came through no proxy, or to one with the ``admin`` claim."""
+    """Gives the metrics to a peer on loopback whose request did not come through a proxy, and to a token with the ``admin`` claim."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -64,7 +64,7 @@ class MetricsEndpoint:
             if grant is None or not grant.admin or self._services.anybody:
                 raise NotFound("there is nothing here")
         elif self._services.anybody:
-            await self._services.gate.authenticate(scope)  # not a foreign page in a browser on this machine
+            await self._services.gate.authenticate(scope)  # refuses pages of other origins in a browser on this machine
         measure(self._services)
         await answer(send, 200, metrics.exposition(), CONTENT_TYPE_LATEST.encode())
 

@@ -1,4 +1,4 @@
-"""Tickets over HTTP: ``POST /tickets`` with a bearer token, for one connection whose URL is its only place for a credential."""
+"""Tickets over HTTP: ``POST /tickets`` with a bearer token gives a ticket for one connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.transports.writer import Receive, Send
 
 
 class TicketEndpoint:
-    """Gives tickets."""
+    """Issues tickets."""
 
     def __init__(self, services: Services, tickets: Tickets) -> None:
         self._services = services
@@ -26,7 +26,7 @@ class TicketEndpoint:
         credential = find_credential(scope)
         by_ticket = credential is not None and credential.way == "ticket"
         if not self._services.anybody and (by_ticket or header(scope, b"authorization") is None):
-            # Nobody could tell how often a ticket for a ticket is used, and a page that has the cookie needs no ticket.
+            # A ticket must not buy the next one, or it could be prolonged for ever; and a page that has the cookie needs no ticket.
             raise Unauthorized("no token: Authorization: Bearer is expected")
         grant = await self._services.gate.authenticate(scope)
         await answer_json(send, {"ticket": await self._tickets.issue(grant), "expires_in": SECONDS})

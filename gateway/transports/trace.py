@@ -1,7 +1,7 @@
-"""Trace: the work that an event belongs to, as its publisher names it in ``traceparent`` (W3C Trace Context).
+"""Trace: the trace that a publish request belongs to, given by its ``traceparent`` header (W3C Trace Context).
 
-It goes into the log lines of the request and, where OpenTelemetry is installed, into a span. It does not travel with the event:
-what clients receive is fixed. Who wants it in the browser puts it into ``data``.
+It is written to the log lines of the request and, if OpenTelemetry is installed, makes a span. It is not passed on to clients, because
+the form of an event is fixed; a publisher that wants it in the browser can put it into ``data``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0
 
 
 def parse_traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The header's value, empty if there is none or more than one, or one of another form (section 3.2.2)."""
+    """The header's value; empty if there is not exactly one, or if it is malformed (section 3.2.2)."""
     found = [value for name, value in headers if name == b"traceparent"]
     return found[0].decode() if len(found) == 1 and _TRACEPARENT.fullmatch(found[0]) else ""
 
 
 @cache
 def _opentelemetry() -> Any:
-    # Imported when it is first asked for: it takes its time, and few have it.
+    # Imported on first use, because that takes time and few installations have it.
     try:
         from opentelemetry import trace  # noqa: PLC0415
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
@@ -34,7 +34,15 @@ def _opentelemetry() -> Any:
 
 @contextmanager
 def span(name: str, traceparent: str) -> Iterator[dict[str, int]]:
-    """A span of a producer, a child of the publisher's; what is put into the dictionary becomes its attributes."""
+    """A producer span for the work done while this is entered.
+
+    Args:
+        name: of the span
+        traceparent: of the parent span; empty for none
+
+    Yields:
+        a dictionary, whose entries become the span's attributes
+    """
     attributes: dict[str, int] = {}
     if (found := _opentelemetry()) is None:
         yield attributes

@@ -1,4 +1,4 @@
-"""WebSocket: ``GET /ws`` (RFC 6455). Text frames; an event has ``channel``, a notice has ``op``."""
+"""WebSocket: ``GET /ws`` (RFC 6455). Text frames both ways: an event has ``channel``, a notice or a command has ``op``."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ logger = logging.getLogger("gateway.websocket")
 PING: Final = b"\x89\x00"
 MAX_COMMAND_BYTES: Final = 65_536
 MAX_REF_BYTES: Final = 256
-MAX_UNANSWERED: Final = 300  # commands to subscribe
-COMMANDS_AT_ONCE: Final = 300  # one for each of 128 channels, twice over
+MAX_UNANSWERED: Final = 300  # subscribe commands that wait for their ready notice
+COMMANDS_AT_ONCE: Final = 300  # enough for one command for each of 128 channels, twice over
 COMMANDS_PER_SECOND: Final = 20.0
-# Each that a client did not follow costs this process and Redis as much as half a handshake, and a command may name all that it may follow:
-# so often over at once, and in so many seconds; and as if that were so many at least, for pages that go from one channel to the next.
+# New channels are limited apart from commands, because each costs this process and Redis half as much as a handshake, and one command
+# can name as many as a client may follow. One turn is that many channels, and at least MIN_IN_TURN, for pages that go from one channel
+# to the next. A client may take TURNS_AT_ONCE, and then another one every TURN_SECONDS.
 TURNS_AT_ONCE: Final = 4
 TURN_SECONDS: Final = 2.0
 MIN_IN_TURN: Final = 128
-MAX_REASON_BYTES: Final = 123  # RFC 6455, section 5.5: a control frame holds 125
+MAX_REASON_BYTES: Final = 123  # RFC 6455, section 5.5: a control frame holds 125 bytes, of which the code takes 2
 
 _decode: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 def close_reason(text: str) -> str:
-    """The text cut to what a close frame holds."""
+    """The text, cut to what fits into a close frame."""
     data = text.encode()
     return text if len(data) <= MAX_REASON_BYTES else data[: MAX_REASON_BYTES - 3].decode(errors="ignore") + "..."
 
@@ -61,7 +62,7 @@ class Socket(Follower):
         self._channel_rate: RateLimit | None = None
 
     def beat(self) -> None:
-        if self.subscription.wire is FRAME:  # else the server has pings of its own
+        if self.subscription.wire is FRAME:  # a foreign server sends pings of its own
             self.writer.write(PING)
 
     async def goodbye(self, code: int, reason: str) -> None:
@@ -73,7 +74,7 @@ class Socket(Follower):
     # What the client sends
 
     def on_message(self, message: MutableMapping[str, Any]) -> None:
-        """Take a message from a connection that has no task of its own."""
+        """Handle a message on a detached connection, which has no task of its own."""
         self._services.connections.spawn(self._handle_detached(message))
 
     async def _handle_detached(self, message: MutableMapping[str, Any]) -> None:
@@ -81,7 +82,7 @@ class Socket(Follower):
             try:
                 await self.handle(message)
             except GatewayError as error:
-                await self._send_away(error)  # who may be gone already
+                await self._send_away(error)  # fails with an OSError if the client is gone already
         except OSError:
             self.writer.abort()
         except Exception:
@@ -91,26 +92,26 @@ class Socket(Follower):
             cast("DirectSocket", self.writer).message_done()
 
     async def serve(self, receive: Receive) -> None:
-        """Take messages until the client is gone, or is sent away for them."""
+        """Handle messages until the client is gone, or is sent away."""
         try:
             while (message := await receive())["type"] != "websocket.disconnect":
                 await self.handle(message)
                 if self.subscription.full and isinstance(self.writer, SendWriter):
-                    await self.writer.flushed()  # a client that does not take the answers is not heard any further
+                    await self.writer.flushed()  # no more commands are taken from a client that does not take the answers
         except GatewayError as error:
             await self._send_away(error)
 
     async def _send_away(self, error: GatewayError) -> None:
         metrics.refused(error)
         self._services.connections.log(self, logging.INFO, "ended with %d: %s", error.close_code, error.detail)
-        with suppress(RuntimeError):  # it is being closed already
+        with suppress(RuntimeError):  # the connection is being closed already
             await self.goodbye(error.close_code, error.detail)
 
     async def handle(self, message: Mapping[str, Any]) -> None:
-        """Obey a command, or say why not.
+        """Carry out the command in a message, or answer with an error notice.
 
         Raises:
-            GatewayError: if the client is to be sent away for it.
+            GatewayError: if the client has to be sent away.
         """
         now = asyncio.get_running_loop().time()
         if self._command_rate is None:
@@ -130,7 +131,7 @@ class Socket(Follower):
             try:
                 command = _decode.decode(text)
             except (msgspec.DecodeError, RecursionError) as error:
-                # Not the text: there may be a token in it.
+                # The text is not quoted, because there may be a token in it.
                 raise BadRequest(f"the command is no JSON object with op: {error}") from None
             ref = _ref(command.pop("ref", None))
             match command.pop("op", None):
@@ -155,7 +156,7 @@ class Socket(Follower):
     def _subscribe(self, ref: Ref, channels: object) -> None:
         if not isinstance(channels, dict) or not channels:
             raise BadRequest(f"channels {show(channels)}: an object of names, each with null or a cursor, is expected")
-        check_number(channels, self._services.max_channels)  # before each of them is looked at
+        check_number(channels, self._services.max_channels)  # first, so that a huge command costs little
         begin: dict[str, Since] = {}
         for name, since in channels.items():
             check_channel(name)
@@ -187,7 +188,7 @@ class Socket(Follower):
         self.subscription.check_done()
 
     async def _authorise(self, ref: Ref, token: object) -> None:
-        """Go on with another token of the same subject; what it does not allow is dropped at once."""
+        """Go on with another token of the same subject. Channels that it does not allow are dropped at once."""
         if not isinstance(token, str):
             raise BadRequest("token: a text is expected")
         services, subscription = self._services, self.subscription
@@ -208,7 +209,7 @@ class Socket(Follower):
 
 
 def _ref(value: object) -> Ref:
-    # Short, because it is kept until the answer, which waits for Redis.
+    # It must be short, because it is kept until the answer, which waits for Redis.
     if value is None or (isinstance(value, str | int | float) and len(msgspec.json.encode(value)) <= MAX_REF_BYTES):
         return value
     raise BadRequest(f"ref {show(value)}: a text or a number is expected, at most {MAX_REF_BYTES} bytes")
@@ -221,9 +222,10 @@ class WebSocketEndpoint:
         self._services = services
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """
+        """Serve one upgrade.
+
         Raises:
-            Unavailable: before the handshake is answered, if there is no room.
+            Unavailable: before the upgrade is accepted, if no further stream may be opened.
         """
         services = self._services
         started = time.perf_counter()
@@ -262,7 +264,7 @@ class WebSocketEndpoint:
 
 
 async def _carry(writer: SendWriter, socket: Socket, receive: Receive) -> None:
-    """Serve with the tasks that a connection without direct writes needs."""
+    """Serve a connection without direct writes, which needs tasks of its own."""
     serve = asyncio.ensure_future(socket.serve(receive))
     others = [asyncio.ensure_future(work) for work in (writer.run(), writer.aborted())]
     try:

@@ -1,7 +1,7 @@
-"""Writers: what carries ready bytes to one client, and says when it is full.
+"""Writers: carry encoded bytes to one client, and report when too many of them wait.
 
-``server/protocols.py`` puts a writer of its own into ``scope["extensions"]``, which writes to the socket at once. Under any
-other ASGI server, or mounted behind somebody's middleware, ``SendWriter`` carries the bytes through ``send``.
+Under our own server ``scope["extensions"]`` holds a writer that writes to the socket at once (server/streams.py, server/sockets.py).
+Under any other ASGI server, or behind middleware that hides that, ``SendWriter`` carries the bytes through ``send``.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final, Protocol
 
 EXTENSION: Final = "gateway.writer"
-HIGH_BYTES: Final = 131_072  # full
-LOW_BYTES: Final = 32_768  # has room again
+HIGH_BYTES: Final = 131_072  # with more bytes waiting, a writer is full
+LOW_BYTES: Final = 32_768  # with fewer bytes waiting, a full writer has room again
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 def nothing() -> None:
-    """What is called where nobody wants to know."""
+    """A callback that does nothing."""
 
 
 class Writer(Protocol):
     """Carries bytes to one client.
 
     Attributes:
-        on_full: called when more than ``HIGH_BYTES`` wait
-        on_room: called when fewer than ``LOW_BYTES`` are left of them
+        on_full: called when more than ``HIGH_BYTES`` wait to be taken by the client
+        on_room: called after that, when fewer than ``LOW_BYTES`` are left
         on_gone: called when the client is gone; nothing may be written from then on
     """
 
@@ -41,53 +41,64 @@ class Writer(Protocol):
         """Takes bytes; never blocks and never fails."""
 
     def buffered(self) -> int:
-        """Bytes that wait."""
+        """The number of bytes that wait to be taken."""
 
     def taken(self) -> int:
-        """A number that grows whenever the client takes bytes."""
+        """A number that grows whenever the client takes bytes, to see whether it takes any."""
 
     def abort(self) -> None:
-        """Cut the connection and throw away what waits."""
+        """Cut the connection, and drop the bytes that wait."""
 
 
 class DirectStream(Writer, Protocol):
-    """What ``server/streams.py`` puts there for a response in chunks."""
+    """The writer of a response in chunks under our own server (server/streams.py)."""
 
     def take_head(self) -> bytes:
-        """The head of the response that was started, to be written before anything else; empty if somebody else writes it."""
+        """The head of the response that was started, which the caller must write before anything else; empty if it was sent already."""
 
     def detach(self) -> bool:
-        """Let it outlive the application's call. ``False``: it cannot, or the client is gone already."""
+        """Let the response outlive the application's call; ``False`` if that is not possible, or the client is gone already."""
 
     def end(self) -> None:
         """End the response."""
 
 
 class DirectSocket(Writer, Protocol):
-    """What ``server/sockets.py`` puts there for a WebSocket."""
+    """The writer of a WebSocket under our own server (server/sockets.py)."""
 
     def detach(self, on_message: Callable[[MutableMapping[str, Any]], None]) -> bool:
-        """Let it outlive the application's call, and have its messages taken one by one. ``False``: the client is gone already."""
+        """Let the connection outlive the application's call; ``False`` if the client is gone already.
+
+        Args:
+            on_message: called with one message at a time; the next one comes only after ``message_done``
+        """
 
     def message_done(self) -> None:
-        """A message is dealt with, the next one may come."""
+        """The message has been handled, so the next one may come."""
 
 
 async def finish(tasks: Collection[asyncio.Future[None]]) -> None:
-    """Cancel tasks and wait for their ends. What they fail with is of no use any more.
+    """Cancel tasks and wait until they have ended. Their errors are ignored.
 
-    Not with ``gather``: that loses the words of a cancellation, by which anyio knows its own, of a test client for instance.
+    Not with ``gather``, which loses the message of a cancellation: anyio recognises its own cancellations by that, for instance those
+    of a test client.
     """
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
     for task in tasks:
         if not task.cancelled():
-            task.exception()  # seen, so that nobody complains of it
+            task.exception()  # retrieved, or asyncio would log that it never was
 
 
 class SendWriter:
-    """A writer over ASGI ``send``, with a task of its own (``run``)."""
+    """A writer over ASGI's ``send``, with a task of its own (``run``).
+
+    Args:
+        send: of ASGI
+        message: makes an ASGI message of bytes
+        join: whether the bytes of several writes may go into one message
+    """
 
     def __init__(self, send: Send, message: Callable[[bytes], MutableMapping[str, Any]], *, join: bool) -> None:
         self.on_full: Callable[[], object] = nothing
@@ -106,7 +117,7 @@ class SendWriter:
         self._idle.set()
 
     def write(self, data: bytes) -> None:
-        """Queue bytes. They are few: who is full is given no more."""
+        """Queue bytes. The queue stays small, because a client whose writer is full is behind, and is given no more."""
         self._waiting.append(data)
         self._size += len(data)
         self._idle.clear()
@@ -125,15 +136,19 @@ class SendWriter:
         self._aborted.set()
 
     async def aborted(self) -> None:
-        """Wait until somebody has given the client up."""
+        """Wait until ``abort`` is called."""
         await self._aborted.wait()
 
     async def flushed(self) -> None:
-        """Wait until all is sent."""
+        """Wait until everything is sent."""
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Send what was written, for ever. Ends with an ``OSError`` if the client is gone."""
+        """Send what is written, until cancelled.
+
+        Raises:
+            OSError: if the client is gone.
+        """
         while True:
             await self._wake.wait()
             self._wake.clear()
