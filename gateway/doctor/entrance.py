@@ -102,7 +102,8 @@ async def look_at_token(site: Site) -> None:
         return
     detail = problem_of(answer)
     if answer.status_code == 401 and site.token is None:
-        site.say("wrong", "it asks for a token: give one with --token, such as `gateway token --sub doctor …` makes")
+        made = f"gateway token --sub doctor --subscribe {site.channel} --publish {site.channel}"
+        site.say("wrong", f'it asks for a token: give one, with --token "$({made})"')
     elif answer.status_code == 401 and (await site.get(f"{path}&token={site.token}")).status_code == 200:
         site.say("wrong", "the token counts in the URL and not in the header: the proxy takes Authorization away", "authorization")
     elif answer.status_code == 403:
