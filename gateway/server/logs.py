@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -84,7 +86,7 @@ class Repeats(logging.Filter):
         super().__init__()
         self._lines = lines
         self._seconds = seconds
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may log, in the midst of this
         self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}  # -> begin of the while, lines in it
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -99,10 +101,11 @@ class Repeats(logging.Filter):
             if now - begin >= self._seconds:
                 begin, count = now, 0
             self._seen[kind] = (begin, count + 1)
-            if count == self._lines:
+            if count == self._lines and not sys.is_finalizing():  # a thread that is started then never runs, and would be waited for
                 timer = threading.Timer(begin + self._seconds - now, self._tell, (kind, record.levelno))
                 timer.daemon = True
-                timer.start()
+                with suppress(RuntimeError):  # a little sooner, since Python 3.12
+                    timer.start()
         return count < self._lines
 
     def _tell(self, kind: tuple[str, str, str], level: int) -> None:

@@ -4,6 +4,9 @@ import io
 import json
 import logging
 import logging.config
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -145,3 +148,45 @@ def test_what_ends_the_process_is_told_each_time(kind: str, as_it_was: None) -> 
         logging.getLogger("gateway").critical("the feed has died")
 
     assert len(lines_of(output, kind)) == 3
+
+
+def test_what_is_logged_as_the_process_ends_does_not_hold_it_up() -> None:
+    # As futures do that nobody has asked for their exceptions, when the interpreter lets go of them.
+    program = """if True:
+        import gc, logging.config
+        from gateway.server.logs import log_config
+
+        class Late:
+            def __init__(self):
+                self.itself = self
+
+            def __del__(self, log=logging.getLogger("gateway").error):
+                for _ in range(10):
+                    log("late")
+
+        logging.config.dictConfig(log_config("info", "text"))
+        gc.disable()
+        Late()
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
+
+    assert ended.stderr.count(b"late") == 5
+    assert ended.returncode == 0
+
+
+def test_what_is_logged_in_the_midst_of_logging_is_told(output: io.StringIO, kind: str) -> None:
+    # The garbage collector runs in between, and has something to say of what it finds.
+    class Interrupted(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            logging.getLogger("gateway").warning("in between")
+            return super().__hash__()
+
+    thread = threading.Thread(
+        target=logging.getLogger("gateway").info, args=("said",), kwargs={"extra": {"kind": Interrupted("a")}}, daemon=True
+    )
+    thread.start()
+    thread.join(10)
+
+    assert lines_of(output, kind)[-1] == "said"
