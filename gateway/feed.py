@@ -66,6 +66,7 @@ class Feed:
             on_message=self._hear,
             on_lost=self._lose,
             on_connected=self._open,
+            on_master=self._note_own,
         )
         self.reads = Reads(self.log, self.hub)
         self.behind: dict[Subscription, float] = {}
@@ -78,6 +79,7 @@ class Feed:
         self._on_lost: list[tuple[Callable[[], None], asyncio.Event]] = []
         self._probe_back = -READY_SECONDS
         self._source = b""  # the holder of the data that this process has heard of; see Log.open
+        self._own = 0  # the newest id heard when that holder was last known to be the master
 
     # For the owner
 
@@ -200,8 +202,15 @@ class Feed:
             metrics.LATENCY_BY_WIRE[wire.name].observe(latency)
 
     async def _open(self) -> None:
-        source = b"" if self.listener.relayed else self._source
-        self._source = await self.log.open(self.hub.heard, source)
+        if self.listener.relayed:
+            # What was heard since may be announcements of the new master, passed on. What was heard before is not in its data if it was
+            # published after the promotion: then there were two masters.
+            await self.log.open(self._own, self._source)
+            self._source = b""
+        self._source = await self.log.open(self.hub.heard, self._source)
+
+    def _note_own(self) -> None:
+        self._own = self.hub.heard
 
     def _lose(self) -> None:
         self._read_on()

@@ -15,9 +15,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from gateway.embedded import embedded_server
 from gateway.feed import AWAY_SECONDS, LINGER_SECONDS, Feed
 from gateway.reads import PAGE_BYTES
+from gateway.store import listener as listener_module
+from gateway.store.connect import redis_client
 from tests.conftest import publisher
+from tests.faults.proxy import Proxy
 from tests.support.feeds import Client, reads, running
 
 
@@ -331,3 +335,42 @@ async def test_from_a_redis_that_takes_no_writes_is_read_on(
 
         assert client.ids == [published]
         assert stayed
+
+
+def port_of(url: str) -> str:
+    return url.rpartition(":")[2]
+
+
+async def test_who_heard_of_a_second_master_is_told_of_a_gap_where_the_address_leads_to_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The old master is well, and takes events until the gateway finds that the address has moved. What the new one has taken by then
+    # lies in part below the cursors of those who follow the old one.
+    monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.05)
+    with embedded_server("--repl-diskless-sync-delay", "0") as old, embedded_server("--replicaof", "127.0.0.1", port_of(old)) as new:
+        async with (
+            Proxy(int(port_of(old))) as way,
+            redis_client(old) as master,
+            redis_client(new) as replica,
+            asyncio.timeout(20),
+            running(f"redis://127.0.0.1:{way.port}") as feed,
+        ):
+            client = Client(feed, "jobs:1", 0)
+            await client.until_ready()
+            published = [await publisher(master)("jobs:1")]
+            while not await replica.exists("notify:log:{jobs:1}"):
+                await asyncio.sleep(0.01)
+            await replica.replicaof("NO", "ONE")
+            await publisher(replica)("jobs:1")
+            published.append(await publisher(master)("jobs:1"))
+            published.append(await publisher(replica)("jobs:1"))
+            while client.ids != published[:2]:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)  # a check or two
+            way.target = int(port_of(new))
+            while "gap" not in [message.get("op") for message in client.got]:
+                await asyncio.sleep(0.01)
+            published.append(await publisher(replica)("jobs:1"))
+            while client.ids[-1] != published[-1]:
+                await asyncio.sleep(0.01)
+
+    assert client.ids == published
+    assert [message["op"] for message in client.got if "op" in message] == ["ready", "gap"]

@@ -92,14 +92,18 @@ async def ask(client: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
     pool = client.connection_pool
     connection = await pool.get_connection()
     try:
-        packed = [hiredis.pack_command(command) for command in commands]
-        await connection.send_packed_command(packed)
-        answers = [await _answer(connection) for _ in packed]
+        answers = await _exchange(connection, commands)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
             await connection.disconnect(nowait=True)  # the address may lead to another master by now
         return answers
     finally:
         await pool.release(connection)
+
+
+async def _exchange(connection: AbstractConnection, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+    packed = [hiredis.pack_command(command) for command in commands]
+    await connection.send_packed_command(packed)
+    return [await _answer(connection) for _ in packed]
 
 
 async def _answer(connection: AbstractConnection) -> Any:
@@ -245,8 +249,13 @@ async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:
     return address != (connection.host, connection.port)
 
 
-async def inspect_server(client: Redis, name: bytes) -> tuple[bool | None, bool]:
+async def inspect_server(client: Redis, name: bytes, *, anew: bool = False) -> tuple[bool | None, bool]:
     """Ask the server that the client's commands go to about itself.
+
+    Args:
+        client: whose server is meant
+        name: a pub/sub channel
+        anew: ask the server that the address leads to now; the pool's connections lead to where it did when they were made
 
     Returns:
         whether anybody is subscribed to this pub/sub channel there (``None`` if it does not say), and whether it is a replica
@@ -254,7 +263,15 @@ async def inspect_server(client: Redis, name: bytes) -> tuple[bool | None, bool]
     Raises:
         RedisError, OSError: if it is away.
     """
-    followers, replication = await ask(client, [("PUBSUB", "NUMSUB", name), ("INFO", "replication")])
+    commands = [("PUBSUB", "NUMSUB", name), ("INFO", "replication")]
+    if anew:
+        connection = make_connection(client)
+        try:
+            followers, replication = await _exchange(connection, commands)
+        finally:
+            await connection.disconnect(nowait=True)
+    else:
+        followers, replication = await ask(client, commands)
     followed = None if isinstance(followers, Exception) else bool(followers[1])
     return followed, isinstance(replication, bytes) and b"role:slave" in replication
 

@@ -24,14 +24,14 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from gateway.store.connect import DEADLINE, drop_idle, inspect_server, is_elsewhere, make_connection
+from gateway.store.connect import DEADLINE, inspect_server, is_elsewhere, make_connection
 from gateway.store.receiver import Lost, Receiver
 
 logger = logging.getLogger("gateway.listener")
 
 PING_SECONDS: Final = 0.5
 MASTER_SECONDS: Final = 1.0  # between two checks whether the server is still the master
-ADDRESS_CHECKS: Final = 5  # one check of so many goes by new connections: one that is kept leads to where the address led when it was made
+ADDRESS_CHECKS: Final = 5  # one check of so many goes by a new connection: those that are kept lead to where the address did once
 CANNOT_SAVE: Final = "MISCONF "  # begins the answer to a ping of a server whose disk is full, but which still passes announcements on
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
 # How many subscriptions may await their confirmation: Redis cuts a listener that is 32 MB of output behind, which is what the
@@ -50,6 +50,7 @@ class Listener:
         on_message: called with a channel's name without the prefix, and the payload
         on_lost: called when announcements may have been missed
         on_connected: awaited on each new connection, before anything is subscribed
+        on_master: called whenever the server has said that it is the master: what was heard until now are its own announcements
         silence: seconds without a byte after which the server counts as gone
 
     Attributes:
@@ -66,6 +67,7 @@ class Listener:
         on_message: Callable[[str, bytes], None],
         on_lost: Callable[[], None],
         on_connected: Callable[[], Any],
+        on_master: Callable[[], None] = lambda: None,
         silence: float = DEADLINE - PING_SECONDS,
     ) -> None:
         self.connects = 0
@@ -77,6 +79,7 @@ class Listener:
         self._on_message = on_message
         self._on_lost = on_lost
         self._on_connected = on_connected
+        self._on_master = on_master
         self._silence = silence
         # Subscriptions are numbered as they are asked for. Redis confirms them in that order, so a channel is confirmed once the
         # number of confirmations has reached its own number.
@@ -229,18 +232,20 @@ class Listener:
         await self.confirmed([name])
         known = False  # whether the server that our commands go to has ever had this connection as a subscriber
         for check in count(1):
-            if check % ADDRESS_CHECKS == 0:
-                await drop_idle(self._client)
             with suppress(RedisError, OSError):
                 if await is_elsewhere(self._client, connection):
                     raise Lost("the Sentinels name another master")
-                followed, replica = await inspect_server(self._client, self._prefix + name.encode())
+                anew = check % ADDRESS_CHECKS == 0
+                followed, replica = await inspect_server(self._client, self._prefix + name.encode(), anew=anew)
                 moved = known and followed is False and name in self._wanted
                 known |= followed is True
                 if moved or replica:
                     self.relayed = True
                     raise Lost("the address leads to another server now" if moved else "it has become a replica")
-            await asyncio.sleep(MASTER_SECONDS)
+                if followed:
+                    self._on_master()
+            if (check + 1) % ADDRESS_CHECKS:  # right before the address is looked at, what was heard until then is known to be this one's
+                await asyncio.sleep(MASTER_SECONDS)
 
     def _take(self, reply: Any) -> None:
         if type(reply) is list and reply[0] == b"message":
