@@ -1,97 +1,100 @@
-// client.js: follows channels of a Notify Gateway, and comes back after every loss with the cursor of each channel.
+// client.js: follows channels of a Notify Gateway, and reconnects after every loss with the cursor of each channel.
 //
-// One connection at a time, over the first transport that gets through. What comes is taken by its id, so that it does not matter
-// which transport brought it, or how often.
+// There is one connection at a time, over the first transport that gets through. Whether an event is new is decided by its id, so it
+// does not matter which transport brought it, or how often.
 //
-// All tabs of one browser share a connection: the one that leads, because it holds a Web Lock, follows what all of them follow, and
-// hands on by BroadcastChannel what comes. The rule is the gateway's: a tab that may have missed something has a connection of its own,
-// from its own cursors, until it is where the leader is; then it listens to the leader.
+// The tabs of a browser share one connection. The tab that holds a Web Lock is the leader: it follows what all tabs follow, and passes
+// everything it receives on to them over a BroadcastChannel. The rule is the same as the gateway's: a tab that may have missed something
+// has a connection of its own, starting from its own cursors, until it has caught up with the leader. From then on it listens to that.
 //
-// What pages load is client.min.js, which `npm run build` makes of this.
+// Pages load client.min.js, which `npm run build` makes from this file.
 
 /**
  * @typedef {{type: string, data: any, final?: true, channel: string, id?: string, op?: undefined}} GatewayEvent
  *
  * @typedef {{op: "gap", channel: string}} Gap
- *   Events of this channel are missing before the next one: load its state from your own backend, and go on.
+ *   Events of this channel were lost before the next one. Load the state from your own backend, and go on.
  *
  * @typedef {"connecting" | "live" | "waiting" | "stopped" | "closed"} Status
  *
  * @typedef {{status: Status, retry?: number, problem?: Problem}} StatusNotice
- *   `retry`: milliseconds until the next attempt. `problem`: why it waits, or has stopped.
+ *   `retry`: milliseconds until the next attempt. `problem`: why it is waiting, or has stopped.
  *
  * @typedef {Error & {status: number, channel?: string, after: number}} Problem
- *   `status`: an HTTP status or a close code, 0 for a network that failed. `after`: seconds, from Retry-After.
+ *   `status`: an HTTP status or a WebSocket close code; 0 if the network failed. `after`: the seconds of Retry-After.
  *
  * @typedef {string | null | undefined} Token
  *
  * @typedef {object} Options
  * @property {Iterable<string>} [channels] what to follow from the start
- * @property {Token | (() => Token | Promise<Token>)} [token] a JSON Web Token, or what gives one: called for each connection,
- *   before the token expires, and once more if it was refused
- * @property {string} [since] where to begin: `last` (the newest event of each channel), `0` (all), `now` (nothing old), or a cursor
- * @property {string | false} [share] `false`: a connection of its own; a text: tabs share one by this name, not by the token's `sub`
- * @property {number} [quiet] milliseconds of silence after which the connection is tested: 20,000, not less than the gateway's heartbeat
+ * @property {Token | (() => Token | Promise<Token>)} [token] a JSON Web Token, or a function that returns one. The function is called
+ *   for each connection, before the token expires, and once more if the token was refused
+ * @property {string} [since] where to begin: `last` (the newest event of each channel), `0` (all), `now` (only new events), or a cursor
+ * @property {string | false} [share] `false`: this tab has a connection of its own. A string: tabs with the same string share a
+ *   connection, instead of those whose tokens have the same `sub`
+ * @property {number} [quiet] milliseconds of silence after which the connection is tested, 20,000 unless given; not less than the
+ *   gateway's heartbeat
  *
  * @typedef {ReturnType<typeof connect>} Feed
  *
  * @typedef {Record<string, string>} Cursors by channel
  *
- * @typedef {{channel: string, cursor: string, ready?: object}} Place where a client is in a channel
- *   `ready`: the connection over which all that was there has come.
+ * @typedef {{channel: string, cursor: string, ready?: object}} Place how far a client is in a channel
+ *   `ready`: the connection that has brought everything up to the cursor.
  *
  * @typedef {Place & {mine?: boolean, last?: GatewayEvent, done: Promise<GatewayEvent>, resolve: (event: GatewayEvent) => void,
  *   reject: (problem: Problem) => void}} Followed
- *   `mine`: by this tab, not only by others.
+ *   `mine`: followed by this tab, and not only by others.
  *
- * @typedef {{from: string | false, status: Status, channels: Cursors, rouse?: any}} Report of a tab to the others
- *   `from`: which tab, if it does not lead. `channels`: what it follows, and how far it is. `rouse`: a leader that is new asks for
- *   the others' reports; another tab, to which the user has come back, asks whether the leader's connection is alive.
+ * @typedef {{from: string | false, status: Status, channels: Cursors, rouse?: any}} Report what a tab tells the others
+ *   `from`: the tab, unless it is the leader. `channels`: what it follows, with its cursors. `rouse`: a new leader asks the other tabs
+ *   for their reports; a tab to which the user has returned asks the leader to test its connection.
  */
 
-const ANSWER = 5_000; // milliseconds for a connection to open, and for the other side to answer
-const STEADY = 10_000; // so long a connection must have lasted for the delays to begin anew
-const KEPT = 600_000; // for so long no better transport is tried than the one that got through
-const MOST = 10_000; // events that wait for a slow loop
-const PATIENCE = 60_000; // for a token: a user may have to log in
-const LONGEST = 2e9; // milliseconds; a timer cannot wait much longer
+// All times are in milliseconds.
+const ANSWER = 5_000; // for a connection to open, and for the other side to answer
+const STEADY = 10_000; // once a connection has lasted this long, the delays start small again
+const KEPT = 600_000; // how long the transport that got through is used before a better one is tried again
+const MOST = 10_000; // events that may wait for a slow `for await` loop
+const PATIENCE = 60_000; // for a token: the user may have to log in
+const LONGEST = 2e9; // close to the longest time that setTimeout takes
 /** @type {Record<string, any>} */
 let memory = {};
 try {
   memory = localStorage;
 } catch {
-  // A browser that keeps nothing, or none at all.
+  // This browser stores nothing, or this is not a browser.
 }
-const CHANGED = { status: 400 }; // why a connection is cut that must ask for other channels
+const CHANGED = { status: 400 }; // the reason for reconnecting at once, to ask for other channels
 
 /**
- * From a problem of the gateway, a notice, or a socket's end.
+ * Make a `Problem` of what the gateway answered, of a notice, or of a socket's close event.
  * @param {{status?: number, code?: number, detail?: any, reason?: any, channel?: string, after?: number}} what @returns {Problem}
  */
 const problem = ({ code = 0, status = code, reason, detail = reason, channel, after = 0 }) =>
   Object.assign(Error(detail || "status " + status), { status, channel, after });
 
-/** What to do after a close code or a status. @param {any} code @returns {"token" | "stop" | "later" | "retry"} */
+/** What to do after this close code or HTTP status. @param {any} code @returns {"token" | "stop" | "later" | "retry"} */
 export const action = (code) =>
   /401$/.test(code) ? "token" : /40[023]$/.test(code) ? "stop" : /429|503|1013/.test(code) ? "later" : "retry";
 
 /**
- * Milliseconds before the next attempt. Full jitter: those who lost it together do not come back together.
+ * Milliseconds before the next attempt. With full jitter, so that clients who lost their connections together do not return together.
  * @param {number} failures @param {{status: number, after: number}} problem
  */
 export const delay = (failures, { status, after }) =>
   Math.min(after, 3_600) * 1_000 +
   Math.random() * Math.min(20_000, 500 * 2 ** Math.max(failures, !after && action(status) === "later" ? 3 : 0));
 
-/** Where the gateway is. @param {string | URL} url */
+/** The gateway's address, ending with a slash. @param {string | URL} url */
 export const locate = (url) => new URL(url, /** @type {any} */ (globalThis.location)).href.replace(/\/?$/, "/");
 
-/** The channels for a URL. @param {Cursors} cursors */
+/** The channels and cursors as the query of a URL. @param {Cursors} cursors */
 export const query = (cursors) => new URLSearchParams(Object.entries(cursors).map((pair) => ["channel", "" + pair]));
 
 /**
- * Takes the chunks of an event stream and gives its data as values, and `{}` for each chunk: a sign of life. The gateway writes the
- * JSON of each event on one line, with all that the stream's other fields say.
+ * A parser for the chunks of an event stream. It passes on the value of each data line, and `{}` for each chunk as a sign of life.
+ * Data lines are enough: the gateway writes each event's JSON on one line, and it contains what the other fields say.
  * @param {(value: any) => void} take @returns {(chunk: string) => void}
  */
 export const reader = (take) => {
@@ -105,7 +108,8 @@ export const reader = (take) => {
 };
 
 /**
- * Whether an event or a gap is news on a channel; moves its cursor. After a gap any id is news: Redis may have lost its newest data.
+ * Whether an event or a gap is new on its channel. If so, the cursor moves. After a gap every id is new, because Redis may have lost
+ * its newest data.
  * @param {Place} place @param {{op?: string, id?: string}} message
  */
 export const advance = (place, { op, id = op && "0" }) => {
@@ -114,7 +118,7 @@ export const advance = (place, { op, id = op && "0" }) => {
   return true;
 };
 
-/** All is there up to these ids, over this connection. @param {Place[]} places @param {Cursors} channels @param {object} connection */
+/** This connection has brought everything up to these ids. @param {Place[]} places @param {Cursors} channels @param {object} connection */
 export const reach = (places, channels, connection) => {
   for (const place of places)
     if (channels[place.channel]) {
@@ -123,7 +127,7 @@ export const reach = (places, channels, connection) => {
     }
 };
 
-/** The claims of a token, which are not proved. @param {any} token @returns {{sub?: string, exp?: number}} */
+/** The claims of a token, unverified. @param {any} token @returns {{sub?: string, exp?: number}} */
 const claims = (token) => {
   try {
     return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
@@ -133,25 +137,25 @@ const claims = (token) => {
 };
 
 /**
- * Follow channels of the gateway at this address, until closed.
+ * Follow channels of the gateway at this address, until the feed is closed.
  * @param {string | URL} url @param {Options} [options]
  */
 export function connect(url, { channels = [], token, since = "last", share, quiet = 20_000 } = {}) {
   const base = locate(url);
   const name = "notify " + base;
-  const bell = new EventTarget();
+  const target = new EventTarget();
   const closing = new AbortController();
   const ended = closing.signal;
   /** @type {Status} */
   let status = "connecting";
   /** @type {Followed[]} */
-  let places = []; // of the tab that leads: what all tabs follow
+  let places = []; // what this tab follows; in the leader, what all tabs follow
 
-  let signal = ended; // of the connection, or of the attempt to have one
-  let through = 0; // when the first byte of this connection came
-  let level = 0; // the transport: 0 WebSocket, 1 SSE, 2 long polling
+  let signal = ended; // of the connection, or of the attempt to open one
+  let openSince = 0; // when the first byte came over this connection
+  let transport = 0; // 0 WebSocket, 1 SSE, 2 long polling
   /** @type {Token} */
-  let given;
+  let bearer;
   /** @type {((command: object) => void) | undefined} */
   let send;
   /** @type {((none?: any) => void) | undefined} */
@@ -163,40 +167,40 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @type {any} */
   let renewal;
   /** @type {Record<string, object>} */
-  const left = {}; // over which connection a channel was unfollowed: what is still on the way there is not for those who follow it again
+  const unfollowedOn = {}; // for each channel that was unfollowed, the connection on which its events may still be on their way
 
-  let me = ""; // among the tabs
+  let tab = ""; // this tab's name among the tabs
   /** @type {BroadcastChannel | undefined} */
   let bus;
   let leading = false;
-  let merged = false; // this tab listens to the leader
-  let asked = false; // the leader, how far it is
+  let listening = false; // whether this tab listens to the leader, and has no connection of its own
+  let reported = false; // whether the leader was asked if this tab can listen to it
   /** @type {Record<string, Cursors>} */
-  const wants = {}; // what the other tabs follow, and how far they were
+  const wants = {}; // in the leader: what each of the other tabs follows, with its cursors
   /** @type {Cursors} */
-  const refused = {}; // what this one may not, with no cursor
+  const refused = {}; // channels that the gateway refused to the leader; without cursors, so that they overrule `wants`
 
   // Handlers
 
   /** @param {string} type @param {any} [detail] */
-  const emit = (type, detail) => bell.dispatchEvent(new CustomEvent(type, { detail }));
+  const emit = (type, detail) => target.dispatchEvent(new CustomEvent(type, { detail }));
 
   /**
-   * Call a handler for each event of a type, or of any (`*`), or for the notices `gap` and `status`; an event of such a type
-   * reaches `*` only. Returns what takes the handler away.
+   * Call a handler for each event of a type, for all events (`*`), or for the notices `gap` and `status`. An event whose own type is
+   * `gap` or `status` only reaches `*`. Returns a function that removes the handler.
    * @template {string} T
    * @param {T} type
    * @param {(value: T extends "gap" ? Gap : T extends "status" ? StatusNotice : GatewayEvent) => void} handler
    */
   const on = (type, handler) => {
     const listener = (/** @type {any} */ { detail }) => detail && handler(detail);
-    bell.addEventListener(type, listener);
-    return () => bell.removeEventListener(type, listener);
+    target.addEventListener(type, listener);
+    return () => target.removeEventListener(type, listener);
   };
 
   /** @param {Status} next @param {Partial<StatusNotice>} [more] */
-  const say = (next, more) => {
-    if (/ed$/.test(status) || (next === status && !more)) return; // stopped and closed are for good
+  const setStatus = (next, more) => {
+    if (/ed$/.test(status) || (next === status && !more)) return; // stopped and closed are final
     status = next;
     if (leading) report();
     emit("status", { status, ...more });
@@ -207,78 +211,78 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @param {string | undefined} channel */
   const find = (channel) => places.find((place) => place.channel === channel);
 
-  /** What is not ready. */
+  /** The channels for which this connection has not brought everything yet. */
   const pending = () => places.filter(({ ready }) => ready !== signal);
 
   /** @returns {Cursors} */
   const cursors = (some = places) => Object.fromEntries(some.map(({ channel, cursor }) => [channel, "" + cursor]));
 
-  /** Follow one more channel. @param {string} channel */
+  /** Follow another channel. @param {string} channel */
   const follow = (channel) => {
     const place = find(channel);
     if (place?.mine || ended.aborted) return;
-    if (place) left[channel] = signal; // by other tabs only, and here it begins anew
+    if (place) unfollowedOn[channel] = signal; // only other tabs follow it, and for this one it starts again from `since`
     places = places.filter((other) => other !== place);
     add(channel, since, true);
     subscribe();
-    report(); // other tabs may have to see for themselves
+    report(); // this tab is behind the others now: they may need connections of their own
   };
 
-  /** @param {string} channel @param {string | undefined} cursor @param {boolean} [mine] */
+  /** Start to follow from this cursor. @param {string} channel @param {string | undefined} cursor @param {boolean} [mine] */
   const add = (channel, cursor, mine) => {
     const place = /** @type {Followed} */ ({ channel, cursor, mine });
     place.done = new Promise((resolve, reject) => Object.assign(place, { resolve, reject }));
-    place.done.catch(() => {}); // not everybody asks
+    place.done.catch(() => {}); // nobody may be waiting for it
     places.push(place);
-    if (through && left[channel] === signal) change();
+    if (openSince && unfollowedOn[channel] === signal) reconnect();
   };
 
   /**
-   * Follow a channel no more, and if it was refused, for no other tab either; where it is not said which, for instance because they are
-   * too many, all that only other tabs follow. Returns one of them, if there are any.
+   * Stop following a channel, for the other tabs too if it was refused. If the reason names no channel, for instance because there are
+   * too many, stop following all that only other tabs follow. Returns one of those that were dropped, if any.
    * @param {Problem} reason
    */
-  const leave = (reason) => {
+  const drop = (reason) => {
     const some = places.filter(({ channel, mine }) => (reason.channel ? channel === reason.channel : !mine));
     for (const place of some) {
       place.reject(reason);
       place.mine = false;
       if (reason.status) refused[place.channel] = "";
     }
-    if (some[0]) cover();
+    if (some[0]) reconcile();
     return some[0];
   };
 
-  /** Have the gateway begin with what is new here; where it takes no commands, with a new connection. */
+  /** Ask the gateway for the channels that are new here. Only a WebSocket takes commands; otherwise reconnect. */
   const subscribe = () => {
     const fresh = pending();
-    if (fresh[0]) (send ?? change)({ op: "subscribe", channels: cursors(fresh) });
+    if (fresh[0]) (send ?? reconnect)({ op: "subscribe", channels: cursors(fresh) });
   };
 
-  /** Connect anew. */
-  const change = () => cut(CHANGED);
+  /** Connect again at once. */
+  const reconnect = () => cut(CHANGED);
 
-  /** Follow what this tab wants, and what others want, and no more. */
-  const cover = () => {
+  /** Follow what this tab and the others want, and nothing else. */
+  const reconcile = () => {
     const others = /** @type {Cursors} */ (Object.assign({}, ...Object.values(wants), refused));
     const kept = (/** @type {Followed} */ { channel, mine }) => mine || others[channel];
     const gone = places.filter((place) => !kept(place));
     places = places.filter(kept);
-    if (gone[0]) send?.({ op: "unsubscribe", channels: gone.map(({ channel }) => ((left[channel] = signal), channel)) });
+    if (gone[0]) send?.({ op: "unsubscribe", channels: gone.map(({ channel }) => ((unfollowedOn[channel] = signal), channel)) });
     for (const channel in others) if (others[channel] && !find(channel)) add(channel, others[channel]);
     subscribe();
     report();
   };
 
-  /** Take what has come. @param {any} message */
-  const take = (message) => {
-    if (signal.aborted && !merged) return; // the rest of a chunk
+  /** Handle a message, whatever brought it. @param {any} message */
+  const receive = (message) => {
+    if (signal.aborted && !listening) return; // the rest of a chunk from a connection that was cut
     const { op, channel, channels } = message;
     const place = find(channel);
-    alive();
-    if (/bye|error/.test(op)) (channel ? leave : cut)(problem(message));
+    heard();
+    if (/bye|error/.test(op)) (channel ? drop : cut)(problem(message));
     else {
-      if (leading) tell(message);
+      if (leading) broadcast(message);
       if (channels) reach(places, channels, signal);
       else if (place && advance(place, message) && place.mine) {
         if (op) emit(op, message);
@@ -290,157 +294,157 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         }
       }
     }
-    settle();
+    checkLive();
   };
 
-  /** Where all has come, see whether another tab can go on from here. */
-  const settle = () => {
+  /** Once everything has been brought, be live, and ask the leader whether this tab can listen to it. */
+  const checkLive = () => {
     if (pending()[0]) return;
-    if (!merged) say("live");
-    if (leading || asked) return;
-    asked = true;
+    if (!listening) setStatus("live");
+    if (leading || reported) return;
+    reported = true;
     report();
   };
 
   // Tabs
 
-  /** Find the other tabs. Those of different users have nothing to share; a cookie is the whole browser's. */
-  const join = () => {
-    const key = share ?? (token ? claims(given).sub : "");
-    if (me || typeof key !== "string" || !globalThis.navigator?.locks) return;
-    me = name + Math.random();
-    // A lock of its own comes first: by that the leader sees that this tab is gone.
-    hold(me, () => {
+  /** Find the other tabs. Different users share nothing. Without a token there may be a cookie, and that is the same in all tabs. */
+  const joinTabs = () => {
+    const key = share ?? (token ? claims(bearer).sub : "");
+    if (tab || typeof key !== "string" || !globalThis.navigator?.locks) return;
+    tab = name + Math.random();
+    // Each tab holds a lock of its own, so that the leader notices when the tab is gone.
+    holdLock(tab, () => {
       bus = new BroadcastChannel(name + key);
-      bus.onmessage = ({ data }) => (data.from ? leading && serve(data) : leading || hear(data));
-      asked = false;
-      settle();
-      hold(name + key, () => {
+      bus.onmessage = ({ data }) => (data.from ? leading && hearTab(data) : leading || hearLeader(data));
+      reported = false;
+      checkLive();
+      holdLock(name + key, () => {
         leading = true;
         report(true);
-        if (merged) change();
+        if (listening) reconnect();
       });
     });
   };
 
-  const over = new Promise((resolve) => (ended.onabort = resolve));
+  const untilClosed = new Promise((resolve) => (ended.onabort = resolve));
 
-  /** Hold a lock as soon as it is free, until the feed is closed. @param {string} lock @param {() => void} then */
-  const hold = (lock, then) =>
+  /** Take a lock as soon as it is free, and hold it until the feed is closed. @param {string} lock @param {() => void} then */
+  const holdLock = (lock, then) =>
     navigator.locks
       .request(lock, { signal: ended }, () => {
         then();
-        return over;
+        return untilClosed;
       })
       .catch(() => {});
 
   /** @param {object} message */
-  const tell = (message) => bus?.postMessage(message);
+  const broadcast = (message) => bus?.postMessage(message);
 
   /** @param {any} [rouse] */
-  const report = (rouse) => tell({ from: !leading && me, status, channels: cursors(), rouse });
+  const report = (rouse) => broadcast({ from: !leading && tab, status, channels: cursors(), rouse });
 
-  /** From another tab, as the leader: follow that, too, from there if it is new here, as long as that tab lives. @param {any} report */
-  const serve = ({ from, channels, rouse }) => {
+  /** As the leader: follow what another tab reports, from its cursors if it is new here, as long as that tab lives. @param {any} report */
+  const hearTab = ({ from, channels, rouse }) => {
     if (rouse) wake();
     if (!wants[from])
-      hold(from, () => {
+      holdLock(from, () => {
         delete wants[from];
-        cover();
+        reconcile();
       });
     wants[from] = channels;
-    cover();
+    reconcile();
   };
 
   /**
-   * From the leader. Where it is no further than this tab, nothing that is missing here was told before. After a gap it is at 0, and a
-   * tab that is not has still to hear of it.
+   * Hear the leader. This tab can listen to it if the leader is not further than this tab on any channel, for then it has missed nothing
+   * that the leader passed on. After a gap the leader's cursor is 0: a tab with another cursor has not been told of the gap yet.
    * @param {any} message
    */
-  const hear = (message) => {
+  const hearLeader = (message) => {
     const { status, channels, rouse } = message;
     if (status) {
       const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor && (channels[channel] > 0 || !+cursor));
-      if (near !== merged) change();
-      merged = near;
-      if (near) say(status);
-      asked = near && !rouse;
-      if (rouse) settle();
+      if (near !== listening) reconnect();
+      listening = near;
+      if (near) setStatus(status);
+      reported = near && !rouse;
+      if (rouse) checkLive();
     }
-    if (merged) take(message);
+    if (listening) receive(message);
   };
 
-  // Coming back
+  // Reconnecting
 
-  /** Be connected; after each loss come back, or end, as its reason says. */
-  const keep = async () => {
+  /** Stay connected: after each loss wait and reconnect, or stop, depending on the reason. */
+  const run = async () => {
     let failures = 0;
     let denied;
     while (!ended.aborted) {
       try {
-        if (merged) {
-          report(); // A leader that was put to sleep says nothing, and is left.
+        if (listening) {
+          report(); // A leader that was put to sleep does not answer. Then this tab connects by itself.
           await pause(ANSWER, report);
-          merged = asked = false;
-        } else await (places[0] ? connection() : pause(LONGEST));
+          listening = reported = false;
+        } else await (places[0] ? connectOnce() : pause(LONGEST));
       } catch (/** @type {any} */ error) {
         if (ended.aborted || error === CHANGED) continue;
         const reason = error.status >= 0 ? error : problem({ reason: error });
         const next = action(reason.status);
-        if (next === "stop" && leave(reason)) continue;
-        if (through && Date.now() - through > STEADY) failures = 0;
-        // A function has another token, and a cookie may have been renewed.
-        if (next === "stop" || (next === "token" && ((denied && !through) || typeof token === "string"))) return end("stopped", reason);
+        if (next === "stop" && drop(reason)) continue;
+        if (openSince && Date.now() - openSince > STEADY) failures = 0;
+        // After 401 try once more: a function may return a new token, and a cookie may have been renewed.
+        if (next === "stop" || (next === "token" && ((denied && !openSince) || typeof token === "string"))) return end("stopped", reason);
         denied = next === "token";
         const retry = delay(failures++, reason);
-        say("waiting", { retry, problem: reason });
+        setStatus("waiting", { retry, problem: reason });
         const waited = pause(retry);
-        send = () => {}; // what is followed meanwhile has to wait, too
-        through = 0;
-        if (reason.after) ping = undefined; // and so has who comes back to the tab
+        send = () => {}; // following another channel must not end the wait
+        openSince = 0;
+        if (reason.after) ping = undefined; // nor must the user's return to the tab, if the gateway asked for the wait
         await waited;
       }
     }
   };
 
-  /** Wait so long, or until there is a reason to look again. @param {number} milliseconds @param {() => void} [asks] */
+  /** Wait, unless there is a reason to go on earlier. @param {number} milliseconds @param {() => void} [asks] */
   const pause = (milliseconds, asks) =>
     new Promise((resolve) => {
       send = undefined;
       cut = resolve;
       ping = asks ?? resolve;
-      watch(milliseconds);
+      startTimer(milliseconds);
     });
 
-  /** Wait no longer, and see whether the other side is still there. @param {string} [type] of the page's event for which */
+  /** Stop waiting, or test whether the connection is alive. @param {string} [type] of the page's event that was the reason */
   const wake = (type) => {
     if (ping) {
       ping(type);
-      watch(ANSWER);
-    } else if (type === "online") change();
+      startTimer(ANSWER);
+    } else if (type === "online") reconnect();
   };
 
-  /** @param {number} milliseconds @param {() => void} [then] */
-  const watch = (milliseconds, then = cut) => {
+  /** There is one timer, and each call sets it anew. @param {number} milliseconds @param {() => void} [then] */
+  const startTimer = (milliseconds, then = cut) => {
     clearTimeout(timer);
     timer = setTimeout(then, milliseconds);
   };
 
-  /** Something has come. */
-  const alive = () => {
-    if (!through && !merged) {
-      through = Date.now();
+  /** Something was received: the connection is alive. */
+  const heard = () => {
+    if (!openSince && !listening) {
+      openSince = Date.now();
       try {
-        if (level !== recall()) memory[name + level] = through + KEPT;
+        if (transport !== remembered()) memory[name + transport] = openSince + KEPT;
       } catch {
         // The storage is full.
       }
     }
-    watch(ping ? quiet : quiet * 2 + ANSWER, ping && wake);
+    startTimer(ping ? quiet : quiet * 2 + ANSWER, ping && wake);
   };
 
-  /** The transport that got through last time. */
-  const recall = () => [2, 1].find((level) => memory[name + level] > Date.now()) ?? 0;
+  /** The transport that got through last time, if that was not long ago. */
+  const remembered = () => [2, 1].find((transport) => memory[name + transport] > Date.now()) ?? 0;
 
   /** @param {Status} last @param {Problem} [reason] */
   const end = (last, reason = problem({ reason: last })) => {
@@ -452,37 +456,37 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     clearTimeout(renewal);
     for (const place of places) place.reject(reason);
     places = [];
-    say(last, { problem: reason });
+    setStatus(last, { problem: reason });
     emit("*");
   };
 
   // Connections
 
-  const connection = async () => {
+  const connectOnce = async () => {
     send = ping = undefined;
     await new Promise((resolve, reject) => {
-      watch(PATIENCE, () => reject("no answer"));
-      ask().then(resolve, reject);
+      startTimer(PATIENCE, () => reject("no answer"));
+      getToken().then(resolve, reject);
     });
-    for (level = recall(); !ended.aborted; level++) {
-      join();
+    for (transport = remembered(); !ended.aborted; transport++) {
+      joinTabs();
       const attempt = new AbortController();
       signal = attempt.signal;
       cut = (reason = "no answer") => attempt.abort(reason);
       send = ping = undefined;
-      through = 0;
-      watch(ANSWER);
+      openSince = 0;
+      startTimer(ANSWER);
       try {
-        await /** @type {() => Promise<void>} */ ([socket, stream, polls][level])();
+        await /** @type {() => Promise<void>} */ ([socket, stream, polls][transport])();
       } catch (/** @type {any} */ error) {
-        if (through || level > 1 || action(error.status) !== "retry") throw error;
+        if (openSince || transport > 1 || action(error.status) !== "retry") throw error;
       }
     }
   };
 
   const socket = async () => {
-    // A token in the URL would stand in the logs of every proxy; a ticket is good once.
-    const ticket = given ? "ticket=" + (await (await get("tickets", "POST")).json()).ticket : "";
+    // A token in the URL would end up in the logs of every proxy. A ticket can be used only once.
+    const ticket = bearer ? "ticket=" + (await (await request("tickets", "POST")).json()).ticket : "";
     const socket = new WebSocket(base.replace("http", "ws") + "ws?" + ticket);
     await new Promise((_, reject) => {
       signal.onabort = () => {
@@ -490,7 +494,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         reject(signal.reason);
       };
       socket.onclose = (end) => reject(problem(end));
-      socket.onmessage = ({ data }) => take(JSON.parse(data));
+      socket.onmessage = ({ data }) => receive(JSON.parse(data));
       socket.onopen = () => {
         send = (command) => socket.send(JSON.stringify(command));
         ping = () => send?.({ op: "ping" });
@@ -501,27 +505,27 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   };
 
   const stream = async () => {
-    const { body } = await get("sse?" + query(cursors()));
-    await /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).pipeTo(new WritableStream({ write: reader(take) }));
+    const { body } = await request("sse?" + query(cursors()));
+    await /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).pipeTo(new WritableStream({ write: reader(receive) }));
     throw "closed";
   };
 
   const polls = async () => {
     for (let wait = 0; ; wait = 25) {
-      if (!places[0]) throw CHANGED; // all were unfollowed while the poll waited
-      const { events, channels, gaps } = await (await get("poll?" + query(cursors()) + "&wait=" + wait)).json();
-      gaps.map((/** @type {string} */ channel) => take({ op: "gap", channel }));
-      events.map(take);
-      take({ channels });
+      if (!places[0]) throw CHANGED; // everything was unfollowed while the poll waited
+      const { events, channels, gaps } = await (await request("poll?" + query(cursors()) + "&wait=" + wait)).json();
+      gaps.map((/** @type {string} */ channel) => receive({ op: "gap", channel }));
+      events.map(receive);
+      receive({ channels });
     }
   };
 
   /** @param {string} path @param {string} [method] */
-  const get = async (path, method) => {
+  const request = async (path, method) => {
     const response = await fetch(base + path, {
       method,
       signal,
-      headers: /** @type {HeadersInit} */ (given ? { authorization: "Bearer " + given } : {}),
+      headers: /** @type {HeadersInit} */ (bearer ? { authorization: "Bearer " + bearer } : {}),
       credentials: "include",
     });
     if (response.ok) return response;
@@ -529,52 +533,52 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     throw problem({ ...told, status: response.status, after: +/** @type {any} */ (response.headers.get("retry-after")) || 0 });
   };
 
-  /** Ask for a token, and again before it expires: an open WebSocket takes the new one. */
-  const ask = async () => {
-    given = await (typeof token === "function" ? token() : token);
-    send?.({ op: "auth", token: given });
-    const left = /** @type {number} */ (claims(given).exp) * 1_000 - Date.now();
+  /** Get a token, and another one before it expires, which is sent over the open WebSocket. */
+  const getToken = async () => {
+    bearer = await (typeof token === "function" ? token() : token);
+    send?.({ op: "auth", token: bearer });
+    const remaining = /** @type {number} */ (claims(bearer).exp) * 1_000 - Date.now();
     clearTimeout(renewal);
-    // By a clock that is fast a new token has expired already: then the gateway says when it has.
-    if (left > 0) renewal = setTimeout(() => send && ask().catch(() => {}), Math.min(left * 0.8, LONGEST));
+    // If this machine's clock is fast, a new token seems to have expired already. Then wait until the gateway says so.
+    if (remaining > 0) renewal = setTimeout(() => send && getToken().catch(() => {}), Math.min(remaining * 0.8, LONGEST));
   };
 
   for (const channel of channels) follow(channel);
   for (const type of ["online", "visibilitychange", "pageshow"])
     globalThis.addEventListener?.(
       type,
-      // A page that was kept while the user was elsewhere has heard nothing.
-      (/** @type {any} */ { persisted }) => (persisted ? change() : wake(type)),
+      // A page that comes back from the browser's back/forward cache has received nothing meanwhile.
+      (/** @type {any} */ { persisted }) => (persisted ? reconnect() : wake(type)),
       { signal: ended },
     );
-  keep();
+  run();
 
   return {
     on,
     follow,
 
-    /** Follow a channel no more. @param {string} channel */
+    /** Stop following a channel. @param {string} channel */
     unfollow(channel) {
-      leave(problem({ reason: "unfollowed", channel }));
+      drop(problem({ reason: "unfollowed", channel }));
     },
 
-    /** The final event of a channel, which is followed for it. Rejects with a `Problem` if it cannot be had. @param {string} channel */
+    /** Follow a channel and wait for its final event. Rejects with a `Problem` if it cannot be had. @param {string} channel */
     done(channel) {
       follow(channel);
       return find(channel)?.done ?? Promise.reject(ended.reason);
     },
 
-    /** The newest event that has come on a channel. @param {string} channel */
+    /** The newest event received on a channel. @param {string} channel */
     last: (channel) => find(channel)?.last,
 
     get status() {
       return status;
     },
 
-    /** Let go of everything. */
+    /** Close the connection and release everything. */
     close: () => end("closed"),
 
-    /** All events as they come. Ends when the feed is closed, and throws the `Problem` for which it has stopped. */
+    /** All events as they arrive. Ends when the feed is closed; throws the `Problem` if the feed has stopped. */
     async *[Symbol.asyncIterator]() {
       /** @type {GatewayEvent[]} */
       const events = [];
@@ -584,7 +588,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
           if (events[MOST]) throw problem({ reason: MOST + " events wait" });
           const event = events.shift();
           if (event) yield event;
-          else await new Promise((resolve) => bell.addEventListener("*", resolve, { once: true }));
+          else await new Promise((resolve) => target.addEventListener("*", resolve, { once: true }));
         }
         if (status === "stopped") throw ended.reason;
       } finally {

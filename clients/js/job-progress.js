@@ -1,21 +1,21 @@
-// <job-progress channel="jobs:42">: shows how far a job is, and says so to those who cannot see it, each quarter of the way.
+// <job-progress channel="jobs:42">: shows how far a job is, and tells screen readers at each quarter of the way.
 //
 //   <script type="module" src="job-progress.js"></script>
 //   <job-progress channel="jobs:42">Converting holiday.mp4</job-progress>
 //
-// All elements of a page share one feed. With a token: JobProgress.feed = connect("/", { token }) before the first is shown.
+// All elements of a page share one feed. With a token: set JobProgress.feed = connect("/", { token }) before the first one is shown.
 
 import { connect } from "./client.js";
 
 /** @typedef {import("./client.js").Feed} Feed @typedef {import("./client.js").GatewayEvent} GatewayEvent */
 
-/** What an event says about its job; other types are progress. @type {Record<string, string>} */
+/** The states that events of these types stand for; other types are progress. @type {Record<string, string>} */
 const STATES = { queued: "queued", retrying: "retrying", failed: "failed", completed: "done" };
 
 /** @type {WeakMap<Feed, Map<string, number>>} */
 const users = new WeakMap();
 
-/** Count who follows a channel: the last one to leave it lets go. @param {Feed} feed @param {string} channel @param {1 | -1} change */
+/** Count who follows a channel, and unfollow it when the last element has gone. @param {Feed} feed @param {string} channel @param {1 | -1} change */
 function use(feed, channel, change) {
   const counts = users.get(feed) ?? new Map();
   users.set(feed, counts);
@@ -26,10 +26,10 @@ function use(feed, channel, change) {
   else if (count === 0) feed.unfollow(channel);
 }
 
-/** On a server, which renders pages and has none, the module is loaded and does nothing. @type {typeof HTMLElement} */
+/** Where there are no elements, on a server that renders pages, the module can be loaded and does nothing. @type {typeof HTMLElement} */
 const Base = globalThis.HTMLElement ?? class {};
 
-/** Percent between two times that it is said: whoever listens has other things to hear. */
+/** Percent between two announcements to screen readers, so that they are not drowned in them. */
 const SAY_EVERY = 25;
 
 const STYLE = `
@@ -62,14 +62,14 @@ const STYLE = `
 `;
 
 /**
- * Attributes: `channel`, and `state`, which it sets: `waiting`, `queued`, `running`, `retrying`, `done`, `failed` or `refused`.
- * Each event of the channel is dispatched as `job-event`, the last one also as `job-done`; both bubble, with the event as `detail`.
+ * Attributes: `channel`, and `state`, which the element sets to `waiting`, `queued`, `running`, `retrying`, `done`, `failed` or `refused`.
+ * Each event of the channel is dispatched as `job-event`, and the final one also as `job-done`; both bubble, with the event as `detail`.
  * Parts for styling: `bar`, `text`, and the `row` above the bar with the element's content and the text. `aria-live="off"` silences it.
  */
 export class JobProgress extends Base {
   static observedAttributes = ["channel"];
 
-  /** What the elements of this page follow; a connection to this page's origin if nothing was set. @type {Feed | undefined} */
+  /** The feed that the elements of this page share; if none was set, one that connects to the page's origin. @type {Feed | undefined} */
   static feed;
 
   #bar = document.createElement("progress");
@@ -99,7 +99,7 @@ export class JobProgress extends Base {
   }
 
   disconnectedCallback() {
-    // One that is moved is put in again at once: it goes on, and says nothing twice.
+    // An element that is moved is connected again at once: it goes on, and announces nothing twice.
     queueMicrotask(() => this.isConnected || this.#stop());
   }
 
@@ -148,14 +148,14 @@ export class JobProgress extends Base {
     this.#bar.max = 100;
     if (state === "done") this.#bar.value = 100;
     else if (part !== undefined) this.#bar.value = part;
-    else if (state === "waiting" || state === "queued") this.#bar.removeAttribute("value"); // not known: it moves to and fro
-    else if (state === "failed" || state === "refused") this.#bar.value += 0; // nor does it move any more, where it was not known
+    else if (state === "waiting" || state === "queued") this.#bar.removeAttribute("value"); // indeterminate: it moves to and fro
+    else if (state === "failed" || state === "refused") this.#bar.value += 0; // if it was indeterminate, it stops moving
     const counts = state === "running" && part !== undefined;
     const worded = typeof text === "string";
     const shown = worded ? text : counts ? `${Math.round(part)} %` : state;
     if (this.#text.textContent !== shown) this.#text.textContent = shown;
     const name = this.textContent?.trim() || this.getAttribute("channel") || "job";
-    // Of a job that counts only the quarters: its words may change many times a second.
+    // Of a job that counts, only the quarters are announced: its text may change many times a second.
     const news = counts ? `${Math.floor(part / SAY_EVERY) * SAY_EVERY} %` : worded && state !== "running" ? `${state}, ${text}` : shown;
     const said = `${name}: ${news}`;
     this.#said.setAttribute("aria-live", this.getAttribute("aria-live") ?? "polite");
@@ -165,5 +165,5 @@ export class JobProgress extends Base {
 }
 
 const elements = globalThis.customElements;
-// Where this module is loaded twice, from two addresses, the name is the first one's.
+// If this module is loaded from two addresses, the first one defines the element.
 if (!elements?.get("job-progress")) elements?.define("job-progress", JobProgress);

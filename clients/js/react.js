@@ -1,4 +1,4 @@
-// useJob(channel): a job's state in a React component. All components of a page share one feed.
+// useJob(channel): the state of a job in a React component. All components of a page share one feed.
 
 import { createContext, useContext, useMemo, useSyncExternalStore } from "react";
 import { connect } from "./client.js";
@@ -8,15 +8,15 @@ import { connect } from "./client.js";
 /**
  * @typedef {object} Job
  * @property {import("./client.js").Status} status of the connection
- * @property {GatewayEvent} [event] the newest
+ * @property {GatewayEvent} [event] the newest event
  * @property {number} [progress] the newest `data.percent`
- * @property {GatewayEvent} [final] the last one, once the job is over
+ * @property {GatewayEvent} [final] the final event, once the job is over
  * @property {Error} [error] why it cannot be followed
  */
 
 /**
- * The feed for the components below: `<FeedContext.Provider value={connect("/", { token })}>`, made once, outside of a component.
- * Without one they follow this page's origin.
+ * The feed for the components below: `<FeedContext.Provider value={feed}>`, with `feed = connect("/", { token })` called once, outside
+ * any component. Without a provider, they follow the gateway at the page's own origin.
  */
 export const FeedContext = createContext(/** @type {Feed | undefined} */ (undefined));
 
@@ -29,7 +29,7 @@ const NOTHING = { status: "connecting" };
 /** @type {WeakMap<Feed, Map<string, Store>>} */
 const stores = new WeakMap();
 
-/** What is known of one channel, for all components that show it. */
+/** What is known about one channel, for all components that show it. */
 class Store {
   job = NOTHING;
   /** @type {Set<() => void>} */
@@ -101,7 +101,7 @@ function storeOf(given, channel) {
 }
 
 /**
- * Follow a job for as long as the component is shown. `null` or an empty channel follows nothing yet.
+ * Follow a job while the component is mounted. With `null` or an empty channel nothing is followed yet.
  * @param {string | null | undefined} channel @returns {Job}
  */
 export function useJob(channel) {
@@ -109,7 +109,7 @@ export function useJob(channel) {
   const [subscribe, read] = useMemo(() => {
     /** @type {Store} */
     let store;
-    // Only what is shown in a browser connects: a server renders without effects.
+    // The feed is made in an effect, because a server, which renders without effects, must not connect.
     const subscribe = (/** @type {() => void} */ listener) => {
       if (!channel) return () => {};
       return (store = storeOf(feed, channel)).add(listener);

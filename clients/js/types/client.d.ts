@@ -1,20 +1,20 @@
 /**
- * Follow channels of the gateway at this address, until closed.
+ * Follow channels of the gateway at this address, until the feed is closed.
  * @param {string | URL} url @param {Options} [options]
  */
 export function connect(url: string | URL, { channels, token, since, share, quiet }?: Options): {
     on: <T extends string>(type: T, handler: (value: T extends "gap" ? Gap : T extends "status" ? StatusNotice : GatewayEvent) => void) => () => void;
     follow: (channel: string) => void;
-    /** Follow a channel no more. @param {string} channel */
+    /** Stop following a channel. @param {string} channel */
     unfollow(channel: string): void;
-    /** The final event of a channel, which is followed for it. Rejects with a `Problem` if it cannot be had. @param {string} channel */
+    /** Follow a channel and wait for its final event. Rejects with a `Problem` if it cannot be had. @param {string} channel */
     done(channel: string): Promise<GatewayEvent>;
-    /** The newest event that has come on a channel. @param {string} channel */
+    /** The newest event received on a channel. @param {string} channel */
     last: (channel: string) => GatewayEvent | undefined;
     readonly status: Status;
-    /** Let go of everything. */
+    /** Close the connection and release everything. */
     close: () => void;
-    /** All events as they come. Ends when the feed is closed, and throws the `Problem` for which it has stopped. */
+    /** All events as they arrive. Ends when the feed is closed; throws the `Problem` if the feed has stopped. */
     [Symbol.asyncIterator](): AsyncGenerator<GatewayEvent, void, unknown>;
 };
 export function action(code: any): "token" | "stop" | "later" | "retry";
@@ -39,7 +39,7 @@ export type GatewayEvent = {
     op?: undefined;
 };
 /**
- * Events of this channel are missing before the next one: load its state from your own backend, and go on.
+ * Events of this channel were lost before the next one. Load the state from your own backend, and go on.
  */
 export type Gap = {
     op: "gap";
@@ -47,7 +47,7 @@ export type Gap = {
 };
 export type Status = "connecting" | "live" | "waiting" | "stopped" | "closed";
 /**
- * `retry`: milliseconds until the next attempt. `problem`: why it waits, or has stopped.
+ * `retry`: milliseconds until the next attempt. `problem`: why it is waiting, or has stopped.
  */
 export type StatusNotice = {
     status: Status;
@@ -55,7 +55,7 @@ export type StatusNotice = {
     problem?: Problem;
 };
 /**
- * `status`: an HTTP status or a close code, 0 for a network that failed. `after`: seconds, from Retry-After.
+ * `status`: an HTTP status or a WebSocket close code; 0 if the network failed. `after`: the seconds of Retry-After.
  */
 export type Problem = Error & {
     status: number;
@@ -69,20 +69,22 @@ export type Options = {
      */
     channels?: Iterable<string> | undefined;
     /**
-     * a JSON Web Token, or what gives one: called for each connection,
-     * before the token expires, and once more if it was refused
+     * a JSON Web Token, or a function that returns one. The function is called
+     * for each connection, before the token expires, and once more if the token was refused
      */
     token?: Token | (() => Token | Promise<Token>);
     /**
-     * where to begin: `last` (the newest event of each channel), `0` (all), `now` (nothing old), or a cursor
+     * where to begin: `last` (the newest event of each channel), `0` (all), `now` (only new events), or a cursor
      */
     since?: string | undefined;
     /**
-     * `false`: a connection of its own; a text: tabs share one by this name, not by the token's `sub`
+     * `false`: this tab has a connection of its own. A string: tabs with the same string share a
+     * connection, instead of those whose tokens have the same `sub`
      */
     share?: string | false | undefined;
     /**
-     * milliseconds of silence after which the connection is tested: 20,000, not less than the gateway's heartbeat
+     * milliseconds of silence after which the connection is tested, 20,000 unless given; not less than the
+     * gateway's heartbeat
      */
     quiet?: number | undefined;
 };
@@ -92,8 +94,8 @@ export type Feed = ReturnType<typeof connect>;
  */
 export type Cursors = Record<string, string>;
 /**
- * where a client is in a channel
- * `ready`: the connection over which all that was there has come.
+ * how far a client is in a channel
+ * `ready`: the connection that has brought everything up to the cursor.
  */
 export type Place = {
     channel: string;
@@ -101,7 +103,7 @@ export type Place = {
     ready?: object;
 };
 /**
- * `mine`: by this tab, not only by others.
+ * `mine`: followed by this tab, and not only by others.
  */
 export type Followed = Place & {
     mine?: boolean;
@@ -111,9 +113,9 @@ export type Followed = Place & {
     reject: (problem: Problem) => void;
 };
 /**
- * of a tab to the others
- * `from`: which tab, if it does not lead. `channels`: what it follows, and how far it is. `rouse`: a leader that is new asks for
- * the others' reports; another tab, to which the user has come back, asks whether the leader's connection is alive.
+ * what a tab tells the others
+ * `from`: the tab, unless it is the leader. `channels`: what it follows, with its cursors. `rouse`: a new leader asks the other tabs
+ * for their reports; a tab to which the user has returned asks the leader to test its connection.
  */
 export type Report = {
     from: string | false;

@@ -1,5 +1,5 @@
 /**
- * Follow a job for as long as the component is shown. `null` or an empty channel follows nothing yet.
+ * Follow a job while the component is mounted. With `null` or an empty channel nothing is followed yet.
  * @param {string | null | undefined} channel @returns {Job}
  */
 export function useJob(channel: string | null | undefined): Job;
@@ -7,14 +7,14 @@ export function useJob(channel: string | null | undefined): Job;
 /**
  * @typedef {object} Job
  * @property {import("./client.js").Status} status of the connection
- * @property {GatewayEvent} [event] the newest
+ * @property {GatewayEvent} [event] the newest event
  * @property {number} [progress] the newest `data.percent`
- * @property {GatewayEvent} [final] the last one, once the job is over
+ * @property {GatewayEvent} [final] the final event, once the job is over
  * @property {Error} [error] why it cannot be followed
  */
 /**
- * The feed for the components below: `<FeedContext.Provider value={connect("/", { token })}>`, made once, outside of a component.
- * Without one they follow this page's origin.
+ * The feed for the components below: `<FeedContext.Provider value={feed}>`, with `feed = connect("/", { token })` called once, outside
+ * any component. Without a provider, they follow the gateway at the page's own origin.
  */
 export const FeedContext: import("react").Context<{
     on: <T extends string>(type: T, handler: (value: T extends "gap" ? Gap : T extends "status" ? StatusNotice : import("./client.js").GatewayEvent) => void) => () => void;
@@ -34,7 +34,7 @@ export type Job = {
      */
     status: import("./client.js").Status;
     /**
-     * the newest
+     * the newest event
      */
     event?: import("./client.js").GatewayEvent | undefined;
     /**
@@ -42,7 +42,7 @@ export type Job = {
      */
     progress?: number | undefined;
     /**
-     * the last one, once the job is over
+     * the final event, once the job is over
      */
     final?: import("./client.js").GatewayEvent | undefined;
     /**
