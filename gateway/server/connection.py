@@ -1,4 +1,4 @@
-"""Connection: what an HTTP connection has whatever is said on it: a transport, room in both directions, and a deadline."""
+"""Connection: the parts of an HTTP connection that do not depend on what is sent on it: flow control both ways, and a deadline."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ class Connection(asyncio.Protocol):
     """One connection of a site.
 
     Attributes:
-        client: its address, ``None`` where the transport tells none
-        drained: done when the transport has room again, ``None`` while it has
-        writer: of the response that is under way
+        site: the server that it belongs to
+        client: the client's address and port; ``None`` if the transport has none
+        drained: a future that is done once the transport has room again; ``None`` while it has
+        writer: that of the response that is under way, if there is one
     """
 
     __slots__ = ("_deadline", "_paused", "client", "drained", "site", "transport", "writer")
@@ -33,33 +34,33 @@ class Connection(asyncio.Protocol):
         self._deadline: Deadlines[Connection] | None = None
         self._paused = False
 
-    # Until when
+    # The deadline
 
-    def _expect(self, deadline: Deadlines[Connection]) -> None:
+    def _set_deadline(self, deadline: Deadlines[Connection]) -> None:
         if self._deadline is not None:
             self._deadline.remove(self)
         self._deadline = deadline
         deadline.add(self)
 
-    def _relax(self) -> None:
+    def _clear_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.remove(self)
             self._deadline = None
 
     def on_late(self, deadline: Deadlines[Connection]) -> None:
-        """The time is over."""
+        """The connection's deadline has passed."""
         raise NotImplementedError
 
-    # How much
+    # Flow control
 
     def pause_reading(self) -> None:
-        """Let the client wait."""
+        """Read nothing more from the client for now."""
         if not self._paused:
             self._paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Let it go on."""
+        """Read from the client again."""
         if self._paused:
             self._paused = False
             if not self.transport.is_closing():
@@ -71,11 +72,11 @@ class Connection(asyncio.Protocol):
             self.writer.on_full()
 
     def resume_writing(self) -> None:
-        self._flow()
+        self._set_drained()
         if self.writer is not None:
             self.writer.on_room()
 
-    def _flow(self) -> None:
+    def _set_drained(self) -> None:
         if self.drained is not None:
             self.drained.set_result(None)
             self.drained = None

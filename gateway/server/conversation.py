@@ -1,7 +1,7 @@
-"""Conversation: the frames of an open WebSocket, both ways, as messages (RFC 6455, section 5). Decides only, no I/O.
+"""Conversation: turns the bytes of an open WebSocket into messages, and messages into bytes (RFC 6455, section 5), without I/O.
 
-Parsed and built by websockets, whose protocol object is made when the first frame comes that is no pong. That never happens to most
-clients, who only listen: their pongs are looked at and forgotten.
+The websockets library parses and builds the frames. Its protocol object is made only when the first frame comes that is not a pong,
+which for most clients is never: they only listen, and their pongs are dropped.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ INVALID_DATA: Final = 1007
 ABNORMAL: Final = 1006
 
 
-class Said(NamedTuple):
-    """One thing that a client has said.
+class Received(NamedTuple):
+    """A message, a ping or a close that came from a client.
 
     Attributes:
-        kind: a text, binary data, a ping, or that it closes
-        data: the text, the data, or the reason
-        answer: frames that are due for it, if it is a ping or closes
-        code: with which it closes
+        kind: ``TEXT``, ``BINARY``, ``PING`` or ``CLOSE``
+        data: the text, the binary data, or the reason of a close
+        answer: the bytes of the frame that a ping or a close must be answered with
+        code: of a close
     """
 
     kind: Opcode
@@ -35,11 +35,11 @@ class Said(NamedTuple):
 
 
 class Conversation:
-    """What is said on one WebSocket.
+    """The state of one WebSocket.
 
     Args:
-        max_size: bytes of a message
-        now: the loop's time
+        max_size: the largest number of bytes in a message; ``None`` for any
+        now: the event loop's time
     """
 
     __slots__ = ("_counter", "_kind", "_max_size", "_parser", "_parts")
@@ -49,22 +49,26 @@ class Conversation:
         self._counter = FrameCounter(now)
         self._parser: Protocol | None = None
         self._kind = Opcode.TEXT
-        self._parts: list[bytes] = []  # of a message in fragments
+        self._parts: list[bytes] = []  # the fragments of a message that is not whole yet
 
     @property
     def parser(self) -> Protocol:
-        """That of websockets."""
+        """The protocol object of websockets."""
         if self._parser is None:
-            self._parser = Protocol(SERVER, max_size=self._max_size)  # with no logger of ours: it would show frames, and tokens in them
+            self._parser = Protocol(SERVER, max_size=self._max_size)  # without a logger: it would log frames, which may hold tokens
         return self._parser
 
-    # What the client says
+    # From the client
 
-    def hear(self, data: bytes, now: float) -> Iterator[Said]:
-        """What these bytes say, together with those before them.
+    def receive_data(self, data: bytes, now: float) -> Iterator[Received]:
+        """Take bytes from the client, and return what they complete.
+
+        Args:
+            data: the next bytes
+            now: the event loop's time
 
         Raises:
-            Violation: if the client must go for it.
+            Violation: if the connection must be closed because of them.
         """
         self._counter.feed(data, now)
         if self._parser is None and is_pong(data):
@@ -76,11 +80,11 @@ class Conversation:
             raise Violation(closed.code if closed else ABNORMAL, closed.reason if closed else "")
         for frame in cast("list[Frame]", parser.events_received()):
             if frame.opcode is Opcode.PING:
-                yield Said(Opcode.PING, b"", self._due())
+                yield Received(Opcode.PING, b"", self._data_to_send())
             elif frame.opcode is Opcode.CLOSE:
                 closed = parser.close_rcvd
                 assert closed is not None
-                yield Said(Opcode.CLOSE, closed.reason, self._due(), closed.code)
+                yield Received(Opcode.CLOSE, closed.reason, self._data_to_send(), closed.code)
             elif frame.opcode is not Opcode.PONG and self._join(frame):
                 yield self._message()
 
@@ -90,41 +94,41 @@ class Conversation:
         self._parts.append(bytes(frame.data))
         return frame.fin
 
-    def _message(self) -> Said:
+    def _message(self) -> Received:
         data, self._parts = b"".join(self._parts), []
         if self._kind is Opcode.BINARY:
-            return Said(Opcode.BINARY, data)
+            return Received(Opcode.BINARY, data)
         try:
-            return Said(Opcode.TEXT, data.decode())
+            return Received(Opcode.TEXT, data.decode())
         except UnicodeDecodeError:
             raise Violation(INVALID_DATA, "text that is not UTF-8") from None
 
-    # What is said to it
+    # To the client
 
     def text(self, text: str) -> bytes:
-        """The frames of a text.
+        """The bytes of a text message.
 
         Raises:
-            websockets.exceptions.InvalidState: if one side has closed.
+            websockets.exceptions.InvalidState: if one side has sent a close frame.
         """
         self.parser.send_text(text.encode())
-        return self._due()
+        return self._data_to_send()
 
     def binary(self, data: bytes) -> bytes:
-        """The frames of binary data; raises as ``text``."""
+        """The bytes of a binary message; raises as ``text``."""
         self.parser.send_binary(data)
-        return self._due()
+        return self._data_to_send()
 
     def close(self, code: int, reason: str) -> bytes:
-        """The frame with which this side closes; raises as ``text``."""
+        """The bytes of a close frame; raises as ``text``."""
         self.parser.send_close(code, reason)
-        return self._due()
+        return self._data_to_send()
 
     def fail(self, violation: Violation) -> bytes:
-        """The frame with which this side gives the client up, if there is a place for it."""
+        """The bytes of the close frame that answers a violation; empty if one was sent already."""
         if self.parser.parser_exc is None:
             self.parser.fail(violation.code, violation.reason)
-        return self._due()
+        return self._data_to_send()
 
-    def _due(self) -> bytes:
+    def _data_to_send(self) -> bytes:
         return b"".join(self.parser.data_to_send())

@@ -1,6 +1,7 @@
-"""Deadlines: one timer for all connections that have the same time.
+"""Deadlines: one timer for all connections that have the same time to do something.
 
-A timer of each connection's own, set and cancelled for every head, costs a handshake 3 us; here it is a place in a dictionary.
+A timer for each connection would be set and cancelled for every request's head, which costs a handshake 3 us. Here a connection is only
+an entry in a dictionary.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ Who = TypeVar("Who")
 
 
 class Deadlines(Generic[Who]):
-    """Those who must have done something within some seconds, the same for all: so the first to come is the first to be late.
+    """Those who must do something within so many seconds. As the time is the same for all, the first to be added is the first to be late.
 
     Args:
-        late: called with each who was not taken out in time, and this
+        loop: whose clock is used
+        seconds: how long each has
+        late: called with each one that was not removed in time, and with this object
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, late: Callable[[Who, Deadlines[Who]], None]) -> None:
@@ -27,21 +30,21 @@ class Deadlines(Generic[Who]):
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, who: Who) -> None:
-        """From now on the time runs."""
-        self._due.pop(who, None)  # to the end
+        """Start the time of one, or start it again."""
+        self._due.pop(who, None)  # so that it goes to the end
         self._due[who] = due = self._loop.time() + self.seconds
         if self._timer is None:
-            self._timer = self._loop.call_at(due, self._look)
+            self._timer = self._loop.call_at(due, self._expire)
 
     def remove(self, who: Who) -> None:
-        """It is done, or gone."""
+        """Stop the time of one, which has done its part or is gone."""
         self._due.pop(who, None)
 
-    def _look(self) -> None:
+    def _expire(self) -> None:
         now = self._loop.time()
         try:
             while self._due and self._due[who := next(iter(self._due))] <= now:
                 del self._due[who]
                 self._late(who, self)
         finally:
-            self._timer = self._loop.call_at(next(iter(self._due.values())), self._look) if self._due else None
+            self._timer = self._loop.call_at(next(iter(self._due.values())), self._expire) if self._due else None

@@ -1,7 +1,7 @@
-"""Descriptors: as many open files as the system allows, and a few kept back.
+"""Descriptors: raises the limit of open files, and reserves some of them for other things than clients.
 
-When they run out libuv closes each new connection at once, by a descriptor it holds in reserve, and goes on; but Redis and the
-log may need one too. So the sockets of clients are counted, and those over the bound are refused.
+When descriptors run out, libuv accepts each new connection with one that it holds in reserve, and closes it at once. But Redis and the
+log may need descriptors, too. So the clients' sockets are counted, and those over a bound are refused.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import functools
 import resource
 from typing import Final
 
-RESERVE: Final = 64  # listeners, Redis, the event loop, an authorisation call
-MAX_FILES: Final = 1_048_576  # a container may say a thousand million, which no kernel table holds
-OPEN_MAX: Final = 10_240  # that macOS lets each process have (OPEN_MAX)
+RESERVE: Final = 64  # for listening sockets, Redis, the event loop, and requests to the backend
+MAX_FILES: Final = 1_048_576  # in a container the limit may be a billion, which no kernel's table holds
+OPEN_MAX: Final = 10_240  # that macOS allows to every process
 
 
 def raise_limit() -> int:
-    """Raise this process's limit as far as it may; returns it."""
+    """Raise this process's limit of open files as far as it is allowed to; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft == resource.RLIM_INFINITY or soft >= most:
@@ -24,7 +24,7 @@ def raise_limit() -> int:
     for wanted in (most, min(most, OPEN_MAX)):
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-        except (OSError, ValueError):  # macOS has a lower bound of its own, and does not tell it
+        except (OSError, ValueError):  # macOS has a lower limit than it tells
             continue
         return max(soft, wanted)
     return soft
@@ -32,6 +32,6 @@ def raise_limit() -> int:
 
 @functools.cache
 def max_sockets() -> int:
-    """How many clients' sockets this process may have open."""
+    """How many sockets of clients this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_FILES if soft == resource.RLIM_INFINITY else max(soft - RESERVE, soft // 2)

@@ -1,7 +1,7 @@
-"""Drain: a shutdown that nobody notices.
+"""Drain: a shutdown that clients do not notice.
 
-uvicorn would send all WebSockets away at once, who would all come back at once, and would wait for SSE streams for ever.
-Here the first SIGTERM or SIGINT closes the streams one after the other, spread over the drain time; a second one ends it.
+uvicorn would close all WebSockets at once, whose clients would all reconnect at once, and would wait for SSE streams for ever. Here the
+first SIGTERM or SIGINT closes the streams one after the other, spread over the drain time. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
     """While entered, a signal drains and then stops the uvicorn server that runs this process.
 
-    Under another server, or in another thread, it does nothing: signals belong to the host then.
+    Under another server, or in another thread than the main one, it does nothing, because then signals are the host's business.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     if not isinstance(server, uvicorn.Server) or threading.current_thread() is not threading.main_thread():
@@ -48,7 +48,8 @@ async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
         task.add_done_callback(tasks.discard)
 
     def on_signal(number: int, _: Any) -> None:
-        # A terminal's Ctrl-C goes to every process, and the workers' parent passes it on as SIGTERM: that would be two.
+        # Ctrl-C in a terminal sends SIGINT to every process, and the workers' parent passes it on as SIGTERM. A worker must not count
+        # that as two signals, so it ignores the first.
         if number == signal.SIGTERM or multiprocessing.parent_process() is None:
             loop.call_soon_threadsafe(stop)
 
@@ -69,7 +70,7 @@ async def _drain(services: Services, seconds: float, server: uvicorn.Server) -> 
         endings = services.connections.endings()
         logger.info("draining: %d connections in %.0f s", len(endings), seconds if endings else 0)
         for i, end in enumerate(endings):
-            # By the clock and not one pause after the other: two thousand of them would add up to seconds.
+            # Each at its time by the clock: with a fixed pause between two, small delays would add up to seconds.
             await asyncio.sleep(max(0.0, started + seconds * i / len(endings) - loop.time()))
             end(RESTART, "the gateway restarts: reconnect")
         await services.connections.closed()

@@ -1,7 +1,7 @@
-"""Exchange: one HTTP request and its answer, between the protocol and an ASGI application's call.
+"""Exchange: one HTTP request and its response, as an ASGI application sees them.
 
-uvicorn's own (``RequestResponseCycle``) is made for all that an application may do to it; it costs an event stream 35 us, with its flow
-control and its events, of which a stream uses nothing. Here what is not needed is not made.
+It replaces uvicorn's ``RequestResponseCycle``, whose flow control and events take 35 us for each event stream, which needs none of them.
+Here everything is made only when it is needed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.event import http_chunk
-from gateway.server.responses import Usual, response_head
+from gateway.server.responses import DefaultFields, response_head
 
 if TYPE_CHECKING:
     from gateway.server.protocols import HttpProtocol
 
-HIGH_BODY_BYTES: Final = 65_536  # of a body that nobody has asked for yet; then the client waits
+HIGH_BODY_BYTES: Final = 65_536  # of a body that the application has not asked for yet; with more, reading from the client pauses
 
 Message = MutableMapping[str, Any]
 
@@ -25,36 +25,39 @@ logger = logging.getLogger("gateway.edge")
 
 
 class Exchange:
-    """One request and its answer.
+    """One request and its response.
 
     Attributes:
+        scope: of ASGI
         keep_alive: whether the connection may serve another request after this one
-        started, complete: whether the client was sent something of the answer, or all of it
-        ended: whether nobody wants the rest of it: the client is gone, or the response goes on without the application
+        started, complete: whether a part of the response was sent, and whether all of it was
+        ended: whether nobody wants the rest of it, because the client is gone, or because a writer goes on without the application
     """
 
     __slots__ = (
-        "_body", "_chunked", "_head", "_http", "_left", "_more", "_news", "_silent", "_waiter", "_waits",
-        "complete", "ended", "keep_alive", "scope", "started",
+        "_bodiless", "_body", "_chunked", "_expects_continue", "_head", "_http", "_left", "_more",
+        "_receivable", "_waiter", "complete", "ended", "keep_alive", "scope", "started",
     )  # fmt: skip
 
-    def __init__(self, http: HttpProtocol, scope: Message, *, keep_alive: bool, has_body: bool, waits: bool) -> None:
+    def __init__(self, http: HttpProtocol, scope: Message, *, keep_alive: bool, has_body: bool, expects_continue: bool) -> None:
         self._http = http
         self.scope = scope
         self.keep_alive = keep_alive
         self.started = self.complete = self.ended = False
         self._body = b""
         self._more = has_body
-        self._waits = waits  # the client waits for a word before it sends its body (RFC 9110, section 10.1.1)
-        self._news = not has_body  # there is something to receive
+        self._expects_continue = expects_continue  # the client waits for "100 Continue" before it sends its body (RFC 9110, section 10.1.1)
+        self._receivable = not has_body  # whether there is something for ``receive`` to return
         self._waiter: asyncio.Future[None] | None = None
-        self._head = b""  # sent with the first of the body, as ASGI wants it: one write, and an application that fails may say so
+        # The head is held back until the first part of the body (as ASGI asks for), which makes one write of the two and lets an
+        # application that fails before that be answered with an error.
+        self._head = b""
         self._chunked = False
-        self._silent = False  # an answer without a body, whatever the application sends
-        self._left: int | None = None  # bytes of the body that are still to come, where its length was told
+        self._bodiless = False  # whether the response has no body, whatever the application sends
+        self._left: int | None = None  # bytes of the body that are still to come, if its length is known
 
     async def run(self, app: Callable[..., Any]) -> None:
-        """Call the application, and answer where it fails to."""
+        """Call the application, and answer for it if it fails."""
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:
@@ -76,55 +79,55 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
     def end(self) -> None:
-        """Nobody wants the rest of the answer."""
+        """Stop: nobody wants the rest of the response."""
         self.ended = True
         if self._waiter is not None:
             self._wake()
 
-    # What comes
+    # The request
 
-    def take(self, body: bytes) -> None:
-        """More of the request's body."""
+    def feed_body(self, body: bytes) -> None:
+        """Take a part of the request's body."""
         if not self.complete:
             self._body += body
             if len(self._body) > HIGH_BODY_BYTES:
                 self._http.pause_reading()
             self._wake()
 
-    def taken(self) -> None:
-        """The request is whole."""
+    def end_body(self) -> None:
+        """Take note that the request is complete."""
         if self._more:
             self._more = False
             self._wake()
 
     def _wake(self) -> None:
-        self._news = True
+        self._receivable = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def receive(self) -> Message:
         """ASGI's receive."""
         http = self._http
-        if self._waits and not self.ended and not http.transport.is_closing():
-            self._waits = False
+        if self._expects_continue and not self.ended and not http.transport.is_closing():
+            self._expects_continue = False
             http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not (self._news or self.ended or self.complete):
+        while not (self._receivable or self.ended or self.complete):
             http.resume_reading()
             self._waiter = http.site.loop.create_future()
             await self._waiter
         if self.ended or self.complete:
             return {"type": "http.disconnect"}
-        self._news = False
+        self._receivable = False
         body, self._body = self._body, b""
         return {"type": "http.request", "body": body, "more_body": self._more}
 
-    # What is sent
+    # The response
 
     async def send(self, message: Message) -> None:
         """ASGI's send.
 
         Raises:
-            RuntimeError, ValueError: if the message has no place here, or cannot be sent as it is.
+            RuntimeError, ValueError: if the message is not allowed at this point, or holds something that cannot be sent.
         """
         if self._http.drained is not None:
             await asyncio.wait([self._http.drained])
@@ -142,28 +145,28 @@ class Exchange:
     def _start(self, message: Message) -> None:
         status = message["status"]
         head = response_head(status, tuple(map(tuple, message.get("headers", ()))))
-        self._waits = False
-        self._silent = self.scope["method"] == "HEAD" or status in (204, 304)
+        self._expects_continue = False
+        self._bodiless = self.scope["method"] == "HEAD" or status in (204, 304)
         self._left = head.length
-        told = head.length is not None or self._silent
+        told = head.length is not None or self._bodiless
         self._chunked = not told and self.scope["http_version"] == "1.1"
-        self.keep_alive &= (told or self._chunked) and not head.closes  # else the end of the connection is that of the body
+        self.keep_alive &= (told or self._chunked) and not head.closes  # otherwise the body ends with the connection
         self._head = b"%b%b%b%b%b\r\n" % (
             head.status_line,
-            Usual.lines(self._http.site.state.default_headers),
+            DefaultFields.lines(self._http.site.state.default_headers),
             head.lines,
             b"" if self.keep_alive or head.closes else b"connection: close\r\n",
             b"transfer-encoding: chunked\r\n" if self._chunked else b"",
         )
 
     def take_head(self) -> bytes:
-        """The head, for whoever writes the body past this; empty if there is none that waits to be written."""
+        """Give the head to a writer that writes the body past this; empty if there is none, or it was sent already."""
         head, self._head = self._head, b""
         self.started |= bool(head)
         return head
 
     def _write(self, body: bytes, *, more: bool) -> None:
-        if self._silent:
+        if self._bodiless:
             body, self._left = b"", None
         elif self._left is not None:
             self._left -= len(body)

@@ -1,8 +1,8 @@
-"""Frames: what a client's WebSocket frames must be like before they are parsed. Decides only, no I/O.
+"""Frames: checks a client's WebSocket frames before they are parsed, without I/O.
 
-websockets checks masking, opcodes, reserved bits and sizes. It accepts lengths in a longer form than needed, and any number of
-frames: 256 KiB of empty pings, one read from a socket, are 43,000 frames and as many answers. So the frames are counted by their
-headers first, in a bucket that fills again with time: pings, fragments and messages alike.
+The websockets library checks masking, opcodes, reserved bits and sizes. But it accepts lengths in a longer form than needed, and any
+number of frames: one read of 256 KiB from a socket can be 43,000 empty pings, each of which wants an answer. So the frames' headers are
+read first, and all frames (messages, fragments, pings and pongs) are counted against a rate limit.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from gateway.core.rate_limit import RateLimit
 from gateway.errors import TooMany
 
 FRAMES_AT_ONCE: Final = 600  # 300 commands and as many fragments, pings and pongs
-FRAMES_PER_SECOND: Final = 40.0  # 20 commands, and as many again
+FRAMES_PER_SECOND: Final = 40.0  # 20 commands and as many fragments, pings and pongs
 
 PROTOCOL_ERROR: Final = 1002
 TOO_MANY: Final = 1008
 
 
 class Violation(Exception):
-    """The client must go, with this close code."""
+    """The client broke a rule, so the connection must be closed with this code."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -29,19 +29,24 @@ class Violation(Exception):
 
 
 class FrameCounter:
-    """Reads along over one connection's bytes, frame header by frame header (RFC 6455, section 5.2)."""
+    """Follows the bytes of one connection from frame header to frame header (RFC 6455, section 5.2)."""
 
     __slots__ = ("_header", "_rate", "_skip")
 
     def __init__(self, now: float) -> None:
         self._rate = RateLimit(now, "frames", FRAMES_AT_ONCE, FRAMES_PER_SECOND)
-        self._header = b""  # of a frame whose header has not come whole
-        self._skip = 0  # bytes of payload still to come
+        self._header = b""  # the part that has come of an incomplete header
+        self._skip = 0  # bytes of mask and payload up to the next header
 
     def feed(self, data: bytes, now: float) -> None:
-        """
+        """Take the next bytes.
+
+        Args:
+            data: as they came
+            now: the event loop's time
+
         Raises:
-            Violation: if there are more frames than allowed, or one whose length is not in the shortest form.
+            Violation: if there are more frames than allowed, or if the length of one is not in its shortest form.
         """
         position = 0
         if self._header:
@@ -62,7 +67,11 @@ class FrameCounter:
             position += size
 
     def _frame(self, head: bytes, now: float) -> int | None:
-        """The size of the header that begins here, its payload to be skipped; ``None`` if it is not whole."""
+        """Count a frame, and note how much of it is to be skipped.
+
+        Returns:
+            the size of its header up to the length; ``None`` if the header is incomplete
+        """
         if len(head) < 2:
             return None
         length = head[1] & 0x7F
@@ -82,5 +91,5 @@ class FrameCounter:
 
 
 def is_pong(data: bytes) -> bool:
-    """Whether this is one whole pong from a client and nothing else (RFC 6455, section 5.5.3)."""
+    """Whether these bytes are exactly one pong from a client (RFC 6455, section 5.5.3)."""
     return len(data) >= 6 and data[0] == 0x8A and data[1] >= 0x80 and len(data) == data[1] - 0x80 + 6 <= 131

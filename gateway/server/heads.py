@@ -1,8 +1,8 @@
-"""Heads: what a request's head must be like before anything else looks at it. Decides only, no I/O.
+"""Heads: checks a request's head before anything else uses it, without I/O.
 
-The parser (llhttp) refuses what breaks the grammar: bare line feeds, NUL, Content-Length beside Transfer-Encoding; and it says
-whether a head asks for an upgrade. uvicorn refuses nothing more, and its WebSocket half leaves some heads without any answer. What
-is missing is here.
+The parser (llhttp) refuses what breaks the grammar, such as bare line feeds, NUL, or Content-Length together with Transfer-Encoding,
+and tells whether a head asks for an upgrade. uvicorn checks nothing more, and its WebSocket protocols leave some heads unanswered. The
+checks that are missing are here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from gateway.core.event import show
 from gateway.errors import BadRequest, HeadTooLarge, UpgradeRequired, UriTooLong
 
 MAX_HEAD_BYTES: Final = 65_536
-MAX_URI_BYTES: Final = 32_768  # 128 channels with cursors, each name 128 characters and some of them percent-encoded: 23 KB
-MAX_HEADERS: Final = 200  # a browser sends 20, a chain of proxies adds as many
+MAX_URI_BYTES: Final = 32_768  # 128 channels with cursors take 23 KB, if each name has 128 characters, some of them percent-encoded
+MAX_HEADERS: Final = 200  # a browser sends 20, and a chain of proxies may add as many
 
-# A second one of these is read by one program and not by the next: the way of all smuggling.
+# If one of these headers comes twice, one program uses the first and the next program the second, which makes request smuggling possible.
 _ONCE: Final = frozenset(
     (b"host", b"content-length", b"authorization", b"origin", b"last-event-id", b"sec-websocket-key", b"sec-websocket-version")
 )
@@ -32,19 +32,19 @@ WEBSOCKET_VERSION: Final = b"13"
 
 
 class Head(NamedTuple):
-    """What the protocol must know of a head that is in order.
+    """What the protocol must know of a valid head.
 
     Attributes:
-        key: of an upgrade to WebSocket, empty where none is asked for
-        offers: whether an upgrade to something else is, which is not taken
+        key: of an upgrade to WebSocket; empty if none is asked for
+        offers_other: whether an upgrade to another protocol is offered, which is declined
         has_body: whether a body follows
-        waits: whether the client wants to hear ``100 Continue`` before it sends that
+        expects_continue: whether the client waits for ``100 Continue`` before it sends the body
     """
 
     key: bytes = b""
-    offers: bool = False
+    offers_other: bool = False
     has_body: bool = False
-    waits: bool = False
+    expects_continue: bool = False
 
 
 PLAIN: Final = Head()
@@ -58,10 +58,10 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
         version: of HTTP, such as ``1.1``
         uri: as it came
         headers: names in lower case, and values
-        upgrading: whether the parser takes what follows for another protocol's
+        upgrading: whether the parser takes what follows for another protocol
 
     Raises:
-        GatewayError: what it is to be answered with.
+        GatewayError: the error to answer with.
     """
     if version not in ("1.1", "1.0"):
         raise BadRequest(f"HTTP/{version}: HTTP/1.1 is expected")
@@ -92,8 +92,8 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
         return Head(key=noted[b"sec-websocket-key"])
     if not (has_body or upgrading):
         return PLAIN
-    waits = has_body and version == "1.1" and noted.get(b"expect", b"").lower() == b"100-continue"
-    return Head(offers=upgrading, has_body=has_body, waits=waits)
+    expects_continue = has_body and version == "1.1" and noted.get(b"expect", b"").lower() == b"100-continue"
+    return Head(offers_other=upgrading, has_body=has_body, expects_continue=expects_continue)
 
 
 def _check_address(uri: bytes) -> None:
@@ -103,7 +103,7 @@ def _check_address(uri: bytes) -> None:
         rule = "a path, or http:// and a host and a path, is expected"
     else:
         return
-    path = uri.partition(b"?")[0][:60]  # not what stands behind the question mark: there may be a token
+    path = uri.partition(b"?")[0][:60]  # without the query string, which may hold a token
     raise BadRequest(f"address {show(path)}: {rule}")
 
 
@@ -117,13 +117,13 @@ def _is_absolute(uri: bytes) -> bool:
 
 def _has_body(noted: dict[bytes, bytes]) -> bool:
     coding = noted.get(b"transfer-encoding")
-    if coding is not None and coding.lower() != b"chunked":  # the parser would leave a body that is compressed too as it is
+    if coding is not None and coding.lower() != b"chunked":  # the parser would accept other codings, and not undo them
         raise BadRequest(f"header transfer-encoding: {show(coding[:60])}: chunked is expected, and nothing more")
     return coding is not None or noted.get(b"content-length", b"0") != b"0"
 
 
-def unoffered(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """The same head without the upgrades that it offers, as it would have come."""
+def without_upgrade(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of the same head without the upgrade that it offers."""
     kept = b"".join([b"%b: %b\r\n" % field for field in headers if field[0] != b"upgrade"])
     return b"%b %b HTTP/%b\r\n%b\r\n" % (method, uri, version.encode(), kept)
 

@@ -1,11 +1,12 @@
-"""HTTP/1.1 connections: uvicorn's server, with a protocol that has deadlines, bounds, and writers for bytes that are ready.
+"""HTTP/1.1 connections: a protocol for uvicorn's server, with deadlines, bounds, and direct writes of encoded bytes.
 
-uvicorn's own protocol waits for a request's head for ever, and lets it grow. Here each head, body and frame has a deadline and a
-bound; what they must be like stands in ``heads`` and ``frames``. And it does per connection what can be done once: a stream's way
-through it cost 45 us (loadtest/experiments/handshake-cost). The parser is the same (llhttp, by httptools).
+uvicorn's own protocol waits for a request's head for ever, however large it grows. Here every head, body and frame has a deadline and a
+bound (server/heads.py and server/frames.py check what they must be like). It is also cheaper: uvicorn's spends 45 us on each stream,
+much of it on things that are the same for all connections (loadtest/experiments/handshake-cost). The parser is the same: llhttp,
+through httptools.
 
-The writers go into ``scope["extensions"]``, where the transports look for them: uvicorn builds a frame or chunk for each client and
-awaits; the same bytes written to the transport cost a third.
+The transports find a writer for direct writes in ``scope["extensions"]``. uvicorn would build a frame or a chunk for each client and
+await each ``send``; writing bytes that are already encoded to the transport costs a third of that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gateway.server.connection import Connection
 from gateway.server.deadlines import Deadlines
 from gateway.server.descriptors import max_sockets
 from gateway.server.exchange import Exchange
-from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, check_head, unoffered
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, check_head, without_upgrade
 from gateway.server.responses import problem_response
 from gateway.server.site import Site
 from gateway.server.sockets import WebSocketProtocol
@@ -40,11 +41,11 @@ logger = logging.getLogger("gateway.edge")
 
 
 class HttpProtocol(Connection):
-    """One connection, from its first byte until it is closed or another protocol has its transport."""
+    """One connection, from its first byte until it is closed, or until another protocol takes its transport over."""
 
     __slots__ = ("_ahead", "_answering", "_head", "_headers", "_parser", "_receiving", "_refusal", "_refused", "_unfinished", "_url")
 
-    _site: ClassVar[Site | None] = None  # the newest server's
+    _site: ClassVar[Site | None] = None  # that of the newest server
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
@@ -58,29 +59,29 @@ class HttpProtocol(Connection):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head = PLAIN
-        self._receiving: Exchange | None = None  # whose body comes
+        self._receiving: Exchange | None = None  # the one whose body is coming in
         self._answering: Exchange | None = None
-        self._ahead: list[Exchange] = []  # requests that were sent ahead
-        self._unfinished = 0  # bytes since the parser last brought something whole
+        self._ahead: list[Exchange] = []  # pipelined requests, which wait for their turn
+        self._unfinished = 0  # bytes since the parser last completed something
         self._refused = False
-        self._refusal: GatewayError | None = None  # to be told once those who came before are answered
+        self._refusal: GatewayError | None = None  # to be sent once the requests before it are answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         site = self.site
         self.transport = transport
         if site.address is None:
-            site.look(transport)
+            site.learn_address(transport)
         peer = transport.get_extra_info("peername")
-        self.client = peer[:2] if isinstance(peer, tuple) else None  # without the flow and scope of IPv6; a Unix socket has no address
-        site.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's name for what has a shutdown
+        self.client = peer[:2] if isinstance(peer, tuple) else None  # without IPv6's flow and scope; a Unix socket has no address
+        site.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn only calls its shutdown
         if len(site.state.connections) > max_sockets():
-            # One more accepted for each one refused would use up the last descriptors, which Redis needs too.
+            # Otherwise clients would use up the last descriptors, of which Redis may need some.
             self._write(Unavailable("as many sockets are open as may be"))
             transport.close()
         else:
-            self._expect(site.head)
+            self._set_deadline(site.head)
 
-    # What comes
+    # The requests
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -89,7 +90,7 @@ class HttpProtocol(Connection):
             self.transport.abort()  # in the midst of an answer there is no place for another
             return
         if self._deadline is self.site.idle:
-            self._expect(self.site.head)
+            self._set_deadline(self.site.head)
         self._unfinished += len(data)
         try:
             self._parser.feed_data(data)
@@ -103,13 +104,13 @@ class HttpProtocol(Connection):
                 long = len(self._url) > MAX_URI_BYTES
                 self._refuse((UriTooLong if long else HeadTooLarge)(f"{self._unfinished} bytes without an end to the head"))
             return
-        self._end_of_http(rest)  # outside, or what goes wrong in there would seem to come of the upgrade
+        self._end_of_http(rest)  # outside the try, or an error in there would get the upgrade's exception as its context
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value.rstrip()))  # the parser leaves blanks on (RFC 9112, section 5.1)
+        self._headers.append((name.lower(), value.rstrip()))  # the parser keeps trailing blanks (RFC 9112, section 5.1)
 
     def on_headers_complete(self) -> None:
         method, version = self._parser.get_method(), self._parser.get_http_version()
@@ -118,20 +119,20 @@ class HttpProtocol(Connection):
         if busy and (head.key or len(self._ahead) >= MAX_PIPELINED):
             raise BadRequest(f"an upgrade, or more than {MAX_PIPELINED} requests, before the answer to the first")
         self._unfinished = 0
-        self._relax()
-        if head.key or head.offers:
-            return  # to be answered once it is clear what comes behind it
+        self._clear_deadline()
+        if head.key or head.offers_other:
+            return  # the parser will stop with HttpParserUpgrade, and _end_of_http goes on from there
         if head.has_body:
-            self._expect(self.site.body)
+            self._set_deadline(self.site.body)
         exchange = Exchange(
             self,
             self.site.http_scope(method, version, self._url, self._headers, self.client),
             keep_alive=version == "1.1" and self._parser.should_keep_alive(),
             has_body=head.has_body,
-            waits=head.waits,
+            expects_continue=head.expects_continue,
         )
         self._receiving = exchange if head.has_body else None
-        self._url, self._headers = b"", []  # for trailers, which are none of the application's headers, and the next request
+        self._url, self._headers = b"", []  # new ones, for trailers (which are not passed to the application) and for the next request
         if busy:
             self.pause_reading()
             self._ahead.append(exchange)
@@ -141,29 +142,34 @@ class HttpProtocol(Connection):
     def on_body(self, body: bytes) -> None:
         self._unfinished = 0
         if self._receiving is not None:
-            self._receiving.take(body)
+            self._receiving.feed_body(body)
 
     def on_message_complete(self) -> None:
         if self._receiving is None:
             return
-        self._relax()
-        self._receiving.taken()
+        self._clear_deadline()
+        self._receiving.end_body()
         self._receiving = None
         self._headers = []
         if not self._busy() and not self.transport.is_closing():
-            self._expect(self.site.idle)
+            self._set_deadline(self.site.idle)
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
-        # As uvicorn: bytes behind a request that said "Connection: close" are no reason not to answer it.
+        # As in uvicorn: a request with "Connection: close" is answered even if more bytes come after it.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
     def _end_of_http(self, rest: bytes) -> None:
-        """A head has come that asks for an upgrade; to the parser nothing of HTTP follows."""
+        """The head asks for an upgrade, after which the parser stops: upgrade to WebSocket, or go on with HTTP.
+
+        Args:
+            rest: the bytes after the head
+        """
         if not self._head.key:
-            # Java's HttpClient offers h2c with every first request, also with one that has a body.
-            head = unoffered(self._parser.get_method(), self._parser.get_http_version(), self._url, self._headers)
+            # Another protocol is offered, such as h2c, which Java's HttpClient offers with every first request, even with a body. That
+            # is declined: the head is parsed again without the offer.
+            head = without_upgrade(self._parser.get_method(), self._parser.get_http_version(), self._url, self._headers)
             self._parser = self._new_parser()
             self._url, self._headers = b"", []
             self.data_received(head + rest)
@@ -177,10 +183,10 @@ class HttpProtocol(Connection):
         scope = self.site.websocket_scope(self._url, self._headers, self.client)
         scope["extensions"][EXTENSION] = protocol
         self.transport.set_protocol(protocol)
-        self._forget()
+        self._release()
         protocol.begin(self.site.app, scope, self._head.key)
 
-    # What is answered
+    # The answers
 
     def _busy(self) -> bool:
         return self._answering is not None and not self._answering.complete
@@ -196,7 +202,7 @@ class HttpProtocol(Connection):
         task.add_done_callback(site.state.tasks.discard)
 
     def answered(self, exchange: Exchange) -> None:
-        """An answer is complete."""
+        """An answer is complete: go on with the next request, or close."""
         self.site.state.total_requests += 1
         if not exchange.keep_alive:
             self.transport.close()
@@ -205,16 +211,20 @@ class HttpProtocol(Connection):
             if self._ahead:
                 self._serve(self._ahead.pop(0))
             elif self._refusal is not None:
-                self._turn_away(self._refusal)
+                self._send_refusal(self._refusal)
             elif self._deadline is None:
-                self._expect(self.site.head if self._url else self.site.idle)  # the next one may have begun
+                self._set_deadline(self.site.head if self._url else self.site.idle)  # the head of the next request may have begun
 
     def take_head(self) -> bytes:
         """The head of the response that is under way, if it was not sent yet."""
         return b"" if self._answering is None else self._answering.take_head()
 
-    def carry(self) -> bool:
-        """Do nothing more here but for the writer of the response that is under way; ``False`` if there is more to do than to carry it."""
+    def hand_over(self) -> bool:
+        """Leave the response that is under way to its writer, and free all that is not needed for it.
+
+        Returns:
+            ``False`` if that is not possible, because something else is still to be done on this connection
+        """
         if self._answering is None or self._ahead or self._deadline is not None or self.transport.is_closing():
             return False
         if self._refused:
@@ -224,35 +234,35 @@ class HttpProtocol(Connection):
         self._parser = self._answering = self._receiving = self.client = None
         return True
 
-    def _forget(self) -> None:
-        """Nothing more is done here. Nothing may be left that would have to wait for the garbage collector."""
+    def _release(self) -> None:
+        """Free everything. No reference may be left that would keep these objects until the garbage collector comes."""
         self.site.state.connections.discard(self)
         self._parser = self._answering = self._receiving = self.writer = None
         self._ahead.clear()
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer what is no request, behind what came before it (RFC 9112, section 9.3.2), and close."""
+        """Answer an invalid request with an error, after the answers to those before it (RFC 9112, section 9.3.2), and close."""
         self._refused = True
-        self._relax()
+        self._clear_deadline()
         flooded = len(self._ahead) >= MAX_PIPELINED
         broken, self._receiving = self._receiving, None
         if broken in self._ahead:
             self._ahead.remove(broken)
         if self._answering is None or self._answering.complete:
-            self._turn_away(error)
+            self._send_refusal(error)
         elif self._answering.started:
             self.transport.abort()  # in the midst of an answer there is no place for another
         elif flooded or self._answering is broken:
             self._answering.end()
-            self._turn_away(error)
+            self._send_refusal(error)
         else:
             self._refusal = error
 
-    def _turn_away(self, error: GatewayError) -> None:
+    def _send_refusal(self, error: GatewayError) -> None:
         self._refusal = None
         self._write(error)
         self.transport.write_eof()
-        self._expect(self.site.lingering)
+        self._set_deadline(self.site.lingering)
 
     def _write(self, error: GatewayError) -> None:
         metrics.refused(error)
@@ -260,40 +270,40 @@ class HttpProtocol(Connection):
         logger.info("refused with %d: %s", error.status, error.detail, extra=about(address=peer[0]) | {"kind": str(error.status)})
         self.transport.write(problem_response(error, self.site.state.default_headers))
 
-    # Until when
+    # The deadlines
 
     def on_late(self, deadline: Deadlines[Connection]) -> None:
         self._deadline = None
         if deadline is self.site.lingering:
             self.transport.abort()
         elif deadline is self.site.idle or (deadline is self.site.head and not self._unfinished):
-            self.transport.close()  # a browser connects ahead of need; what it has not asked is not answered
+            self.transport.close()  # browsers connect before they need to: nothing was asked, so nothing is answered
         else:
             what = "head" if deadline is self.site.head else "body"
             self._refuse(RequestTimeout(f"the request's {what} did not come within {deadline.seconds:.0f} s"))
 
-    # The transport's and the server's side
+    # Called by the transport and the server
 
     def eof_received(self) -> bool:
-        """The client says no more. An answer that is nearly there still goes out; whether anybody waits cannot be told."""
+        """The client sends nothing more. It may still wait for an answer, so one that comes soon is sent."""
         refused = self._refused and self._refusal is None
         if refused or self._receiving is not None or not self._busy():
             return False
         self.shutdown()
-        self._expect(self.site.lingering)
+        self._set_deadline(self.site.lingering)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._relax()
-        self._flow()
+        self._clear_deadline()
+        self._set_drained()
         if self._answering is not None:
             self._answering.end()
         if self.writer is not None:
             self.writer.connection_lost(exc)
-        self._forget()
+        self._release()
 
     def shutdown(self) -> None:
-        """Close once all is answered, for uvicorn that stops."""
+        """Close once everything is answered, because uvicorn stops."""
         if self._parser is None and self.writer is not None:
             self.writer.end()
             return
@@ -305,6 +315,7 @@ class HttpProtocol(Connection):
 
 
 def _reason(error: httptools.HttpParserError) -> GatewayError:
+    """The error to answer with: one that a callback has raised, or that the parser has found."""
     cause = error.__context__
     if isinstance(cause, GatewayError):
         return cause

@@ -1,7 +1,7 @@
-"""Responses: the heads of answers as bytes. Decides only, no I/O.
+"""Responses: encodes the heads of responses, without I/O.
 
-What the application says is checked once and remembered: uvicorn looks at each name and each value of each answer with a regular
-expression of its own, 12 us for a stream's head.
+A head is checked once and then cached. uvicorn matches each name and each value of every response against a regular expression, which
+takes 12 us for a stream's head.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from gateway.server.heads import WEBSOCKET_VERSION
 
 Field = tuple[bytes, bytes]
 
-# Names are tokens, values hold no control characters (RFC 9110, sections 5.1 and 5.5).
+# Names are tokens, and values hold no control characters (RFC 9110, sections 5.1 and 5.5).
 _LINES: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
 
 
 def lines(fields: Iterable[Field]) -> bytes:
-    """Header fields as they are sent."""
+    """Header fields as bytes."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
-class Usual:
-    """The fields that every answer has, as lines: uvicorn makes a new list of them each second."""
+class DefaultFields:
+    """The header fields of every response, encoded again only when they change: uvicorn makes a new list of them once a second."""
 
     _fields: Sequence[Field] = ()
     _lines = b""
@@ -42,12 +42,12 @@ class Usual:
 
 
 class ResponseHead(NamedTuple):
-    """What an application's head says.
+    """The head of an application's response.
 
     Attributes:
-        status_line, lines: as they are sent
-        length: of the body, ``None`` where it is not told
-        closes: whether the connection ends with this answer
+        status_line, lines: as bytes
+        length: of the body in bytes; ``None`` if the head does not give it
+        closes: whether the connection ends with this response
     """
 
     status_line: bytes
@@ -58,13 +58,13 @@ class ResponseHead(NamedTuple):
 
 @lru_cache(256)
 def response_head(status: int, fields: tuple[Field, ...]) -> ResponseHead:
-    """Read and check a head.
+    """Check and encode a head.
 
     Raises:
-        ValueError: if a field is none, or its value holds what would end it.
+        ValueError: if the name or the value of a field is not allowed.
     """
     text = lines(fields)
-    # A value with a line of its own in it would match too.
+    # The lines are counted, because a value that holds a whole field of its own would match as well.
     if not _LINES.fullmatch(text) or text.count(b"\n") != len(fields):
         raise ValueError("a response header: a token, and a value without control characters, are expected")
     length: int | None = None
@@ -88,7 +88,7 @@ def _phrase(status: int) -> bytes:
 
 
 def problem_response(error: GatewayError, headers: Sequence[Field] = ()) -> bytes:
-    """A whole response with a problem (RFC 9457), after which the connection closes."""
+    """A whole response with a problem (RFC 9457), which says that the connection will be closed."""
     body = msgspec.json.encode(error.problem())
     fields = [
         *headers,

@@ -1,4 +1,4 @@
-"""Run the gateway under uvicorn, in one process or in several."""
+"""Run: serves the gateway with uvicorn, in one process or in several."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from gateway.settings import Settings
 logger = logging.getLogger("gateway.server")
 
 BACKLOG: Final = 4_096
-UNSENT_BYTES: Final = 131_072  # that the kernel keeps for a client beyond what is on its way (loadtest/experiments/socket-options)
-GRACE_SECONDS: Final = 5  # for what the drain has left behind
-# Objects made before the collector looks at the youngest, and how often before it looks at older ones. Those of 10,000 clients
-# stay, and going through them again and again costs 7 % of their handshakes (loadtest/experiments/garbage-collector).
+UNSENT_BYTES: Final = 131_072  # that the kernel holds for a client beside those on their way (loadtest/experiments/socket-options)
+GRACE_SECONDS: Final = 5  # for requests that are left after the drain
+# The thresholds of the garbage collector. It runs less often than by default, because the objects of 10,000 clients stay, and going
+# through them again and again costs 7 % of their handshakes (loadtest/experiments/garbage-collector).
 COLLECT_AFTER: Final = (10_000, 20, 50)
-KEEP_ALIVE_SECONDS: Final = 65  # more than the 60 s after which proxies give up an idle connection
+KEEP_ALIVE_SECONDS: Final = 65  # longer than the 60 s after which proxies close an idle connection
 
 
 class _Config(uvicorn.Config):
-    """uvicorn's configuration; each process loads it once, when all is imported."""
+    """uvicorn's configuration. Each process loads it once, after everything is imported, so what exists then is left uncollected."""
 
     def load(self) -> None:
         super().load()
@@ -45,7 +45,13 @@ class _Config(uvicorn.Config):
 
 
 def server_config(app: str | Callable[..., Any], settings: Settings, **others: Any) -> uvicorn.Config:
-    """Uvicorn's configuration for this application."""
+    """Uvicorn's configuration for an application.
+
+    Args:
+        app: the application, or where to import it from
+        settings: the gateway's
+        others: further arguments of ``uvicorn.Config``
+    """
     return _Config(
         app,
         host=settings.host,
@@ -55,7 +61,7 @@ def server_config(app: str | Callable[..., Any], settings: Settings, **others: A
         ws=WebSocketProtocol,
         ws_max_size=65_536,
         ws_ping_interval=None,  # the gateway's own heartbeat serves all transports
-        ws_per_message_deflate=False,  # a compressed frame would have to be made for each client
+        ws_per_message_deflate=False,  # frames would have to be compressed for each client
         lifespan="on",
         log_config=log_config(settings.log_level, settings.log_format),
         log_level=None,
@@ -71,19 +77,20 @@ def server_config(app: str | Callable[..., Any], settings: Settings, **others: A
 
 
 def bind(settings: Settings) -> socket.socket:
-    """The listening socket.
+    """Open the listening socket.
 
     Raises:
-        OSError: if the address cannot be had.
+        OSError: if the address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # A client that is gone without a word: the kernel gives up after half a minute of no answer.
+        # If a client vanishes without closing its connection, the kernel gives up after half a minute without an answer.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        # What a client does not take the kernel would keep for it, megabytes for each. It is behind instead, and reads on from the log.
+        # Otherwise the kernel would buffer megabytes for each client that reads slowly. With this bound the client falls behind, and
+        # reads on from the log.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     try:
         listener.bind((settings.host.strip("[]"), settings.port))
@@ -106,12 +113,18 @@ def _raise_limits(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, listener: socket.socket) -> None:
-    if settings.log_format == "json":  # a person is told by the command line
+    if settings.log_format == "json":  # with text logs the command line prints it
         logger.info("gateway on %s port %d", settings.host, listener.getsockname()[1])
 
 
 def serve(app: Callable[..., Any], settings: Settings, listener: socket.socket) -> None:
-    """Serve an application object in this process, until a signal."""
+    """Serve an application in this process, until a signal.
+
+    Args:
+        app: the application
+        settings: the gateway's
+        listener: made by ``bind``
+    """
     config = server_config(app, settings)
     _announce(settings, listener)
     _raise_limits(settings)
@@ -119,7 +132,13 @@ def serve(app: Callable[..., Any], settings: Settings, listener: socket.socket) 
 
 
 def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str, str]) -> None:
-    """Serve with several worker processes; each makes its application from the environment."""
+    """Serve with several worker processes, until a signal.
+
+    Args:
+        settings: the gateway's
+        listener: made by ``bind``
+        environ: variables for the workers, each of which makes its application from the environment
+    """
     os.environ.update(environ)
     with _figures_folder():
         _supervise(settings, listener)
@@ -127,7 +146,7 @@ def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str
 
 @contextmanager
 def _figures_folder() -> Iterator[None]:
-    """Where the workers leave their figures for each other."""
+    """A temporary folder in which the workers save their figures for each other."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="gateway-")
     except OSError as error:
@@ -140,9 +159,9 @@ def _figures_folder() -> Iterator[None]:
 
 
 class _Workers(Multiprocess):
-    """uvicorn's supervisor, that passes on a second signal too."""
+    """uvicorn's supervisor, but it passes a second signal on to the workers, too."""
 
-    _asked = 0  # how often to end; uvicorn looks twice a second, and may find two signals at once
+    _asked = 0  # how many signals have come; uvicorn checks twice a second, and may find two at once
 
     def handle_int(self) -> None:
         self.handle_term()

@@ -1,6 +1,6 @@
-"""Site: what all connections of one server have in common: its application, its deadlines, and what a request's scope has of it.
+"""Site: what all connections of one server share: the application, the deadlines, and the server's part of a request's scope.
 
-Looked up once. uvicorn finds out loggers, addresses and settings for each connection: a tenth of a handshake, and always the same.
+It is found out only once. uvicorn looks loggers, addresses and settings up again for each connection, which takes a tenth of a handshake.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 
-HEAD_SECONDS: Final = 10.0  # for the first byte and for a whole head; a phone far from its mast takes 3
+HEAD_SECONDS: Final = 10.0  # for a whole head, from its first byte or from the connection; a phone with bad reception takes 3
 BODY_SECONDS: Final = 30.0  # for 8 MiB of events from a backend
 
 Fields = list[tuple[bytes, bytes]]
@@ -33,9 +33,14 @@ class Site:
     """A server as its connections see it.
 
     Attributes:
-        head, body, idle, lingering: until when a connection must have sent a head or a body, may say nothing after an answer, and may
-            go on sending after it was refused
-        address: where the server listens, ``None`` until the first connection tells
+        app: the ASGI application
+        max_message_size: bytes of a WebSocket message
+        state: of uvicorn's server
+        loop: the event loop
+        head, body: the deadlines for a request's head and body
+        idle: the deadline for the next request after an answer
+        lingering: until when a connection stays open after its last answer, so that the client receives that
+        address: where the server listens; ``None`` until the first connection
     """
 
     def __init__(
@@ -59,12 +64,12 @@ class Site:
         self._raw_root_path = config.root_path.encode("ascii")
         self.address: tuple[str, int | None] | None = None
 
-    def look(self, transport: asyncio.Transport) -> None:
-        """Learn from the first connection what only a connection can tell."""
+    def learn_address(self, transport: asyncio.Transport) -> None:
+        """Take from the first connection what only a connection tells."""
         self.address = get_local_addr(transport)
 
     def http_scope(self, method: bytes, version: str, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
-        """The ASGI scope of a request, whose head has been checked."""
+        """The ASGI scope of a request whose head has been checked."""
         scope = self._scope(uri, headers, client)
         scope["type"] = "http"
         scope["asgi"] = {"version": self._version, "spec_version": "2.3"}
@@ -95,7 +100,7 @@ class Site:
             path, _, query = uri.partition(b"?")
         else:
             url = httptools.parse_url(uri)
-            path, query = url.path or b"/", url.query or b""  # RFC 9112, section 3.2.2: an address may end behind its host
+            path, query = url.path or b"/", url.query or b""  # RFC 9112, section 3.2.2: an absolute address may end with the host
         text = path.decode("ascii")
         return {
             "path": self._root_path + (unquote(text) if "%" in text else text),

@@ -1,8 +1,8 @@
-"""Sockets: an open WebSocket, from a head that was parsed and checked to the end (RFC 6455).
+"""Sockets: a WebSocket connection, from the checked head of its upgrade to its end (RFC 6455).
 
-uvicorn's protocol parses the head again, answers it through two header objects, and keeps both for as long as the connection lasts,
-with three queues and a parser: 15 KiB and 200 us. Here the answer is one template, and there is no parser until a client says something
-(``conversation``).
+uvicorn's protocol parses the head again, answers it by way of two header objects, and keeps both of them, three queues and a parser for
+as long as the connection lasts: 15 KiB and 200 us. Here the answer is one template, and there is no parser until the client sends
+something (server/conversation.py).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from websockets.exceptions import InvalidState
 from websockets.frames import Opcode
 
 from gateway.errors import RESTART
-from gateway.server.conversation import ABNORMAL, Conversation, Said
+from gateway.server.conversation import ABNORMAL, Conversation, Received
 from gateway.server.frames import Violation
-from gateway.server.responses import Usual, lines
+from gateway.server.responses import DefaultFields, lines
 from gateway.server.streams import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
 from gateway.transports.writer import HIGH_BYTES
 
@@ -47,11 +47,11 @@ def _ignore(message: Message) -> None:
 
 
 class WebSocketProtocol(TransportWriter):
-    """One connection: an ASGI application's, or after ``detach`` that of whoever takes its messages."""
+    """One connection. Its messages go to the ASGI application's ``receive``, or after ``detach`` to a callback."""
 
     __slots__ = (
-        "_conversation", "_drained", "_key", "_max_size", "_messages", "_on_message",
-        "_reading", "_response", "_server", "_state", "_taking", "_timer", "_waiter", "_waits",
+        "_conversation", "_drained", "_handling", "_key", "_max_size", "_messages", "_on_message",
+        "_reading", "_response", "_server", "_state", "_timer", "_waiter", "_waits_for_room",
     )  # fmt: skip
 
     def __init__(self, http: HttpProtocol) -> None:
@@ -60,26 +60,32 @@ class WebSocketProtocol(TransportWriter):
         self._max_size = http.site.max_message_size
         self._state = CONNECTING
         self._key = b""
-        self._response: tuple[int, Fields, bytes] | None = None  # to a client whose upgrade is refused
+        self._response: tuple[int, Fields, bytes] | None = None  # with which the application refuses the upgrade
         self._messages: list[Message] = [{"type": "websocket.connect"}]
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None  # while the transport is full
         self._on_message: Callable[[Message], None] | None = None
-        self._taking = False
-        self._waits = False  # for room, before the next message is taken
+        self._handling = False
+        self._waits_for_room = False  # the next message is taken only when the transport has room again
         self._reading = True
         self._conversation: Conversation | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, app: Callable[..., Any], scope: Message, key: bytes) -> None:
-        """Ask the application whether the upgrade is to be accepted."""
+        """Call the application, which accepts or refuses the upgrade.
+
+        Args:
+            app: of ASGI
+            scope: of the upgrade
+            key: the value of ``Sec-WebSocket-Key``
+        """
         self._key = key
-        self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn's name for what has a shutdown
+        self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn only calls its shutdown
         task = asyncio.get_running_loop().create_task(self._run(app, scope))
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)
 
-    # The application's side
+    # Called by the application
 
     async def _run(self, app: Callable[..., Any], scope: Message) -> None:
         try:
@@ -142,9 +148,10 @@ class WebSocketProtocol(TransportWriter):
             raise RuntimeError(f"ASGI message {kind!r} has no place here")
 
     def detach(self, on_message: Callable[[Message], None]) -> bool:
-        """Let the connection outlive the application's call.
+        """Let the connection outlive the application's call; ``False`` if the client is gone already.
 
-        ``on_message`` takes one message, and the next one only after ``message_done``.
+        Args:
+            on_message: called with one message at a time; the next one comes only after ``message_done``
         """
         if self.gone:
             return False
@@ -153,16 +160,16 @@ class WebSocketProtocol(TransportWriter):
         return True
 
     def message_done(self) -> None:
-        """A message is dealt with. A client that does not take the answers is not heard any further."""
-        self._waits = self._drained is not None
-        if self._waits:
+        """The message has been handled. The next one is taken only once the client has taken the answers to those before."""
+        self._waits_for_room = self._drained is not None
+        if self._waits_for_room:
             return
-        self._taking = False
+        self._handling = False
         self._deliver()
-        if not self._taking:
+        if not self._handling:
             self._resume_if_empty()
 
-    # What is sent
+    # To the client
 
     def _accept(self, message: Message) -> None:
         fields = list(message.get("headers", ()))
@@ -171,44 +178,44 @@ class WebSocketProtocol(TransportWriter):
         added = lines(fields) if fields else b""
         accept = b64encode(sha1(self._key + _GUID, usedforsecurity=False).digest())
         self._state = OPEN
-        self.write(_ACCEPT % (accept, Usual.lines(self._server.default_headers), added))
+        self.write(_ACCEPT % (accept, DefaultFields.lines(self._server.default_headers), added))
 
     def _refuse(self, status: int, fields: Fields, body: bytes) -> None:
         names = {name.lower() for name, _ in fields}
         usual = [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), (b"content-type", b"text/plain; charset=utf-8")]
         fields = [*self._server.default_headers, *fields, *(field for field in usual if field[0] not in names)]
         self._state = CLOSED
-        self._tell({"type": "websocket.disconnect", "code": ABNORMAL})
+        self._enqueue({"type": "websocket.disconnect", "code": ABNORMAL})
         self.write(b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), lines(fields), body))
         self.transport.close()
 
     def _send(self, message: Message) -> None:
-        data, conversation = message.get("bytes"), self._talk()
+        data, conversation = message.get("bytes"), self._open_conversation()
         try:
             self.write(conversation.text(message["text"]) if data is None else conversation.binary(data))
         except InvalidState:
             raise ClientDisconnected from None
 
     def _close(self, code: int, reason: str) -> None:
-        goodbye = self._talk().close(code, reason)
-        self._leave(CLOSING, code, reason)
+        goodbye = self._open_conversation().close(code, reason)
+        self._end(CLOSING, code, reason)
         self.write(goodbye)
         self._resume_reading()
         self._timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.transport.close)
 
-    def _leave(self, state: int, code: int, reason: str) -> None:
-        """Nothing may follow a close frame, on either side."""
+    def _end(self, state: int, code: int, reason: str) -> None:
+        """Take the connection for ended: nothing may follow a close frame, on either side."""
         self._state = state
         self.leave()
         if self._on_message is None:
-            self._tell({"type": "websocket.disconnect", "code": code, "reason": reason})
+            self._enqueue({"type": "websocket.disconnect", "code": code, "reason": reason})
         else:
-            self._on_message = _ignore  # whoever is behind it can be freed
+            self._on_message = _ignore  # so that the object behind it can be freed
             self._messages.clear()
 
-    # What comes
+    # From the client
 
-    def _talk(self) -> Conversation:
+    def _open_conversation(self) -> Conversation:
         if self._conversation is None:
             self._conversation = Conversation(self._max_size, asyncio.get_running_loop().time())
         return self._conversation
@@ -217,33 +224,33 @@ class WebSocketProtocol(TransportWriter):
         if self._state in (FAILED, CLOSED):
             return
         if self._state == CONNECTING:
-            self.transport.abort()  # a client waits for the answer (RFC 6455, section 4.1)
+            self.transport.abort()  # a client must wait for the answer (RFC 6455, section 4.1)
             return
         try:
-            for said in self._talk().hear(data, asyncio.get_running_loop().time()):
-                self._take(said)
+            for received in self._open_conversation().receive_data(data, asyncio.get_running_loop().time()):
+                self._handle(received)
         except Violation as violation:
             self._fail(violation)
 
-    def _take(self, said: Said) -> None:
-        if said.kind is Opcode.PING:
-            if self.transport.get_write_buffer_size() <= HIGH_BYTES:  # who takes no bytes needs no pong
-                self.write(said.answer)
-        elif said.kind is Opcode.CLOSE:
+    def _handle(self, received: Received) -> None:
+        if received.kind is Opcode.PING:
+            if self.transport.get_write_buffer_size() <= HIGH_BYTES:  # a client that takes no bytes needs no pong
+                self.write(received.answer)
+        elif received.kind is Opcode.CLOSE:
             if self._state == OPEN:
-                self._leave(CLOSED, said.code, str(said.data))
-                self.write(said.answer)
+                self._end(CLOSED, received.code, str(received.data))
+                self.write(received.answer)
             self.transport.close()
         elif self._state == OPEN:
-            self._tell({"type": "websocket.receive", "text" if said.kind is Opcode.TEXT else "bytes": said.data})
-            if self._reading and (self._on_message is None or self._taking):
+            self._enqueue({"type": "websocket.receive", "text" if received.kind is Opcode.TEXT else "bytes": received.data})
+            if self._reading and (self._on_message is None or self._handling):
                 self._reading = False
                 self.transport.pause_reading()
 
     def _fail(self, violation: Violation) -> None:
-        """Give the client up. The socket stays a moment: closed with bytes unread it would be reset."""
-        goodbye = self._talk().fail(violation)
-        self._leave(FAILED, violation.code, violation.reason)
+        """Give the client up. The socket stays open for a moment, because closing it with unread bytes would reset it."""
+        goodbye = self._open_conversation().fail(violation)
+        self._end(FAILED, violation.code, violation.reason)
         self.write(goodbye)
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -252,16 +259,16 @@ class WebSocketProtocol(TransportWriter):
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
 
-    # From here to there
+    # From the connection to the application
 
-    def _tell(self, message: Message) -> None:
+    def _enqueue(self, message: Message) -> None:
         self._messages.append(message)
         self._deliver()
 
     def _deliver(self) -> None:
         if self._on_message is not None:
-            if self._messages and not self._taking:
-                self._taking = True
+            if self._messages and not self._handling:
+                self._handling = True
                 self._on_message(self._messages.pop(0))
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -276,19 +283,19 @@ class WebSocketProtocol(TransportWriter):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
-    # The transport's and the server's side
+    # Called by the transport and the server
 
     def pause_writing(self) -> None:
         self._drained = asyncio.get_running_loop().create_future()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        self._flow()
+        self._set_drained()
         super().resume_writing()
-        if self._waits:
+        if self._waits_for_room:
             self.message_done()
 
-    def _flow(self) -> None:
+    def _set_drained(self) -> None:
         if self._drained is not None:
             self._drained.set_result(None)
             self._drained = None
@@ -296,16 +303,16 @@ class WebSocketProtocol(TransportWriter):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
         if not self.gone:
-            self._leave(CLOSED, ABNORMAL if self._state == CONNECTING else 1005, "")
+            self._end(CLOSED, ABNORMAL if self._state == CONNECTING else 1005, "")
         self._state = CLOSED
         super().connection_lost(exc)
-        self._flow()
+        self._set_drained()
         if self._timer is not None:
             self._timer.cancel()
         self._conversation = None
 
     def shutdown(self) -> None:
-        """Send the client away, for uvicorn that stops."""
+        """Send the client away, because uvicorn stops."""
         if self._state == CONNECTING:
             self._refuse(500, [], b"Internal Server Error")
         elif self._state == OPEN:

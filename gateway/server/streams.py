@@ -1,8 +1,8 @@
-"""Streams: bytes that are ready, written straight to the socket, and what is left of an HTTP connection whose response goes on.
+"""Streams: write encoded bytes straight to the transport, and let a response go on without the application's call.
 
-uvicorn builds a chunk for each client and awaits; the same bytes written to the transport cost a third. And it keeps a parser, a
-scope, a task and the frames of all that called the endpoint for as long as the response lasts, 9 KiB of which nothing is needed any
-more. Here the application may return and leave its stream behind (``detach``): who writes to it is the feed.
+uvicorn builds a chunk for each client and awaits each ``send``; writing the encoded bytes to the transport costs a third of that. While
+a response lasts, uvicorn also keeps a parser, a scope, a task and the frames of all coroutines that led to the endpoint: 9 KiB that are
+no longer needed. Here the application can return and leave its stream behind (``detach``), to which the feed goes on writing.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from gateway.transports.writer import HIGH_BYTES, LOW_BYTES, nothing
 if TYPE_CHECKING:
     from gateway.server.protocols import HttpProtocol
 
-CLOSE_SECONDS: Final = 10.0  # for the last bytes to be taken
-LINGER_SECONDS: Final = 1.0  # for an answer to reach a client that still sends: a socket closed with bytes unread is reset
+CLOSE_SECONDS: Final = 10.0  # for the client to take the last bytes
+LINGER_SECONDS: Final = 1.0  # for an answer to reach a client that still sends: closing a socket with unread bytes resets it
 
 _BYTES_ACKED: Final = slice(120, 128)  # tcpi_bytes_acked in Linux's struct tcp_info, since 4.1
 
 
 class TransportWriter(asyncio.Protocol):
-    """A writer straight to an asyncio transport, and the protocol of that transport from some moment on.
+    """A ``Writer`` that writes straight to an asyncio transport, and can be the protocol of that transport.
 
     Attributes:
-        gone: whether the client is, or is being sent away
+        gone: whether the client is gone, or is being sent away
     """
 
     __slots__ = ("_cut", "gone", "on_full", "on_gone", "on_room", "transport", "write")
@@ -51,21 +51,22 @@ class TransportWriter(asyncio.Protocol):
         if sys.platform == "linux" and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
             return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
-        # Elsewhere the buffer says it, as long as nothing is added: true of a client that is full, and only those stay.
+        # On other systems the size of the buffer shows it, as long as nothing is added to the buffer. Nothing is added for a client that
+        # is full, and only such a client can stall.
         return -self.buffered()
 
     def abort(self) -> None:
         self.transport.abort()
 
     def leave(self) -> None:
-        """Nothing may be written from now on."""
+        """Take the client for gone: nothing may be written from now on."""
         if self.gone:
             return
         self.gone = True
         self.on_gone()
-        self.on_full = self.on_room = self.on_gone = nothing  # whoever is behind them can be freed
+        self.on_full = self.on_room = self.on_gone = nothing  # so that the objects behind them can be freed
         if self.transport.get_write_buffer_size():
-            # A transport is not closed before its bytes are taken, and nobody watches over this one any more.
+            # A transport closes only once its bytes are taken, and from now on nobody else watches whether they are.
             self._cut = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.transport.abort)
 
     def pause_writing(self) -> None:
@@ -81,10 +82,10 @@ class TransportWriter(asyncio.Protocol):
 
 
 class StreamWriter(TransportWriter):
-    """The writer of one response in chunks, of use once its head was sent, or taken.
+    """The writer of one response in chunks, to be used once the head was sent, or taken by ``take_head``.
 
-    The transport's protocol stays the HTTP one, and passes on what this one must know: for another one uvloop stops reading and
-    starts again, which asks the kernel twice.
+    The transport's protocol is still the HTTP protocol, which passes on what this must know: when a transport gets another protocol,
+    uvloop stops reading and starts again, which takes two system calls.
     """
 
     __slots__ = ("_http",)
@@ -94,13 +95,17 @@ class StreamWriter(TransportWriter):
         self._http: HttpProtocol | None = http
 
     def take_head(self) -> bytes:
-        """The head of the response that was started, to be written first; empty if it was sent, or is on its way to here."""
+        """The head of the response that was started, which the caller must write first; empty if it was sent already."""
         return b"" if self._http is None else self._http.take_head()
 
     def detach(self) -> bool:
-        """Let the stream outlive the application's call; ``False`` where the client is gone, or other requests wait behind it."""
+        """Let the stream outlive the application's call.
+
+        Returns:
+            ``False`` if that is not possible, because the client is gone, or because other requests wait on the same connection
+        """
         http = self._http
-        if http is None or not http.carry():
+        if http is None or not http.hand_over():
             return False
         self._http = None
         return True

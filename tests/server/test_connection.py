@@ -80,10 +80,10 @@ async def test_a_client_that_is_to_wait_is_heard_later_and_whole(pair: tuple[Lis
 async def test_only_the_newest_deadline_counts(pair: tuple[Listening, socket.socket]) -> None:
     connection, _ = pair
     site = connection.site
-    connection._expect(site.idle)
-    connection._relax()
-    connection._expect(site.head)
-    connection._expect(site.idle)
+    connection._set_deadline(site.idle)
+    connection._clear_deadline()
+    connection._set_deadline(site.head)
+    connection._set_deadline(site.idle)
 
     async with asyncio.timeout(10):
         while not connection.late:

@@ -6,7 +6,7 @@ import pytest
 from websockets.exceptions import InvalidState
 from websockets.frames import Opcode
 
-from gateway.server.conversation import Conversation, Said
+from gateway.server.conversation import Conversation, Received
 from gateway.server.frames import Violation
 from tests.support.wire import BINARY, CLOSE, MASK, PING, PONG, TEXT, frame
 
@@ -18,25 +18,25 @@ def conversation() -> Conversation:
     return Conversation(100, 0.0)
 
 
-def heard(conversation: Conversation, *frames: bytes) -> list[Said]:
-    return list(conversation.hear(b"".join(frames), 0.0))
+def heard(conversation: Conversation, *frames: bytes) -> list[Received]:
+    return list(conversation.receive_data(b"".join(frames), 0.0))
 
 
 def test_messages_are_heard_whole_and_in_their_order(conversation: Conversation) -> None:
     fragments = [frame(b"a", fin=False), frame(b"b", 0, fin=False), frame(b"", PONG), frame(b"c", 0)]
 
     assert heard(conversation, *fragments, frame(b"\xff", BINARY), frame("é".encode(), TEXT)) == [
-        Said(Opcode.TEXT, "abc"),
-        Said(Opcode.BINARY, b"\xff"),
-        Said(Opcode.TEXT, "é"),
+        Received(Opcode.TEXT, "abc"),
+        Received(Opcode.BINARY, b"\xff"),
+        Received(Opcode.TEXT, "é"),
     ]
 
 
 def test_a_frame_that_comes_in_pieces_is_heard_with_the_last(conversation: Conversation) -> None:
     data = frame(b"hello")
 
-    found = [list(conversation.hear(data[i : i + 1], 0.0)) for i in range(len(data))]
-    assert found == [[]] * (len(data) - 1) + [[Said(Opcode.TEXT, "hello")]]
+    found = [list(conversation.receive_data(data[i : i + 1], 0.0)) for i in range(len(data))]
+    assert found == [[]] * (len(data) - 1) + [[Received(Opcode.TEXT, "hello")]]
 
 
 def test_a_piece_of_a_message_that_looks_like_a_pong_is_a_part_of_it(conversation: Conversation) -> None:
@@ -45,12 +45,12 @@ def test_a_piece_of_a_message_that_looks_like_a_pong_is_a_part_of_it(conversatio
     before = frame(whole, BINARY).removesuffix(piece)
 
     assert heard(conversation, before) == []
-    assert heard(conversation, piece) == [Said(Opcode.BINARY, whole)]
+    assert heard(conversation, piece) == [Received(Opcode.BINARY, whole)]
 
 
 def test_a_ping_and_a_close_have_their_answers(conversation: Conversation) -> None:
-    assert heard(conversation, frame(b"x", PING)) == [Said(Opcode.PING, b"", b"\x8a\x01x")]
-    assert heard(conversation, frame(b"\x03\xe8bye", CLOSE)) == [Said(Opcode.CLOSE, "bye", b"\x88\x05\x03\xe8bye", 1000)]
+    assert heard(conversation, frame(b"x", PING)) == [Received(Opcode.PING, b"", b"\x8a\x01x")]
+    assert heard(conversation, frame(b"\x03\xe8bye", CLOSE)) == [Received(Opcode.CLOSE, "bye", b"\x88\x05\x03\xe8bye", 1000)]
 
 
 def test_nothing_is_made_for_who_only_answers_pings(conversation: Conversation) -> None:
@@ -80,9 +80,9 @@ def test_who_breaks_the_rules_is_told_why_it_must_go(conversation: Conversation,
 
 
 def test_what_came_before_a_violation_is_heard(conversation: Conversation) -> None:
-    saying = conversation.hear(frame(b"good") + frame(b"\xff"), 0.0)
+    saying = conversation.receive_data(frame(b"good") + frame(b"\xff"), 0.0)
 
-    assert next(saying) == Said(Opcode.TEXT, "good")
+    assert next(saying) == Received(Opcode.TEXT, "good")
     with pytest.raises(Violation):
         next(saying)
 

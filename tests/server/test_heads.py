@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, UpgradeRequired, UriTooLong
-from gateway.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URI_BYTES, PLAIN, Head, check_head, unoffered
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URI_BYTES, PLAIN, Head, check_head, without_upgrade
 from gateway.server.responses import problem_response
 
 HOST = (b"host", b"a")
@@ -30,10 +30,10 @@ def test_a_head_says_whether_it_upgrades_and_whether_a_body_follows() -> None:
 def test_a_head_says_whether_the_client_waits_before_its_body() -> None:
     waiting, length = (b"expect", b"100-Continue"), (b"content-length", b"5")
 
-    assert check_head(b"POST", "1.1", b"/", [HOST, length, waiting]).waits
-    assert not check_head(b"POST", "1.1", b"/", [HOST, length]).waits
-    assert not check_head(b"GET", "1.1", b"/", [HOST, waiting]).waits
-    assert not check_head(b"POST", "1.0", b"/", [HOST, length, waiting]).waits
+    assert check_head(b"POST", "1.1", b"/", [HOST, length, waiting]).expects_continue
+    assert not check_head(b"POST", "1.1", b"/", [HOST, length]).expects_continue
+    assert not check_head(b"GET", "1.1", b"/", [HOST, waiting]).expects_continue
+    assert not check_head(b"POST", "1.0", b"/", [HOST, length, waiting]).expects_continue
 
 
 @pytest.mark.parametrize("offers", [[b"websocket"], [b"h2c, WebSocket"], [b"websocket", b"h2c"], [b"h2c", b"websocket"]])
@@ -46,9 +46,9 @@ def test_websocket_is_taken_from_all_that_is_offered(offers: list[bytes]) -> Non
 def test_an_offer_that_is_not_taken_leaves_a_request_as_it_is() -> None:
     offers = [HOST, (b"connection", b"Upgrade"), (b"upgrade", b"h2c")]
 
-    assert check_head(b"POST", "1.1", b"/", [*offers, (b"content-length", b"5")], upgrading=True) == Head(offers=True, has_body=True)
+    assert check_head(b"POST", "1.1", b"/", [*offers, (b"content-length", b"5")], upgrading=True) == Head(offers_other=True, has_body=True)
     assert check_head(b"GET", "1.1", b"/ws", UPGRADE) == PLAIN
-    assert unoffered(b"POST", "1.1", b"/a?b", offers) == b"POST /a?b HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\n\r\n"
+    assert without_upgrade(b"POST", "1.1", b"/a?b", offers) == b"POST /a?b HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\n\r\n"
 
 
 @pytest.mark.parametrize("coding", [b"gzip, chunked", b",chunked", b""])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.errors import Unavailable
-from gateway.server.responses import Usual, problem_response, response_head
+from gateway.server.responses import DefaultFields, problem_response, response_head
 
 
 def test_a_head_is_written_as_it_was_given() -> None:
@@ -54,9 +54,9 @@ def test_a_field_that_is_none_is_refused(field: tuple[bytes, bytes]) -> None:
 def test_the_usual_fields_are_made_when_the_server_makes_new_ones() -> None:
     fields = [(b"date", b"now")]
 
-    assert Usual.lines(fields) == b"date: now\r\n"
-    assert Usual.lines(fields) is Usual.lines(fields)
-    assert Usual.lines([(b"date", b"then")]) == b"date: then\r\n"
+    assert DefaultFields.lines(fields) == b"date: now\r\n"
+    assert DefaultFields.lines(fields) is DefaultFields.lines(fields)
+    assert DefaultFields.lines([(b"date", b"then")]) == b"date: then\r\n"
 
 
 def test_a_problem_is_a_whole_answer_that_nobody_keeps_and_ends_the_connection() -> None:
