@@ -15,7 +15,10 @@ const STATES = { queued: "queued", retrying: "retrying", failed: "failed", compl
 /** @type {WeakMap<Feed, Map<string, number>>} */
 const users = new WeakMap();
 
-/** Count who follows a channel, and unfollow it when the last element has gone. @param {Feed} feed @param {string} channel @param {1 | -1} change */
+/**
+ * Count the elements that follow a channel, and unfollow it when the last one has gone.
+ * @param {Feed} feed @param {string} channel @param {1 | -1} change
+ */
 function use(feed, channel, change) {
   const counts = users.get(feed) ?? new Map();
   users.set(feed, counts);
