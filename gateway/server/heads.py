@@ -22,9 +22,8 @@ MAX_HEADERS: Final = 200  # a browser sends 20, and a chain of proxies may add a
 
 # If one of these headers comes twice, one program uses the first and the next program the second, which makes request smuggling possible.
 _ONCE: Final = frozenset(
-    (b"host", b"content-length", b"authorization", b"origin", b"last-event-id", b"sec-websocket-key", b"sec-websocket-version")
+    b"host content-length transfer-encoding expect authorization origin last-event-id sec-websocket-key sec-websocket-version".split()
 )
-_NOTED: Final = _ONCE | {b"transfer-encoding", b"expect"}
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")  # no digits: RFC 3986, 3.2.3
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 
@@ -77,8 +76,8 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
     noted: dict[bytes, bytes] = {}
     for name, value in headers:
         size += len(name) + len(value)
-        if name in _NOTED:
-            if name in noted and name in _ONCE:
+        if name in _ONCE:
+            if name in noted:
                 raise BadRequest(f"header {name.decode()}: one is expected, there are several")
             noted[name] = value
         elif name == b"upgrade":  # a client may offer several (RFC 9110, section 7.8)

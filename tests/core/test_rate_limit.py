@@ -19,3 +19,7 @@ def test_an_allowance_is_used_up_and_comes_back_with_time() -> None:
     limit.take(1, 20)
     with pytest.raises(TooMany):
         limit.take(1)
+
+    limit.take(1_000, 300)
+    with pytest.raises(TooMany):
+        limit.take(1_000)
