@@ -1,0 +1,84 @@
+"""Pages of client.js in Chromium, before gateways that are open to everybody, and that ask for tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+
+import pytest
+from notify_client import Publisher
+from playwright.sync_api import Browser, BrowserContext
+
+from tests.browser.client.pages import NO_WEBSOCKET, SECONDS, Ledger, Open, open_in
+from tests.support.servers import Server, running_gateway
+from tests.support.tokens import SECRET
+
+
+@pytest.fixture(scope="module")
+def publisher(shared_redis_url: str) -> Iterator[Publisher]:
+    with Publisher(shared_redis_url) as publisher:
+        yield publisher
+
+
+@pytest.fixture
+def ledger(publisher: Publisher) -> Ledger:
+    return Ledger(publisher)
+
+
+numbers = count(1)
+
+
+@pytest.fixture
+def channel() -> str:
+    return f"jobs:{next(numbers)}"
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_redis_url: str) -> Iterator[Server]:
+    """Open to everybody."""
+    with running_gateway(shared_redis_url, heartbeat_seconds="1") as server:
+        yield server
+        assert "Traceback" not in server.output()
+
+
+@pytest.fixture(scope="module")
+def guarded(shared_redis_url: str) -> Iterator[Server]:
+    """Asks for tokens."""
+    with running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET) as server:
+        yield server
+        assert "Traceback" not in server.output()
+        assert "eyJ" not in server.output()
+
+
+@pytest.fixture
+def make_context(chromium: Browser) -> Iterator[Callable[[int], BrowserContext]]:
+    """Makes browsers of their own: 0 with all transports, 1 without WebSocket, 2 without SSE either."""
+    contexts = []
+    errors: list[str] = []
+
+    def make(level: int) -> BrowserContext:
+        context = chromium.new_context()
+        contexts.append(context)
+        context.set_default_timeout(SECONDS * 1000)
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        if level:
+            context.add_init_script(NO_WEBSOCKET)
+        if level == 2:
+            context.route("**/sse?*", lambda route: route.abort())
+        return context
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def context(make_context: Callable[[int], BrowserContext]) -> BrowserContext:
+    return make_context(0)
+
+
+@pytest.fixture
+def open_page(context: BrowserContext) -> Open:
+    return partial(open_in, context)

@@ -1,0 +1,120 @@
+"""What the pages of these tests run, and what is asked of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from notify_client import Publisher
+from playwright.sync_api import BrowserContext, Page
+
+from tests.support.servers import Server, running_gateway
+
+Open = Callable[..., Page]
+
+SECONDS = 10.0
+
+# What every page of these tests runs first. The log is what the handlers got, in order.
+PAGE = """async () => {
+    const { connect } = await import("/client.js");
+    window.connect = connect;
+    window.begin = (channels, options = {}) => {
+        const feed = (window.feed = connect("/", { channels, ...options }));
+        window.log = {};
+        window.gaps = [];
+        window.states = [];
+        window.problem = null;
+        feed.on("*", (event) => (log[event.channel] ??= []).push(event.id));
+        feed.on("gap", (gap) => gaps.push(gap.channel));
+        feed.on("status", (notice) => {
+            states.push(notice.status);
+            if (notice.status === "stopped") problem = { status: notice.problem.status, text: notice.problem.message };
+        });
+    };
+}"""
+
+# As a proxy that knows no WebSocket, and one that keeps streams back until they end.
+NO_WEBSOCKET = "window.WebSocket = class { constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: '' })) } close() {} };"
+
+# As a long way: what has come to the browser reaches the page half a second later. `came` counts the events.
+SLOW_WEBSOCKET = """window.WebSocket = class extends WebSocket {
+    set onmessage(handler) {
+        super.onmessage = (message) => {
+            came += message.data.includes('"id"');
+            setTimeout(() => this.readyState === WebSocket.OPEN && handler(message), 500);
+        };
+    }
+}; window.came = 0"""
+
+
+class Ledger:
+    """Publishes as a worker does, and keeps what was acknowledged."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.publisher = publisher
+        self.ids: dict[str, list[str]] = {}
+
+    def publish(self, channel: str, type: str = "progress", data: Any = None, *, final: bool = False) -> str:
+        id = self.publisher.publish(channel, type, data, final=final)
+        assert id is not None
+        self.ids.setdefault(channel, []).append(str(id))
+        return str(id)
+
+
+@contextmanager
+def gateway_on(port: int, redis_url: str) -> Iterator[Server]:
+    with running_gateway(redis_url, "--port", str(port), wait=False) as server:
+        server.port, server.http, server.ws = port, f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
+        server.wait_ready()
+        yield server
+
+
+def open_in(context: BrowserContext, server: Server, channels: list[str] | None = None, **options: Any) -> Page:
+    page = context.new_page()
+    page.goto(f"{server.http}/openapi.json")  # any document of this origin
+    page.evaluate(PAGE)
+    if channels is not None:
+        begin(page, channels, **options)
+    return page
+
+
+def begin(page: Page, channels: list[str], **options: Any) -> None:
+    page.evaluate("([channels, options]) => begin(channels, options)", [channels, options])
+
+
+def wait_live(page: Page) -> None:
+    page.wait_for_function("feed.status === 'live'")
+
+
+def wait_for_log(page: Page, channel: str, ids: list[str]) -> None:
+    """Wait until the page has so many events of a channel, and see that they are those of the ledger."""
+    page.wait_for_function("([channel, count]) => (log[channel] ?? []).length >= count", arg=[channel, len(ids)])
+
+    assert page.evaluate("log")[channel] == ids
+    assert page.evaluate("gaps") == []
+
+
+def transport(page: Page) -> int:
+    """0 WebSocket, 1 SSE, 2 long polling: what the client remembers."""
+    found: int = page.evaluate("[2, 1].find((level) => localStorage[`notify ${location.origin}/${level}`] > Date.now()) ?? 0")
+    return found
+
+
+def connections(server: Server) -> int:
+    """How many streams the gateway has open."""
+    text = httpx.get(f"{server.http}/metrics").text
+    return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("gateway_connections{"))
+
+
+def wait_until(look: Callable[[], int], number: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while (found := look()) != number:
+        assert time.monotonic() < deadline, f"{found}, not {number}"
+        time.sleep(0.02)
+
+
+def wait_connections(server: Server, number: int) -> None:
+    wait_until(lambda: connections(server), number)

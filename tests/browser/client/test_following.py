@@ -1,0 +1,166 @@
+"""client.js follows jobs: whatever happens in between, every log that a page keeps equals the ledger."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from notify_client import Publisher
+
+from tests.browser.client.pages import (
+    PAGE,
+    SLOW_WEBSOCKET,
+    Ledger,
+    Open,
+    begin,
+    wait_for_log,
+    wait_live,
+)
+from tests.browser.conftest import CLIENT
+from tests.support.servers import Server
+
+
+def test_a_job_in_three_lines(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway)
+    page.evaluate(
+        """(channel) => {
+        window.seen = [];
+        const feed = connect("/", { channels: [channel] });
+        feed.on("progress", (event) => seen.push(event.data.percent));
+        window.last = feed.done(channel);
+        window.feed = feed;
+    }""",
+        channel,
+    )
+    wait_live(page)
+    for percent in (10, 50, 90):
+        ledger.publish(channel, "progress", {"percent": percent})
+    id = ledger.publish(channel, "completed", {"url": "/files/42"}, final=True)
+
+    last = page.evaluate("last")
+    assert page.evaluate("seen") == [10, 50, 90]
+    assert last == {"type": "completed", "data": {"url": "/files/42"}, "final": True, "channel": channel, "id": id}
+
+
+def test_a_reload_in_the_middle_and_after_the_end(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway, [channel])
+    ledger.publish(channel)
+    wait_for_log(page, channel, ledger.ids[channel])
+    page.reload()
+    page.evaluate(PAGE)
+    begin(page, [channel])
+    wait_live(page)
+    middle = page.evaluate("log")
+    ledger.publish(channel)
+    ledger.publish(channel, "completed", final=True)
+    wait_for_log(page, channel, ledger.ids[channel])
+    page.reload()
+    page.evaluate(PAGE)
+    begin(page, [channel])
+    wait_live(page)
+
+    assert middle == {channel: ledger.ids[channel][:1]}
+    assert page.evaluate("log") == {channel: ledger.ids[channel][-1:]}
+    assert page.evaluate("(channel) => feed.done(channel).then((event) => event.id)", channel) == ledger.ids[channel][-1]
+
+
+def test_what_is_unfollowed_and_followed_at_once_begins_anew(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    """What was still on the way for the first time does not stand before what is asked for the second time."""
+    for _ in range(3):
+        ledger.publish(channel)
+    page = open_page(gateway)
+    page.evaluate(SLOW_WEBSOCKET)
+    begin(page, [channel], since="0")
+    wait_for_log(page, channel, ledger.ids[channel])
+    wait_live(page)
+    page.evaluate("came = 0")
+    ledger.publish(channel)
+    page.wait_for_function("came")
+    page.evaluate("(channel) => { feed.unfollow(channel); feed.follow(channel); }", channel)
+
+    wait_for_log(page, channel, ledger.ids[channel][:3] + ledger.ids[channel])
+
+
+def test_subscribing_and_unsubscribing_inside_handlers(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway, [channel])
+    wait_live(page)
+    page.evaluate(
+        """(channel) => {
+        window.calls = [];
+        const off = feed.on("progress", () => { calls.push("once"); off(); removed(); feed.on("progress", () => calls.push("new")); });
+        const removed = feed.on("progress", () => calls.push("removed"));
+        feed.on("progress", () => { throw new Error("a handler's own"); });
+        feed.on("progress", () => calls.push("always"));
+        feed.on("next", () => { feed.unfollow(channel); feed.follow(channel + ":next"); });
+        addEventListener("error", (event) => { calls.push(event.message); event.preventDefault(); });
+    }""",
+        channel,
+    )
+    for type in ("progress", "progress", "next"):
+        ledger.publish(channel, type)
+    page.wait_for_function("(channel) => log[channel]?.length === 3", arg=channel)
+    ledger.publish(channel)
+    ledger.publish(f"{channel}:next")
+    wait_for_log(page, f"{channel}:next", ledger.ids[f"{channel}:next"])
+
+    error = "Uncaught Error: a handler's own"
+    assert page.evaluate("calls")[:2] == ["once", error]
+    assert page.evaluate("calls").count("removed") == 0
+    assert page.evaluate("calls").count("always") == 3
+    assert page.evaluate("(channel) => log[channel]", channel) == ledger.ids[channel][:3]
+
+
+def test_a_loop_over_all_events_ends_when_the_feed_is_closed(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway, [channel])
+    page.evaluate("""() => {
+        window.looped = (async () => {
+            const ids = [];
+            for await (const event of feed) {
+                ids.push(event.id);
+                if (event.final) feed.close();
+            }
+            return ids;
+        })();
+    }""")
+    wait_live(page)
+    ledger.publish(channel)
+    ledger.publish(channel, "completed", final=True)
+
+    assert page.evaluate("looped") == ledger.ids[channel]
+    assert page.evaluate("feed.status") == "closed"
+    assert page.evaluate("(channel) => feed.done(channel).catch((problem) => problem.message)", channel) == "closed"
+
+
+def test_since_may_be_a_number(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    for _ in range(3):
+        ledger.publish(channel)
+    page = open_page(gateway, [channel], since=0)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+
+
+def test_what_was_trimmed_is_a_gap(open_page: Open, gateway: Server, ledger: Ledger, publisher: Publisher, channel: str) -> None:
+    first = ledger.publish(channel)
+    for _ in range(4):
+        publisher.publish(channel, "progress", None, keep=2)
+    page = open_page(gateway, [channel], since=first)
+    wait_live(page)
+
+    assert page.evaluate("gaps") == [channel]
+    assert len(page.evaluate("log")[channel]) == 2
+
+
+def test_a_final_event_that_is_there_already(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    id = ledger.publish(channel, "completed", final=True)
+    page = open_page(gateway)
+
+    assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == id
+
+
+@pytest.mark.parametrize(("name", "file"), [("client.js", "client.min.js"), ("job-progress.js", "job-progress.js")])
+def test_the_served_file(gateway: Server, name: str, file: str) -> None:
+    answer = httpx.get(f"{gateway.http}/{name}")
+    again = httpx.get(f"{gateway.http}/{name}", headers={"if-none-match": answer.headers["etag"]})
+
+    assert answer.content == (CLIENT / file).read_bytes()
+    assert answer.headers["content-type"].startswith("text/javascript")
+    assert again.status_code == 304

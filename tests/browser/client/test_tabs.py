@@ -1,0 +1,187 @@
+"""client.js shares a connection among tabs, and no tab loses or doubles an event by that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from playwright.sync_api import BrowserContext
+
+from tests.browser.client.pages import Ledger, Open, connections, open_in, wait_connections, wait_for_log, wait_live, wait_until
+from tests.support.servers import Server
+from tests.support.tokens import make_token
+
+
+def test_tabs_share_one_connection_and_the_next_one_takes_over(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    wait_connections(gateway, 0)
+    other = f"{channel}:other"
+    late = f"{channel}:late"
+    for _ in range(3):
+        ledger.publish(channel)
+        ledger.publish(other)
+    first = open_page(gateway, [channel], since="0")
+    wait_live(first)
+    second = open_page(gateway, [channel, other], since="0")
+    third = open_page(gateway, [other])
+    for page in (second, third):
+        wait_live(page)
+    wait_connections(gateway, 1)
+    ledger.publish(channel)
+    ledger.publish(other)
+    wait_for_log(first, channel, ledger.ids[channel])
+    wait_for_log(second, channel, ledger.ids[channel])
+    wait_for_log(second, other, ledger.ids[other])
+    wait_for_log(third, other, ledger.ids[other][2:])
+
+    first.close()
+    for _ in range(5):
+        ledger.publish(channel)
+        ledger.publish(other)
+    second.evaluate("(late) => feed.follow(late)", late)
+    ledger.publish(late)
+    wait_for_log(second, channel, ledger.ids[channel])
+    wait_for_log(second, other, ledger.ids[other])
+    wait_for_log(third, other, ledger.ids[other][2:])
+    wait_for_log(second, late, ledger.ids[late])
+    wait_connections(gateway, 1)
+
+    second.evaluate("feed.close()")
+    ledger.publish(other, "completed", final=True)
+    wait_for_log(third, other, ledger.ids[other][2:])
+    wait_connections(gateway, 1)
+
+
+def test_tabs_that_come_and_go_under_load_lose_nothing(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    pages = [open_page(gateway, [channel], since="0") for _ in range(2)]
+    for turn in range(3):
+        for _ in range(15):
+            ledger.publish(channel)
+        pages.append(open_page(gateway, [channel], since="0"))
+        for _ in range(15):
+            ledger.publish(channel)
+        if turn != 1:
+            pages.pop(0).close()
+        else:
+            pages.pop(0).evaluate("feed.close()")
+
+    for page in pages:
+        wait_for_log(page, channel, ledger.ids[channel])
+
+
+def subscriptions(server: Server) -> int:
+    """How many channels the clients of the gateway follow."""
+    text = httpx.get(f"{server.http}/metrics").text
+    return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("gateway_subscriptions "))
+
+
+@pytest.mark.parametrize("warned", [True, False], ids=["closed", "crashed"])
+def test_what_only_a_tab_that_is_gone_followed_is_followed_no_more(
+    open_page: Open, gateway: Server, ledger: Ledger, channel: str, warned: bool
+) -> None:
+    wait_connections(gateway, 0)
+    pages = [open_page(gateway, [f"{channel}:{number}"]) for number in range(3)]
+    for page in pages:
+        wait_live(page)
+    wait_connections(gateway, 1)
+    wait_until(lambda: subscriptions(gateway), 3)
+    pages[1].close(run_before_unload=warned)
+    wait_until(lambda: subscriptions(gateway), 2)
+    ledger.publish(f"{channel}:2")
+
+    wait_for_log(pages[2], f"{channel}:2", ledger.ids[f"{channel}:2"])
+
+
+def test_tabs_of_different_users_share_nothing(open_page: Open, guarded: Server, ledger: Ledger, channel: str) -> None:
+    wait_connections(guarded, 0)
+    ann = open_page(guarded, [channel], token=make_token("ann", subscribe=["jobs:*"]))
+    bob = open_page(guarded, [channel], token=make_token("bob", subscribe=["jobs:*"]))
+    twin = open_page(guarded, [channel], token=make_token("bob", subscribe=["jobs:*"]))
+    for page in (ann, bob, twin):
+        wait_live(page)
+    ledger.publish(channel)
+
+    for page in (ann, bob, twin):
+        wait_for_log(page, channel, ledger.ids[channel])
+    wait_connections(guarded, 2)
+
+
+# Holds the lock, tells the first tab that asks that it has all of the channel, and is put to sleep.
+SLEEPER = """([channel, cursor]) => {
+    const name = `notify ${location.origin}/`;
+    const bus = new BroadcastChannel(name);
+    bus.onmessage = ({ data }) => {
+        if (data.channels[channel] !== cursor) return;
+        bus.postMessage({ from: false, status: "live", channels: { [channel]: cursor } });
+        bus.close();
+    };
+    return new Promise((held) => navigator.locks.request(name, () => new Promise(() => held())));
+}"""
+
+
+def test_a_leader_that_was_put_to_sleep_is_left(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    wait_connections(gateway, 0)
+    cursor = ledger.publish(channel)
+    sleeper = open_page(gateway)
+    sleeper.evaluate(SLEEPER, [channel, cursor])
+    page = open_page(gateway, [channel], quiet=100)
+    wait_live(page)
+    wait_connections(gateway, 0)
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+
+
+# Holds the lock, and has something to say.
+LEADER = """() => {
+    const name = `notify ${location.origin}/`;
+    const bus = new BroadcastChannel(name);
+    window.say = (status, channels) => bus.postMessage({ from: false, status, channels });
+    return new Promise((held) => navigator.locks.request(name, () => new Promise(() => held())));
+}"""
+
+
+def test_a_tab_that_was_waiting_says_that_the_leader_to_which_it_listens_is_live(
+    make_context: Callable[[int], BrowserContext], gateway: Server, channel: str
+) -> None:
+    context = make_context(1)
+    leader = open_in(context, gateway)
+    leader.evaluate(LEADER)
+    context.route("**/sse?*", lambda route: route.fulfill(status=503, headers={"retry-after": "60"}))
+    page = open_in(context, gateway, [channel], since="0")
+    page.wait_for_function("feed.status === 'waiting'")
+    leader.evaluate("(channel) => say('live', { [channel]: '0' })", channel)
+
+    wait_live(page)
+
+
+def test_a_tab_whose_leader_may_not_read_a_channel_connects_by_itself(
+    open_page: Open, guarded: Server, ledger: Ledger, channel: str
+) -> None:
+    wait_connections(guarded, 0)
+    leader = open_page(guarded, [channel], token=make_token("eve", subscribe=[channel]))
+    wait_live(leader)
+    other = f"{channel}:other"
+    page = open_page(guarded, [channel, other], token=make_token("eve", subscribe=["jobs:*"]))
+    wait_live(page)
+    for name in (channel, other, channel, other):
+        ledger.publish(name)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    wait_for_log(page, other, ledger.ids[other])
+    wait_for_log(leader, channel, ledger.ids[channel])
+    assert leader.evaluate("feed.status") == "live"
+
+
+def test_a_tab_goes_on_where_all_tabs_together_follow_too_much(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    pages = [open_page(gateway, [f"{channel}:{tab}:{number}" for number in range(60)]) for tab in range(2)]
+    for page in pages:
+        wait_live(page)
+    wait_connections(gateway, 1)
+    pages.append(open_page(gateway, [f"{channel}:2:{number}" for number in range(60)]))
+    wait_live(pages[2])
+    wait_until(lambda: connections(gateway) > 1, True)  # 180 channels, of 128 that one connection may have
+
+    for tab, page in enumerate(pages):
+        ledger.publish(f"{channel}:{tab}:7")
+        wait_for_log(page, f"{channel}:{tab}:7", ledger.ids[f"{channel}:{tab}:7"])
