@@ -1,1 +1,1 @@
-"""Who a caller is: token -> Grant, by keys that were configured or by asking the team's own backend."""
+"""Auth: turns a token into a grant, with the configured keys, or by asking the team's own backend."""

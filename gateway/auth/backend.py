@@ -1,11 +1,11 @@
-"""Backend: ask the team's own backend what a caller may do, for teams with sessions and no tokens.
+"""Backend: asks the team's own backend what a caller may do, for teams that have sessions instead of tokens.
 
     POST <GATEWAY_AUTHORIZE_URL>          with the caller's Cookie and Authorization
     {"channels":["jobs:42"]}
     -> 200 {"sub":"ann","subscribe":["jobs:42"],"publish":[],"expires_in":300}, 401 or 403
 
-Whatever else comes back, or does not, is no yes: the caller hears 503 and comes back later. If it came back it may be this caller's
-doing, with a cookie too long for the backend for instance, and keeps nobody else from asking.
+Any other answer, or none, never counts as a yes: the caller gets 503 and comes back later. An unexpected answer may be this caller's
+fault, for instance because its cookie is too long for the backend, so it does not keep others from asking. Failures do.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized, Un
 logger = logging.getLogger("gateway.auth")
 
 IN_FLIGHT: Final = 32
-WAITING: Final = 1_000  # callers in line for a place
-FAILURES: Final = 5  # one after the other, until nobody is asked for a while
+WAITING: Final = 1_000  # callers that may wait until fewer than ``IN_FLIGHT`` requests are under way
+FAILURES: Final = 5  # in a row, after which the backend is not asked for a while
 PAUSE: Final = (1.0, 30.0)  # seconds: the first and the longest
-OVERLOADED: Final = (408, 429, 502, 503, 504)  # whoever it is that asks
+OVERLOADED: Final = (408, 429, 502, 503, 504)  # statuses that count as failures, because they do not depend on the caller
 MAX_EXPIRES_IN: Final = 30 * 86_400
 
 
@@ -45,7 +45,7 @@ _decode: Final = msgspec.json.Decoder(_Answer)
 
 
 class Breaker:
-    """Keeps callers from a backend that fails, and lets one try again after a pause that doubles."""
+    """A circuit breaker: after some failures the backend is not asked for a while, then one caller tries. The pause doubles each time."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -53,30 +53,31 @@ class Breaker:
         self._trying = False
 
     def check(self) -> None:
-        """
+        """Check whether the backend may be asked now.
+
         Raises:
-            Unavailable: while nobody is to be asked.
+            Unavailable: if not.
         """
         now = time.monotonic()
         if self._failures >= FAILURES:
             if now < self._paused_until:
                 raise _unavailable()
-            self._paused_until = now + SECONDS  # this caller tries; the others hear what comes of it
+            self._paused_until = now + SECONDS  # this caller tries, and the others wait for the outcome
             self._trying = True
 
     def succeeded(self) -> None:
-        """The backend answered, whatever it said."""
+        """The backend has answered, whatever it said."""
         self._failures = 0
         self._trying = False
 
     def not_asked(self) -> None:
-        """Nothing was asked after all: the next caller may try."""
+        """The backend was not asked after all, so the next caller may try."""
         if self._trying:
             self._trying = False
             self._paused_until = 0.0
 
     def failed(self, why: str) -> None:
-        """It did not."""
+        """The backend has not answered. The failures of calls that began before the pause do not count again."""
         if self._trying or self._failures < FAILURES:
             self._trying = False
             self._failures += 1
@@ -84,7 +85,6 @@ class Breaker:
             if self._failures >= FAILURES:
                 pause = min(PAUSE[0] * 2 ** min(self._failures - FAILURES, 10), PAUSE[1])
                 self._paused_until = time.monotonic() + pause
-        # Others who asked before the pause began say nothing new.
 
 
 def _unavailable(why: str = "does not answer") -> Unavailable:
@@ -92,7 +92,7 @@ def _unavailable(why: str = "does not answer") -> Unavailable:
 
 
 class Backend:
-    """The backend at an address. ``run`` holds its connections."""
+    """The backend at an address. It can be asked while ``run`` is running."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -102,7 +102,7 @@ class Backend:
         self._breaker = Breaker()
 
     async def run(self) -> None:
-        """Keep connections to it, until cancelled."""
+        """Keep connections to the backend, until cancelled."""
         async with http_client(IN_FLIGHT) as client:
             self._client = client
             try:
@@ -111,12 +111,17 @@ class Backend:
                 self._client = None
 
     async def ask(self, cookie: bytes | None, authorization: bytes | None, channels: Iterable[str]) -> Grant:
-        """What the caller with these headers may do.
+        """Ask what a caller may do.
+
+        Args:
+            cookie: the caller's Cookie header; ``None`` for none
+            authorization: the caller's Authorization header; ``None`` for none
+            channels: that the caller wants to follow
 
         Raises:
             Unauthorized, Forbidden: if the backend says so.
-            BadRequest: if the headers are none.
-            Unavailable: if it says nothing that can be used, within 3 s.
+            BadRequest: if a header cannot be passed on.
+            Unavailable: if the backend gives no usable answer within 3 s.
         """
         self._breaker.check()
         if self._client is None or self._callers >= IN_FLIGHT + WAITING:

@@ -1,4 +1,4 @@
-"""Fetch: ask one configured address over HTTP, within a time and a size, and follow no redirect."""
+"""Fetch: requests one configured address over HTTP, within limits of time and size, and without following redirects."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ MAX_ANSWER_BYTES: Final = 262_144
 
 
 class NoAnswer(Exception):
-    """There was no answer that could be used; the text says why, and is safe to log."""
+    """There was no usable answer. The text says why, and is safe to log."""
 
 
 class BadAnswer(NoAnswer):
-    """There was one, and it cannot be used: the other side is there."""
+    """There was an answer, but it cannot be used: at least the other side is there."""
 
 
 class CannotSend(Exception):
-    """What is to be sent is no valid HTTP: the caller's fault, not the other side's."""
+    """The request would not be valid HTTP, which is the caller's fault and not the other side's."""
 
 
 def http_client(connections: int) -> httpx.AsyncClient:
-    """A client that goes where it is told and nowhere else."""
+    """An HTTP client that does not follow redirects."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     return httpx.AsyncClient(timeout=SECONDS, limits=limits, follow_redirects=False)
 
@@ -35,16 +35,19 @@ def http_client(connections: int) -> httpx.AsyncClient:
 async def fetch(
     client: httpx.AsyncClient, method: str, url: str, *, headers: Sequence[tuple[bytes, bytes]] = (), content: bytes | None = None
 ) -> tuple[int, bytes]:
-    """The status and the body.
+    """Send a request.
+
+    Returns:
+        the status and the body of the answer
 
     Raises:
         NoAnswer: if none came in time.
         BadAnswer: if it is too long, or compressed.
-        CannotSend: if a header is no header.
+        CannotSend: if a header of the request is invalid.
     """
     body = bytearray()
     try:
-        plain = [*headers, (b"accept-encoding", b"identity")]  # what is compressed may be a thousand times as long
+        plain = [*headers, (b"accept-encoding", b"identity")]  # a compressed body could be a thousand times as long as it seems
         async with asyncio.timeout(SECONDS), client.stream(method, url, headers=plain, content=content) as response:
             if (coding := response.headers.get("content-encoding", "identity")) != "identity":
                 raise BadAnswer(f"content-encoding {show(coding)}: none was asked for")
@@ -58,5 +61,5 @@ async def fetch(
     except httpx.LocalProtocolError:
         raise CannotSend from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        # Its text may quote what was sent.
+        # The error's text may quote what was sent, so only its type is told.
         raise NoAnswer(type(error).__name__) from None

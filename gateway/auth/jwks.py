@@ -1,7 +1,7 @@
 """JWKS: keys from one configured address (RFC 7517), fetched in the background.
 
-The address comes from the settings, never from a token. A key that is not known, by its ``kid``, is asked for once in a
-while and not for every token that names one; while the address does not answer, the keys last seen hold for a day.
+The address comes from the settings, never from a token. A token with an unknown ``kid`` causes another fetch, but only once in a while.
+While the address does not answer, the keys that were fetched last stay valid for a day.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from gateway.errors import Unauthorized, Unavailable
 logger = logging.getLogger("gateway.auth")
 
 REFRESH_SECONDS: Final = 300.0
-ASK_SECONDS: Final = 10.0  # between two fetches for the sake of keys that are not known
-KEEP_SECONDS: Final = 86_400.0
+ASK_SECONDS: Final = 10.0  # at least, between two fetches that are caused by unknown keys
+KEEP_SECONDS: Final = 86_400.0  # for which keys stay valid without another successful fetch
 BACKOFF: Final = (1.0, 60.0)
 MAX_KEYS: Final = 100
 
 Known = dict[tuple[str, str | None], Key]
+"""Keys by their algorithm and ``kid``."""
 
 
 class _Set(msgspec.Struct):
@@ -40,13 +41,13 @@ _decode: Final = msgspec.json.Decoder(_Set)
 
 
 def parse_key_set(data: bytes) -> Known:
-    """The keys of a set that tokens can be checked with, by algorithm and ``kid``.
+    """Parse a key set, and keep the keys that tokens can be checked with.
 
-    A key without ``kid``, and the only one of its algorithm, is also found under ``None``. What is no public key for
-    signatures of ours is left out: above all ``oct``, a secret that anybody could read.
+    If there is only one key of an algorithm, it is found under the ``kid`` of ``None`` as well. Other keys than public ones for our
+    algorithms are left out, above all symmetric ones (``oct``): a secret that is published is none.
 
     Raises:
-        ValueError: if it is no set, or nothing is left.
+        ValueError: if it is not a key set, or no key is left.
     """
     try:
         entries = _decode.decode(data).keys[:MAX_KEYS]
@@ -76,12 +77,17 @@ def _read_key(entry: dict[str, Any]) -> Key | None:
     try:
         key = public_key(jwt.PyJWK(entry).key)
     except (jwt.PyJWTError, UnsupportedAlgorithm, NotImplementedError, ValueError, TypeError, AttributeError, KeyError):
-        return None  # among them a kind of key that this OpenSSL does not have, and the algorithm "none"
+        return None  # also for a kind of key that this OpenSSL does not know, and for the algorithm "none"
     return key if entry.get("alg", key.algorithm) == key.algorithm else None
 
 
 class Jwks:
-    """The keys at an address. ``run`` keeps them up to date."""
+    """The keys at an address (see ``Keys``). ``run`` keeps them up to date.
+
+    Attributes:
+        generation: see ``Keys``
+        fetches: how often the address was asked
+    """
 
     def __init__(self, url: str) -> None:
         self.generation = 0
@@ -91,8 +97,8 @@ class Jwks:
         self._body = b""
         self._fetched_at = -ASK_SECONDS
         self._good_until = 0.0
-        self._asked = asyncio.Event()
-        self._turn = asyncio.Event()  # set after the next fetch
+        self._asked = asyncio.Event()  # set to ask for a fetch
+        self._turn = asyncio.Event()  # set after the next fetch; a new one for each
 
     async def find(self, token: str) -> Key:
         try:
@@ -116,10 +122,14 @@ class Jwks:
     def _drop_old(self) -> None:
         if self._known and time.monotonic() > self._good_until:
             self._known = {}
-            self.generation += 1  # nor do the tokens that were checked with them count any more
+            self.generation += 1  # so that tokens that were checked with these keys are not accepted any more
 
     async def _ask(self) -> bool:
-        """Wait for another fetch, if one is due; whether there was one."""
+        """Wait for another fetch, if the last one was long enough ago.
+
+        Returns:
+            whether there was one
+        """
         if self._known and time.monotonic() - self._fetched_at < ASK_SECONDS:
             return False
         self._asked.set()
@@ -131,7 +141,7 @@ class Jwks:
         return True
 
     async def run(self) -> None:
-        """Fetch now, from time to time, and when asked to; for ever."""
+        """Fetch the keys now, from time to time, and when asked to, until cancelled."""
         wait = BACKOFF[0]
         async with http_client(1) as client:
             while True:
@@ -143,7 +153,7 @@ class Jwks:
                     logger.warning("GATEWAY_JWKS_URL: the keys last seen hold on: %s", error)
                     wait = min(wait * 2, BACKOFF[1])
                 self._drop_old()
-                self._asked.clear()  # who asked meanwhile has this answer
+                self._asked.clear()  # those who asked meanwhile get this answer
                 self._turn.set()
                 self._turn = asyncio.Event()
                 await self._pause(wait)

@@ -1,7 +1,7 @@
-"""Keys: what tokens are checked with, and the one algorithm that goes with each.
+"""Keys: the keys that tokens are checked with, each with the one algorithm that it is for.
 
-The algorithm belongs to the key, never to the token: a token that could choose would take the public key for a secret
-(RFC 8725, section 3.1).
+The algorithm is chosen by the key and never by the token: otherwise a forged token could choose HS256 and be signed with the public key
+as its secret (RFC 8725, section 3.1).
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ class Key:
 
 
 class Keys(Protocol):
-    """Where the key for a token is found.
+    """Finds the key for a token.
 
     Attributes:
-        generation: another number once a key may have been taken away: what was checked before must be checked again
+        generation: changes when a key may have been withdrawn, so that tokens that were checked before must be checked again
     """
 
     generation: int
 
     async def find(self, token: str) -> Key:
-        """The key that this token must have been signed with.
+        """The key that this token must be signed with.
 
         Raises:
-            Unauthorized: if there is none.
-            Unavailable: if that cannot be known now.
+            Unauthorized: if there is no such key.
+            Unavailable: if the keys are not known now.
         """
 
 
 class FixedKey:
-    """The one key that was configured."""
+    """The one configured key (see ``Keys``)."""
 
     generation = 0
 
@@ -63,10 +63,10 @@ class FixedKey:
 
 
 def secret_key(secret: str) -> Key:
-    """A secret that is shared with whoever issues the tokens: HS256.
+    """The HS256 key of a secret that is shared with the issuer of the tokens.
 
     Raises:
-        ValueError: if it is too short, or a key that is no secret.
+        ValueError: if the secret is too short, or is a public or private key.
     """
     if len(secret.encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"at least {MIN_SECRET_BYTES} bytes are expected")
@@ -78,10 +78,10 @@ def secret_key(secret: str) -> Key:
 
 
 def public_key(key: object) -> Key:
-    """The algorithm of a public key: RS256, ES256 or EdDSA.
+    """A public key with its algorithm: RS256, ES256 or EdDSA.
 
     Raises:
-        ValueError: if it is of no such kind, or too short.
+        ValueError: if it is of another kind, or too short.
     """
     if isinstance(key, RSAPublicKey):
         if key.key_size < MIN_RSA_BITS:
@@ -95,10 +95,10 @@ def public_key(key: object) -> Key:
 
 
 def pem_key(pem: str) -> Key:
-    """A public key in PEM.
+    """A public key in PEM format with its algorithm.
 
     Raises:
-        ValueError: as ``public_key``, or if it cannot be read.
+        ValueError: as ``public_key``, or if the text is not a public key in PEM format.
     """
     try:
         key = load_pem_public_key(pem.encode())

@@ -1,9 +1,11 @@
-"""Signatures: PyJWT's proof of a token (RFC 7515), without what PyJWT does again for each token and need do only once.
+"""Signatures: PyJWT's verification of tokens (RFC 7515), without what it does again for each token and need do only once.
 
-The secret is looked at once and not for each token, and the HMAC goes on from it. A segment that comes out of base64 and goes back
-into it unchanged is not also looked at letter by letter in Python. And all tokens of an issuer have one header: what PyJWT has found
-good in it once is good in the next token with that secret's signature. Whatever is not so plain goes PyJWT's own way. That was most
-of what a token cost (``loadtest/experiments/authorised-handshake``).
+- The secret is checked and prepared once, and each HMAC starts from a copy of that.
+- A base64 segment that encodes back to itself is valid, so PyJWT need not check it character by character in Python.
+- All tokens of an issuer have the same header. Once PyJWT has accepted one, the next token with that header needs only its signature
+  compared.
+
+Everything else goes PyJWT's own way. These three were most of a token's cost (``loadtest/experiments/authorised-handshake``).
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ _FROM_BASE64: Final = bytes.maketrans(b"+/", b"-_")
 
 
 class _Hmac(HMACAlgorithm):
-    """HMAC that remembers which secret it has looked at last: whether that is a public key, above all.
+    """HS256 with a prepared secret.
 
-    cryptography's, because it is all C: a copy of the standard library's takes four functions of Python, and twice the time.
+    It uses cryptography's HMAC, which is written in C: copying one of the standard library runs four Python functions, and takes twice
+    the time.
     """
 
     def __init__(self) -> None:
@@ -41,10 +44,10 @@ class _Hmac(HMACAlgorithm):
         return self._prepare(key)
 
     def check_key_length(self, key: bytes) -> None:
-        """Nothing to warn of: ``keys.secret_key`` has refused a short one."""
+        """PyJWT would warn of a short secret here, but ``keys.secret_key`` has refused those."""
 
-    def spell(self, signed: bytes, key: bytes) -> bytes:
-        """The signature of a token's first two parts, as it stands in the third."""
+    def encoded_signature(self, signed: bytes, key: bytes) -> bytes:
+        """The signature of a token's first two parts, encoded as in its third part."""
         return b2a_base64(self.sign(signed, key), newline=False).rstrip(b"=").translate(_FROM_BASE64)
 
     def sign(self, msg: bytes, key: bytes) -> bytes:
@@ -60,9 +63,9 @@ class _Signatures(jwt.PyJWS):
         super().__init__(["RS256", "ES256", "EdDSA"])
         self._hmac = _Hmac()
         self.register_algorithm("HS256", self._hmac)
-        self._headers: set[bytes] = set()  # first parts of tokens that PyJWT has proved with HS256
+        self._headers: set[bytes] = set()  # the first parts of HS256 tokens that PyJWT has verified
 
-    def prove(self, token: str, key: Key) -> bytes:
+    def verify(self, token: str, key: Key) -> bytes:
         """The payload of a token that was signed with this key.
 
         Raises:
@@ -70,22 +73,26 @@ class _Signatures(jwt.PyJWS):
         """
         signed, _, signature = token.encode().rpartition(b".")
         header, _, payload = signed.partition(b".")
-        if header in self._headers and key.algorithm == "HS256" and compare_digest(self._hmac.spell(signed, key.key), signature):
+        if (
+            header in self._headers
+            and key.algorithm == "HS256"
+            and compare_digest(self._hmac.encoded_signature(signed, key.key), signature)
+        ):
             return self._decode_base64url_segment(payload, "payload")
-        proved: bytes = self.decode(token, key.key, algorithms=[key.algorithm])
+        verified: bytes = self.decode(token, key.key, algorithms=[key.algorithm])
         if key.algorithm == "HS256" and len(self._headers) < MAX_HEADERS:
             self._headers.add(header)
-        return proved
+        return verified
 
     @staticmethod
     def _decode_base64url_segment(segment: bytes, name: str) -> bytes:
-        # PyJWT's name for it, and not a public one: should it go, tokens cost more again and nothing else changes.
+        # This overrides a private method of PyJWT. If PyJWT renames it, tokens cost more again, and nothing else changes.
         try:
             decoded = a2b_base64(segment.translate(_TO_BASE64) + b"==")
         except ValueError:
             decoded = b""
         if decoded and b2a_base64(decoded, newline=False).rstrip(b"=").translate(_FROM_BASE64) == segment:
-            return decoded  # what comes back unchanged has no other letters, and no other spelling
+            return decoded  # it has no foreign characters, and is the only encoding of these bytes
         return jwt.PyJWS._decode_base64url_segment(segment, name)  # noqa: SLF001
 
 

@@ -1,7 +1,7 @@
-"""Tokens: JSON Web Token -> Grant (RFC 7519), and a memory of those that were checked.
+"""Tokens: turns a JSON Web Token into a grant (RFC 7519), and remembers those that were checked.
 
-PyJWT proves the signature; nothing of a token is believed before that, ``jku`` and ``x5u`` are not even read, and no error
-quotes it.
+PyJWT verifies the signature. Nothing in a token is trusted before that; ``jku`` and ``x5u`` are not even read; and no error quotes a
+token.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from gateway.errors import Unauthorized
 
 MAX_TOKEN_BYTES: Final = 8_192
 MAX_REMEMBERED: Final = 16_384  # tokens, some 1 KiB each
-CLOCK_SECONDS: Final = 5.0  # by which an issuer's clock may be ahead, for nbf and iat
+CLOCK_SECONDS: Final = 5.0  # by which an issuer's clock may be ahead of ours
 
 
-def _prove(token: str, key: Key) -> Claims:
-    """The claims of a token that was signed with this key."""
+def _verified_claims(token: str, key: Key) -> Claims:
+    """The claims of a token, if it was signed with this key."""
     try:
-        return parse_claims(SIGNATURES.prove(token, key))
+        return parse_claims(SIGNATURES.verify(token, key))
     except jwt.InvalidSignatureError:
         raise Unauthorized("the token's signature is wrong") from None
     except jwt.InvalidAlgorithmError:
@@ -41,15 +41,16 @@ class Tokens:
     """Checks tokens.
 
     Args:
-        keys: what they are signed with
-        audience, issuer: what ``aud`` and ``iss`` must be, if configured
+        keys: that they are signed with
+        audience: what ``aud`` must be or contain; ``None`` for anything
+        issuer: what ``iss`` must be; ``None`` for anything
     """
 
     def __init__(self, keys: Keys, audience: str | None = None, issuer: str | None = None) -> None:
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
-        # By use. A plain dictionary finds its first key behind the holes of all that were before it.
+        # The token used last stands last. Not a plain dictionary: to find its first key it steps over all that were removed before.
         self._known: OrderedDict[bytes, Grant] = OrderedDict()
         self._generation = keys.generation
 
@@ -57,8 +58,8 @@ class Tokens:
         """What a token allows.
 
         Raises:
-            Unauthorized: if it is bad or expired.
-            Unavailable: if that cannot be known now.
+            Unauthorized: if it is invalid or expired.
+            Unavailable: if the key that it needs is not known now.
         """
         if len(token) > MAX_TOKEN_BYTES:
             raise Unauthorized(f"a token of {len(token)} bytes: at most {MAX_TOKEN_BYTES} are allowed")
@@ -70,7 +71,7 @@ class Tokens:
         digest = hashlib.sha256(token.encode()).digest()
         grant = self._known.get(digest)
         if grant is None:
-            claims = _prove(token, await self._keys.find(token))
+            claims = _verified_claims(token, await self._keys.find(token))
             grant = Grant.from_claims(claims)
             self._check(claims)
         if grant.expires <= time.time():
@@ -83,7 +84,7 @@ class Tokens:
         return grant
 
     def _check(self, claims: Claims) -> None:
-        """RFC 7519, sections 4.1.1 to 4.1.6; ``exp`` is checked each time a token is used."""
+        """Check claims as in RFC 7519, sections 4.1.1 to 4.1.6; ``exp`` is checked each time a token is used."""
         latest = time.time() + CLOCK_SECONDS
         if (claims.nbf or 0) > latest or (claims.iat or 0) > latest:
             raise Unauthorized(f"claim {'nbf' if (claims.nbf or 0) > latest else 'iat'}: the token is not valid yet")

@@ -1,1 +1,1 @@
-"""The doctor: whether a deployment carries events to browsers, seen from outside and through all its proxies."""
+"""The doctor: examines from outside, through all proxies, whether a deployment carries events to browsers."""

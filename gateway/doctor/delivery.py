@@ -1,6 +1,6 @@
-"""Delivery: whether events come through, and streams stay open.
+"""Delivery: checks whether events come through, and whether streams stay open.
 
-What comes is compared with what the gateway sends; nothing is assumed of what stands between.
+Nothing is assumed about the proxies in between: what arrives is compared with what the gateway is known to send.
 """
 
 from __future__ import annotations
@@ -13,85 +13,88 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from gateway.core.event import show
-from gateway.doctor.site import Site, milliseconds, problem_of
+from gateway.doctor.deployment import Deployment, milliseconds, problem_of
 from gateway.doctor.streams import EventStream, Socket, Stream
 
 FIRST_SECONDS: Final = 5.0  # for the first bytes of a stream; the gateway sends some at once
 EVENTS: Final = 3
 
 
-async def look_at_delivery(site: Site, patience: float) -> None:
-    """Whether streams open, bring events, and stay open though nothing happens for ``patience`` seconds."""
-    streams = (Socket(site.base, site.channel, site.headers), EventStream(site.base, site.channel, site.headers))
+async def check_delivery(deployment: Deployment, patience: float) -> None:
+    """Check whether streams open, bring events, and stay open although nothing happens for ``patience`` seconds."""
+    streams = (
+        Socket(deployment.base, deployment.channel, deployment.headers),
+        EventStream(deployment.base, deployment.channel, deployment.headers),
+    )
     async with streams[0] as socket, streams[1] as events:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_SECONDS):
                 await asyncio.gather(socket.ready.wait(), events.ready.wait())
-        _look_at_socket(site, socket)
-        _look_at_event_stream(site, events)
+        _check_socket(deployment, socket)
+        _check_event_stream(deployment, events)
         opened = [stream for stream in streams if stream.ready.is_set() and stream.ended is None]
         if opened:
-            await _publish(site, opened)
-            await _wait(site, opened, patience)
+            await _publish(deployment, opened)
+            await _wait(deployment, opened, patience)
 
 
-def _look_at_socket(site: Site, socket: Stream) -> None:
+def _check_socket(deployment: Deployment, socket: Stream) -> None:
     if socket.ended is None and socket.ready.is_set():
-        site.say("well", f"WebSocket opens, in {milliseconds(socket.first)}")
+        deployment.report("ok", f"WebSocket opens, in {milliseconds(socket.first)}")
     elif socket.status == 101 or socket.ended is None:
-        site.say("wrong", f"WebSocket opens, and brings nothing in {FIRST_SECONDS:g} s {socket.why}".rstrip(), "cut")
+        deployment.report("wrong", f"WebSocket opens, and brings nothing in {FIRST_SECONDS:g} s {socket.why}".rstrip(), "cut")
     else:
-        site.say("wrong", f"WebSocket does not get through: {socket.why}", "upgrade")
+        deployment.report("wrong", f"WebSocket does not get through: {socket.why}", "upgrade")
 
 
-def _look_at_event_stream(site: Site, events: Stream) -> None:
+def _check_event_stream(deployment: Deployment, events: Stream) -> None:
     if (encoding := events.headers.get("content-encoding")) is not None:
         text = f"SSE is compressed ({show(encoding)}): it costs memory for each client, and many hold events back"
-        site.say("wrong", text, "compressed")
+        deployment.report("wrong", text, "compressed")
     if events.ended is None and events.first is None:
-        site.say("wrong", f"SSE is held back: not a byte in {FIRST_SECONDS:g} s, the gateway sends some at once", "buffered")
+        deployment.report("wrong", f"SSE is held back: not a byte in {FIRST_SECONDS:g} s, the gateway sends some at once", "buffered")
     elif events.ended is not None or events.status != 200:
-        site.say("wrong", f"SSE does not get through: {events.why}", "cut")
+        deployment.report("wrong", f"SSE does not get through: {events.why}", "cut")
     elif "text/event-stream" not in events.headers.get("content-type", ""):
-        site.say("wrong", f"SSE comes as {show(events.headers.get('content-type'))}, text/event-stream is expected", "path")
+        deployment.report("wrong", f"SSE comes as {show(events.headers.get('content-type'))}, text/event-stream is expected", "path")
     elif encoding is None:
-        site.say("well", f"SSE opens, in {milliseconds(events.first)}")
+        deployment.report("ok", f"SSE opens, in {milliseconds(events.first)}")
 
 
-async def _publish(site: Site, streams: Sequence[Stream]) -> None:
-    """Publish some events and see how fast they come back."""
+async def _publish(deployment: Deployment, streams: Sequence[Stream]) -> None:
+    """Publish some events, and check whether and how fast they come back."""
     began: dict[str, float] = {}
     for number in range(EVENTS):
         at = time.monotonic()
-        answer = await site.publish(type="doctor", data=number, keep=1, ttl=60)
+        answer = await deployment.publish(type="doctor", data=number, keep=1, ttl=60)
         if answer.status_code != 200:
-            site.say("note", f"no event could be published: {answer.status_code} {problem_of(answer)}")
+            deployment.report("note", f"no event could be published: {answer.status_code} {problem_of(answer)}")
             return
-        began[answer.json()["ids"][site.channel]] = at
+        began[answer.json()["ids"][deployment.channel]] = at
     for stream in streams:
         if await _has_all(stream, began):
             took = statistics.median(stream.events[id] - at for id, at in began.items())
-            site.say("well", f"an event comes back over {stream.name}, in {milliseconds(took)}")
+            deployment.report("ok", f"an event comes back over {stream.name}, in {milliseconds(took)}")
         else:
             name = "buffered" if stream.name == "SSE" else "cut"
-            site.say("wrong", f"{len(began)} events were published, {len(stream.events)} came over {stream.name}", name)
+            deployment.report("wrong", f"{len(began)} events were published, {len(stream.events)} came over {stream.name}", name)
 
 
-async def _wait(site: Site, streams: Sequence[Stream], patience: float) -> None:
-    """See who cuts a stream on which nothing happens."""
+async def _wait(deployment: Deployment, streams: Sequence[Stream], patience: float) -> None:
+    """Check whether quiet streams stay open, and find out who ended those that did not."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline and any(stream.ended is None for stream in streams):
         await asyncio.sleep(0.05)
     for stream in streams:
         if stream.ended is None:
-            site.say("well", f"{stream.name} is still open after {patience:g} s")
+            deployment.report("ok", f"{stream.name} is still open after {patience:g} s")
         elif stream.why.startswith("closed with 1012"):
-            site.say("well", f"{stream.name} was told to reconnect: the gateway restarts, or the stream has grown old")
+            deployment.report("ok", f"{stream.name} was told to reconnect: the gateway restarts, or the stream has grown old")
         elif stream.why.startswith("closed with"):
-            site.say("wrong", f"{stream.name} was {stream.why}", "cut")
+            deployment.report("wrong", f"{stream.name} was {stream.why}", "cut")
         else:
             quiet = stream.ended - stream.heard
-            site.say("wrong", f"{stream.name} is cut after {quiet:.1f} s without an event: {_advice(quiet)}", "idle")
+            deployment.report("wrong", f"{stream.name} is cut after {quiet:.1f} s without an event: {_advice(quiet)}", "idle")
 
 
 async def _has_all(stream: Stream, ids: Collection[str]) -> bool:

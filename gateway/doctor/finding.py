@@ -1,4 +1,4 @@
-"""Finding: what one look at a deployment has found."""
+"""Finding: what a check of a deployment has found."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import Literal
 
 from gateway.doctor.remedies import REMEDIES, Remedy
 
-Kind = Literal["well", "note", "wrong"]
+Kind = Literal["ok", "note", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look found, and the name of its remedy."""
+    """What a check has found.
+
+    Attributes:
+        kind: ``ok``, ``note`` for something to consider, or ``wrong``
+        text: in one line
+        name: of its remedy; empty if there is none
+    """
 
     kind: Kind
     text: str
@@ -20,5 +26,5 @@ class Finding:
 
     @property
     def remedy(self) -> Remedy:
-        """Where to change which line; empty if there is none."""
+        """Which line to change in which proxy; empty if there is no remedy."""
         return REMEDIES.get(self.name, {})

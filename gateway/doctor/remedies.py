@@ -1,11 +1,11 @@
-"""Remedies: for each thing that can be wrong between a browser and the gateway, the line to change, proxy by proxy."""
+"""Remedies: for each thing that can be wrong between a browser and the gateway, the line to change in each kind of proxy."""
 
 from __future__ import annotations
 
 from typing import Final
 
 Remedy = dict[str, str]
-"""Where -> the line to change there."""
+"""The proxy (or ``gateway``), and the line to change there."""
 
 REMEDIES: Final[dict[str, Remedy]] = {
     "unreachable": {

@@ -8,14 +8,14 @@ import click
 
 from gateway.doctor.finding import Finding
 
-_MARKS: Final = {"well": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "red")}
+_MARKS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "red")}
 
 
 def describe(finding: Finding) -> str:
     """The finding, and below it the line to change for each proxy."""
     mark, colour = _MARKS[finding.kind]
     lines = [f"{click.style(mark, fg=colour, bold=True)}  {finding.text}"]
-    if finding.kind != "well":
+    if finding.kind != "ok":
         for where, change in finding.remedy.items():
             first, *rest = change.split("\n")
             lines += [f"         {where:<8} {first}", *(f"                  {line.strip()}" for line in rest)]

@@ -1,4 +1,4 @@
-"""Streams: the two ways events come, opened as a browser would, with the times at which things happened."""
+"""Streams: a WebSocket and an event stream, opened as a browser would, which note when things happen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 def make_client(url: str, timeout: float | httpx.Timeout) -> httpx.AsyncClient:
-    """An HTTP client; the certificates it is to trust are loaded, which takes a while, where there is one to check."""
+    """An HTTP client for a URL. Trusted certificates are loaded only for https, because that takes a while."""
     return httpx.AsyncClient(timeout=timeout, verify=url.startswith("https"))
 
 
@@ -27,14 +27,15 @@ class Stream:
     """One open stream.
 
     Attributes:
-        status: what was answered, 101 for an upgrade; 0 before
+        status: of the answer, 101 for an upgrade; 0 before that
         headers: of the answer
-        first: seconds until the first bytes came, ``None`` before
-        ready: set with the ready notice, or at the end
-        heard: when the last bytes came
-        ended: when it ended, by whatever, ``None`` while it is open
+        first: seconds until the first bytes came; ``None`` before that
+        ready: set when the ready notice comes, or the stream ends
+        came: set whenever a message comes, or the stream ends
+        heard: when the last bytes came, by the monotonic clock
+        ended: when the stream ended; ``None`` while it is open
         why: how it ended
-        events: when each event came, by id
+        events: when each event came, by its id
     """
 
     name = ""
@@ -104,7 +105,7 @@ class Stream:
 
 
 class Socket(Stream):
-    """Over WebSocket."""
+    """ExaminationOver WebSocket."""
 
     name = "WebSocket"
 
@@ -113,7 +114,7 @@ class Socket(Stream):
         hear = self._hear
 
         class Connection(websockets.ClientConnection):
-            """A ping of the gateway's is no message, and yet something that no idle timeout passes over."""
+            """Notes all bytes: a ping of the gateway is not a message, but it too keeps a proxy from taking the stream for idle."""
 
             def data_received(self, data: bytes) -> None:
                 hear()
@@ -134,7 +135,7 @@ class Socket(Stream):
 
 
 class EventStream(Stream):
-    """Over SSE."""
+    """ExaminationOver SSE."""
 
     name = "SSE"
 

@@ -80,7 +80,7 @@ def test_a_secret_is_looked_at_for_itself_after_another_one() -> None:
 
 def test_a_header_that_was_good_once_makes_no_other_token_good() -> None:
     key = secret_key(SECRET)
-    SIGNATURES.prove(make_token(), key)
+    SIGNATURES.verify(make_token(), key)
     good, other = make_token("bob", jti="1"), make_token("eve", key="another secret of more than 32 bytes")
     header, payload, signature = good.split(".")
     strangers = [
@@ -94,22 +94,22 @@ def test_a_header_that_was_good_once_makes_no_other_token_good() -> None:
         f"{part({'alg': 'none'})}.{payload}.",
     ]
 
-    assert json.loads(SIGNATURES.prove(good, key))["sub"] == "bob"
+    assert json.loads(SIGNATURES.verify(good, key))["sub"] == "bob"
     for token in strangers:
         with pytest.raises(jwt.PyJWTError):
-            SIGNATURES.prove(token, key)
+            SIGNATURES.verify(token, key)
 
 
 def test_the_second_token_of_an_issuer_is_not_taken_apart_again(monkeypatch: pytest.MonkeyPatch) -> None:
     key = secret_key(SECRET)
-    SIGNATURES.prove(make_token(), key)
+    SIGNATURES.verify(make_token(), key)
 
     def unexpected(*_: object, **__: object) -> bytes:
         raise AssertionError("its header was read again")
 
     monkeypatch.setattr(jwt.PyJWS, "decode", unexpected)
 
-    assert json.loads(SIGNATURES.prove(make_token("bob"), key))["sub"] == "bob"
+    assert json.loads(SIGNATURES.verify(make_token("bob"), key))["sub"] == "bob"
 
 
 def test_a_header_that_asks_for_more_is_not_remembered() -> None:
@@ -118,4 +118,4 @@ def test_a_header_that_asks_for_more_is_not_remembered() -> None:
 
     for _ in range(2):
         with pytest.raises(jwt.PyJWTError):
-            SIGNATURES.prove(token, key)
+            SIGNATURES.verify(token, key)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from gateway.doctor.deployment import Deployment, milliseconds, problem_of
 from gateway.doctor.finding import Finding
-from gateway.doctor.site import Site, milliseconds, problem_of
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,10 @@ def test_a_time_is_told_in_milliseconds() -> None:
 
 async def test_a_finding_is_told_with_its_remedy() -> None:
     told: list[Finding] = []
-    site = Site("http://localhost/notify/", told.append, token="secret", channel="doctor")
-    async with site.client:
-        site.say("wrong", "SSE is held back", "buffered")
+    deployment = Deployment("http://localhost/notify/", told.append, token="secret", channel="doctor")
+    async with deployment.client:
+        deployment.report("wrong", "SSE is held back", "buffered")
 
-    assert site.base == "http://localhost/notify"
+    assert deployment.base == "http://localhost/notify"
     assert told == [Finding("wrong", "SSE is held back", "buffered")]
     assert "proxy_buffering off" in told[0].remedy["nginx"]

@@ -1,4 +1,4 @@
-"""Site: the deployment that is examined, as somebody reaches it from here, and what was found of it so far."""
+"""Deployment: the deployment that is examined, as it is reached from here, and where findings about it are reported."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gateway.doctor.finding import Finding, Kind
 from gateway.doctor.streams import OPEN_SECONDS, make_client
 
 
-class Over(Exception):
-    """There is no use in looking further."""
+class ExaminationOver(Exception):
+    """Further checks are pointless."""
 
 
-class Site:
+class Deployment:
     """One deployment.
 
     Args:
         url: where browsers find it, with its path if it has one
         tell: called with each finding
-        token: for the gateway; ``None`` where it asks for none
+        token: for the gateway; ``None`` if it needs none
         channel: to follow and to publish on
     """
 
@@ -34,12 +34,12 @@ class Site:
         self.client = make_client(url, OPEN_SECONDS)
         self._tell = tell
 
-    def say(self, kind: Kind, text: str, name: str = "") -> None:
-        """Tell a finding; the name is that of its remedy."""
+    def report(self, kind: Kind, text: str, name: str = "") -> None:
+        """Report a finding; ``name`` is that of its remedy."""
         self._tell(Finding(kind, text, name))
 
     async def get(self, path: str, *, base: str | None = None, **headers: str) -> httpx.Response:
-        """Ask for a path of the gateway's, here or where else it may be."""
+        """Request a path of the gateway, at the deployment's address or at another ``base``."""
         return await self.client.get(f"{self.base if base is None else base}{path}", headers=headers)
 
     async def publish(self, **event: Any) -> httpx.Response:
@@ -48,7 +48,7 @@ class Site:
 
 
 def problem_of(answer: httpx.Response) -> str:
-    """What a problem says of itself, or how its status is called."""
+    """The detail of a problem, or else the phrase of the answer's status."""
     try:
         return show(answer.json()["detail"], 200)
     except (ValueError, KeyError, TypeError):
@@ -56,5 +56,5 @@ def problem_of(answer: httpx.Response) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """A time as it is shown."""
+    """A time as text."""
     return "no time" if seconds is None else f"{seconds * 1e3:.0f} ms"
