@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from gateway.cli.events import publish, watch
@@ -23,7 +25,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 @click.group(cls=InOrder, context_settings=CONTEXT)
 @click.version_option(package_name="notify-gateway", prog_name="gateway")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Tell the browser that the job is done.
 
     Background workers publish events through Redis; the gateway pushes them to browsers over WebSocket, SSE or long polling.
@@ -31,6 +34,8 @@ def main() -> None:
     To see it work: `gateway demo`. To run it: set GATEWAY_REDIS_URL and GATEWAY_JWT_SECRET, then `gateway check` and
     `gateway serve`. All settings are environment variables.
     """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        context.color = False
 
 
 for command in (demo, check, serve_command, publish, watch, token, doctor, tap):

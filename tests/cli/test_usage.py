@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 from redis import Redis
 
+from gateway.cli import main
 from gateway.embedded import embedded_server
 from tests.support.command import run
 
@@ -56,3 +58,11 @@ def test_a_redis_that_wants_a_password_says_so() -> None:
     for result in results:
         assert result.returncode == 1
         assert "GATEWAY_REDIS_URL: Redis wants another user or password" in result.stderr
+
+
+@pytest.mark.parametrize(("wish", "coloured"), [("", True), ("1", False)])
+def test_a_terminal_without_colours_gets_none(wish: str, coloured: bool) -> None:
+    result = CliRunner().invoke(main, ["check"], env={"NO_COLOR": wish, "GATEWAY_PORT": "x"}, color=True)
+
+    assert "GATEWAY_PORT: 'x' is wrong" in result.output
+    assert ("\x1b[" in result.output) == coloured
