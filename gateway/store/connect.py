@@ -18,6 +18,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.store.names import Names
+
 UNSENT_BYTES: Final = 65_536  # with more bytes unsent, a writer waits until the server takes some
 DEADLINE: Final = 3.0  # seconds: a Redis that is silent for longer counts as away
 SENTINEL_DEADLINE: Final = 1.0  # seconds: Sentinels are asked one after the other within the time that one connection may take
@@ -40,7 +42,7 @@ def _options() -> dict[str, Any]:
 
 
 def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A subclass of redis-py's connection class that packs commands in C and writes them without a task.
+    """A subclass of redis-py's connection class that packs commands in C, writes them without a task, and looks names up on its own.
 
     redis-py packs each argument in Python, which takes 1 us, and writes under ``asyncio.wait_for`` in a task, which takes as long again
     and before Python 3.12 can swallow a cancellation (python/cpython#86296), so that a loop that was cancelled goes on for ever.
@@ -49,8 +51,31 @@ def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
     nothing in asyncio (only the next read does), ``RuntimeError`` in uvloop, and ``AttributeError`` in redis-py if another task has
     just closed it.
     """
+    names = Names()
 
     class Connection(base):  # type: ignore[valid-type, misc]
+        async def _connect(self) -> None:
+            if issubclass(base, UnixDomainSocketConnection):
+                await super()._connect()
+                return
+            failure: OSError | None = None
+            async with asyncio.timeout(self.socket_connect_timeout):
+                for address in await names.find(self.host):
+                    self._address = address
+                    try:
+                        await super()._connect()
+                    except OSError as error:
+                        failure = error
+                    else:
+                        return
+            raise failure or OSError("the host has no address")
+
+        def _connection_arguments(self) -> dict[str, Any]:
+            arguments = {**super()._connection_arguments(), "host": self._address}
+            if "ssl" in arguments:
+                arguments["server_hostname"] = self.host  # what its certificate is to be of
+            return arguments
+
         def pack_command(self, *args: Any) -> list[bytes]:
             return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 

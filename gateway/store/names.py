@@ -1,0 +1,50 @@
+"""Names: looks up the addresses of a host in a thread that nobody has to wait for.
+
+uvloop looks names up in libuv's threads, two at a time, each for as long as the system's resolver tries, which is 10 s and more while
+no name server answers. A caller may give up sooner, but a loop that is closed waits for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import threading
+from contextlib import suppress
+
+
+class Names:
+    """Looks names up, each once for all who ask for it at a time. To be used from one event loop."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, asyncio.Future[list[str] | OSError]] = {}
+
+    async def find(self, host: str) -> list[str]:
+        """The addresses of a host, best first.
+
+        Raises:
+            OSError: if there are none.
+        """
+        with suppress(ValueError):
+            return [str(ipaddress.ip_address(host))]
+        pending = self._pending.get(host)
+        if pending is None:
+            loop = asyncio.get_running_loop()
+            pending = self._pending[host] = loop.create_future()
+            threading.Thread(target=self._look_up, args=(host, loop), name="names", daemon=True).start()
+        found = await asyncio.shield(pending)
+        if isinstance(found, OSError):
+            raise OSError(*found.args)  # one of its own for each who asked
+        return found
+
+    def _look_up(self, host: str, loop: asyncio.AbstractEventLoop) -> None:
+        found: list[str] | OSError
+        try:
+            found = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
+        except (OSError, UnicodeError) as error:
+            found = OSError(*error.args)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self._answer, host, found)
+
+    def _answer(self, host: str, found: list[str] | OSError) -> None:
+        self._pending.pop(host).set_result(found)

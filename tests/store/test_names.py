@@ -1,0 +1,93 @@
+"""Names that are looked up, with a resolver that answers when the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from gateway.store.connect import redis_client
+from gateway.store.names import Names
+
+
+class Resolver:
+    """Takes the place of the system's; what it is asked waits for ``answers``."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.asked: list[str] = []
+        self.answers = threading.Event()
+        self._addresses = addresses
+
+    def __call__(self, host: str, *_: object, **__: object) -> list[Any]:
+        self.asked.append(host)
+        self.answers.wait(30)
+        if not self._addresses:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self._addresses]
+
+
+async def test_who_asks_while_nobody_answers_shares_one_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver("10.0.0.1", "10.0.0.2", "10.0.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    names = Names()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await names.find("redis.test")
+    asked = list(resolver.asked)
+    resolver.answers.set()
+    found = await names.find("redis.test")
+    again = await names.find("redis.test")
+
+    assert found == again == ["10.0.0.1", "10.0.0.2"]
+    assert asked == ["redis.test"]
+
+
+async def test_a_name_without_an_address_is_an_error_for_each_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver()
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    names = Names()
+    asking = [asyncio.ensure_future(names.find("redis.test")) for _ in range(2)]
+    await asyncio.sleep(0)
+    resolver.answers.set()
+    first, second = await asyncio.gather(*asking, return_exceptions=True)
+
+    assert isinstance(first, OSError)
+    assert "Temporary failure" in str(first)
+    assert first is not second
+    assert resolver.asked == ["redis.test"]
+
+
+async def test_an_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "getaddrinfo")
+
+    assert await Names().find("127.0.0.1") == ["127.0.0.1"]
+    assert await Names().find("::1") == ["::1"]
+
+
+async def test_each_address_of_a_name_is_tried(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver("127.0.0.2", "127.0.0.1")  # it listens at the second one only
+    resolver.answers.set()
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    async with redis_client(redis_url.replace("127.0.0.1", "redis.test")) as client:
+        answer = await client.ping()
+
+    assert answer is True
+
+
+def test_a_loop_that_closes_does_not_wait_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver("10.0.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+
+    async def give_up() -> None:
+        async with asyncio.timeout(0.05):
+            await Names().find("redis.test")
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+
+    assert not resolver.answers.is_set()
+    resolver.answers.set()
