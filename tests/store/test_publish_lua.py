@@ -113,6 +113,16 @@ def heard(pubsub: Any) -> list[bytes]:
     return [message["data"] for message in messages if message["type"] == "message"]
 
 
+def test_events_of_one_transaction_have_ids_of_their_own_though_its_time_stands_still(store: Store) -> None:
+    before = store.publish(0)
+    store.redis.execute_command("MULTI")
+    queued = [store.publish(number) for number in (1, 2, 3)]
+    ids: Any = store.redis.execute_command("EXEC")
+
+    assert queued == ["QUEUED"] * 3
+    assert [before.encode(), *ids] == [id.encode() for id, *_ in store.log()] == sorted({before.encode(), *ids})
+
+
 def test_an_event_is_logged_and_announced_with_the_id_before_it(store: Store) -> None:
     pubsub = store.redis.pubsub()
     pubsub.subscribe("notify:jobs:1")
@@ -566,6 +576,21 @@ def test_a_function_that_takes_over_data_without_append_only_file_raises_the_flo
 
     oldest, newest = floors(valkey)
     assert oldest < first < newest < second
+
+
+def test_a_publisher_whose_rights_do_not_reach_to_the_announcement_of_a_floor_is_not_refused(valkey: redis.Redis) -> None:
+    valkey.flushall()
+    valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+    valkey.execute_command("FCALL", "notify_publish", 1, "jobs:1", "1")
+    held_by_another(valkey)
+    valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+    valkey.execute_command("ACL", "SETUSER", "worker", "on", ">secret", "+@all", "~*", "&notify:jobs:*")
+    path = valkey.get_connection_kwargs()["path"]
+    with redis.Redis(unix_socket_path=path, username="worker", password="secret") as worker:
+        worker.execute_command("FCALL", "notify_publish", 1, "jobs:1", "2")
+    valkey.execute_command("ACL", "DELUSER", "worker")
+
+    assert valkey.llen("notify:log:{jobs:1}") == len(floors(valkey)) == 2
 
 
 def test_the_newest_32_floors_are_kept(valkey: redis.Redis) -> None:
