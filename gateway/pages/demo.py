@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.app import Gateway, Guarded
 from gateway.embedded import NoServer, embedded_server
 from gateway.errors import BadRequest, SettingsError, Unprocessable
-from gateway.pages.assets import Asset
+from gateway.pages.assets import asset
 from gateway.pages.queue import QueuedWorkers, is_installed
 from gateway.pages.workers import Workers
 from gateway.server.run import bind, serve
@@ -99,7 +99,7 @@ class Demo(Gateway):
         self._workers = QueuedWorkers(url, settings.prefix, client, log, speed) if queue else Workers(client, log, speed)
         self._greeting = greeting
         self._port = settings.port
-        pages: list[BaseRoute] = [Route(path, Asset(name)) for path, name in ASSETS.items()]
+        pages: list[BaseRoute] = [Route(path, asset(name)) for path, name in ASSETS.items()]
         super().__init__(settings, _stop, [*pages, Route("/demo/jobs", Guarded(JobsEndpoint(self._workers, self)))])
 
     @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +12,13 @@ from gateway.transports.answers import check_method
 from gateway.transports.request import headers
 from gateway.transports.writer import Receive, Send
 
-TYPES: Final = {".js": b"text/javascript; charset=utf-8", ".json": b"application/json"}
+TYPES: Final = {
+    ".css": b"text/css; charset=utf-8",
+    ".html": b"text/html; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".json": b"application/json",
+    ".svg": b"image/svg+xml",
+}
 
 
 _CACHED: Final = [(b"cache-control", b"no-cache"), (b"vary", b"accept-encoding"), (b"x-content-type-options", b"nosniff")]
@@ -27,9 +33,15 @@ class _Form(NamedTuple):
 
 
 class FileEndpoint:
-    """One file, read once. A browser asks each time whether it has changed, and mostly hears that it has not."""
+    """One file, read once. A browser asks each time whether it has changed, and mostly hears that it has not.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file
+        headers: further ones
+    """
+
+    def __init__(self, path: Path, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._headers = [*_CACHED, *headers]
         body = path.read_bytes()
         tag = hashlib.sha256(body).hexdigest()[:20]
         kind = (b"content-type", TYPES[path.suffix])
@@ -39,7 +51,7 @@ class FileEndpoint:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "GET", "HEAD")
         form = self._gzipped if _takes_gzip(headers(scope, b"accept-encoding")) else self._plain
-        cached = [(b"etag", form.tag.encode()), *_CACHED]
+        cached = [(b"etag", form.tag.encode()), *self._headers]
         if _is_known(form.tag, headers(scope, b"if-none-match")):
             await send({"type": "http.response.start", "status": 304, "headers": cached})
             await send({"type": "http.response.body", "body": b""})

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from gateway.pages.assets import Asset
+from gateway.pages.assets import asset
+
+PLAIN = {"accept-encoding": "identity"}
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=Asset("index.html")), base_url="http://demo") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=asset("index.html")), base_url="http://demo", headers=PLAIN) as client:
         yield client
 
 
@@ -62,7 +64,7 @@ async def test_nothing_can_be_posted_to_a_page(client: httpx.AsyncClient) -> Non
     [("demo.css", "text/css; charset=utf-8"), ("demo.js", "text/javascript; charset=utf-8"), ("icon.svg", "image/svg+xml")],
 )
 async def test_each_file_says_what_it_is(name: str, kind: str) -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=Asset(name)), base_url="http://demo") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=asset(name)), base_url="http://demo") as client:
         response = await client.get("/")
 
     assert response.headers["content-type"] == kind
