@@ -24,7 +24,7 @@ def tap() -> None:
 
 
 def template_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """A channel's name with ``{id}`` and perhaps ``{queue}``."""
+    """Check an argument that is the name of a channel with ``{id}`` and perhaps ``{queue}`` in it."""
     try:
         problem = channel_problem(value.format(id="1", queue="a"))
     except (LookupError, ValueError, AttributeError):
@@ -41,7 +41,7 @@ def template_argument(_context: click.Context, _parameter: click.Parameter, valu
 @click.option(
     "--channel", default="jobs:{id}", show_default=True, callback=template_argument, help="A job's channel: {id}, perhaps {queue}."
 )
-@click.option("--source", metavar="URL", help="BullMQ's Redis.  [GATEWAY_REDIS_URL]")
+@click.option("--source", metavar="URL", envvar="BULLMQ_REDIS_URL", show_envvar=True, help="BullMQ's Redis, if it is not the gateway's.")
 @click.option("--bull", metavar="PREFIX", default="bull", show_default=True, help="Prefix of BullMQ's keys.")
 @click.option("--since", type=click.Choice(["now", "0"]), default="now", show_default=True, help="Where the first run begins.")
 @click.option("--results", is_flag=True, help="Include what jobs return.")

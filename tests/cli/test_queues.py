@@ -13,3 +13,13 @@ def test_a_channel_that_cannot_be_is_refused_at_the_start(channel: str) -> None:
 
     assert result.exit_code == 2
     assert "--channel" in result.output
+
+
+def test_the_source_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BULLMQ_REDIS_URL", "http://user:secret@localhost")
+
+    result = invoke("tap", "bullmq", "films", redis_url="redis://localhost")
+
+    assert result.exit_code != 0
+    assert "--source: " in result.output
+    assert "secret" not in result.output
