@@ -1,6 +1,7 @@
-"""The errors a client can cause or meet: HTTP status and WebSocket close code of each in one place.
+"""The errors that a client can cause or meet, with the HTTP status and the WebSocket close code of each.
 
-The range of a close code says what a client should do (docs/protocol.md): 4400-4403 do not retry as is, all others reconnect.
+The range of a close code tells a client what to do (docs/protocol.md): after 4400 to 4403 it must not try the same again, after all
+others it should reconnect.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from typing import ClassVar
 
 
 class GatewayError(Exception):
-    """An error with an answer. ``detail`` names the value at fault, the rule and the way out.
-
-    ``quoted`` is what somebody sent whose business it is: told to them behind the detail, and in no log.
+    """An error that is answered to the client.
 
     >>> Forbidden("channel 'jobs:7': the token does not allow it").status
     403
+
+    Args:
+        detail: names the value at fault, the rule and the way out
+        channel: that it is about, if it is about one
+        retry_after: seconds after which the client may try again; ``None`` if there is no use in saying so
+        quoted: a part of what the client has sent, which is shown to the client after the detail, but never logged
     """
 
     status: ClassVar[int] = 500
@@ -30,7 +35,7 @@ class GatewayError(Exception):
 
     @property
     def title(self) -> str:
-        """The status in words, as RFC 9457 wants it for problems of type ``about:blank``."""
+        """The phrase of the status, as RFC 9457 wants it for problems of the type ``about:blank``."""
         return HTTPStatus(self.status).phrase
 
     def problem(self) -> dict[str, object]:
@@ -47,14 +52,14 @@ class GatewayError(Exception):
 
 
 class BadRequest(GatewayError):
-    """What came is malformed."""
+    """The request is malformed."""
 
     status = 400
     close_code = 4400
 
 
 class Unauthorized(GatewayError):
-    """There is no token, or it is bad or expired."""
+    """There is no token, or it is invalid or expired."""
 
     status = 401
     close_code = 4401
@@ -75,7 +80,7 @@ class NotFound(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
-    """The path knows no such method, but these (RFC 9110, section 15.5.6)."""
+    """The path does not know this method, but those in ``allowed`` (RFC 9110, section 15.5.6)."""
 
     status = 405
     close_code = 4400
@@ -86,14 +91,14 @@ class MethodNotAllowed(GatewayError):
 
 
 class RequestTimeout(GatewayError):
-    """A request did not come whole in time."""
+    """A request was not complete in time."""
 
     status = 408
     close_code = 4400
 
 
 class TooLarge(GatewayError):
-    """A body or frame is over its limit."""
+    """A body or a frame is over its limit."""
 
     status = 413
     close_code = 1009
@@ -107,14 +112,14 @@ class UriTooLong(GatewayError):
 
 
 class UnsupportedMedia(GatewayError):
-    """A body or frame of a kind that is not understood: not JSON over HTTP, binary over WebSocket."""
+    """A body that is not JSON, or a WebSocket frame that is binary."""
 
     status = 415
     close_code = 1003
 
 
 class UpgradeRequired(GatewayError):
-    """A WebSocket endpoint was asked without an upgrade."""
+    """A WebSocket endpoint was requested without an upgrade."""
 
     status = 426
     close_code = 4400
@@ -128,7 +133,7 @@ class Unprocessable(GatewayError):
 
 
 class TooMany(GatewayError):
-    """More commands or requests than a client may send."""
+    """A client sends more than it may in this time."""
 
     status = 429
     close_code = 1008
@@ -142,7 +147,7 @@ class HeadTooLarge(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """Overloaded, draining, or Redis is away: come back later."""
+    """The gateway is overloaded or draining, or Redis is away: the client may come back later."""
 
     status = 503
     close_code = 1013
@@ -152,9 +157,10 @@ class Unavailable(GatewayError):
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong. The text names the variable, the value and what is expected, a line each."""
+    """Settings are missing or wrong. The text has a line for each, with the variable, the value and what is expected."""
 
 
+# Close codes that belong to no error
 DONE = 1000
 GOING_AWAY = 1001
 RESTART = 1012

@@ -14,7 +14,7 @@ from gateway.core.event import show
 
 
 def address_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """Where browsers find a gateway."""
+    """Check an argument that is the address at which browsers find a gateway."""
     try:
         parts = urlsplit(value)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query
@@ -40,10 +40,10 @@ def doctor(url: str, token: str | None, channel: str, patience: float, logs: tup
     URL is where browsers find the gateway, such as https://example.com/notify. Says what is wrong and which line to change in
     nginx, Caddy, Traefik or ALB, and exits with 1 if anything is. Publishes three events on the channel, kept for a minute.
     """
-    from gateway.doctor.examination import examine  # noqa: PLC0415 - needs what only the doctor needs
+    from gateway.doctor.examination import examine  # noqa: PLC0415 - imports packages that only this command needs
     from gateway.doctor.report import describe, summary  # noqa: PLC0415
 
-    if token == "-":  # noqa: S105 - what stands for it
+    if token == "-":  # noqa: S105 - not a password, but the sign for stdin
         token = sys.stdin.readline().strip()
 
     async def run() -> int:

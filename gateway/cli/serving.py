@@ -43,7 +43,7 @@ def serve_command(host: str | None, port: int | None, workers: int | None) -> No
 
 
 def address(settings: Settings, port: int) -> str:
-    """Where a browser finds the gateway."""
+    """The URL of the gateway."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{port}"
 
@@ -56,7 +56,7 @@ def demo(port: int) -> None:
     Starts its own Valkey, and workers that pretend to work (Celery tasks where Celery is installed). There is no
     authentication: only this machine can reach it.
     """
-    from gateway.pages.demo import run_demo  # noqa: PLC0415 - needs what only the demo needs
+    from gateway.pages.demo import run_demo  # noqa: PLC0415 - imports packages that only the demo needs
 
     try:
         run_demo(port)

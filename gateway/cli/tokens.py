@@ -13,7 +13,7 @@ from gateway.core.grant import Patterns
 
 
 def pattern_argument(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
-    """Channels, each exact or ending in ``*``."""
+    """Check an argument that is a list of channels, each exact or ending in ``*``."""
     try:
         Patterns.parse(value)
     except ValueError as error:
@@ -22,15 +22,15 @@ def pattern_argument(_context: click.Context, _parameter: click.Parameter, value
 
 
 def subject_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """Whom a token speaks for."""
+    """Check an argument that is the subject of a token."""
     if not is_name(value):
         raise click.BadParameter(f"a printable text of 1 to {MAX_TEXT} characters is expected")
     return value
 
 
 def ttl_argument(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    """Seconds after which the time is one that a gateway takes."""
-    if not time.time() + value <= MAX_TIME:  # nor nan, which is in no range and in every one
+    """Check an argument that is a number of seconds until a token expires."""
+    if not time.time() + value <= MAX_TIME:  # so that NaN is refused as well, which click lets through
         raise click.BadParameter(f"{value:g}: it has to expire before the year 10000")
     return value
 

@@ -1,4 +1,4 @@
-"""What the commands have in common: how they fail, what they read, whom they reach."""
+"""Usage: what the commands share: how they fail, read the settings and check arguments."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from gateway.store.checks import no_answer
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """Say what is wrong, a line each, and exit."""
+    """Print each line of a message as an error, and exit."""
     for line in message.splitlines():
         click.echo(f"{click.style('error:', fg='red', bold=True)} {line}", err=True)
     sys.exit(code)
 
 
 def settings_or_exit(**chosen: Any) -> Settings:
-    """The settings; exits with a line for each that is wrong."""
+    """The settings from the environment. If some are wrong, exits with a line for each.
+
+    Args:
+        chosen: settings from the command line, which outrank the environment; ``None`` for one that was not given
+    """
     try:
         return read_settings(os.environ, **chosen)
     except SettingsError as error:
@@ -33,14 +37,14 @@ def settings_or_exit(**chosen: Any) -> Settings:
 
 
 def redis_url_or_exit(settings: Settings) -> str:
-    """The address of Redis; exits if none is set."""
+    """The address of Redis. Exits if it is not set."""
     if settings.redis_url is None:
         fail("GATEWAY_REDIS_URL: not set; an address such as redis://localhost:6379 is expected")
     return settings.redis_url
 
 
 def channel_argument(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
-    """A channel's name, or several."""
+    """Check an argument that is the name of a channel, or several names."""
     for name in (value,) if isinstance(value, str) else value:
         if (problem := channel_problem(name)) is not None:
             raise click.BadParameter(problem)
@@ -48,7 +52,7 @@ def channel_argument(_context: click.Context, _parameter: click.Parameter, value
 
 
 def with_redis(run: Callable[[], Any]) -> None:
-    """Run what needs Redis; exits with a line if Redis is away or refuses."""
+    """Run a coroutine function that needs Redis. Exits with a message if Redis is away, or refuses."""
     try:
         asyncio.run(run())
     except (RedisError, OSError) as error:

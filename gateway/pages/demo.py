@@ -1,4 +1,4 @@
-"""The demo: a private Valkey, the gateway, a page and workers, on this machine only. The work is pretended."""
+"""The demo: a private Valkey, the gateway, a page, and workers that only pretend to work, all on this machine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GOODBYE: Final = '{"type":"completed","final":true,"data":{"title":"From your te
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True):
-    """The job that the page wants started."""
+    """The request of the page to start a job."""
 
     kind: str
 
@@ -60,8 +60,8 @@ class JobsEndpoint:
     """Starts jobs: ``POST /demo/jobs``, for pages of this machine.
 
     Args:
-        workers: who does them
-        demo: who may come in is its to say, once it is made
+        workers: which do the jobs
+        demo: whose gate is asked; not before the first request, because the gate is made later than this
     """
 
     def __init__(self, workers: Workers, demo: Gateway) -> None:
@@ -88,8 +88,8 @@ class Demo(Gateway):
     Args:
         settings: with the address of Redis
         greeting: printed as soon as the gateway answers
-        speed: how much faster than life the workers work
-        queue: whether jobs are Celery tasks, run by a process of its own
+        speed: how many times faster than usual the workers work
+        queue: whether jobs are Celery tasks that run in a separate process
     """
 
     def __init__(self, settings: Settings, greeting: str, speed: float = 1.0, *, queue: bool = False) -> None:
@@ -104,7 +104,7 @@ class Demo(Gateway):
 
     @asynccontextmanager
     async def run(self, app: object = None) -> AsyncIterator[None]:
-        """Follow Redis, and run jobs, while this is entered."""
+        """The lifespan: events are delivered and jobs run while it is entered."""
         async with super().run(app), self._workers.run(), asyncio.TaskGroup() as tasks:
             greeting = tasks.create_task(self._greet())
             try:
@@ -120,7 +120,7 @@ class Demo(Gateway):
 
 
 async def _is_ready(port: int) -> bool:
-    """Ask as a stranger would: what is printed then is true."""
+    """Ask over HTTP as any client would, so that the greeting is printed only when it is true."""
     with suppress(OSError, asyncio.IncompleteReadError):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with closing(writer):
@@ -134,11 +134,11 @@ def _stop() -> None:
 
 
 def greeting(settings: Settings, *, private: bool) -> str:
-    """What a newcomer reads; each command can be pasted as it is.
+    """The text that is printed at the start, with commands that can be pasted as they are.
 
     Args:
-        settings: those the demo runs with
-        private: whether it started the Redis itself, else that is the one of the reader's environment
+        settings: that the demo runs with
+        private: whether the demo has started its own Redis, so that the commands must name it; otherwise it is GATEWAY_REDIS_URL's
     """
     address = f"http://127.0.0.1:{settings.port}"
     port = (settings.redis_url or "").rpartition(":")[2]
@@ -175,19 +175,19 @@ def _listen(port: int) -> socket.socket:
 
 
 def _leave(number: int, _frame: object) -> NoReturn:
-    # 128 + n: what a shell says of a process that a signal has ended
+    # 128 + n: the status with which a shell reports a process that was ended by signal n
     sys.exit(128 + number)
 
 
 def _on_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
     signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGTERM, handler)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup wants it
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has set that, and it must stay so
         signal.signal(signal.SIGHUP, handler)
 
 
 def _hang_up(number: int, frame: FrameType | None) -> None:
-    """The terminal was closed. To uvicorn, which does not know SIGHUP, that is a SIGTERM."""
+    """Pass SIGHUP, which comes when the terminal is closed, on as SIGTERM: uvicorn does not handle it."""
     if number == signal.SIGHUP:
         _stop()
     else:
@@ -197,18 +197,18 @@ def _hang_up(number: int, frame: FrameType | None) -> None:
 def run_demo(port: int, *, speed: float = 1.0) -> None:
     """Run the demo until a signal.
 
-    It starts a Valkey of its own, unless GATEWAY_REDIS_URL is set, and where Celery is installed a Celery worker on that.
+    Unless GATEWAY_REDIS_URL is set it starts a Valkey of its own, and on that also a Celery worker, if Celery is installed.
 
     Args:
-        port: to listen on, 0 for a free one
-        speed: how much faster than life the workers work
+        port: to listen on; 0 for a free one
+        speed: how many times faster than usual the workers work
 
     Raises:
-        SettingsError: if the port cannot be had, there is no Valkey to start, or the environment is wrong.
+        SettingsError: if the port cannot be bound, there is no Valkey to start, or a setting is wrong.
     """
     chosen = read_settings(os.environ)
-    # Valkey has a session of its own: whatever ends this process has to end it too. A signal in the middle of its start or
-    # its end would leave it behind, so it waits.
+    # Signals are held back while Valkey starts and stops. It does not belong to the terminal's session, so if a signal ended this
+    # process in between, Valkey would go on running.
     early: list[int] = []
     _on_signals(lambda number, _frame: early.append(number))
     with ExitStack() as stack:
@@ -232,6 +232,6 @@ def run_demo(port: int, *, speed: float = 1.0) -> None:
             log_level="error",
         )
         private = chosen.redis_url is None
-        # On a Redis of somebody else's we leave no queue behind.
+        # Celery only on our own Redis, because it would leave a queue behind on another one.
         demo = Demo(settings, greeting(settings, private=private), speed, queue=private and is_installed())
         serve(demo, settings, listener)

@@ -1,8 +1,8 @@
-"""Queue: the demo's jobs as Celery tasks, run by a worker process of their own.
+"""Queue: the demo's jobs as Celery tasks, which run in a separate worker process, if Celery is installed.
 
-    python -m gateway.pages.queue <redis> <prefix> <speed>     the worker; ends when its standard input does
+    python -m gateway.pages.queue <redis> <prefix> <speed>     the worker; it ends with its standard input
 
-Only where Celery is installed. The worker publishes through Redis, as any worker does; it and the gateway share nothing else.
+The worker publishes through Redis, as any worker does, and shares nothing else with the gateway.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from gateway.store.log import Log
 
 TASK: Final = "gateway.demo.run"
 QUEUE: Final = "gateway-demo"
-AT_ONCE: Final = 20  # threads: what these jobs do is wait
+AT_ONCE: Final = 20  # jobs in one worker; threads will do, because these jobs only wait
 
 
 def is_installed() -> bool:
-    """Whether there is a Celery to run jobs with."""
+    """Whether Celery is installed."""
     return importlib.util.find_spec("celery") is not None
 
 
 def make_app(url: str, run: Callable[..., None] | None = None) -> Any:
-    """The Celery app of both sides.
+    """The Celery app, for the gateway and for the worker.
 
     Args:
         url: of Redis
-        run: what the task does; only the worker knows
+        run: what the task does; given only in the worker
     """
     from celery import Celery  # noqa: PLC0415 - optional
 
@@ -60,9 +60,9 @@ async def run_job(url: str, prefix: str, speed: float, kind: str, fields: dict[s
     Args:
         url: of Redis
         prefix: of its keys
-        speed: how much faster than life it works
+        speed: how many times faster than usual it works
         kind: which of ``KINDS``
-        fields: those of ``Job`` that its ``queued`` event told
+        fields: the job's channel, title and start, as in its ``queued`` event
     """
     client = redis_client(url)
     try:
@@ -73,26 +73,26 @@ async def run_job(url: str, prefix: str, speed: float, kind: str, fields: dict[s
 
 @contextmanager
 def worker(url: str, prefix: str, speed: float) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker until left. It has no session in common with the terminal: Ctrl-C ends it through us."""
+    """Run a worker while this is entered. It has a session of its own, so that Ctrl-C reaches only us, and we end it."""
     command = [sys.executable, "-m", "gateway.pages.queue", url, prefix, str(speed)]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)  # noqa: S603
     try:
         yield process
     finally:
-        process.kill()  # jobs of a demo that is over are of use to nobody
+        process.kill()  # not gently, because nobody needs the jobs of a demo that is over
         process.communicate()
 
 
 class QueuedWorkers(Workers):
-    """As Workers, but a job is a task on a queue. If the worker process is gone the jobs run here.
+    """Workers whose jobs are tasks on a queue. If the worker process is gone, the jobs run in this process.
 
     Args:
         url: of Redis
         prefix: of its keys
-        client: a connection to Redis, closed by ``run``
-        log: publishes over that connection
-        speed: how much faster than life they work
+        client: for that Redis, closed by ``run``
+        log: publishes through that client
+        speed: how many times faster than usual they work
     """
 
     def __init__(self, url: str, prefix: str, client: Redis, log: Log, speed: float = 1.0) -> None:
@@ -100,18 +100,18 @@ class QueuedWorkers(Workers):
         self._options = (url, prefix, speed)
         self._process: subprocess.Popen[bytes] | None = None
         self._app: Any = None
-        self._loading = threading.Lock()  # Celery loads itself piece by piece at its first use, which two threads may not share
+        self._loading = threading.Lock()  # Celery imports parts of itself on first use, which is not safe in two threads at once
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Have a worker while this is entered."""
+        """Run a worker, and let jobs be started, while this is entered."""
         with worker(*self._options) as self._process:
             async with super().run():
                 yield
 
     async def start(self, kind: str) -> str:
         """As ``Workers.start``."""
-        with suppress(RedisError, OSError):  # which is told by what comes next
+        with suppress(RedisError, OSError):  # if Redis is away, the next step fails and tells so
             if await self._client.llen(QUEUE) >= MAX_JOBS:
                 raise Unavailable(f"{MAX_JOBS} jobs are waiting, more are not allowed: wait for one to end", retry_after=5)
         return await super().start(kind)
@@ -132,8 +132,8 @@ class QueuedWorkers(Workers):
 
 
 def main(url: str, prefix: str, speed: str) -> None:
-    """Be the worker."""
-    # Whatever ends the demo, SIGKILL too, closes the other end.
+    """Run the worker until its standard input ends."""
+    # The demo holds the other end of the standard input, which is closed however the demo ends, even by SIGKILL.
     threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
 
     def run(kind: str, fields: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Workers: the demo's jobs, which publish as real ones do: through Redis, over a connection of their own."""
+"""Workers: the demo's jobs, which publish as real ones do, through Redis and over a connection of their own."""
 
 from __future__ import annotations
 
@@ -26,9 +26,17 @@ MAX_JOBS: Final = 200
 
 @dataclass(slots=True)
 class Job:
-    """One job as its worker has it at hand.
+    """A job, as its worker uses it.
 
-    Every event says the whole state, so that the newest one is enough for a page that comes late.
+    Every event holds the whole state of the job, so that the newest one is enough for a page that is opened late.
+
+    Attributes:
+        channel: on which its events are published
+        title: for the page
+        log: publishes the events
+        speed: how many times faster than usual it works
+        percent: how much is done
+        started: when it was queued, in seconds since 1970
     """
 
     channel: str
@@ -39,7 +47,7 @@ class Job:
     started: float = field(default_factory=time.time)
 
     async def work(self, seconds: float) -> None:
-        """Pretend to work for about so long."""
+        """Pretend to work for about so many seconds."""
         await asyncio.sleep(seconds * random.uniform(0.7, 1.3) / self.speed)
 
     async def tell(
@@ -47,8 +55,16 @@ class Job:
     ) -> None:
         """Publish an event.
 
+        Args:
+            type: of the event
+            text: what is being done, for the page
+            percent: how much is done; as before if not given
+            final: whether the job is over
+            collapse: a label; the event takes the place of the newest one in the log if that has the same label
+            more: further fields of the event's data
+
         Raises:
-            GatewayError: if Redis is away or refuses.
+            GatewayError: if Redis is away, or refuses the event.
         """
         if percent is not None:
             self.percent = percent
@@ -124,12 +140,12 @@ KINDS: Final[dict[str, tuple[str, Callable[[Job], Awaitable[None]]]]] = {
 
 
 class Workers:
-    """All jobs of the demo; they run on whether or not somebody watches.
+    """All jobs of the demo. They run whether or not a page follows them.
 
     Args:
-        client: a connection to Redis, closed by ``run``
-        log: publishes over that connection
-        speed: how much faster than life they work
+        client: for Redis, closed by ``run``
+        log: publishes through that client
+        speed: how many times faster than usual they work
     """
 
     def __init__(self, client: Redis, log: Log, speed: float = 1.0) -> None:
@@ -144,7 +160,7 @@ class Workers:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Jobs may be started while this is entered; those that still run at its end are cancelled."""
+        """Let jobs be started while this is entered. Those that still run when it is left are cancelled."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 try:
@@ -158,14 +174,17 @@ class Workers:
             await self._client.aclose()
 
     async def start(self, kind: str) -> str:
-        """Start a job. Its ``queued`` event is recorded when this returns.
+        """Start a job. When this returns, its ``queued`` event has been recorded.
+
+        Args:
+            kind: which of ``KINDS``
 
         Returns:
-            its channel
+            the job's channel
 
         Raises:
             Unprocessable: if there is no such kind.
-            Unavailable: if too many run, or Redis is away.
+            Unavailable: if too many jobs are running, or Redis is away.
         """
         if kind not in KINDS:
             *others, last = KINDS
@@ -186,14 +205,14 @@ class Workers:
         return job.channel
 
     def _choose(self, kind: str) -> Callable[[Job], Awaitable[None]]:
-        """What does a job of this kind."""
+        """The function that does a job of this kind."""
         return KINDS[kind][1]
 
     async def _work(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
         try:
             await work(job)
         except Exception:
-            # One that fails takes no other with it.
+            # Not raised, or a job that fails would end all others.
             logger.exception("%s: its worker has died", job.channel)
         finally:
             del self._jobs[job.channel]
