@@ -16,14 +16,16 @@ from gateway.store.connect import check_url
 
 _PREFIX: Final = "GATEWAY_"
 _URL_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
-_NOT_OURS: Final = frozenset({"GATEWAY_CMD"})  # tells a benchmark how to start us, and is inherited
+_NOT_OURS: Final = frozenset({"GATEWAY_CMD"})  # tells a benchmark how to start the gateway, which inherits it
+# The variables that Kubernetes sets for a Service named gateway.
 _LINK: Final = re.compile(r"service_(host|port)(_\w+)?|port_\d+_(tcp|udp|sctp)(_\w+)?")
-_SECRET: Final = frozenset({"redis_url", "jwt_secret", "jwt_public_key"})  # where a public key belongs, a private one may stand
+# Values that are never shown. Somebody may have put a private key where the public one belongs.
+_SECRET: Final = frozenset({"redis_url", "jwt_secret", "jwt_public_key"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What an operator can choose. Each is the environment variable ``GATEWAY_<NAME>``.
+    """What an operator can choose. Each setting is the environment variable ``GATEWAY_<NAME>`` (docs/operations.md describes them).
 
     >>> Settings(redis_url="redis://localhost:6379", auth="none")
     """
@@ -59,93 +61,94 @@ class Settings:
 
 
 def _whole(least: int, most: int) -> tuple[Callable[[str], Any], str]:
-    def read(text: str) -> int:
+    def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,12}", text) or not least <= int(text) <= most:
             raise ValueError
         return int(text)
 
-    return read, f"a whole number from {least} to {most}"
+    return parse, f"a whole number from {least} to {most}"
 
 
 def _seconds(least: float, most: float) -> tuple[Callable[[str], Any], str]:
-    def read(text: str) -> float:
+    def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or not least <= float(text) <= most:
             raise ValueError
         return float(text)
 
-    return read, f"seconds from {least:g} to {most:g}"
+    return parse, f"seconds from {least:g} to {most:g}"
 
 
 def _one_of(*choices: str) -> tuple[Callable[[str], Any], str]:
-    def read(text: str) -> str:
+    def parse(text: str) -> str:
         if text.lower() not in choices:
             raise ValueError
         return text.lower()
 
-    return read, " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 2 else choices)
+    return parse, " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 2 else choices)
 
 
 def _matching(pattern: str, expected: str) -> tuple[Callable[[str], Any], str]:
-    def read(text: str) -> str:
+    def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise ValueError
         return text
 
-    return read, expected
+    return parse, expected
 
 
-def _read_redis_url(text: str) -> str:
+def _parse_redis_url(text: str) -> str:
     try:
         parts = urlsplit(text)
         _ = parts.scheme == "redis+sentinel" or parts.port
     except ValueError:
-        raise ValueError from None  # its words may hold a password
+        raise ValueError from None  # without its text, which may hold a password
     if parts.scheme not in _URL_SCHEMES or not (parts.netloc or parts.scheme == "unix") or re.search(r"\s", text):
         raise ValueError
     check_url(text)
     return text
 
 
-def _read_origins(text: str) -> tuple[str, ...]:
+def _parse_origins(text: str) -> tuple[str, ...]:
     origins = tuple(part.strip().lower().rstrip("/") for part in text.split(",") if part.strip())
     for origin in origins:
         if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin):
             raise ValueError
-    # As a browser writes them: without the port that goes without saying (RFC 6454, section 6.1).
+    # As a browser writes them: without the scheme's default port (RFC 6454, section 6.1).
     return tuple(re.sub(r"^(https://.*):443$|^(http://.*):80$", r"\1\2", origin) for origin in origins)
 
 
-def _read_secret(text: str) -> str:
-    from gateway.auth.keys import secret_key  # noqa: PLC0415 - costs time, and not everybody has a key
+def _parse_secret(text: str) -> str:
+    from gateway.auth.keys import secret_key  # noqa: PLC0415 - takes long to import, and is not needed without a key
 
     secret_key(text)
     return text
 
 
-def _read_pem(text: str) -> str:
+def _parse_pem(text: str) -> str:
     from gateway.auth.keys import pem_key  # noqa: PLC0415 - as above
 
     pem_key(text)
     return text
 
 
-def _read_address(text: str) -> str:
+def _parse_address(text: str) -> str:
     if not re.fullmatch(r"https?://[^\s/@?#]+([/?#]\S*)?", text):
         raise ValueError
-    _ = urlsplit(text).port  # raises ValueError where it is none
+    _ = urlsplit(text).port  # raises ValueError if the port is not valid
     return text
 
 
-def _read_networks(text: str) -> tuple[str, ...]:
+def _parse_networks(text: str) -> tuple[str, ...]:
     networks = tuple(part.strip() for part in text.split(",") if part.strip())
     for network in networks:
-        ipaddress.ip_network(network)  # raises ValueError where it is none
+        ipaddress.ip_network(network)  # raises ValueError if it is not one
     return networks
 
 
-_READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
+# For each setting how its text is parsed (a ValueError means that it is wrong), and what is expected, for the error.
+_PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "redis_url": (
-        _read_redis_url,
+        _parse_redis_url,
         "redis://host:6379, rediss://host:6379, unix:///path or redis+sentinel://host:26379,host2:26379/service",
     ),
     "host": _matching(r"[A-Za-z0-9.:_-]+", "an address or a host name"),
@@ -153,19 +156,19 @@ _READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "workers": _whole(1, 256),
     "prefix": _matching(r"[A-Za-z][A-Za-z0-9_]{0,31}", "a letter, then letters, digits and _, at most 32"),
     "auth": _one_of("jwt", "none"),
-    "jwt_secret": (_read_secret, "at least 32 bytes, such as `openssl rand -hex 32` prints, and no PEM key,"),
-    "jwt_public_key": (_read_pem, "a public key in PEM, of RSA with 2048 bits or more, of P-256 or of Ed25519,"),
-    "jwks_url": (_read_address, "an http:// or https:// address without a password"),
-    "authorize_url": (_read_address, "an http:// or https:// address without a password"),
+    "jwt_secret": (_parse_secret, "at least 32 bytes, such as `openssl rand -hex 32` prints, and no PEM key,"),
+    "jwt_public_key": (_parse_pem, "a public key in PEM, of RSA with 2048 bits or more, of P-256 or of Ed25519,"),
+    "jwks_url": (_parse_address, "an http:// or https:// address without a password"),
+    "authorize_url": (_parse_address, "an http:// or https:// address without a password"),
     "jwt_audience": _matching(r".+", "a text"),
     "jwt_issuer": _matching(r".+", "a text"),
-    "allowed_origins": (_read_origins, "origins such as https://app.example, separated by commas"),
+    "allowed_origins": (_parse_origins, "origins such as https://app.example, separated by commas"),
     "max_event_bytes": _whole(1_024, 1_048_576),
     "max_channels": _whole(1, 10_000),
     "max_connections": _whole(1, 10_000_000),
     "max_connections_per_ip": _whole(0, 10_000_000),
     "max_connections_per_sub": _whole(0, 10_000_000),
-    "trusted_proxies": (_read_networks, "addresses or networks such as 10.0.0.7 or 10.0.0.0/8, separated by commas"),
+    "trusted_proxies": (_parse_networks, "addresses or networks such as 10.0.0.7 or 10.0.0.0/8, separated by commas"),
     "heartbeat_seconds": _seconds(1, 300),
     "drain_seconds": _seconds(0, 600),
     "max_age_seconds": _seconds(0, 604_800),
@@ -175,15 +178,15 @@ _READ: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
 
 
 def _from_files(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
-    """The variables by their names without prefix, those of ``<NAME>_FILE`` read."""
+    """The texts of the settings by name, read from its file where one is given as ``<NAME>_FILE``; problems are added to the list."""
     found: dict[str, str] = {}
     for variable in sorted(name for name in environ if name.startswith(_PREFIX) and name not in _NOT_OURS):
         name = variable.removeprefix(_PREFIX).lower()
         is_file = name.endswith("_file")
         name = name.removesuffix("_file")
-        if name not in _READ:
-            near = get_close_matches(name, _READ, 1)
-            meant = f"did you mean {_PREFIX}{near[0].upper()}?" if near else "known are " + ", ".join(_PREFIX + n.upper() for n in _READ)
+        if name not in _PARSERS:
+            near = get_close_matches(name, _PARSERS, 1)
+            meant = f"did you mean {_PREFIX}{near[0].upper()}?" if near else "known are " + ", ".join(_PREFIX + n.upper() for n in _PARSERS)
             linked = "set by Kubernetes for a Service named gateway; enableServiceLinks: false in the pod's spec is expected"
             problems.append(f"{variable}: {linked if _LINK.fullmatch(name) else f'unknown; {meant}'}")
             continue
@@ -195,7 +198,7 @@ def _from_files(environ: Mapping[str, str], problems: list[str]) -> dict[str, st
             try:
                 value = Path(value).read_text(encoding="utf-8").strip()
             except (OSError, ValueError) as error:
-                # What looks like no path may be the secret itself.
+                # If the value does not look like a path, it may be the secret itself.
                 shown = "the value" if name in _SECRET and not value.startswith(("/", ".")) else ascii(value)
                 problems.append(f"{variable}: {shown}: a readable text file is expected: {type(error).__name__}")
                 continue
@@ -204,19 +207,23 @@ def _from_files(environ: Mapping[str, str], problems: list[str]) -> dict[str, st
 
 
 def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
-    """Read the settings; ``chosen`` (the command line) outranks the environment, ``None`` in it is not chosen.
+    """Read the settings.
+
+    Args:
+        environ: the environment variables
+        chosen: settings that outrank the environment, such as those of the command line; ``None`` for one that was not given
 
     Raises:
-        SettingsError: with a line for each problem.
+        SettingsError: if some are wrong or unknown, with a line for each.
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
     for name, text in _from_files(environ, problems).items():
-        read, expected = _READ[name]
+        parse, expected = _PARSERS[name]
         try:
-            values[name] = read(text)
+            values[name] = parse(text)
         except ValueError as error:
-            hidden = name in _SECRET or "@" in text  # in an address what stands before that is a password
+            hidden = name in _SECRET or "@" in text  # in an address a password may stand before the @
             shown = "the value" if hidden else ascii(text if len(text) <= 80 else text[:77] + "...")
             reason = f" ({error})" if name == "redis_url" and error.args else ""
             problems.append(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected{reason}")
@@ -227,20 +234,20 @@ def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
 
 
 def allowed_origins(settings: Settings) -> tuple[str, ...]:
-    """The origins as a browser writes them, also where an application has made the settings itself.
+    """The allowed origins as a browser writes them. They are checked here again, because an application may have made the settings.
 
     Raises:
-        SettingsError: if one is none.
+        SettingsError: if one of them is not an origin.
     """
     try:
-        return _read_origins(",".join(settings.allowed_origins))
+        return _parse_origins(",".join(settings.allowed_origins))
     except ValueError:
         shown, expected = settings.allowed_origins, "a tuple of origins such as https://app.example"
         raise SettingsError(f"GATEWAY_ALLOWED_ORIGINS: {shown!r} is wrong: {expected} is expected") from None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what is bound to the host."""
+    """Whether a server that is bound to this host can be reached only from this machine."""
     if host == "localhost":
         return True
     try:
@@ -250,7 +257,7 @@ def is_loopback(host: str) -> bool:
 
 
 def key_problems(settings: Settings) -> list[str]:
-    """What is wrong with the ways to know a caller, a line each."""
+    """What is wrong with the settings that say who a caller is, a line for each problem."""
     if settings.auth == "none":
         return []
     found = [name for name in ("jwt_secret", "jwt_public_key", "jwks_url") if getattr(settings, name) is not None]
@@ -264,7 +271,7 @@ def key_problems(settings: Settings) -> list[str]:
 
 
 def serving_problems(settings: Settings) -> list[str]:
-    """What keeps ``gateway serve`` from starting with these settings, a line each."""
+    """Why ``gateway serve`` cannot start with these settings, a line for each problem."""
     problems = []
     if settings.redis_url is None:
         problems.append("GATEWAY_REDIS_URL: not set; set it, e.g. to redis://localhost:6379, or try `gateway demo`, which starts its own")
