@@ -203,7 +203,6 @@ class HttpProtocol(Connection):
 
     def answered(self, exchange: Exchange) -> None:
         """An answer is complete: go on with the next request, or close."""
-        self.site.state.total_requests += 1
         if not exchange.keep_alive:
             self.transport.close()
         elif not self.transport.is_closing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -177,11 +178,13 @@ async def test_where_no_body_may_be_none_is_sent(serve: Serve, path: str, method
 
 
 async def test_a_body_is_given_as_it_comes_and_a_big_one_waits_until_it_is_asked_for(serve: Serve) -> None:
-    begun = asyncio.Event()
     sizes: list[int] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await begun.wait()
+        transport = receive.__self__._http.transport
+        async with asyncio.timeout(5):
+            while transport.is_reading():
+                await asyncio.sleep(0.001)
         body, more = b"", True
         while more:
             message = await receive()
@@ -189,23 +192,43 @@ async def test_a_body_is_given_as_it_comes_and_a_big_one_waits_until_it_is_asked
             body, more = body + message["body"], message["more_body"]
         await say(send, b"%d" % len(body))
 
-    loop = asyncio.get_running_loop()
-
-    def client(wire: Wire) -> bytes:
-        wire.send(post("/", 4_000_000) + b"x" * 1_000_000)
-        loop.call_soon_threadsafe(begun.set)
-        return wire.send(b"x" * 3_000_000).answer().body
-
-    assert await ask(serve, app, client) == b"4000000"
+    assert (await ask(serve, app, lambda wire: wire.send(post("/", 4_000_000) + b"x" * 4_000_000).answer())).body == b"4000000"
     assert len(sizes) > 4
     assert max(sizes) <= HIGH_BODY_BYTES + 262_144  # and one read of the loop's
+
+
+async def test_the_end_of_a_body_may_come_after_the_rest_of_it(serve: Serve) -> None:
+    came = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        begun = (await receive())["body"]
+        came.set()
+        await say(send, begun + await body_of(receive))
+
+    def client(wire: Wire) -> bytes:
+        wire.send(request("/", "Transfer-Encoding: chunked", method="POST") + b"1\r\na\r\n")
+        came.wait(5)
+        return wire.send(b"0\r\n\r\n").answer().body
+
+    assert await ask(serve, app, client) == b"a"
+
+
+async def test_a_big_body_that_nobody_wants_is_read_past(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await say(send, scope["path"].encode())
+
+    def client(wire: Wire) -> list[bytes]:
+        wire.send(post("/1", 3_000_000) + b"x" * 3_000_000 + request("/2"))
+        return [wire.answer().body for _ in range(2)]
+
+    assert await ask(serve, app, client) == [b"/1", b"/2"]
 
 
 async def test_a_client_that_waits_before_its_body_is_told_to_go_on(serve: Serve) -> None:
     def client(wire: Wire) -> tuple[bytes, bytes]:
         wire.send(post("/", 2, "Expect: 100-continue"))
         told = wire.take(25)
-        return told, wire.send(b"hi").answer().body
+        return told, wire.send(b"h").send(b"i").answer().body  # and is told so once
 
     assert await ask(serve, echo, client) == (b"HTTP/1.1 100 Continue\r\n\r\n", b"/hi")
 

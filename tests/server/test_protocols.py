@@ -27,7 +27,7 @@ def test_what_is_relied_upon_of_uvicorn_and_websockets_is_there() -> None:
     server = inspect.getsource(Server)
 
     assert list(protocol) == list(inspect.signature(HttpProtocol).parameters)
-    assert (state.connections, state.tasks, state.total_requests, state.default_headers) == (set(), set(), 0, [])
+    assert (state.connections, state.tasks, state.default_headers) == (set(), set(), [])
     for used in ("connection.shutdown()", "self.server_state.default_headers = ", "config.http_protocol_class("):
         assert used in server
     config = Config(lambda: None)

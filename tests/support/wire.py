@@ -98,9 +98,11 @@ class Wire:
 
     def rest(self) -> bytes:
         """All that comes until the gateway closes."""
+        parts = []
         while self._more():
-            pass
-        data, self._buffer = self._buffer, b""
+            parts.append(self._buffer)
+            self._buffer = b""
+        data, self._buffer = b"".join([*parts, self._buffer]), b""
         return data
 
     def answer(self) -> Answer:
