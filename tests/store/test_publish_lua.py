@@ -239,6 +239,16 @@ def test_the_newest_id_outlives_the_log_by_a_day_although_its_expiry_is_not_set_
     assert DAY + DAY + SLOT - 5 <= store.redis.ttl("notify:last:{jobs:1}") <= DAY + DAY + SLOT
 
 
+def test_the_newest_id_outlives_the_log_also_while_a_clock_that_was_set_back_catches_up(store: Store) -> None:
+    store.publish(1)
+    store.redis.set("notify:clock", str(int((time.time() + 30 * DAY) * 1e6)))
+    store.publish(2)
+    store.redis.expire("notify:last:{jobs:1}", DAY)  # as it is two days later, by a clock that is still behind
+    store.publish(3)
+
+    assert store.redis.ttl("notify:last:{jobs:1}") >= DAY + DAY
+
+
 def test_the_newest_id_lives_long_enough_after_an_event_with_a_short_ttl(store: Store) -> None:
     store.publish(1, "TTL", 60)
     store.publish(2)

@@ -212,7 +212,7 @@ end
 -- Where this library left the clock, and the second in which it last opened it. A script, unlike a function, remembers neither.
 local newest, opened
 
--- The next id: unique and rising even if two events share a microsecond or the host's clock is set back.
+-- The next id, unique and rising even if two events share a microsecond or the host's clock is set back; and the second of that clock.
 --
 -- As long as the clock stands where this library left it, nobody else has written to the data. Otherwise it is opened, and so it is
 -- at least once a second: a server that is demoted and promoted again may have the same clock as before, but not what another master
@@ -228,7 +228,7 @@ local function next_id(call)
     local was = call('GETSET', CLOCK, id)
     if was == newest then
       newest = id
-      return id
+      return id, second
     end
     opened = false
     if was then redis.call('SET', CLOCK, was) else redis.call('DEL', CLOCK) end
@@ -237,7 +237,7 @@ local function next_id(call)
   local id = decimal(math.max(time, (open_clock(time, 0)) + 1))
   redis.call('SET', CLOCK, id)
   newest, opened = id, #second == 10 and second -- ids are compared as texts, which takes the same number of digits
-  return id
+  return id, second
 end
 
 -- The id, predecessor and label of a log entry; nil if it was not written by this script.
@@ -272,7 +272,7 @@ local function publish(channel, args)
 
   local log, last_key = LOG .. channel .. '}', LAST .. channel .. '}'
   local tail = chosen.COLLAPSE and call('LINDEX', log, -1)
-  local id = next_id(call)
+  local id, second = next_id(call)
   local digit = (chosen.TTL == DEFAULTS.TTL and PLAIN or OWN_TTL)[final]
   local was = call('SET', last_key, id .. digit, 'KEEPTTL', 'GET')
   local last = was and #was == DIGITS + 1 and tonumber(was) and was -- anything else was not written by this script
@@ -297,8 +297,9 @@ local function publish(channel, args)
   if type(length) == 'table' then put_back(last_key, was, length) end
   if length > chosen.KEEP then call('LTRIM', log, -chosen.KEEP, -1) end
   call('EXPIRE', log, chosen.TTL)
-  if not last or digit > '1' or last:sub(-1) > '1' or last:sub(1, SLOT) ~= id:sub(1, SLOT) then
-    call('EXPIRE', last_key, chosen.TTL + AFTERLIFE) -- otherwise it was set less than 10,000 s ago, and still lasts long enough
+  if not last or digit > '1' or last:sub(-1) > '1' or last:sub(1, SLOT) ~= second:sub(1, SLOT) then
+    -- Else that was done less than 10,000 s ago. The clock's slot counts: that of the ids stands still while a clock set back catches up.
+    call('EXPIRE', last_key, chosen.TTL + AFTERLIFE)
   end
   if key then call('SET', key, id, 'EX', KEY_SECONDS) end
   call('PUBLISH', ANNOUNCEMENTS .. channel, id .. ' ' .. before .. '\n' .. json)
