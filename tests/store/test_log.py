@@ -287,14 +287,21 @@ async def test_more_poison_than_a_page_holds_is_stepped_over_in_one_read(log: Lo
     assert events(await page(log, "jobs:1", before)) == after
 
 
-async def test_events_that_lie_hours_apart_are_read_and_collapsed_like_others(log: Log) -> None:
-    [now] = await publish(log, "jobs:2", "1")
-    old = now - 100_000_000_000
-    await log._client.rpush("notify:log:{jobs:1}", f"{old} 0\n1")
-    await log._client.set("notify:last:{jobs:1}", f"{old}0")
+async def recorded(log: Log, *entries: str) -> None:
+    """As if this server had recorded these all the time ago."""
+    await log._client.rpush("notify:log:{jobs:1}", *entries)
+    await log._client.set("notify:last:{jobs:1}", entries[-1].split(" ")[0] + "0")
     holder = await log._client.get("notify:holder")
     assert isinstance(holder, bytes)
-    await log._client.set("notify:holder", holder.split()[0] + b" ")  # as if it had been the same server all the time
+    await log._client.set("notify:holder", holder.split()[0] + b" ")
+
+
+@pytest.mark.parametrize("shared", [3, 6, 8])
+async def test_events_that_lie_hours_apart_are_read_and_collapsed_like_others(log: Log, shared: int) -> None:
+    """Of the id before it an entry holds only the digits that its own has not."""
+    [now] = await publish(log, "jobs:2", "1")
+    old = int(str(now)[:shared].ljust(16, "0"))
+    await recorded(log, f"{old} 0\n1")
     for json in (b"2", b"3"):
         [id] = await log.append([Publication("jobs:1", json, collapse="progress")])
     assert isinstance(id, str)
@@ -302,6 +309,18 @@ async def test_events_that_lie_hours_apart_are_read_and_collapsed_like_others(lo
 
     assert [events(found) for found in pages] == [[old, int(id)], *[[int(id)]] * 4]
     assert [gaps(found) for found in pages] == [0] * 5
+
+
+async def test_an_event_that_is_collapsed_hours_later_still_follows_the_one_before(log: Log) -> None:
+    [now] = await publish(log, "jobs:2", "1")
+    old = (now - 100_000_000_000) // 10**8 * 10**8
+    await recorded(log, f"{old} 0\n1", f"{old + 1} {str(old)[8:]} progress\n2")
+    [id] = await log.append([Publication("jobs:1", b"3", collapse="progress")])
+    assert isinstance(id, str)
+    pages = [await page(log, "jobs:1", since) for since in (0, old, old + 1)]
+
+    assert [events(found) for found in pages] == [[old, int(id)], [int(id)], [int(id)]]
+    assert [gaps(found) for found in pages] == [0] * 3
 
 
 @pytest.mark.parametrize("final", [False, True])
