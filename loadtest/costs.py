@@ -1,4 +1,4 @@
-"""Costs: measure what ``scale.py`` counts with, on this machine: a gateway, and a real Valkey under a flood of pipelined commands.
+"""Measure on this machine the costs that ``scale.py`` calculates with: those of a gateway, and those of a Valkey under pipelined commands.
 
 uv run --group loadtest python loadtest/costs.py        about three minutes
 """
@@ -33,25 +33,25 @@ from loadtest.compare.target import GATEWAY, Target  # noqa: E402
 from loadtest.compare.work import Work  # noqa: E402
 from loadtest.scale import Costs  # noqa: E402
 
-BATCH: Final = 500  # commands on their way at once
+BATCH: Final = 500  # commands sent before their replies are awaited
 JOBS: Final = 5_000
 ROUNDS: Final = 3
-ID_REPLY: Final = len(b"$16\r\n") + 16 + 2
-NEW_TOKEN_US: Final = 25.0  # loadtest/experiments/handshake-cost
+ID_REPLY: Final = len(b"$16\r\n") + 16 + 2  # bytes of the reply to a publish: the event's id
+NEW_TOKEN_US: Final = 25.0  # to verify a token never seen before; from loadtest/experiments/handshake-cost
 CLIENTS: Final = 2_000
 IDLE_CLIENTS: Final = 8_000
-IDLE_SECONDS: Final = 8.0  # a twentieth of them has a heartbeat in each second, and all are looked at every other one
+IDLE_SECONDS: Final = 8.0  # each second a twentieth of the clients gets a heartbeat; every other second all are checked for stalled writes
 MAX_EVENT_BYTES: Final = 65_536
 
 
 def command(*words: object) -> bytes:
-    """One command as Redis reads it."""
+    """One command in Redis's wire format (RESP)."""
     parts = [str(word).encode() for word in words]
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
 def job(number: int) -> list[bytes]:
-    """A job's life: queued, started, 10 times progress, completed."""
+    """The commands that publish one job's events: queued, started, 10 times progress, completed."""
 
     def event(type: str, data: object, *options: object, final: bool = False) -> bytes:
         body = json.dumps({"type": type, "data": data} | ({"final": True} if final else {}), separators=(",", ":"))
@@ -64,14 +64,17 @@ def job(number: int) -> list[bytes]:
 
 @contextmanager
 def connection(url: str) -> Iterator[socket.socket]:
-    """A bare one: a client library costs more than Redis does."""
+    """A bare TCP connection to Redis, because a client library would use more CPU than Redis itself."""
     address = urlsplit(url)
     with closing(socket.create_connection((address.hostname, address.port), timeout=30)) as sock:
         yield sock
 
 
 def flood(sock: socket.socket, commands: list[bytes], reply: int | None) -> float:
-    """Send them in batches, and await the replies of each: so many bytes for a command, or whatever comes before the answer to a PING.
+    """Send the commands in batches, and await the replies to each batch before the next.
+
+    Args:
+        reply: bytes of the reply to each command; ``None`` if they differ: then a PING ends each batch, and its answer is awaited
 
     Returns:
         the seconds it took
@@ -89,7 +92,7 @@ def flood(sock: socket.socket, commands: list[bytes], reply: int | None) -> floa
 
 
 class Meter:
-    """Microseconds of CPU that Redis used, from its own account."""
+    """Microseconds of CPU that Redis has used since the meter was made, as Redis itself reports them."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -100,13 +103,13 @@ class Meter:
         return float(used["used_cpu_user"] + used["used_cpu_sys"]) * 1e6
 
     def per(self, count: int) -> float:
-        """Since it was made, for each of so many."""
+        """The same, divided by a number of operations."""
         return (self._read() - self._began) / count
 
 
 @contextmanager
 def listening(url: str, channels: Iterable[str]) -> Iterator[None]:
-    """A connection that follows channels and throws away what comes."""
+    """Hold a connection that is subscribed to these channels and discards what it receives."""
     with connection(url) as sock:
         flood(sock, [command("SUBSCRIBE", f"notify:{channel}") for channel in channels], None)
 
@@ -124,7 +127,7 @@ def listening(url: str, channels: Iterable[str]) -> Iterator[None]:
 
 
 def redis_costs(url: str) -> tuple[Costs, float]:
-    """What Redis's part costs, and how many events a second it took at most."""
+    """The costs that arise in Redis, and the highest number of events a second it recorded."""
     with redis.Redis.from_url(url) as client, connection(url) as sock:
         library = Library("notify", MAX_EVENT_BYTES)
         for code in library.codes.values():
@@ -150,7 +153,7 @@ def redis_costs(url: str) -> tuple[Costs, float]:
 
 
 def idle_cost(target: Target, folder: Path, url: str, clients: int) -> float:
-    """Microseconds of CPU that a gateway with so many clients uses in a second in which nothing happens."""
+    """Microseconds of CPU a second that a gateway with so many clients uses while no event is published."""
     with tempfile.TemporaryDirectory(dir=folder) as own, started(target, Path(own), folder, url) as (place, server):
         words = [folder / "subscribers", place.port, clients, 1, 60, "ready", target.request(place.port, "room-#")]
         with subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True) as process:
@@ -166,7 +169,7 @@ def idle_cost(target: Target, folder: Path, url: str, clients: int) -> float:
 
 
 def gateway_costs(url: str) -> Costs:
-    """What the gateway's part costs."""
+    """The costs that arise in the gateway."""
     target = GATEWAY[0]
     with tempfile.TemporaryDirectory() as folder:
         compile_programs(Path(folder))
@@ -183,23 +186,23 @@ def gateway_costs(url: str) -> Costs:
 
 
 def measure() -> tuple[Costs, float]:
-    """All of them, once."""
+    """One round: all costs, and the highest number of events a second that Redis recorded."""
     with embedded_server() as url:
-        costs, most = redis_costs(url)
+        costs, highest_rate = redis_costs(url)
     with embedded_server() as url:
         gateway = gateway_costs(url)
     names = ("connection", "connection_kib", "delivery", "announcement", "idle")
-    return replace(costs, **{name: getattr(gateway, name) for name in names}), most
+    return replace(costs, **{name: getattr(gateway, name) for name in names}), highest_rate
 
 
 def main() -> None:
-    """Print the middle of some rounds as the line that goes into scale.py."""
+    """Print the median of some rounds, as the line that goes into scale.py."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rounds = [measure() for _ in range(ROUNDS)]
     found = {each.name: round(median(getattr(costs, each.name) for costs, _ in rounds), 2) for each in fields(Costs)}
     print("MEASURED: Final =", Costs(**found))
-    most = median(events for _, events in rounds)
-    print(f"Redis took {most:,.0f} events a second over one connection, {BATCH} commands at once.")
+    rate = median(highest_rate for _, highest_rate in rounds)
+    print(f"Redis recorded {rate:,.0f} events a second over one connection, {BATCH} commands in each pipeline.")
 
 
 if __name__ == "__main__":

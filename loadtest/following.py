@@ -1,11 +1,13 @@
-"""Following: one user's view of one channel over all its connections, told to locust's statistics.
+"""Following: one simulated client that stays on one channel across reconnects, and reports what it sees to locust's statistics.
 
-connect      from the first byte sent until the ready notice
-first event  from there until the first event that was there before the connection; more of these are ``replay``
-delivery     from the publisher's call to the event's arrival, for events published while connected
-gap          a gap notice; its time means nothing
-duplicate, loss   failures: what the gateway must not do
-closed       the gateway ended the connection; its time is how long it lasted
+Each entry in the statistics is one of these; its time is:
+
+connect           from the first byte sent until the ready notice
+first event       from the first byte sent until the first event from the log; ``replay`` for further ones
+delivery          from the publisher's call until the event arrives, for events published while connected
+gap               none: a gap notice is only counted
+duplicate, loss   none: failures, which a gateway must never cause
+closed            how long the connection had lasted when the gateway ended it
 """
 
 from __future__ import annotations
@@ -28,17 +30,17 @@ class Duplicate(Exception):
 
 
 class Loss(Exception):
-    """An event did not come, and no gap notice told of it."""
+    """An event did not arrive, and no gap notice came in its place."""
 
 
 class Following:
     """Follows one channel until it is over or the user is stopped.
 
     Args:
-        make: a new connection
-        events: locust's
-        since: where the first connection begins
-        churn: seconds that a connection is kept on average, 0 for ever
+        make: creates a connection, not opened yet
+        events: locust's event hooks, which take the reports
+        since: where the first connection begins: ``0``, ``last`` or ``now``; later ones begin at the client's cursor
+        churn: average seconds after which the client drops its connection and reconnects; 0 for never
     """
 
     def __init__(self, make: Callable[[], Stream], channel: str, reader: Reader, events: Any, *, since: str, churn: float = 0.0) -> None:
@@ -50,19 +52,19 @@ class Following:
         self._churn = churn
         self._stream: Stream | None = None
         self._dropped = False
-        self._judged = False
+        self._missing_reported = False
 
     def behind(self) -> int:
-        """How many events have still to come."""
+        """How many events have not arrived yet."""
         return self._reader.behind()
 
     def follow(self, *, until_final: bool) -> None:
-        """Connect, and again whenever the connection ends before the channel does. For ever, unless until_final."""
+        """Stay connected, reconnecting whenever the connection ends: until the channel's final event if asked, else for ever."""
         while not self._connect(until_final=until_final):
             gevent.sleep(random.uniform(*BACK_OFF_SECONDS))
 
     def drop(self) -> None:
-        """Let the connection go, as a page does that is closed or a train that enters a tunnel."""
+        """Close the connection without a word, like a browser that loses its network."""
         self._dropped = True
         if self._stream is not None:
             self._stream.close()
@@ -90,38 +92,38 @@ class Following:
                 leaving.kill()
             stream.close()
 
-    def judge_end(self) -> None:
-        """Nothing more will come: what is missing is lost."""
-        if not self._judged:
-            self._judged = True
-            self.lose(self._make().name, self._reader.behind())
+    def report_missing(self) -> None:
+        """Report what has not arrived by now as lost. Later calls do nothing."""
+        if not self._missing_reported:
+            self._missing_reported = True
+            self.report_lost(self._make().name, self._reader.behind())
 
-    def lose(self, transport: str, count: int) -> None:
-        """Report events that did not come."""
+    def report_lost(self, transport: str, count: int) -> None:
+        """Report so many losses."""
         for _ in range(count):
             self.report(transport, "loss", 0, exception=Loss("neither the event nor a gap notice came"))
 
-    def report(self, transport: str, name: str, seconds: float, length: int = 0, exception: Exception | None = None) -> None:
-        """Tell locust."""
+    def report(self, transport: str, name: str, seconds: float, exception: Exception | None = None) -> None:
+        """Add an entry to locust's statistics."""
         self._request.fire(
-            request_type=transport, name=name, response_time=seconds * 1e3, response_length=length, exception=exception, context={}
+            request_type=transport, name=name, response_time=seconds * 1e3, response_length=0, exception=exception, context={}
         )
 
     @property
     def reader(self) -> Reader:
-        """What judges the events."""
+        """Checks the events that arrive."""
         return self._reader
 
 
 class _Connection:
-    """What comes over one connection, and when."""
+    """Reports what arrives over one connection, and when."""
 
     def __init__(self, following: Following, stream: Stream, began: float) -> None:
         self._following = following
         self._reader = following.reader
         self._name, self._batches = stream.name, stream.batches
         self._began = began
-        self._ready: int | None = None  # in nanoseconds since 1970, as the events' times
+        self._ready: int | None = None  # nanoseconds since 1970, like the times in the events
         self._replayed = False
 
     def take(self, message: Message) -> None:
@@ -139,9 +141,9 @@ class _Connection:
             self._following.report(self._name, "connect", time.perf_counter() - self._began)
 
     def _take_event(self, event: Message) -> None:
-        again, lost = self._reader.take(int(event["id"]), alone=not self._batches)
+        duplicate, lost = self._reader.take(int(event["id"]), alone=not self._batches)
         sent = event["data"]["t"]
-        if again:
+        if duplicate:
             self._following.report(self._name, "duplicate", 0, exception=Duplicate("an event came twice, or after a later one"))
         elif self._ready is not None and sent >= self._ready:
             self._following.report(self._name, "delivery", (time.time_ns() - sent) / 1e9)
@@ -149,7 +151,7 @@ class _Connection:
             name = "replay" if self._replayed else "first event"
             self._replayed = True
             self._following.report(self._name, name, time.perf_counter() - self._began)
-        self._following.lose(self._name, lost)
+        self._following.report_lost(self._name, lost)
 
     def ended(self, ended: Ended) -> None:
         seconds = time.perf_counter() - self._began

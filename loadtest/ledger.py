@@ -1,7 +1,7 @@
-"""The ledger of one channel: what its publisher was told is recorded.
+"""The ledger of one channel: the events whose recording was acknowledged to their publisher, against which readers are checked.
 
-The publisher goes one event at a time: it begins the next when it knows what became of the one before. So when a reader
-gets an event, all that came before it on the channel is in the ledger.
+A publisher sends one event at a time, and the next only once it knows the outcome of the one before. So when a reader
+receives an event, the ledger holds every acknowledged event before it on that channel.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final
 
-REMEMBERED: Final = 20_000  # events; a log keeps 100 unless told otherwise, so whoever is further behind is told of a gap
+REMEMBERED: Final = 20_000  # events: far more than a log keeps (100 by default), so a reader further behind gets a gap notice anyway
 
 
 class Ledger:
@@ -27,9 +27,9 @@ class Ledger:
         return self._ids[-1] if self._ids else 0
 
     def begin(self, label: str | None = None) -> None:
-        """Note an event before it is sent.
+        """Note that an event is about to be published with this COLLAPSE label, ``None`` for none.
 
-        From now on it may take the place of the one before in the log, if that has the same label.
+        Even if no acknowledgement follows, it may have replaced the event before it in the log, if that has the same label.
         """
         if label is not None and self._labels and self._labels[-1] == label:
             self._superseded[-1] = True
@@ -44,6 +44,6 @@ class Ledger:
                 del column[:REMEMBERED]
 
     def missing(self, after: int, before: int) -> int:
-        """How many events between two ids a reader has to get, or be told of a gap."""
+        """How many acknowledged events lie between two ids, without those that a later one replaced in the log."""
         low, high = bisect_right(self._ids, after), bisect_right(self._ids, before - 1)
         return sum(not superseded for superseded in self._superseded[low:high])

@@ -2,7 +2,7 @@
 
     uv run --group loadtest locust -f loadtest/locustfile.py --host http://localhost:8000
 
-Name user classes behind it to have only those, e.g. ``... --headless -u 500 -r 100 -t 60s WebSocketFollower Publisher``.
+To run only some kinds of users, name their classes at the end: ``... --headless -u 500 -r 100 -t 60s WebSocketFollower Publisher``.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ from loadtest.run import PUBLISH_SECONDS, Run
 from loadtest.summary import faults, summary
 from loadtest.workers import JUDGE, Workers, tell_master
 
-PROGRESS = 10
+PROGRESS = 10  # progress events of a job
 
 log = logging.getLogger("loadtest")
 events.init_command_line_parser.add_listener(add_options)
 
 
 def run_of(environment: Any) -> Run:
-    """The run of this process."""
+    """The run that the users of this locust process share."""
     run: Run = environment.loadtest_run
     return run
 
 
 @events.init.add_listener
 def listen(environment: Any, **_: Any) -> None:
-    """Master and workers speak about the verdict; and it is given before locust's own last steps: the last listener is called first."""
+    """Register the final check, and the messages with which master and workers agree on it.
+
+    ``quitting`` calls its last listener first, so the verdict is printed before locust's own last steps.
+    """
+    gevent.get_hub().loop.update_now()  # ``--run-time`` counts from the loop's clock, which has not moved during the imports
     environment.events.quitting.add_listener(judge)
     if isinstance(environment.runner, MasterRunner):
         environment.loadtest_workers = Workers()
@@ -53,7 +57,7 @@ def listen(environment: Any, **_: Any) -> None:
 
 @events.test_start.add_listener
 def begin(environment: Any, **_: Any) -> None:
-    """Every process that has users publishes on channels of its own; so each gets one publisher."""
+    """Start a run, with one publisher in every process that has users, because each process publishes on its own channels."""
     runner = environment.runner
     if isinstance(runner, MasterRunner):
         Publisher.fixed_count = max(1, len(runner.clients.ready))
@@ -64,7 +68,7 @@ def begin(environment: Any, **_: Any) -> None:
 
 @events.test_stopping.add_listener
 def settle(environment: Any, **_: Any) -> None:
-    """While all users are still there, see whether they get what is theirs."""
+    """Before the users stop, wait until each has received what is due to it; report the rest as lost."""
     if isinstance(environment.runner, MasterRunner):
         environment.loadtest_workers.judge(environment.runner, PUBLISH_SECONDS + environment.parsed_options.patience)
     elif getattr(environment, "loadtest_run", None) is not None:
@@ -74,10 +78,10 @@ def settle(environment: Any, **_: Any) -> None:
 
 
 def judge(environment: Any, **_: Any) -> None:
-    """Say how it went; exit with 1 if anything was lost or came twice."""
-    environment.runner.stop()  # where a signal ends the run, the users are still there
+    """Print the verdict; exit with 1 if anything was lost or came twice."""
+    environment.runner.stop()  # after a signal the users are still running
     if isinstance(environment.runner, WorkerRunner):
-        environment.process_exit_code = 0  # the master judges for all
+        environment.process_exit_code = 0  # the master gives the verdict for all
         return
     silent = len(environment.loadtest_workers.silent) if isinstance(environment.runner, MasterRunner) else 0
     log.info(summary(environment.stats.entries, silent))
@@ -86,17 +90,17 @@ def judge(environment: Any, **_: Any) -> None:
 
 
 class Follower(User):
-    """A page that stays on a shared channel, with all others of its process."""
+    """A page that stays on one of the channels that the users of its process share."""
 
     abstract = True
     stream: ClassVar[type[Stream]]
-    shared = 0  # how many there were, so that they spread over the channels
+    started = 0  # how many followers have started, to spread them evenly over the channels
 
     @task
     def follow(self) -> None:
         run = run_of(self.environment)
-        Follower.shared += 1
-        ledger = run.ledgers[Follower.shared % len(run.ledgers)]
+        Follower.started += 1
+        ledger = run.ledgers[Follower.started % len(run.ledgers)]
         following = Following(
             lambda: self.stream(run.target),
             ledger.channel,
@@ -113,7 +117,7 @@ class Follower(User):
 
 
 class Job(User):
-    """A page that started a job and waits for its end, with the worker that does it: queued, started, progress, completed."""
+    """A page that started a job and waits for its end, and the worker that publishes it: queued, started, progress, completed."""
 
     abstract = True
     stream: ClassVar[type[Stream]]
@@ -135,7 +139,7 @@ class Job(User):
             if run.stopping.is_set():
                 run.over.wait()
             page.join(run.options.patience)
-            following.judge_end()
+            following.report_missing()
         finally:
             gevent.killall([worker, page])
             run.followings.discard(following)
@@ -183,7 +187,7 @@ class PollingJob(Job):
 
 
 class Publisher(User):
-    """The worker that publishes on the shared channels of its process, one after the other, ``--rate`` events a second."""
+    """The worker that publishes ``--rate`` events a second on the shared channels of its process, in turn."""
 
     fixed_count = 1
 

@@ -1,4 +1,4 @@
-"""Publishing: each event is sent, awaited and noted in the ledger of its channel before the next one goes."""
+"""Publishing: one event at a time, each noted in its channel's ledger once the gateway or Redis has acknowledged it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWER_SECONDS: Final = 10.0
 
 
 class NotPublished(Exception):
-    """An event was refused, or its fate is not known."""
+    """An event was refused, or its outcome is unknown."""
 
 
 class Way(Protocol):
@@ -48,7 +48,7 @@ class HttpWay:
         try:
             return self._post(channel, json.dumps(body))
         except (OSError, HTTPParseError):
-            pass  # a kept connection that the gateway closed at this moment, perhaps; the key makes a second time safe
+            pass  # perhaps the gateway has just closed the kept-alive connection; with the idempotency key a second attempt is safe
         try:
             return self._post(channel, json.dumps(body))
         except (OSError, HTTPParseError) as error:
@@ -63,7 +63,7 @@ class HttpWay:
 
 
 class RedisWay:
-    """As a worker does: one command to Redis."""
+    """One command to Redis, as a worker publishes."""
 
     name = "FCALL"
 
@@ -81,7 +81,9 @@ class Publishing:
     """One publisher on one or more channels.
 
     Args:
-        padding: bytes that each event carries besides the time it was sent
+        way: over HTTP or through Redis
+        events: locust's event hooks, which take the reports
+        padding: bytes that each event carries besides its time of publishing
     """
 
     def __init__(self, way: Way, events: Any, padding: int) -> None:
@@ -91,7 +93,7 @@ class Publishing:
         self.busy = False
 
     def publish(self, ledger: Ledger, type: str, *, collapse: str | None = None, final: bool = False) -> None:
-        """Publish, and report it to locust. What fails is reported, too, and the event is one of unknown outcome."""
+        """Publish one event and report it to locust; a failure is reported as such and leaves the ledger without the event."""
         data = {"t": time.time_ns(), "pad": self._padding}
         event = {"type": type, "data": data} | ({"final": True} if final else {})
         ledger.begin(collapse)

@@ -1,7 +1,7 @@
-"""A reader: where one client stands on one channel, and what is wrong with what it was sent.
+"""A reader: where one client stands on one channel, and whether what it is sent keeps the gateway's guarantees.
 
-It goes by the rules of tests/faults/oracle.py, as far as they can be judged at the moment an event comes: each acknowledged
-event arrives, or a gap notice before any later one; ids rise; none comes twice.
+It checks the rules of tests/faults/oracle.py that can be decided when an event arrives: each acknowledged event arrives, or
+a gap notice before any later event; ids rise; no event comes twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Reader:
     """One client on one channel.
 
     Attributes:
-        position: the id up to which it has everything; ``None`` until the gateway has said where it begins
+        position: the id up to which it has received everything; ``None`` until the gateway has said where it begins
     """
 
     def __init__(self, ledger: Ledger, position: int | None) -> None:
@@ -26,26 +26,27 @@ class Reader:
         self._gap = False
 
     def begin(self, cursor: int) -> None:
-        """The gateway says where the client stands."""
+        """Take the cursor of the first ready notice as the position, if there is none yet."""
         if self.position is None:
             self.position = cursor
 
     def gap(self) -> None:
-        """The client was told that something is gone."""
+        """Note a gap notice."""
         self._gap = True
 
     def answered(self) -> None:
-        """An answer of long polling is at its end, and its gap with it."""
+        """Note the end of a long-polling answer, beyond which its gap notice does not count."""
         self._gap = False
 
     def take(self, id: int, *, alone: bool = True) -> tuple[bool, int]:
-        """An event came.
+        """Take an event that arrived.
 
         Args:
-            alone: whether a gap stands for this place only, rather than for anywhere in an answer of several events
+            alone: whether a gap notice covers only the events right before this one, as on a stream; a long-polling answer
+                names its gaps apart from its events, so there it covers any place in the answer
 
         Returns:
-            whether it has come before (or out of order), and how many events before it are lost
+            whether it is a duplicate or out of order, and how many events before it were lost
         """
         position = id - 1 if self.position is None else self.position
         if id <= position:
@@ -57,5 +58,5 @@ class Reader:
         return False, lost
 
     def behind(self) -> int:
-        """How many events it has still to get."""
+        """How many acknowledged events have not arrived yet."""
         return 0 if self._gap or self.position is None else self._ledger.missing(self.position, END)

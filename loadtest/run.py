@@ -1,4 +1,7 @@
-"""The run: what the users of one locust process share. A channel has publisher and followers in one process, which can then judge it."""
+"""The run: what the users of one locust process share.
+
+The publisher and all followers of a channel are in the same process, so that it can check what they receive by itself.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ from loadtest.following import Following
 from loadtest.ledger import Ledger
 from loadtest.publishing import HttpWay, Publishing, RedisWay, Way
 
-PUBLISH_SECONDS: Final = 25.0  # longer than any publisher takes to give up
+PUBLISH_SECONDS: Final = 25.0  # longer than a publisher takes to give up
 
 
 class Run:
-    """From one press of "start" to the next.
+    """One test run, from its start to its stop.
 
     Attributes:
         ledgers: of the shared channels
-        followings: those that are judged at the end
+        followings: the clients that are checked at the end
         stopping: set when nothing more is to be published
-        over: set when all has been judged
+        over: set when all clients have been checked
     """
 
     def __init__(self, options: Namespace, host: str, events: Any) -> None:
@@ -44,7 +47,7 @@ class Run:
         self._storms = gevent.spawn(self._storm) if options.storm > 0 else None
 
     def publishing(self) -> Publishing:
-        """A publisher of one's own."""
+        """A new publisher, which the end of the run waits for."""
         way: Way = RedisWay(self._redis) if self._redis is not None else HttpWay(self.target)
         publishing = Publishing(way, self.events, self.options.event_bytes)
         self._publishings.add(publishing)
@@ -56,7 +59,10 @@ class Run:
                 following.drop()
 
     def settle(self) -> None:
-        """Wait until everybody has got what is theirs, or patience is over; what is missing then is lost. Once only."""
+        """Stop publishing, wait up to ``--patience`` seconds for the events still under way, and report the missing ones as lost.
+
+        A second call only waits for the first.
+        """
         if self.stopping.is_set():
             self.over.wait()
             return
@@ -68,12 +74,12 @@ class Run:
             while any(following.behind() for following in self.followings):
                 gevent.sleep(0.02)
         for following in list(self.followings):
-            following.judge_end()
+            following.report_missing()
         self.over.set()
         self.close()
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Stop the storms and close the connection to Redis."""
         self.stopping.set()
         if self._storms is not None:
             self._storms.kill()

@@ -1,8 +1,8 @@
-"""Scale: what given users and jobs need in gateways and Redises, from what one connection, event and channel cost.
+"""Estimate how many gateway processes and Redis servers a number of users and jobs needs.
 
     python loadtest/scale.py --users 1000000 --jobs-per-second 2000
 
-It is arithmetic, no measurement: ``costs.py`` measures what it counts with.
+This only calculates, from what one connection, one event and one channel cost; ``costs.py`` measures those costs.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ DAY: Final = 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What the parts cost: microseconds of CPU, KiB of memory.
+    """What each operation costs, in microseconds of CPU, and what is kept, in KiB of memory.
 
     Attributes:
-        connection: a WebSocket handshake with a token never seen, and its subscription
-        delivery: one event for one client, when many get it
-        announcement: one event heard by one gateway, before the first client gets it
-        idle: a connection that gets no event, for each second: its share of heartbeats and of the watch over all
-        connection_kib: an idle connection with a channel of its own
-        publish: one event, recorded and announced, in Redis
-        push: the announcement's way from Redis to one gateway
-        follow: Redis's part in a gateway following a channel and leaving it, one read of the log included
-        job_kib: the log of one job in Redis
-        channel_kib: a channel that is followed, in Redis, for each gateway
+        connection: a WebSocket handshake with a token never seen before, and its subscription; gateway
+        delivery: sending an event to one of its many clients; gateway
+        announcement: receiving an event from Redis, before it is sent to the first client; gateway
+        idle: a connection without events, each second: heartbeats and the checks for stalled clients; gateway
+        connection_kib: an idle connection with a channel of its own; gateway
+        publish: recording and announcing an event; Redis
+        push: sending the announcement to one gateway; Redis
+        follow: subscribing a gateway to a channel, one read of the log, and unsubscribing; Redis
+        job_kib: the log of one job; Redis
+        channel_kib: a channel's subscription by one gateway; Redis
     """
 
     connection: float = 0
@@ -46,15 +46,15 @@ class Costs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What there is to do.
+    """What the installation has to serve.
 
     Attributes:
-        users: connected at once, each following a channel of its own besides those of its jobs
-        jobs_per_second: that begin
-        events_per_job: published for each
-        followers: connections that follow one job
-        session_seconds: that a connection lasts
-        keep_seconds: that the log of a job stays in Redis after its last event
+        users: connected at the same time, each following a channel of its own besides those of its jobs
+        jobs_per_second: jobs that begin each second
+        events_per_job: events published for each job
+        followers: connections that follow each job
+        session_seconds: how long a connection lasts
+        keep_seconds: how long the log of a job stays in Redis after its last event
     """
 
     users: int
@@ -67,13 +67,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How full things may be: shares of one core, connections, GiB.
+    """How much one process may be used.
 
     Attributes:
-        gateway_share: of a core that one gateway process may use; the rest is for peaks and for coming back after a deploy
-        gateway_connections: of one process, GATEWAY_MAX_CONNECTIONS
-        redis_share: of the one core that Redis works on
-        redis_gib: of one Redis
+        gateway_share: share of a core for one gateway process; the rest is for peaks and for reconnects after a deploy
+        gateway_connections: connections of one gateway process (GATEWAY_MAX_CONNECTIONS)
+        redis_share: share of the one core that Redis works on
+        redis_gib: memory of one Redis, in GiB
     """
 
     gateway_share: float = 0.6
@@ -84,17 +84,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What it takes.
+    """What a load needs.
 
     Attributes:
         events_per_second: published
-        gateway_cores: of CPU that the gateways use in all
-        gateways: processes
-        gateway_gib: memory of all
-        comeback_seconds: that a gateway process works to take in its clients when all come at once, after a deploy
-        redis_cores: that one Redis would need; it has one
-        redis_gib: that one Redis would need
-        redises: that the load has to be shared among
+        gateway_cores: cores that all gateway processes use together
+        gateways: gateway processes
+        gateway_gib: memory of all gateway processes
+        comeback_seconds: how long a gateway process is busy when all its clients reconnect at once, after a deploy
+        redis_cores: cores that a single Redis would need, though it can use only one
+        redis_gib: memory that a single Redis would need
+        redises: Redis servers to share the load among
     """
 
     events_per_second: float
@@ -108,7 +108,7 @@ class Need:
 
 
 def need(load: Load, costs: Costs, limits: Limits | None = None) -> Need:
-    """What a load takes."""
+    """Calculate what a load needs."""
     limits = limits or Limits()
     events = load.jobs_per_second * load.events_per_job
     connects = load.users / load.session_seconds
@@ -138,7 +138,7 @@ def need(load: Load, costs: Costs, limits: Limits | None = None) -> Need:
 
 
 def events_of_one_redis(costs: Costs, share: float = 1.0) -> float:
-    """How many recorded events a second one Redis takes, each announced to one gateway."""
+    """How many events a second one Redis can record and announce to one gateway, within this share of its core."""
     return share * 1e6 / (costs.publish + costs.push)
 
 
@@ -149,7 +149,7 @@ COLUMNS: Final = (
     "gateway cores",
     "gateway processes",
     "gateway memory",
-    "all back in",
+    "all reconnected in",
     "Redis CPU",
     "Redis memory",
     "Redises",
@@ -158,7 +158,7 @@ HEAD: Final = f"| {' | '.join(COLUMNS)} |\n|{' ---: |' * len(COLUMNS)}"
 
 
 def line(load: Load, found: Need) -> str:
-    """A line of a table in Markdown."""
+    """A load and its needs as a line of a Markdown table."""
     figures = [
         f"{load.users:,}",
         f"{load.jobs_per_second:,.0f}",
@@ -190,10 +190,10 @@ MEASURED: Final = Costs(
 
 
 def main() -> None:
-    """Print the need of the load that is given, or of the usual ones."""
+    """Print what the given load needs, or three usual ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, help="connected at once; without it, a table for 10,000 to 1,000,000")
-    parser.add_argument("--jobs-per-second", type=float, help="that begin; one for 500 users unless given")
+    parser.add_argument("--jobs-per-second", type=float, help="jobs that begin each second; unless given, one for every 500 users")
     for each in fields(Load)[2:]:
         parser.add_argument(f"--{each.name.replace('_', '-')}", type=float, default=each.default)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The last line of a run, and its verdict."""
+"""The line that sums up a run, and its verdict."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ FOLLOWERS: Final = ("WS", "SSE", "POLL")
 
 
 def count(entries: Mapping[tuple[str, str], Any], *names: str) -> int:
-    """How often these were reported, failures included."""
+    """How many entries of these names the clients reported, failures included."""
     return sum(entry.num_requests for (name, transport), entry in entries.items() if name in names and transport in FOLLOWERS)
 
 
 def faults(entries: Mapping[tuple[str, str], Any], silent: int = 0) -> list[str]:
-    """What makes the run a failure, in words; nothing if all is well.
+    """What makes the run a failure, in words; empty if nothing does.
 
     Args:
-        silent: processes that ended without having judged their users
+        entries: locust's statistics by name and transport
+        silent: locust processes that ended without having checked their users
     """
     received = count(entries, "delivery", "first event", "replay")
     found = []
@@ -26,14 +27,14 @@ def faults(entries: Mapping[tuple[str, str], Any], silent: int = 0) -> list[str]
     if twice := count(entries, "duplicate"):
         found.append(f"{twice} twice or out of order")
     if silent:
-        found.append(f"{silent} of locust's processes never said how it went")
+        found.append(f"{silent} of locust's processes ended without reporting")
     if not received and sum(entry.num_requests for entry in entries.values()):
         found.append("no event came at all, so nothing was checked")
     return found
 
 
 def summary(entries: Mapping[tuple[str, str], Any], silent: int = 0) -> str:
-    """One line for people and logs."""
+    """The run in one line."""
     received = count(entries, "delivery", "first event", "replay")
     latencies = "".join(_latency(entries, FOLLOWERS))
     found = faults(entries, silent)

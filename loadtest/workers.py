@@ -1,6 +1,6 @@
-"""Workers: where locust runs as several processes, each judges its own users at the end, and the master waits for what they found.
+"""Workers: where locust runs as several processes, the master waits until each of them has checked its own users at the end.
 
-locust's master does not: when the time is over it sends its workers away, and what is lost at the end is found after that.
+By itself locust's master stops its workers as soon as the time is over, before they can find what was lost at the end.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ JUDGED: Final = "loadtest_judged"
 
 
 class Workers:
-    """The workers of a run, as the master sees them."""
+    """The master's view of the workers of a run."""
 
     def __init__(self) -> None:
         self._begun: set[str] = set()
         self._judged: set[str] = set()
 
     def begin(self, ids: Iterable[str]) -> None:
-        """A run begins with these; others may join."""
+        """Start a run with these workers; others may join."""
         self._begun = set(ids)
         self._judged = set()
 
     def take(self, client_id: str, data: dict[str, Any]) -> None:
-        """A worker has reported. For locust's ``worker_report``."""
+        """Take a worker's report. A listener of locust's ``worker_report``."""
         self._begun.add(client_id)
         if data.get(JUDGED):
             self._judged.add(client_id)
 
     def judge(self, runner: Any, seconds: float) -> None:
-        """Have all of them judge, and wait until they have, or are gone."""
+        """Ask all workers to check their users, and wait until each has or is gone."""
         runner.send_message(JUDGE)
         with gevent.Timeout(seconds, False):
             while any((client := runner.clients.get(id)) and client.state != STATE_MISSING for id in self.silent):
@@ -43,12 +43,12 @@ class Workers:
 
     @property
     def silent(self) -> set[str]:
-        """Those that have not said how it went."""
+        """The ids of the workers that have not reported the result of their check."""
         return self._begun - self._judged
 
 
 def tell_master(environment: Any) -> None:
-    """Report all that was counted up to now, and that it is judged."""
+    """Send a worker's statistics to the master, with the mark that its users have been checked."""
     runner = environment.runner
     report: dict[str, Any] = {JUDGED: True}
     environment.events.report_to_master.fire(client_id=runner.client_id, data=report)

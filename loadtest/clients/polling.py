@@ -1,4 +1,4 @@
-"""Long polling, one kept connection, told as the other transports tell it."""
+"""Long polling over one kept-alive connection, turned into the same messages as those of the streaming transports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PollingStream:
                 f"/poll?{query(self._channel, since, until_final=self._until_final)}&wait={wait}", headers=self._headers
             )
             content = answer.read()
-        except (OSError, HTTPParseError, AttributeError) as error:  # as in sse.py
+        except (OSError, HTTPParseError, AttributeError) as error:  # AttributeError: see sse.py
             raise Ended(0, str(error) or type(error).__name__) from None
         if answer.status_code != 200:
             raise Ended(answer.status_code, "the poll was refused")

@@ -1,4 +1,4 @@
-"""An event stream, with geventhttpclient, the HTTP client of locust's FastHttpUser."""
+"""An SSE client on geventhttpclient, the HTTP client of locust's FastHttpUser."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SseStream:
                         if message.get("op") == "bye" and message["code"] != 1000:
                             raise Ended(message["code"], message["reason"])
                         yield message
-        except (OSError, HTTPParseError, AttributeError) as error:  # geventhttpclient forgets its socket where another greenlet closes it
+        except (OSError, HTTPParseError, AttributeError) as error:  # geventhttpclient's socket is None once another greenlet has closed it
             raise Ended(0, str(error) or type(error).__name__) from None
 
     def close(self) -> None:

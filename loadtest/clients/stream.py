@@ -14,7 +14,7 @@ SILENT_SECONDS: Final = 75.0  # three heartbeats of the gateway
 
 
 class Ended(Exception):
-    """The connection is over, or did not come about: a close code or HTTP status (0 without one), and the reason."""
+    """The connection was refused or has ended: with a close code or HTTP status, 0 if there is none, and the reason."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{code} {reason}" if code else reason)
@@ -23,7 +23,7 @@ class Ended(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to, and as whom."""
+    """The address of the gateway, and the bearer token; an empty one is not sent."""
 
     host: str
     token: str
@@ -37,31 +37,32 @@ class Stream(Protocol):
     """One connection that follows one channel."""
 
     name: ClassVar[str]
-    batches: ClassVar[bool]  # whether events come several in an answer, and a gap stands for any place in it
+    batches: ClassVar[bool]  # whether an answer holds several events, and its gap notice may mean any place among them
 
     def __init__(self, target: Target) -> None: ...
 
     def open(self, channel: str, since: str, *, until_final: bool) -> None:
-        """
+        """Connect and subscribe.
+
         Args:
             since: a cursor, ``0``, ``last`` or ``now``
 
         Raises:
-            Ended: if it does not open.
+            Ended: if the connection cannot be opened.
         """
 
     def __iter__(self) -> Iterator[Message]:
-        """What comes, until the channel is over.
+        """Yield events and notices as they arrive, until the channel's final event.
 
         Raises:
-            Ended: if the connection ends before.
+            Ended: if the connection ends before that.
         """
 
     def close(self) -> None:
-        """End it, from any greenlet."""
+        """Close the connection. May be called from another greenlet."""
 
 
 def query(channel: str, since: str, *, until_final: bool) -> str:
-    """The part of the address behind ``?``."""
+    """The query string of the subscription."""
     where = f"channel={channel},{since}" if since.isdecimal() and since != "0" else f"channel={channel}&since={since}"
     return where + "&until=final" * until_final

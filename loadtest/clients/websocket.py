@@ -1,4 +1,4 @@
-"""A WebSocket, with websocket-client, which locust brings and gevent makes cooperative."""
+"""A WebSocket client on websocket-client, which locust installs and gevent makes cooperative."""
 
 from __future__ import annotations
 

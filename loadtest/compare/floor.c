@@ -1,7 +1,7 @@
 /*
- * floor: the least that a push server can do. Whoever asks with GET /room or GET /room-N is a subscriber; the body of a POST
- * there goes to all of them, as one WebSocket frame and one send() each. No rights, no log, no second thought: what it costs
- * is what the kernel costs.
+ * floor: the least work that a push server can do. A client that sends GET /room or GET /room-N is a subscriber of that room;
+ * the body of a POST there goes to all of its subscribers, as one WebSocket frame and one send() each. There is no access
+ * control and no log, so nearly all it costs is the kernel's work.
  *
  *   cc -O2 -o floor floor.c && ./floor PORT
  */
@@ -16,12 +16,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { MOST = 1 << 16 };
+enum { LIMIT = 1 << 16 };
 
 static const char welcome[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                               "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x02{}";
 static const char thanks[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-static int first_in[MOST], next_to[MOST]; /* of each room its first subscriber, of each subscriber the next one; 0 for none */
+static int first_in[LIMIT], next_to[LIMIT]; /* linked lists: each room's first subscriber, each subscriber's successor; 0 for none */
 
 static int room_of(const char *request)
 {
@@ -31,7 +31,7 @@ static int room_of(const char *request)
 
 static void publish(int room, const char *body, int length)
 {
-    static char frame[MOST + 4];
+    static char frame[LIMIT + 4];
     int head = 0;
     frame[head++] = (char)0x81;
     if (length < 126) {
@@ -62,7 +62,7 @@ int main(int argc, char **argv)
     }
     struct epoll_event interest = {.events = EPOLLIN, .data.fd = listener}, found[256];
     epoll_ctl(poll, EPOLL_CTL_ADD, listener, &interest);
-    static char request[MOST + 1];
+    static char request[LIMIT + 1];
     for (;;) {
         int n = epoll_wait(poll, found, 256, -1);
         for (int i = 0; i < n; i++) {
@@ -74,7 +74,7 @@ int main(int argc, char **argv)
                 epoll_ctl(poll, EPOLL_CTL_ADD, fd, &interest);
                 continue;
             }
-            int got = recv(fd, request, MOST, 0);
+            int got = recv(fd, request, LIMIT, 0);
             if (got <= 0) {
                 close(fd);
                 continue;
@@ -82,13 +82,13 @@ int main(int argc, char **argv)
             request[got] = 0;
             char *body = strstr(request, "\r\n\r\n"), *size = strcasestr(request, "content-length:");
             int room = room_of(request);
-            if (!body || room >= MOST || fd >= MOST) continue;
+            if (!body || room >= LIMIT || fd >= LIMIT) continue;
             if (request[0] == 'G') {
                 next_to[fd] = first_in[room], first_in[room] = fd;
                 send(fd, welcome, sizeof welcome - 1, MSG_NOSIGNAL);
             } else if (size) {
                 int length = atoi(size + 15), there = request + got - (body += 4);
-                while (there < length && body + length < request + MOST && (got = recv(fd, body + there, length - there, 0)) > 0)
+                while (there < length && body + length < request + LIMIT && (got = recv(fd, body + there, length - there, 0)) > 0)
                     there += got;
                 publish(room, body, there);
                 send(fd, thanks, sizeof thanks - 1, MSG_NOSIGNAL);

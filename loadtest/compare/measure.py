@@ -1,7 +1,4 @@
-"""Measuring: start one target, let clients follow it, publish, and read what that cost the server's processes.
-
-Linux only: it reads /proc.
-"""
+"""Measuring: start a server, connect clients, publish events, and read from /proc what that cost the server's processes (Linux only)."""
 
 from __future__ import annotations
 
@@ -27,25 +24,28 @@ from loadtest.compare.work import Row, Work
 HERE: Final = Path(__file__).parent
 START_SECONDS: Final = 15.0
 SETTLE_SECONDS: Final = 0.5
-SPREAD: Final = 7919  # a prime, so that all rooms have their turn, neighbours not one after the other
-SILENT_SECONDS: Final = 10  # without an event: no more will come
+SPREAD: Final = 7919  # a prime: multiplied by it, successive numbers visit all rooms in an order unlike that of their connections
+SILENT_SECONDS: Final = 10  # without an event: the clients give up
 
 
 class Failed(Exception):
-    """A target did not start, or did not deliver."""
+    """A server did not start, or did not deliver every event."""
 
 
 def compile_programs(folder: Path) -> None:
-    """The two programs in C."""
+    """Compile the clients and the floor, both in C, into this folder."""
     for name in ("subscribers", "floor"):
         subprocess.run(["cc", "-O2", "-o", folder / name, HERE / f"{name}.c"], check=True)
 
 
 def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
-    """One run.
+    """Measure one server at one kind of work, once.
+
+    Args:
+        folder: of the compiled programs
 
     Raises:
-        Failed: if there is nothing to measure; the text says why.
+        Failed: naming the reason, if the server does not start or not all events arrive.
     """
     with tempfile.TemporaryDirectory(dir=folder) as own, started(target, Path(own), folder, redis_url) as (place, server):
         redis_server = _redis_process(redis_url)
@@ -89,10 +89,14 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
 
 @contextlib.contextmanager
 def started(target: Target, own: Path, programs: Path, redis_url: str) -> Iterator[tuple[Place, psutil.Process]]:
-    """A target that listens, and its process.
+    """Run a server, and yield where it listens and its process.
+
+    Args:
+        own: a folder of its own
+        programs: the folder of the compiled programs
 
     Raises:
-        Failed: if it does not come to that.
+        Failed: if it does not listen in time.
     """
     folder = programs if target is FLOOR else own
     place = Place(port=free_port(), folder=folder, redis_url=redis_url)
@@ -100,7 +104,7 @@ def started(target: Target, own: Path, programs: Path, redis_url: str) -> Iterat
         process = subprocess.Popen(target.command(place), stdout=log, stderr=log, env=environment(), cwd=HERE.parent.parent)
         try:
             _wait(process, place.port, own / "log")
-            time.sleep(SETTLE_SECONDS)  # whatever it still does at its start is not the clients' work
+            time.sleep(SETTLE_SECONDS)  # the rest of its start is not to be measured
             yield place, psutil.Process(process.pid)
         finally:
             process.terminate()
@@ -161,7 +165,10 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
 
 
 def cpu(process: psutil.Process) -> int:
-    """Nanoseconds that it and its children have run, the kernel's work for them included. The clock of /proc/<pid>/stat is too coarse."""
+    """Nanoseconds of CPU, user and system, that a process and its children have used.
+
+    From ``schedstat``, because ``/proc/<pid>/stat`` counts in hundredths of a second.
+    """
     total = 0
     for each in _tree(process):
         for thread in Path(f"/proc/{each.pid}/task").iterdir():
@@ -171,6 +178,6 @@ def cpu(process: psutil.Process) -> int:
 
 
 def memory(process: psutil.Process) -> int:
-    """Bytes; what several processes share is counted once."""
+    """Bytes that a process and its children hold; memory that several of them share is counted once."""
     total: int = sum(each.memory_full_info().pss for each in _tree(process))
     return total

@@ -1,4 +1,4 @@
-"""The report: one table and one plot."""
+"""The report of a comparison: a table for each kind of work, written into a page, and a plot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 from loadtest.compare.work import Row, Work
 
 Results = Sequence[tuple[float, Row]]
-"""What each server cost, and what an event cost as a multiple of the floor."""
+"""For each server: what an event costs as a multiple of what it costs the floor, and all its figures."""
 
 BEGIN: Final = "<!-- measured: written by loadtest/compare/run.py -->"
 END: Final = "<!-- measured: end -->"
@@ -22,8 +22,8 @@ OURS: Final = "#2f81f7"
 THEIRS: Final = "#a371f7"
 
 
-def middle(rows: Sequence[Row], floors: Sequence[Row]) -> tuple[float, Row]:
-    """The middle of several runs, column by column, and of what an event costs as a multiple of the floor in the same round."""
+def median_row(rows: Sequence[Row], floors: Sequence[Row]) -> tuple[float, Row]:
+    """The median of several rounds, column by column, and that of an event's cost as a multiple of the floor's in the same round."""
     columns = {
         name: statistics.median(getattr(row, name) for row in rows)
         for name in ("us_per_event", "us_in_redis", "us_per_connection", "kib_per_connection", "p50", "p99")
@@ -33,7 +33,7 @@ def middle(rows: Sequence[Row], floors: Sequence[Row]) -> tuple[float, Row]:
 
 
 def machine() -> str:
-    """What it ran on."""
+    """The machine's processor and kernel."""
     model = next(
         (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
     )
@@ -41,7 +41,7 @@ def machine() -> str:
 
 
 def table(results: Results, versions: Mapping[str, str]) -> str:
-    """Markdown."""
+    """The results as a table in Markdown."""
     lines = [
         "| server | × C loop | µs/event | in Redis | µs/connection | KiB/connection | p50 ms | p99 ms | version |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
@@ -55,10 +55,10 @@ def table(results: Results, versions: Mapping[str, str]) -> str:
 
 
 def section(results: Mapping[Work, Results], versions: Mapping[str, str], absent: Mapping[str, str], rounds: int) -> str:
-    """What goes into the page: when and where it was measured, a table for each work, and what is missing."""
+    """The text for the page: when and where it was measured, a table for each kind of work, and what was not measured."""
     load = os.getloadavg()[2]
     today = dt.datetime.now(dt.UTC).date()
-    lines = [f"Measured on {today}, {machine()}, average load of the last 15 minutes {load:.1f}, middle of {rounds} rounds."]
+    lines = [f"Measured on {today}, {machine()}, average load of the last 15 minutes {load:.1f}, median of {rounds} rounds."]
     for work, rows in results.items():
         lines += ["", f"**{work}**", "", table(rows, versions)]
     lines += ["", *(f"Not measured: {name}: {why}  " for name, why in absent.items())]
@@ -66,28 +66,28 @@ def section(results: Mapping[Work, Results], versions: Mapping[str, str], absent
 
 
 def write(page: Path, text: str) -> None:
-    """Put it between the two marks of a page.
+    """Replace the text between the two marks of a page.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if the page has no such marks.
     """
     content = page.read_text()
     head, begin, rest = content.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{page}: the marks {BEGIN} and {END} are expected, and what is measured goes between them")
+        raise ValueError(f"{page}: the marks {BEGIN} and {END} are expected; the results are written between them")
     page.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
 
 
 def plot(together: Results, alone: Results, path: Path) -> None:
-    """Bar charts side by side, on nothing, so that they fit a light page and a dark one.
+    """Draw bar charts side by side, with a transparent background for light and dark pages.
 
     Args:
-        together: all clients in one room
-        alone: a room for each
+        together: the results with all clients in one room
+        alone: the results with a room for each client
         path: of the picture
     """
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - takes a second, and not everybody wants a plot
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - takes a second, and --small draws no plot
 
     names = [row.name for _, row in together][::-1]
     columns = {

@@ -1,7 +1,7 @@
 """Compare the gateway with a C loop and with those of its peers that are installed; write docs/performance.md and its plot.
 
-    uv run --group loadtest python loadtest/compare/run.py            some minutes
-    uv run --group loadtest python loadtest/compare/run.py --small    the gateway and the C loop, some seconds, prints only
+    uv run --group loadtest python loadtest/compare/run.py            takes some minutes
+    uv run --group loadtest python loadtest/compare/run.py --small    only the gateway and the C loop, in some seconds; writes no file
 
 It needs Linux and a C compiler.
 """
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from gateway.embedded import embedded_server  # noqa: E402 - the path had to be set first
 from loadtest.compare.measure import Failed, compile_programs, run  # noqa: E402
-from loadtest.compare.report import Results, middle, plot, section, table, write  # noqa: E402
+from loadtest.compare.report import Results, median_row, plot, section, table, write  # noqa: E402
 from loadtest.compare.target import FLOOR, GATEWAY, OTHERS, Target  # noqa: E402
 from loadtest.compare.work import Row, Work  # noqa: E402
 
@@ -29,7 +29,11 @@ PAGE = ROOT / "docs" / "performance.md"
 
 
 def measure(targets: list[Target], works: list[Work], rounds: int) -> tuple[dict[Work, Results], dict[str, str]]:
-    """Run all, one after the other, round by round; and say what failed."""
+    """Measure all targets in turn, round by round.
+
+    Returns:
+        the results for each kind of work, and for each target that failed the reason
+    """
     rows: dict[tuple[Work, str], list[Row]] = defaultdict(list)
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, embedded_server() as redis_url:
@@ -43,18 +47,18 @@ def measure(targets: list[Target], works: list[Work], rounds: int) -> tuple[dict
             except Failed as error:
                 failed[target.name] = f"{work}: {error}"
     measured = [target for target in targets if target.name not in failed]
-    return {work: [middle(rows[work, target.name], rows[work, FLOOR.name]) for target in measured] for work in works}, failed
+    return {work: [median_row(rows[work, target.name], rows[work, FLOOR.name]) for target in measured] for work in works}, failed
 
 
 def main() -> int:
-    """Measure and report. 1 if the gateway or the C loop could not be measured."""
+    """Measure and report; the exit code is 1 if the gateway or the C loop could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="the gateway and the C loop, some seconds, prints only")
+    parser.add_argument("--small", action="store_true", help="only the gateway and the C loop, in some seconds; writes no file")
     parser.add_argument("--clients", type=int, default=2_000)
-    parser.add_argument("--events", type=int, default=60, help="for all clients in one room")
-    parser.add_argument("--rate", type=float, default=15.0, help="of them a second")
-    parser.add_argument("--own-events", type=int, default=8_000, help="for clients in rooms of their own")
-    parser.add_argument("--own-rate", type=float, default=2_000.0, help="of them a second")
+    parser.add_argument("--events", type=int, default=60, help="events, with all clients in one room")
+    parser.add_argument("--rate", type=float, default=15.0, help="events a second, with all clients in one room")
+    parser.add_argument("--own-events", type=int, default=8_000, help="events, with a room for each client")
+    parser.add_argument("--own-rate", type=float, default=2_000.0, help="events a second, with a room for each client")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if shutil.which("cc") is None or not sys.platform.startswith("linux"):

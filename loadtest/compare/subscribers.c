@@ -1,15 +1,16 @@
 /*
- * subscribers: many clients of one server in one process, so cheap that the server is what is measured.
+ * subscribers: many clients of one server in one process, so cheap that the server remains the bottleneck.
  *
  *   cc -O2 -o subscribers subscribers.c
  *   ./subscribers PORT CLIENTS EVENTS SECONDS READY REQUEST [SAY]
  *
- * Each client connects to 127.0.0.1, sends REQUEST, in which its number stands for a "#", then SAY as a WebSocket text
- * frame, and is ready when READY has come behind the response's head. What comes then is not parsed: an event is known by
- * the moment it was published, 19 digits of nanoseconds between two carets. When all are ready, or have failed, it prints
- * "ready <clients>"; after EVENTS events, or SECONDS without one, "events <n> closed <n> bytes <n> p50 <us> p99 <us> max <us>".
+ * Each client connects to 127.0.0.1, sends REQUEST with its number in place of the "#", then SAY as a WebSocket text frame,
+ * and is ready when READY has arrived after the response's head. What arrives then is not parsed, only searched for the time
+ * of publishing that each event carries: 19 digits of nanoseconds between two carets. When all clients are ready, or have
+ * failed, it prints "ready <clients>"; after EVENTS events, or SECONDS without one,
+ * "events <n> closed <n> bytes <n> p50 <us> p99 <us> max <us>".
  *
- * It answers no pings: a run is shorter than the servers' patience.
+ * It does not answer pings: a run ends before a server would close the connection for that.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,8 +30,8 @@ enum { OPENING_AT_ONCE = 100, PORTS_PER_ADDRESS = 20000, EARLY = 4096, DIGITS = 
 
 struct client {
     int fd, early_length;
-    char *early;    /* what came before it was ready; then NULL */
-    int stamp_read; /* characters of a stamp so far, the first caret included */
+    char *early;    /* what arrived before it was ready; NULL from then on */
+    int stamp_read; /* characters of the current timestamp read so far, including the first caret */
     int64_t stamp;
     char said, ready;
 };
@@ -62,7 +63,7 @@ static void count(struct client *c, const char *at, const char *end)
             if (events < wanted) latencies[events] = arrived > c->stamp ? (arrived - c->stamp) / 1000 : 0;
             events++, c->stamp_read = 0, at++;
         } else {
-            c->stamp_read = 0; /* this may be a caret, so it is looked at again */
+            c->stamp_read = 0; /* not a timestamp; this character may be a caret, so it is read again */
         }
     }
 }
@@ -94,7 +95,7 @@ static void become_ready(struct client *c, const char *data, int length)
 static void lose(struct client *c)
 {
     if (!c->ready) {
-        if (!ended++) fprintf(stderr, "not ready, and over: %.300s\n", c->early);
+        if (!ended++) fprintf(stderr, "closed before it was ready: %.300s\n", c->early);
         opening--;
     } else {
         closed++;
@@ -102,7 +103,7 @@ static void lose(struct client *c)
     close(c->fd);
 }
 
-static void ask(int fd, int number)
+static void send_request(int fd, int number)
 {
     static char text[8192];
     const char *at = strchr(request, '#');
@@ -119,14 +120,14 @@ static void begin(struct client *c, int number, int port, int poll)
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     c->early = calloc(1, EARLY);
     int on = 1;
-    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on); /* ports of earlier runs may still be waiting */
-    /* Connecting to a listening socket of the same machine does not wait, unless its backlog is full. */
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on); /* ports of an earlier run may be in TIME_WAIT */
+    /* A blocking connect: on the same machine it returns at once, unless the backlog is full. */
     if (c->fd < 0 || !c->early || bind(c->fd, (void *)&from, sizeof from) || connect(c->fd, (void *)&to, sizeof to)) {
         perror("connect");
         exit(1);
     }
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    ask(c->fd, number);
+    send_request(c->fd, number);
     struct epoll_event interest = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &interest);
     opening++;

@@ -1,7 +1,7 @@
-"""Targets: the servers that are compared, how each is started, followed and published to.
+"""Targets: the servers that are compared, and how each is started, followed and published to.
 
-All do the same work in their own natural way: rooms with clients in them, each event to all of one room. A peer that is not on the machine
-is left out, with the line that installs it.
+All do the same work: there are rooms with clients, and each event goes to all clients of one room. What the gateway calls a channel,
+others call a topic or a room. A server that is not installed is left out of the report, which gives the line that installs it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import jwt
 PEERS: Final = Path(__file__).parent / "peers"
 NCHAN_MODULES: Final = (Path("/usr/lib/nginx/modules/ngx_nchan_module.so"), Path("/usr/lib64/nginx/modules/ngx_nchan_module.so"))
 MERCURE_SECRET: Final = "the-hub-of-a-benchmark-on-loopback"
-ROOM: Final = "{room}"  # where its name goes in a path
-KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="  # of RFC 6455, section 1.3
+ROOM: Final = "{room}"  # stands for the room's name in a path
+KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455, section 1.3
 
 Publish = Callable[[str, str], None]
-"""Publishes to a room one event, whose text is a JSON object."""
+"""Publishes to a room (first argument) an event (second argument), which is the text of a JSON object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a server runs: its port, a folder of its own, and the Redis for those who need one."""
+    """Where a server runs: its port, a folder of its own, and a Redis if it needs one."""
 
     port: int
     folder: Path
@@ -40,20 +40,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One server with one way to follow it.
+    """One server and one transport.
 
     Attributes:
-        command: what starts it
-        path: what its clients ask for
+        command: the command line that starts it
+        path: the path that its clients request
         sse: whether that is an event stream rather than a WebSocket
-        ready: what it says when a client is subscribed; nothing if its answer says so
-        say: what a client has to say first
+        ready: text that the server sends when a client is subscribed; empty if its response head already says so
+        say: text that a client has to send first, in a WebSocket frame
         publish_path: where events are posted; ``None`` for the gateway, which takes them from Redis
-        headers: of such a post
-        body: the post, made of the room and the event
-        version: of what is installed; ``None`` if it is not
+        headers: those of the post
+        body: makes the body of the post from the room and the event
+        version: finds the installed version; ``None`` if it is not installed
         install: the line that installs it
-        recorded: whether events are kept for those who come back
     """
 
     name: str
@@ -67,10 +66,9 @@ class Target:
     body: Callable[[str, str], str] = lambda _room, event: event
     version: Callable[[], str | None]
     install: str = ""
-    recorded: bool = False
 
     def request(self, port: int, room: str = "room") -> str:
-        """The head that a client sends."""
+        """The head of the request that a client sends."""
         lines = [f"GET {self.path.replace(ROOM, room)} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
         if self.sse:
             lines += ["Accept: text/event-stream"]
@@ -79,8 +77,8 @@ class Target:
         return "\r\n".join([*lines, "", ""])
 
 
-def _said_by(*command: str) -> str | None:
-    """What a program says of itself; ``None`` if it is not there."""
+def _output(*command: str) -> str | None:
+    """What a command prints; ``None`` if it is not installed or fails."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True, cwd=PEERS)
     except (OSError, subprocess.SubprocessError):
@@ -89,8 +87,8 @@ def _said_by(*command: str) -> str | None:
 
 
 def _gateway_version() -> str:
-    commit = _said_by("git", "rev-parse", "--short", "HEAD")
-    changed = _said_by("git", "status", "--porcelain", "--", "../../../gateway")
+    commit = _output("git", "rev-parse", "--short", "HEAD")
+    changed = _output("git", "status", "--porcelain", "--", "../../../gateway")
     return f"{commit or '?'}{' with changes' if changed else ''}, Python {sys.version.split()[0]}"
 
 
@@ -101,20 +99,20 @@ def _nchan_module() -> Path | None:
 def _nchan_version() -> str | None:
     if _nchan_module() is None:
         return None
-    nchan = (_said_by("dpkg-query", "-W", "-f=${Version}", "libnginx-mod-nchan") or "?").partition(":")[2].partition("+")[0]
-    return f"{nchan or '?'}, nginx {(_said_by('nginx', '-v') or '?').rpartition('/')[2]}"
+    nchan = (_output("dpkg-query", "-W", "-f=${Version}", "libnginx-mod-nchan") or "?").partition(":")[2].partition("+")[0]
+    return f"{nchan or '?'}, nginx {(_output('nginx', '-v') or '?').rpartition('/')[2]}"
 
 
 def _node_version(package: str) -> Callable[[], str | None]:
     def version() -> str | None:
-        found = _said_by("node", "-p", f"require('{package}/package.json').version")
-        return found and f"{found}, Node {(_said_by('node', '--version') or '?').lstrip('v')}"
+        found = _output("node", "-p", f"require('{package}/package.json').version")
+        return found and f"{found}, Node {(_output('node', '--version') or '?').lstrip('v')}"
 
     return version
 
 
 def _filled(name: str, place: Place, **values: object) -> str:
-    """A configuration file of a peer, filled in."""
+    """Write a peer's configuration file with its port, its folder and these values; the path of the file."""
     path = place.folder / name
     path.write_text((PEERS / name).read_text().format(port=place.port, folder=place.folder, **values))
     return str(path)
@@ -152,7 +150,6 @@ GATEWAY: Final = tuple(
         ready="ready",
         publish_path=None,
         version=_gateway_version,
-        recorded=True,
     )
     for name, path in (("WebSocket", "/ws"), ("SSE", "/sse"))
 )
@@ -166,7 +163,6 @@ OTHERS: Final = (
             sse=name == "SSE",
             version=_nchan_version,
             install="apt-get install nginx-light libnginx-mod-nchan",
-            recorded=True,
         )
         for name in ("WebSocket", "SSE")
     ),
@@ -195,9 +191,8 @@ OTHERS: Final = (
         publish_path="/api/publish",
         headers={"Content-Type": "application/json"},
         body=lambda room, event: json.dumps({"channel": room, "data": json.loads(event)}),
-        version=lambda: _said_by("centrifugo", "version"),
+        version=lambda: _output("centrifugo", "version"),
         install="https://github.com/centrifugal/centrifugo/releases, version 6.5.1 or later",
-        recorded=True,
     ),
     Target(
         name="Mercure, SSE",
@@ -210,12 +205,12 @@ OTHERS: Final = (
             "Authorization": "Bearer " + jwt.encode({"mercure": {"publish": ["*"]}}, MERCURE_SECRET, algorithm="HS256"),
         },
         body=lambda room, event: urlencode({"topic": room, "data": event}),
-        version=lambda: _said_by("mercure", "version"),
+        version=lambda: _output("mercure", "version"),
         install="https://github.com/dunglas/mercure/releases",
     ),
 )
 
 
 def environment() -> dict[str, str]:
-    """For all of them; settings of the caller's own gateway are not for this one."""
+    """The environment of the servers, without the settings of a gateway that the caller may have."""
     return {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}

@@ -1,4 +1,4 @@
-"""Work and row: what every target has to do, and what that cost."""
+"""Work, which every server has to do, and Row, which says what that cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What every target has to do: so many clients in one room (or spread over more), so many events, so many a second.
+    """Clients, spread evenly over one or more rooms, and events, each published to one room in turn.
 
-    Each event goes to one room, and they have their turn.
+    Attributes:
+        rate: events a second
+        padding: characters in each event besides its time of publishing
     """
 
     clients: int
@@ -24,7 +26,7 @@ class Work:
 
     @property
     def room(self) -> str:
-        """What a client names as its room; its number stands for a ``#``."""
+        """The name of a client's room; each client replaces ``#`` by its own number."""
         return "room" if self.rooms == 1 else "room-#"
 
     def __str__(self) -> str:
@@ -34,7 +36,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What one run cost. Times in microseconds of CPU, those in Redis by themselves, or milliseconds from publishing to arrival."""
+    """What the work cost one server.
+
+    Attributes:
+        us_per_event: microseconds of the server's CPU for each delivered event
+        us_in_redis: the same in Redis, for a server that is published to through Redis
+        us_per_connection: microseconds of the server's CPU for each connection that is opened
+        kib_per_connection: memory of the server for each connection
+        p50, p99: milliseconds from publishing to arrival
+    """
 
     name: str
     us_per_event: float

@@ -1,4 +1,4 @@
-"""A proxy that carries everything, but loses or doubles events of a WebSocket: what a gateway must never do."""
+"""A proxy that loses or repeats events of a WebSocket, to see that the load test notices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ TEXT = 0x81
 
 
 class Meddler:
-    """Stands before a gateway. On each WebSocket the third event is the one; "fall silent" loses those after it, too."""
+    """A proxy in front of a gateway.
+
+    On each WebSocket it loses or doubles the third event; with "fall silent" it loses the third and all later ones.
+    """
 
     def __init__(self, target: int, fault: Fault) -> None:
         self.host = ""

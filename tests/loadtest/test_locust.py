@@ -1,4 +1,4 @@
-"""The load test itself: it passes a gateway that does what it promises, and fails one that does not."""
+"""The load test itself: it passes a gateway that keeps its guarantees, and fails one that does not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 async def locust(host: str, *arguments: str) -> tuple[int | None, str]:
-    """Run it without its web page: its exit code, and what it says."""
+    """Run the load test without its web page; its exit code and output."""
     need(importlib.util.find_spec("locust"), "locust: uv sync --group loadtest")
     command = ["-m", "locust", "-f", "loadtest/locustfile.py", "--host", host, "--headless", "--only-summary", *arguments]
     process = await asyncio.create_subprocess_exec(
@@ -49,7 +49,7 @@ async def test_a_gateway_that_loses_or_doubles_an_event_fails(shared_redis_url: 
         losing, doubling, silent = await asyncio.gather(
             run("lose"),
             run("double"),
-            run("fall silent", "--processes", "2", "--patience", "1"),  # found at the end only, by processes that locust sends away
+            run("fall silent", "--processes", "2", "--patience", "1"),  # only seen at the end, when locust is stopping its processes
         )
 
     assert losing[0] == 1, losing[1]

@@ -5,7 +5,7 @@ from loadtest.reader import Reader
 
 
 def ledger(*ids: int) -> Ledger:
-    """A ledger with these."""
+    """A ledger in which these ids were acknowledged."""
     ledger = Ledger("jobs:1")
     for id in ids:
         ledger.begin()
@@ -13,14 +13,14 @@ def ledger(*ids: int) -> Ledger:
     return ledger
 
 
-def test_events_in_order_are_right() -> None:
+def test_events_in_order_are_neither_duplicates_nor_lost() -> None:
     reader = Reader(ledger(1, 2, 3), 0)
 
     assert [reader.take(id) for id in (1, 2, 3)] == [(False, 0)] * 3
     assert reader.behind() == 0
 
 
-def test_one_that_comes_again_is_a_duplicate() -> None:
+def test_an_event_that_comes_again_is_a_duplicate() -> None:
     reader = Reader(ledger(1, 2), 0)
     reader.take(2)
 
@@ -28,14 +28,14 @@ def test_one_that_comes_again_is_a_duplicate() -> None:
     assert reader.take(1) == (True, 0)
 
 
-def test_what_was_left_out_is_lost() -> None:
+def test_an_event_that_was_skipped_is_lost() -> None:
     reader = Reader(ledger(1, 2, 3, 4), 0)
     reader.take(1)
 
     assert reader.take(4) == (False, 2)
 
 
-def test_a_gap_notice_covers_what_was_left_out_once() -> None:
+def test_a_gap_notice_excuses_only_the_events_right_before_the_next() -> None:
     reader = Reader(ledger(1, 2, 3, 4, 5), 0)
     reader.gap()
 
@@ -43,7 +43,7 @@ def test_a_gap_notice_covers_what_was_left_out_once() -> None:
     assert reader.take(4) == (False, 1)
 
 
-def test_a_gap_in_an_answer_of_several_events_stands_for_any_place_in_it() -> None:
+def test_a_gap_in_an_answer_of_several_events_covers_any_place_in_it() -> None:
     reader = Reader(ledger(1, 2, 3, 4, 5), 0)
     reader.gap()
 
@@ -60,7 +60,7 @@ def test_it_begins_where_the_gateway_says() -> None:
     assert reader.take(3) == (False, 0)
 
 
-def test_an_event_whose_acknowledgement_is_still_under_way_is_right() -> None:
+def test_an_event_may_arrive_before_its_acknowledgement() -> None:
     reader = Reader(ledger(1), 1)
 
     assert reader.take(2) == (False, 0)

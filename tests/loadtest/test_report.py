@@ -5,23 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.compare.report import BEGIN, END, middle, section, table, write
+from loadtest.compare.report import BEGIN, END, median_row, section, table, write
 from loadtest.compare.work import Row, Work
 
 
 def row(name: str, us: float) -> Row:
-    """A row in which nothing but the cost of an event matters."""
+    """A row of which only the cost of an event matters."""
     return Row(name=name, us_per_event=us, us_per_connection=100, kib_per_connection=10, p50=1, p99=2)
 
 
-def test_each_round_is_held_against_the_floor_of_the_same_round() -> None:
-    ratio, middling = middle([row("a", 8), row("a", 6), row("a", 30)], [row("floor", 4), row("floor", 4), row("floor", 10)])
+def test_each_round_is_compared_with_the_floor_of_the_same_round() -> None:
+    ratio, median = median_row([row("a", 8), row("a", 6), row("a", 30)], [row("floor", 4), row("floor", 4), row("floor", 10)])
 
     assert ratio == 2
-    assert middling.us_per_event == 8
+    assert median.us_per_event == 8
 
 
-def test_the_table_has_a_line_for_each() -> None:
+def test_the_table_has_a_line_for_each_server() -> None:
     ours = replace(row("Notify Gateway, SSE", 6), us_in_redis=0.3)
     lines = table([(1, row("floor", 4)), (1.5, ours)], {"floor": "c", ours.name: "1"}).splitlines()
 
@@ -31,7 +31,7 @@ def test_the_table_has_a_line_for_each() -> None:
     ]
 
 
-def test_what_is_missing_is_named_with_the_line_that_installs_it() -> None:
+def test_a_server_that_is_not_installed_is_named_with_the_line_that_installs_it() -> None:
     text = section({}, {}, {"Nchan": "not installed (apt-get install it)"}, 1)
 
     assert "Not measured: Nchan: not installed (apt-get install it)" in text
@@ -46,7 +46,7 @@ def test_each_work_has_a_table_of_its_own() -> None:
     assert "**2 clients in 2 rooms, 1 events, 1 a second**" in text
 
 
-def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> None:
+def test_only_the_text_between_the_marks_is_replaced(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nbehind\n")
 

@@ -15,7 +15,7 @@ def test_an_idle_gateway_is_one_process_beside_one_redis() -> None:
     assert (found.gateways, found.redises, found.gateway_cores, found.redis_cores) == (1, 1, 0, 0)
 
 
-def test_each_part_is_counted_by_what_drives_it() -> None:
+def test_each_cost_is_multiplied_by_how_often_it_occurs() -> None:
     found = need(Load(users=1_800, jobs_per_second=10, events_per_job=10, session_seconds=1_800, keep_seconds=1_000), COSTS)
 
     assert found.events_per_second == 100
@@ -26,7 +26,7 @@ def test_each_part_is_counted_by_what_drives_it() -> None:
     assert found.redis_gib == pytest.approx((10 * 1_000 * 0.5 + 2 * 1_800 * 0.25) / 2**20)
 
 
-def test_connections_alone_can_ask_for_more_processes() -> None:
+def test_idle_connections_alone_may_need_more_processes() -> None:
     assert need(Load(users=100_000, jobs_per_second=0), COSTS, Limits(gateway_connections=16_000)).gateways == 7
 
 
@@ -35,7 +35,7 @@ def test_an_event_is_heard_by_each_gateway_that_has_a_follower() -> None:
         return need(Load(users=160_000, jobs_per_second=10, events_per_job=10, followers=followers, session_seconds=1e9), COSTS).redis_cores
 
     assert cores(4) - cores(1) == pytest.approx((100 * 3 * 2 + 10 * 3 * 12) / 1e6)
-    assert cores(1_000) - cores(990) == pytest.approx(10 * 10 * 12 / 1e6)  # there are 10 gateways, so none hears it twice
+    assert cores(1_000) - cores(990) == pytest.approx(10 * 10 * 12 / 1e6)  # each of the 10 gateways hears it once already
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_an_event_is_heard_by_each_gateway_that_has_a_follower() -> None:
     ],
     ids=["processor", "memory"],
 )
-def test_a_redis_that_has_too_much_to_do_or_to_keep_is_shared(load: Load, limits: Limits) -> None:
+def test_a_load_beyond_the_core_or_memory_of_one_redis_needs_two(load: Load, limits: Limits) -> None:
     assert need(load, COSTS, limits).redises == 2
 
 
-def test_one_redis_ends_where_its_core_is_full() -> None:
+def test_one_redis_records_as_many_events_as_its_core_has_time_for() -> None:
     assert events_of_one_redis(COSTS) == pytest.approx(1e6 / 22)
 
 

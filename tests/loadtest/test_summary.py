@@ -7,7 +7,7 @@ from loadtest.summary import faults, summary
 
 @dataclass
 class Entry:
-    """What one line of locust's statistics holds."""
+    """One line of locust's statistics."""
 
     num_requests: int
     num_failures: int = 0
@@ -16,7 +16,7 @@ class Entry:
         return 100 * share
 
 
-def test_a_run_that_lost_and_doubled_nothing_is_right() -> None:
+def test_a_run_without_losses_and_duplicates_passes() -> None:
     entries = {("connect", "WS"): Entry(2), ("delivery", "WS"): Entry(10), ("replay", "SSE"): Entry(5)}
 
     assert faults(entries) == []
@@ -37,7 +37,7 @@ def test_losses_and_duplicates_are_counted_over_all_transports() -> None:
     assert summary(entries).endswith("FAILED: 3 lost, 4 twice or out of order")
 
 
-def test_a_run_in_which_nothing_came_has_checked_nothing() -> None:
+def test_a_run_in_which_no_event_arrived_fails() -> None:
     assert faults({("connect", "WS"): Entry(5, 5)}) == ["no event came at all, so nothing was checked"]
     assert faults({}) == []
 
@@ -48,7 +48,7 @@ def test_calls_that_failed_are_named() -> None:
     assert "3 times publish failed" in summary(entries)
 
 
-def test_a_process_that_ended_without_a_word_may_have_lost_something() -> None:
+def test_a_run_fails_if_a_process_ended_without_reporting() -> None:
     entries = {("delivery", "WS"): Entry(10)}
 
-    assert faults(entries, silent=1) == ["1 of locust's processes never said how it went"]
+    assert faults(entries, silent=1) == ["1 of locust's processes ended without reporting"]
