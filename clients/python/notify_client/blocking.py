@@ -1,4 +1,4 @@
-"""watch: subscribe for scripts without asyncio."""
+"""watch: subscribe, for scripts that do not use asyncio."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from notify_client.subscription import Channels, Options, Subscription
 
 
 def watch(url: str, channels: Channels, **options: Unpack[Options]) -> Iterator[Event]:
-    """As ``subscribe``, for an ordinary loop.
+    """As ``subscribe``, but for an ordinary ``for`` loop.
 
         for event in watch("http://localhost:8000", ["jobs:42"], until_final=True):
             print(event.type, event.data)
 
-    The connection lives in a thread of its own, so that it stays alive while the loop's body works, and closes when the loop
-    is left. ``token`` and ``on_gap`` are called in other threads than the caller's.
+    The connection is kept in a separate thread, so that it stays alive while the body of the loop works, and is closed when the loop is
+    left. ``token`` and ``on_gap`` are not called in the caller's thread.
 
-    Args, raises: as ``subscribe``.
+    Arguments and errors are those of ``subscribe``.
     """
     return _events(Subscription(url, channels, **options))
 

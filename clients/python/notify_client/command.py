@@ -1,7 +1,7 @@
-"""What a publish says: its words checked and its JSON encoded before anything goes to Redis.
+"""Command: checks the arguments of a publish, and encodes them for Redis.
 
-The rules are those of docs/protocol.md. Redis checks them again; here a mistake costs no round trip, and is
-found while Redis is away, too.
+The rules are those of docs/protocol.md. Redis checks them again, but here a mistake costs no round trip, and is found even while Redis
+is away.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any, Final
 
-Words = tuple[str | bytes | int, ...]
-"""The words of one Redis command."""
+Command = tuple[str | bytes | int, ...]
+"""A Redis command, or a part of one: its words."""
 
 CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
 TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -25,7 +25,7 @@ _encoder: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 
 def show(value: object, limit: int = 80) -> str:
-    """A value for an error's text: quoted, escaped, one line, not long."""
+    """A value as text for an error: quoted, escaped, on one line, and not longer than ``limit``."""
     text = ascii(value)
     return text if len(text) <= limit else f"{text[: limit - 4]}...{text[-1]}"
 
@@ -36,21 +36,35 @@ def _check_name(what: str, value: object, form: re.Pattern[str], rule: str) -> N
 
 
 def check_channel(channel: str) -> None:
-    """Raise ``ValueError`` unless this is a channel's name."""
+    """Check the name of a channel.
+
+    Raises:
+        ValueError: if it is not allowed.
+    """
     rule = "only letters, digits and _ . : @ - are allowed, at most 128, the first a letter or digit"
     _check_name("channel", channel, CHANNEL, rule)
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise ``ValueError`` unless Redis allows this at the beginning of a function's name."""
+    """Check a prefix.
+
+    Raises:
+        ValueError: if Redis would not allow it at the beginning of a function's name.
+    """
     _check_name("prefix", prefix, PREFIX, "only letters, digits and _ are allowed, 1 to 64")
 
 
 def encode_event(type: str, data: Any, *, final: bool, limit: int) -> bytes:
-    """The event as JSON.
+    """An event as JSON.
+
+    Args:
+        type: of the event
+        data: any JSON value
+        final: whether it is the last event of its channel
+        limit: the largest number of bytes allowed
 
     Raises:
-        ValueError: if the type is no name, the data is not JSON, or there is too much of it.
+        ValueError: if the type is not allowed, the data is not JSON, or the event is too long.
     """
     _check_name("type", type, TYPE, "only letters, digits and _ . - are allowed, at most 64, the first a letter or digit")
     event = {"type": type, "data": data, "final": True} if final else {"type": type, "data": data}
@@ -68,11 +82,11 @@ def encode_event(type: str, data: Any, *, final: bool, limit: int) -> bytes:
     return encoded
 
 
-def encode_options(*, key: str | None, keep: int | None, ttl: int | None, collapse: str | None) -> Words:
-    """The options as words of the command.
+def encode_options(*, key: str | None, keep: int | None, ttl: int | None, collapse: str | None) -> Command:
+    """The options as words of the command; those that are ``None`` are left out.
 
     Raises:
-        ValueError: if one is out of its range.
+        ValueError: if one is out of range.
     """
     words: list[str | bytes | int] = []
     for name, number, most in (("KEEP", keep, MAX_KEEP), ("TTL", ttl, MAX_TTL)):

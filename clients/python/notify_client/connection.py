@@ -1,7 +1,7 @@
-"""Connections that never make a worker wait: short timeouts, no retries, and a limit to looking up names.
+"""Connection: connections to Redis that never make a worker wait long: short timeouts, no retries, and a bound on name resolution.
 
-redis-py gives the connect timeout to each address in turn, and to the system's resolver none at all, which can hang for half
-a minute. So a connection is made in a thread of its own, and one that comes too late is closed there.
+redis-py applies the connect timeout to each address in turn, and no timeout to the system's resolver, which can hang for half a minute.
+So a connection is made in a separate thread, and closed there if it comes too late.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool, SSLConnection, parse_url
 from redis.retry import Retry
 
-SHARE: Final = 1 / 3  # of a call's time, for connecting; as much for an answer: enough for one that is late and a second try with a key
+# The part of a call's time that connecting may take, and also an answer: then there is time for a second try, if the call has a key.
+SHARE: Final = 1 / 3
 
 
 def connect_within(seconds: float, connect: Callable[[], socket.socket]) -> socket.socket:
-    """Call ``connect`` in a thread and give up on it in time.
+    """Call ``connect`` in a thread, and wait for it no longer than this.
 
     Raises:
-        TimeoutError: if it takes longer. Its socket is closed when it comes.
+        TimeoutError: if it takes longer. If it still succeeds later, its socket is closed.
     """
     future: Future[socket.socket] = Future()
 
@@ -64,7 +65,7 @@ class BoundedConnection(Connection):
 
 
 class BoundedSSLConnection(SSLConnection):
-    """A TLS connection: the timeout includes the TLS handshake."""
+    """A TLS connection, whose timeout includes the TLS handshake."""
 
     def _connect(self) -> socket.socket:
         return connect_within(self.socket_connect_timeout or 60, super()._connect)
@@ -73,20 +74,20 @@ class BoundedSSLConnection(SSLConnection):
 _BOUNDED: Final = {Connection: BoundedConnection, SSLConnection: BoundedSSLConnection}
 
 
-def patience(timeout: float) -> dict[str, Any]:
-    """The options of a connection for threads, of which a publisher's call takes no more than these seconds."""
+def timeouts(timeout: float) -> dict[str, Any]:
+    """The options of a connection with which a publisher's call takes no longer than ``timeout`` seconds."""
     return {"socket_connect_timeout": timeout * SHARE, "socket_timeout": timeout * SHARE, "retry": Retry(NoBackoff(), 0)}
 
 
 def make_client(url: str, timeout: float) -> redis.Redis:
-    """A client for threads. What the URL's query says outranks what is chosen here.
+    """A client for threads. Options in the URL's query outrank those chosen here.
 
     Raises:
-        ValueError: if the URL is none of Redis, or has an option that redis-py does not know.
+        ValueError: if the URL is not one of Redis, or has an option that redis-py does not know.
     """
-    # A connection per thread that publishes at this moment: redis-py 8 would refuse the 101st.
+    # The number of connections is bounded by the publisher, not by the pool, which in redis-py 8 would refuse the 101st.
     chosen: dict[str, Any] = parse_url(url)
-    options = patience(timeout) | {"protocol": 2, "max_connections": 2**31} | chosen  # RESP2 spares the handshake a round trip
+    options = timeouts(timeout) | {"protocol": 2, "max_connections": 2**31} | chosen  # RESP2 spares the handshake a round trip
     kind = options.pop("connection_class", Connection)
     pool = ConnectionPool(connection_class=_BOUNDED.get(kind, kind), **options)
     try:
@@ -96,27 +97,27 @@ def make_client(url: str, timeout: float) -> redis.Redis:
     return redis.Redis(connection_pool=pool)
 
 
-def _honest(base: Any) -> Any:
-    """The connection class, so that a write to a connection that has closed is an error of Redis's on every event loop.
+def _with_redis_errors(base: Any) -> Any:
+    """A subclass of the connection class in which a write to a closed connection is a Redis error on every event loop.
 
-    asyncio's own loop takes such a write in silence, and the read that follows fails; uvloop raises ``RuntimeError``.
+    On asyncio's own event loop such a write raises nothing, and the next read fails; on uvloop it raises ``RuntimeError``.
     """
 
-    class Honest(base):  # type: ignore[misc]
+    class WithRedisErrors(base):  # type: ignore[misc]
         async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
             try:
                 await super().send_packed_command(*arguments, **options)
             except RuntimeError as error:
                 raise redis.ConnectionError(f"the connection is closed: {error}") from error
 
-    return Honest
+    return WithRedisErrors
 
 
 def make_async_client(url: str, timeout: float) -> redis.asyncio.Redis:
     """A client for one event loop. Raises as ``make_client``."""
-    options = patience(timeout) | {"protocol": 2, "retry": AsyncRetry(NoBackoff(), 0)}
+    options = timeouts(timeout) | {"protocol": 2, "retry": AsyncRetry(NoBackoff(), 0)}
     pool = redis.asyncio.ConnectionPool.from_url(url, **options)
-    pool.connection_class = _honest(pool.connection_class)
+    pool.connection_class = _with_redis_errors(pool.connection_class)
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Event: what a subscriber gets, and Refused: what it cannot get."""
+"""Event, which a subscriber gets, and Refused, which is raised if the gateway will not serve it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Event:
     Attributes:
         type: what happened
         data: any JSON value
-        channel: where
-        id: its place in time, and the cursor to go on after it; ``None`` for a live-only event
+        channel: on which it was published
+        id: its place in the channel's log, and the cursor with which to go on after it; ``None`` for a live-only event
         final: whether it is the last event of its channel: the job is over
     """
 
@@ -26,12 +26,12 @@ class Event:
 
 
 class Refused(Exception):
-    """The gateway will not serve this subscription, whenever it is asked again.
+    """The gateway will not serve this subscription, and trying the same again is of no use.
 
     Attributes:
-        code: the WebSocket close code or HTTP status: 4400 and 400 for a wrong request, 4401 and 401 for a token that is missing,
-            bad or expired, 4403 and 403 for a channel that the token does not allow
-        reason: why, in the gateway's words
+        code: the WebSocket close code or HTTP status: 4400 or 400 for a wrong request, 4401 or 401 for a token that is missing,
+            invalid or expired, 4403 or 403 for a channel that the token does not allow
+        reason: the gateway's explanation
     """
 
     def __init__(self, code: int, reason: str) -> None:

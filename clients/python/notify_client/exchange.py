@@ -1,8 +1,8 @@
-"""One publish as an exchange with Redis, without I/O.
+"""Exchange: what one publish says to Redis, without I/O.
 
-Each exchange is a generator. It yields the words of a Redis command and is sent the reply, or thrown the error; it yields
-``DISCONNECT`` to have idle connections closed; it returns the result. Publisher and AsyncPublisher differ in nothing but how
-they carry the words.
+An exchange is a generator. It yields a Redis command, and is then sent the reply or thrown the error; it yields ``DISCONNECT`` to have
+idle connections closed; and it returns the result. Publisher and AsyncPublisher share all of it, and differ only in how they send
+commands.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from importlib import resources
 from typing import Any, Final, TypeVar
 
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from notify_client.command import Words, check_channel, check_prefix, encode_event, encode_options
-from notify_client.outage import Breaker, DropCallback, Ledger
+from notify_client.command import Command, check_channel, check_prefix, encode_event, encode_options
+from notify_client.outage import Breaker, DropCallback, DropCounter
 
 Result = TypeVar("Result")
-Exchange = Generator[Words, Any, Result]
+Exchange = Generator[Command, Any, Result]
 
-DISCONNECT: Final[Words] = ()
-SPENT: Final = 0.4  # of a call's time, at most, before it is tried again: connecting and the answer may take a third each
-SCRIPT_SECONDS: Final = 60.0  # then the function is looked for again: a gateway may have come and loaded it
+DISCONNECT: Final[Command] = ()
+RETRY_BEFORE: Final = 0.4  # the part of a call's time in which it may be tried again: connecting and the answer may take a third each
+SCRIPT_SECONDS: Final = 60.0  # for which the script is used before the function is tried again, which a gateway may have loaded by then
 
 
 def _read_script(prefix: str, max_event_bytes: int) -> str:
@@ -40,8 +40,12 @@ def _has_no_function(error: ResponseError) -> bool:
     return text.startswith(("unknown command", "function not found"))
 
 
-class Desk:
-    """What a publisher knows between two publishes: whether Redis answers, which way works, how many events were dropped.
+class PublisherCore:
+    """The state and the decisions of a publisher: whether Redis answers, whether it has functions, and how many events were dropped.
+
+    Attributes:
+        timeout: seconds that one call may take
+        drops: counts the events that are dropped
 
     Args:
         prefix: as GATEWAY_PREFIX
@@ -68,88 +72,94 @@ class Desk:
         self._process = os.getpid()
         self._breaker = Breaker()
         self._script_until = 0.0
-        self.ledger = Ledger(self._on_drop)
+        self.drops = DropCounter(self._on_drop)
 
     def publish(
         self, channel: str, type: str, data: Any, *, final: bool, key: str | None, keep: int | None, ttl: int | None, collapse: str | None
     ) -> Exchange[str | None]:
         """Record an event and announce it. Returns the id, or ``None`` if it was dropped."""
         check_channel(channel)
-        words = (
+        arguments = (
             channel,
             encode_event(type, data, final=final, limit=self._limit),
             *encode_options(key=key, keep=keep, ttl=ttl, collapse=collapse),
         )
-        id = yield from self._try(channel, type, words, recorded=True, again=key is not None)
+        id = yield from self._try(channel, type, lambda: self._record(arguments), retry=key is not None)
         return id.decode() if isinstance(id, bytes) else id
 
     def live(self, channel: str, type: str, data: Any) -> Exchange[int | None]:
         """Announce an event without recording it. Returns how many gateways heard it, or ``None`` if it was dropped."""
         check_channel(channel)
-        words = ("PUBLISH", f"{self._prefix}:{channel}", encode_event(type, data, final=False, limit=self._limit))
-        heard: int | None = yield from self._try(channel, type, words, recorded=False, again=False)
+        command = ("PUBLISH", f"{self._prefix}:{channel}", encode_event(type, data, final=False, limit=self._limit))
+        heard: int | None = yield from self._try(channel, type, lambda: self._send(command), retry=False)
         return heard
 
-    def _try(self, channel: str, type: str, words: Words, *, recorded: bool, again: bool) -> Exchange[Any]:
+    def _try(self, channel: str, type: str, attempt: Callable[[], Exchange[Any]], *, retry: bool) -> Exchange[Any]:
+        """Make an attempt, if Redis is to be tried now, and a second one if ``retry`` is set and a passing failure came early.
+
+        Returns:
+            the reply; ``None`` if the event was dropped
+        """
         if self._process != os.getpid():
-            self._start()  # a forked child: another thread of the parent may have held a lock or been the one to probe
+            self._start()  # in a forked child: another thread of the parent may have held a lock, or been the one that probes
         breaker, began = self._breaker, time.monotonic()
-        ticket = breaker.enter(urgent=again)
+        ticket = breaker.enter(urgent=retry)
         if ticket is None:
-            self.ledger.drop(channel, type, breaker.reason or RedisConnectionError("Redis is being tried by another call"))
+            self.drops.drop(channel, type, breaker.reason or RedisConnectionError("Redis is being tried by another call"))
             return None
         try:
             while True:
                 try:
-                    reply = yield from self._record(words) if recorded else self._send(words)
+                    reply = yield from attempt()
                 except ResponseError as error:
                     breaker.succeed()
                     yield from self._refused(channel, type, error)
                     return None
                 except (RedisError, OSError) as error:
-                    if again and self._is_passing(error) and time.monotonic() - began < self.timeout * SPENT:
-                        again = False  # with a key it is recorded once however often it is sent
+                    if retry and self._is_transient(error) and time.monotonic() - began < self.timeout * RETRY_BEFORE:
+                        retry = False  # once; with a key the event is recorded only once, however often it is sent
                         yield DISCONNECT
                         continue
                     breaker.fail(ticket, error)
                     self._script_until = 0.0
-                    self.ledger.drop(channel, type, error)
+                    self.drops.drop(channel, type, error)
                     yield DISCONNECT
                     return None
                 breaker.succeed()
-                self.ledger.recover()
+                self.drops.recover()
                 return reply
         finally:
             breaker.leave(ticket)
 
     @staticmethod
-    def _is_passing(error: Exception) -> bool:
-        """Whether another connection may do better: this one broke, a packet was lost, or the server was held up for a moment."""
+    def _is_transient(error: Exception) -> bool:
+        """Whether another connection may succeed: this one broke, a packet was lost, or the server was busy for a moment."""
         return not isinstance(error, AuthenticationError | BusyLoadingError)
 
     def _refused(self, channel: str, type: str, error: ResponseError) -> Exchange[None]:
         text = str(error)
         if text.startswith("INVALID "):
             raise ValueError(text.removeprefix("INVALID ")) from None
-        self.ledger.drop(channel, type, error)
+        self.drops.drop(channel, type, error)
         if isinstance(error, ReadOnlyError):
-            yield DISCONNECT  # after a fail-over the name leads to another server, the connection to the old one
+            yield DISCONNECT  # after a failover the address leads to another server, but this connection to the old one
 
-    def _send(self, words: Words) -> Exchange[Any]:
-        return (yield words)
+    def _send(self, command: Command) -> Exchange[Any]:
+        return (yield command)
 
-    def _record(self, words: Words) -> Exchange[Any]:
+    def _record(self, arguments: Command) -> Exchange[Any]:
+        """Run publish.lua: as a function, or as a script where there is no function."""
         if time.monotonic() < self._script_until:
             try:
-                return (yield ("EVALSHA", self._digest, 1, *words))
+                return (yield ("EVALSHA", self._digest, 1, *arguments))
             except NoScriptError:
-                self._script_until = 0.0  # it was restarted, and may be another version
+                self._script_until = 0.0  # the server was restarted, and may be of another version
         try:
-            return (yield ("FCALL", f"{self._prefix}_publish", 1, *words))
+            return (yield ("FCALL", f"{self._prefix}_publish", 1, *arguments))
         except ResponseError as error:
             if not _has_no_function(error):
                 raise
-        # The whole text rather than its digest: one round trip less, and the server knows the digest from then on.
-        reply = yield ("EVAL", self._script, 1, *words)
+        # With its whole text rather than its digest, which saves a round trip; the server knows the digest from then on.
+        reply = yield ("EVAL", self._script, 1, *arguments)
         self._script_until = time.monotonic() + SCRIPT_SECONDS
         return reply

@@ -1,7 +1,7 @@
-"""Following: what a subscriber decides, without I/O.
+"""Following: the decisions of a subscriber, without I/O.
 
-It takes the text of messages and the endings of connections, and says what the user gets, with which cursors to come back,
-when, and over which transport. The rules are those that all clients share: clients/vectors has them as cases.
+It takes the messages and the ends of connections, and decides what the user gets, and with which cursors, when and over which transport
+to reconnect. All clients share these rules; clients/vectors has test cases for them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ Transport = Literal["ws", "sse"]
 Action = Literal["stop", "token", "later", "retry"]
 Cursors = dict[str, str | None]
 
+# Seconds. The wait before an attempt is a random time up to a bound, which doubles from FIRST_WAIT to LAST_WAIT with each failure.
 FIRST_WAIT: Final = 0.5
 LAST_WAIT: Final = 20.0
-LATER_WAIT: Final = 4.0
-LONGEST_WAIT: Final = 300.0  # whatever Retry-After says
-LASTING: Final = 10.0  # seconds after which a connection counts as one that worked
+LATER_WAIT: Final = 4.0  # the smallest bound if the server is overloaded
+LONGEST_WAIT: Final = 300.0  # that Retry-After can ask for
+LASTING: Final = 10.0  # after which a connection counts as one that has worked
 
 _STOP: Final = frozenset((400, 402, 403, 4400, 4402, 4403))
 _TOKEN: Final = frozenset((401, 4401))
@@ -35,18 +36,18 @@ NO_CONTENT: Final = 204
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events of a channel are missing before the next one of that channel."""
+    """Events of a channel are missing before its next event."""
 
     channel: str
 
 
 class Ended(Exception):
-    """A connection ended, or was not to be had.
+    """A connection has ended, or could not be made.
 
     Attributes:
-        code: the close code or status; 0 if there was none
+        code: the close code or HTTP status; 0 if there was none
         reason: why
-        retry_after: seconds, if the server gave them
+        retry_after: seconds after which to try again; ``None`` if the server did not say
     """
 
     def __init__(self, code: int, reason: str, retry_after: float | None = None) -> None:
@@ -57,7 +58,7 @@ class Ended(Exception):
 
 
 def action_after(code: int) -> Action:
-    """What to do after a close code or status."""
+    """What to do after a close code or an HTTP status."""
     if code in _STOP:
         return "stop"
     if code in _TOKEN:
@@ -69,9 +70,9 @@ def delays(failures: int, *, later: bool = False, retry_after: float | None = No
     """The shortest and the longest wait before the next attempt, in seconds.
 
     Args:
-        failures: how often it failed before this, since a connection last lasted
+        failures: how many attempts failed before this one, since the last connection that worked
         later: whether the server is overloaded
-        retry_after: seconds, if the server gave them
+        retry_after: the seconds that the server gave; ``None`` if it gave none
     """
     longest = min(LAST_WAIT, FIRST_WAIT * 2.0 ** min(failures, 10))
     if retry_after is not None:
@@ -81,10 +82,14 @@ def delays(failures: int, *, later: bool = False, retry_after: float | None = No
 
 
 def address(url: str, transport: Transport) -> str:
-    """Where to connect.
+    """The URL to connect to.
+
+    Args:
+        url: of the gateway
+        transport: over which to connect
 
     Raises:
-        ValueError: if the gateway's URL is none.
+        ValueError: if the gateway's URL is wrong.
     """
     parts = urlsplit(url)
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
@@ -100,19 +105,24 @@ def _is_cursor(text: object) -> bool:
 
 
 class Following:
-    """One subscription.
+    """The state of one subscription.
 
     Args:
-        channels: names, or names with cursors
+        channels: names, or a mapping from names to cursors
         since: where to begin on channels without a cursor: ``None``, ``"last"``, ``"now"``, ``"0"`` or an id
         until_final: whether it is over when every channel is
-        transport: which to use; ``"auto"`` finds out which one gets through
-        renewable: whether another token can be had
-        dice: gives numbers from 0 to 1, for the jitter
+        transport: which one to use; ``"auto"`` finds out which one gets through
+        renewable: whether the user can give another token
+        dice: returns random numbers from 0 to 1, for the jitter
+
+    Attributes:
+        cursors: of each channel; ``None`` until there is one
+        transport: of the next connection
+        failures: how many attempts have failed since the last connection that worked
 
     Raises:
-        ValueError: if a name or a cursor is none.
-        TypeError: if the channels are a single text.
+        ValueError: if a name, a cursor or an option is wrong.
+        TypeError: if a single text is given instead of a list of channels.
     """
 
     def __init__(
@@ -149,10 +159,10 @@ class Following:
     # What the user asks for
 
     def follow(self, channel: str, cursor: str | None = None) -> None:
-        """Add a channel; one that is followed already stays as it is.
+        """Add a channel. One that is followed already keeps its cursor.
 
         Raises:
-            ValueError: if the name or the cursor is none.
+            ValueError: if the name or the cursor is wrong.
         """
         check_channel(channel)
         if cursor is not None and not _is_cursor(cursor):
@@ -160,25 +170,25 @@ class Following:
         self.cursors.setdefault(channel, cursor)
 
     def unfollow(self, channel: str) -> None:
-        """Take a channel out."""
+        """Remove a channel."""
         self.cursors.pop(channel, None)
         self._over.discard(channel)
         self._rewound.discard(channel)
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to come."""
+        """Whether all channels are over, and the user asked to end then."""
         return self.until_final and bool(self.cursors) and self._over >= self.cursors.keys()
 
     # What goes to the gateway
 
     def query(self) -> str:
-        """The query of an SSE request: where each channel goes on."""
-        words = [f"channel={quote(name, safe='')}" + (f",{begin}" if begin else "") for name, begin in self._begin().items()]
-        return "&".join(words + ["until=final"] * self.until_final)
+        """The query string of an SSE request, with the channels and where to begin on each."""
+        parts = [f"channel={quote(name, safe='')}" + (f",{begin}" if begin else "") for name, begin in self._begin().items()]
+        return "&".join(parts + ["until=final"] * self.until_final)
 
     def subscribe_command(self, channels: Iterable[str] | None = None) -> str | None:
-        """The WebSocket command that follows these channels, or all; ``None`` if there are none."""
+        """The WebSocket command that subscribes to these channels, or to all; ``None`` if there are none."""
         begin = self._begin()
         wanted = {name: begin[name] for name in (begin if channels is None else channels) if name in begin}
         return json.dumps({"op": "subscribe", "channels": wanted, "ref": 1}) if wanted else None
@@ -192,10 +202,10 @@ class Following:
         """Take one message: the text of a WebSocket frame, or the data of an SSE event.
 
         Returns:
-            What is for the user; ``None`` if nothing is.
+            what the user gets of it; ``None`` if nothing
 
         Raises:
-            Ended: if it says that the connection ends, or makes no sense.
+            Ended: if the message says that the connection ends, or if it cannot be understood.
             Refused: if a channel is refused.
         """
         try:
@@ -209,7 +219,7 @@ class Following:
     def _event(self, message: dict[str, Any]) -> Event | None:
         channel, id = message["channel"], message.get("id")
         if channel not in self.cursors:
-            return None  # it was on its way when the channel was unfollowed
+            return None  # the event was on its way when the channel was unfollowed
         if id is not None:
             cursor = self.cursors[channel]
             if cursor is not None and int(id) <= int(cursor) and channel not in self._rewound:
@@ -224,7 +234,7 @@ class Following:
     def _notice(self, message: dict[str, Any], now: float) -> Gap | None:
         match message["op"]:
             case "gap" if message["channel"] in self.cursors:
-                # Redis may have lost its newest data: then the next id can be below the cursor.
+                # If Redis has lost its newest data, the next id may be below the cursor, and must not be taken for an old event.
                 self._rewound.add(message["channel"])
                 return Gap(message["channel"])
             case "ready":
@@ -251,13 +261,17 @@ class Following:
             raise Refused(status, reason)
         raise Ended(status, reason)
 
-    # What ends
+    # The end of a connection
 
     def end(self, ended: Ended, now: float) -> float | None:
-        """Take the end of a connection, or of an attempt at one.
+        """Take the end of a connection, or the failure of an attempt to connect.
+
+        Args:
+            ended: how it ended
+            now: the event loop's time
 
         Returns:
-            The seconds to wait before the next attempt; ``None`` if all is over.
+            the seconds to wait before the next attempt; ``None`` if the subscription is over
 
         Raises:
             Refused: if another attempt is of no use.
@@ -281,5 +295,5 @@ class Following:
         return shortest + self._dice() * (longest - shortest)
 
     def _blocked(self, ended: Ended) -> bool:
-        """Whether something on the way answered in the gateway's place, so that the other transport is tried at once."""
+        """Whether a proxy on the way has answered instead of the gateway, so that the other transport should be tried at once."""
         return self._undecided and self.transport == "sse" and 100 < ended.code < 600

@@ -1,6 +1,6 @@
-"""While Redis is away: when to try it again, and how many events were dropped.
+"""Outage: decides while Redis is away when to try it again, and counts the events that are dropped.
 
-Both parts are used from many threads at once, do no I/O and never wait.
+Both classes may be used from many threads at once, do no I/O, and never wait for anything but a short lock.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Final
 
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 
-FIRST_WINDOW: Final = 0.5
+FIRST_WINDOW: Final = 0.5  # seconds after the first failure until the next try; the window doubles with each failure
 LAST_WINDOW: Final = 5.0
-JITTER: Final = 0.25  # a thousand workers must not all come back in the same moment
-QUIET: Final = 5.0  # seconds between two reports, for a Redis that comes and goes with every event
+JITTER: Final = 0.25  # the part of a window by which it varies, so that a thousand workers do not all try in the same moment
+QUIET: Final = 5.0  # seconds at least between two reports, in case Redis comes and goes with every event
 
 DropCallback = Callable[[str, str, Exception], None]
-"""Called with channel, type and reason of each event that was dropped."""
+"""Called with the channel, the type and the reason for each event that is dropped."""
 
 logger: Final = logging.getLogger("notify_client")
 
-# redis-py takes these codes off the message, and before version 7 kept them nowhere else.
+# redis-py removes these codes from the message, and before version 7 kept them nowhere else.
 _CODES: Final[dict[type[Exception], str]] = {
     AuthenticationError: "NOAUTH",
     BusyLoadingError: "LOADING",
@@ -36,18 +36,21 @@ _CODES: Final[dict[type[Exception], str]] = {
 
 
 def describe(error: Exception) -> str:
-    """The error in one line: the server's own code and words, or what kind of failure it was."""
+    """The error in one line: the server's error code or the kind of failure, and the message."""
     code = getattr(error, "status_code", None) or _CODES.get(type(error)) or type(error).__name__
     text = " ".join(str(error).split())[:200]
     return text if re.match(r"[A-Z]{3,} ", text) else f"{code} {text}".rstrip()
 
 
 class Breaker:
-    """Lets calls through while Redis answers; after a failure, one call at the end of each window.
+    """A circuit breaker: lets all calls through while Redis answers, and after a failure one call at the end of each window.
 
-    An urgent call need not wait for the end of the first one: a single failure may have been a lost packet, or a Redis that
-    forked. A call that enters gets a ticket. Tickets of before the last change of state are out of date, so that the sixteen
-    threads that fail in one hang count as one failure.
+    An urgent call need not wait for the end of the first window, because a single failure may only have been a lost packet, or a Redis
+    that was forking. Each call that is let through gets a ticket. A failure counts only if the state has not changed since its ticket
+    was given, so that sixteen threads that fail together count as one failure.
+
+    Attributes:
+        reason: the last failure; ``None`` while Redis answers
     """
 
     def __init__(self) -> None:
@@ -59,7 +62,7 @@ class Breaker:
         self._next = 0.0
 
     def enter(self, *, urgent: bool) -> int | None:
-        """A ticket for a call, or ``None`` if it is not the time to try."""
+        """A ticket for a call; ``None`` if Redis must not be tried now."""
         with self._lock:
             if self.reason is not None:
                 early = time.monotonic() < self._next and not (urgent and self._window == FIRST_WINDOW)
@@ -70,7 +73,7 @@ class Breaker:
             return self._ticket
 
     def succeed(self) -> None:
-        """Redis answered, whatever it said."""
+        """Redis has answered, whatever it said."""
         with self._lock:
             if self.reason is not None:
                 self.reason = None
@@ -79,7 +82,7 @@ class Breaker:
                 self._ticket += 1
 
     def fail(self, ticket: int, reason: Exception) -> None:
-        """Redis did not answer."""
+        """Redis has not answered."""
         with self._lock:
             if ticket == self._ticket:
                 self.reason = reason
@@ -89,14 +92,18 @@ class Breaker:
                 self._ticket += 1
 
     def leave(self, ticket: int) -> None:
-        """The call is over. One that was cancelled has learnt nothing: the next one probes."""
+        """The call is over. If it was cancelled it has found out nothing, so the next call may try."""
         with self._lock:
             if ticket == self._ticket:
                 self._probing = False
 
 
-class Ledger:
-    """Counts the events that were dropped, and says so once at the beginning of an outage and once at its end."""
+class DropCounter:
+    """Counts the events that are dropped, and logs that once at the beginning of an outage and once at its end.
+
+    Attributes:
+        dropped: how many there were in this process
+    """
 
     def __init__(self, on_drop: DropCallback | None = None) -> None:
         self.dropped = 0
@@ -107,7 +114,7 @@ class Ledger:
         self._reported_at = -QUIET
 
     def drop(self, channel: str, type: str, reason: Exception) -> None:
-        """An event was not recorded, as far as is known."""
+        """Count an event that was not recorded, as far as is known."""
         with self._lock:
             self.dropped += 1
             self._unreported += 1
@@ -120,11 +127,11 @@ class Ledger:
         if self._on_drop is not None:
             try:
                 self._on_drop(channel, type, reason)
-            except Exception:  # a worker is not to fail for its own bookkeeping
+            except Exception:  # a worker's job must not fail because of this
                 logger.exception("on_drop failed")
 
     def recover(self, ending: str = "Redis takes events again") -> None:
-        """An event was recorded, or nothing more will come: end the outage, if there is one."""
+        """End the outage, if there is one, because an event was recorded or the publisher is closed."""
         if not self._outage:
             return
         with self._lock:

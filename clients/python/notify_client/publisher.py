@@ -1,4 +1,4 @@
-"""Publisher and its asyncio twin: they carry the words of an exchange to Redis and the replies back."""
+"""Publisher and AsyncPublisher: send the commands of an exchange to Redis, and give it the replies."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from typing import Any, Final, Self, TypeVar
 import redis
 import redis.asyncio
 
-from notify_client.command import MAX_EVENT_BYTES, Words
+from notify_client.command import MAX_EVENT_BYTES, Command
 from notify_client.connection import make_async_client, make_client
-from notify_client.exchange import DISCONNECT, Desk, Exchange
+from notify_client.exchange import DISCONNECT, Exchange, PublisherCore
 from notify_client.outage import DropCallback
 
 Result = TypeVar("Result")
 
 TIMEOUT: Final = 0.5
-CONNECTIONS: Final = 16  # of one publisher: a thousand threads, greenlets or tasks that publish at once take turns
+CONNECTIONS: Final = 16  # that a publisher uses at once: more threads, greenlets or tasks that publish at the same time take turns
 
 
 class Publisher:
-    """Publishes events from threads and forked workers, and never holds them up.
+    """Publishes events, from threads and forked workers, without ever holding them up.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``
-        client: instead of the URL, a redis-py client; its own timeouts and retries then hold
+        url: of Redis: ``redis://``, ``rediss://`` or ``unix://``
+        client: a redis-py client instead of the URL; its own timeouts and retries apply then
         prefix: as the gateway's GATEWAY_PREFIX
         timeout: seconds after which a call returns, whatever Redis does
         max_event_bytes: as the gateway's GATEWAY_MAX_EVENT_BYTES
-        on_drop: called with channel, type and reason of each event that is dropped
+        on_drop: called with the channel, the type and the reason for each event that is dropped
+
+    Raises:
+        ValueError: if an argument is wrong.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Publisher:
         max_event_bytes: int = MAX_EVENT_BYTES,
         on_drop: DropCallback | None = None,
     ) -> None:
-        self._desk = Desk(prefix, max_event_bytes, timeout, on_drop)
+        self._core = PublisherCore(prefix, max_event_bytes, timeout, on_drop)
         if (url is None) == (client is None):
             raise ValueError("url or client: one of them is expected")
         self._own = client is None
@@ -58,7 +61,7 @@ class Publisher:
     @property
     def dropped(self) -> int:
         """How many events this process has dropped."""
-        return self._desk.ledger.dropped
+        return self._core.drops.dropped
 
     def publish(
         self,
@@ -79,20 +82,20 @@ class Publisher:
             type: what happened
             data: any JSON value
             final: whether this is the last event of the channel: the job is over
-            key: however often it is published with the same key within 24 h, there is one event
-            keep: how many events of the channel to keep, 100 unless given
-            ttl: how many seconds to keep them after this one, a day unless given
-            collapse: a label: if the newest event has the same, this one takes its place
+            key: an idempotency key: on one channel, only the first event with the same key within 24 h is recorded
+            keep: how many events to keep in the channel's log; 100 if not given
+            ttl: for how many seconds to keep them after this one; a day if not given
+            collapse: a label: if the newest event in the log has the same label, this one takes its place there
 
         Returns:
-            The id; ``None`` if the event was dropped, because Redis was away or refused it. Where the answer was lost, it may
-            have been recorded all the same: publish it again with the same key.
+            The event's id; ``None`` if the event was dropped because Redis was away or refused it. If only the answer was lost, the
+            event may have been recorded, so publish it again only with a key.
 
         Raises:
-            ValueError: if an argument is wrong. The text names it and the rule.
+            ValueError: if an argument is wrong; the error names it and the rule.
         """
         return self._carry(
-            self._desk.publish(channel, type, data, final=final, key=key, keep=keep, ttl=ttl, collapse=collapse),
+            self._core.publish(channel, type, data, final=final, key=key, keep=keep, ttl=ttl, collapse=collapse),
         )
 
     def live(self, channel: str, type: str, data: Any = None) -> int | None:
@@ -104,39 +107,40 @@ class Publisher:
         Raises:
             ValueError: if an argument is wrong.
         """
-        return self._carry(self._desk.live(channel, type, data))
+        return self._carry(self._core.live(channel, type, data))
 
     def _carry(self, exchange: Exchange[Result]) -> Result:
         if self._process != os.getpid():
-            self._start()  # a forked child: other threads of the parent had turns
+            self._start()  # in a forked child: the turns of the parent's other threads do not exist here
         turns = self._turns
-        # By then a Redis that hangs has been noticed. One that is slow has many connections rather than a long queue.
-        mine = turns.acquire(timeout=self._desk.timeout)
+        # If there is no turn within the timeout, Redis is slow (one that hangs is noticed sooner). Then the call goes on without a turn,
+        # over a further connection, rather than wait any longer.
+        mine = turns.acquire(timeout=self._core.timeout)
         try:
-            return self._converse(exchange)
+            return self._run(exchange)
         finally:
             if mine:
                 turns.release()
 
-    def _converse(self, exchange: Exchange[Result]) -> Result:
+    def _run(self, exchange: Exchange[Result]) -> Result:
         try:
-            words = next(exchange)
+            command = next(exchange)
             while True:
                 try:
-                    reply = self._execute(words)
-                except Exception as error:  # noqa: BLE001 - the exchange says which of them are Redis's
-                    words = exchange.throw(error)
+                    reply = self._execute(command)
+                except Exception as error:  # noqa: BLE001 - the exchange decides what to do with it
+                    command = exchange.throw(error)
                 else:
-                    words = exchange.send(reply)
+                    command = exchange.send(reply)
         except StopIteration as end:
             result: Result = end.value
             return result
         finally:
             exchange.close()
 
-    def _execute(self, words: Words) -> Any:
-        if words != DISCONNECT:
-            return self._client.execute_command(*words)
+    def _execute(self, command: Command) -> Any:
+        if command != DISCONNECT:
+            return self._client.execute_command(*command)
         if self._own:
             self._client.connection_pool.disconnect(inuse_connections=False)
         return None
@@ -145,7 +149,7 @@ class Publisher:
         """Close the connections. A later publish connects again."""
         if self._own:
             self._client.connection_pool.disconnect()
-        self._desk.ledger.recover("The publisher was closed")
+        self._core.drops.recover("The publisher was closed")
 
     def __enter__(self) -> Self:
         return self
@@ -155,7 +159,7 @@ class Publisher:
 
 
 class AsyncPublisher:
-    """As Publisher, for asyncio. It may be used from one event loop after the other; close it before each ends."""
+    """``Publisher`` for asyncio, with the same arguments. It may be used on several event loops in turn; close it before each one ends."""
 
     def __init__(
         self,
@@ -167,7 +171,7 @@ class AsyncPublisher:
         max_event_bytes: int = MAX_EVENT_BYTES,
         on_drop: DropCallback | None = None,
     ) -> None:
-        self._desk = Desk(prefix, max_event_bytes, timeout, on_drop)
+        self._core = PublisherCore(prefix, max_event_bytes, timeout, on_drop)
         if (url is None) == (client is None):
             raise ValueError("url or client: one of them is expected")
         self._url = url
@@ -178,7 +182,7 @@ class AsyncPublisher:
     @property
     def dropped(self) -> int:
         """How many events this process has dropped."""
-        return self._desk.ledger.dropped
+        return self._core.drops.dropped
 
     async def publish(
         self,
@@ -192,68 +196,68 @@ class AsyncPublisher:
         ttl: int | None = None,
         collapse: str | None = None,
     ) -> str | None:
-        """As ``Publisher.publish``. One that is cancelled may have been recorded or not."""
+        """As ``Publisher.publish``. If it is cancelled, the event may or may not have been recorded."""
         return await self._carry(
-            self._desk.publish(channel, type, data, final=final, key=key, keep=keep, ttl=ttl, collapse=collapse),
+            self._core.publish(channel, type, data, final=final, key=key, keep=keep, ttl=ttl, collapse=collapse),
         )
 
     async def live(self, channel: str, type: str, data: Any = None) -> int | None:
         """As ``Publisher.live``."""
-        return await self._carry(self._desk.live(channel, type, data))
+        return await self._carry(self._core.live(channel, type, data))
 
     async def _carry(self, exchange: Exchange[Result]) -> Result:
-        self._meet_loop()
+        self._bind_to_loop()
         for _ in range(2):
-            await asyncio.sleep(0)  # a loop that was busy sees only now that a connection has ended
+            await asyncio.sleep(0)  # so that an event loop that was busy notices a connection that has ended meanwhile
         async with self._turns:
-            deadline = asyncio.get_running_loop().time() + self._desk.timeout
+            deadline = asyncio.get_running_loop().time() + self._core.timeout
             try:
-                words = next(exchange)
+                command = next(exchange)
                 while True:
                     try:
-                        reply = await self._execute(words, deadline)
-                    except Exception as error:  # noqa: BLE001 - the exchange says which of them are Redis's
-                        words = exchange.throw(error)
+                        reply = await self._execute(command, deadline)
+                    except Exception as error:  # noqa: BLE001 - the exchange decides what to do with it
+                        command = exchange.throw(error)
                     else:
-                        words = exchange.send(reply)
+                        command = exchange.send(reply)
             except StopIteration as end:
                 result: Result = end.value
                 return result
             finally:
                 exchange.close()
 
-    async def _execute(self, words: Words, deadline: float) -> Any:
-        if words == DISCONNECT:
+    async def _execute(self, command: Command, deadline: float) -> Any:
+        if command == DISCONNECT:
             return await self._disconnect()
         task = asyncio.current_task()
         asked = task.cancelling() if task is not None else 0
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._client.execute_command(*words)
+                return await self._client.execute_command(*command)
         finally:
-            # redis-py writes under asyncio.wait_for, which swallows a cancellation before Python 3.12 (python/cpython#86296).
+            # redis-py writes under asyncio.wait_for, which can swallow a cancellation before Python 3.12 (python/cpython#86296).
             if task is not None and task.cancelling() > asked:
                 raise asyncio.CancelledError
 
-    def _meet_loop(self) -> None:
-        # Connections belong to the loop they were made in: a task queue that runs each task with asyncio.run has many.
+    def _bind_to_loop(self) -> None:
+        # Connections belong to the event loop in which they were made, and a task queue may run each task with asyncio.run.
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None and self._url is not None:
-                self._client = make_async_client(self._url, self._desk.timeout)
+                self._client = make_async_client(self._url, self._core.timeout)
             self._loop = loop
             self._turns = asyncio.Semaphore(CONNECTIONS)
 
     async def _disconnect(self, *, busy: bool = False) -> None:
         if self._url is not None:
-            with suppress(redis.RedisError, OSError):  # TLS would wait for the farewell of a server that hangs
-                async with asyncio.timeout(self._desk.timeout / 10):
+            with suppress(redis.RedisError, OSError):  # closing TLS waits for the server, which may hang
+                async with asyncio.timeout(self._core.timeout / 10):
                     await self._client.connection_pool.disconnect(inuse_connections=busy)
 
     async def close(self) -> None:
         """Close the connections. A later publish connects again."""
         await self._disconnect(busy=True)
-        self._desk.ledger.recover("The publisher was closed")
+        self._core.drops.recover("The publisher was closed")
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
-"""Streams: one connection to the gateway, over WebSocket or SSE. They carry text, and every failure ends as ``Ended``.
+"""Streams: a connection to the gateway over WebSocket or SSE, which brings texts, and turns every failure into ``Ended``.
 
-Needs the extra ``subscribe``.
+This module needs the extra ``subscribe``.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from notify_client.following import NO_CONTENT, Ended, Following, address
 
 OPEN_SECONDS: Final = 10.0
 MAX_MESSAGE_BYTES: Final = 2**24
-MAX_ANSWER_BYTES: Final = 4_096  # of a refusal, for its reason
-LEFT: Final = 1_000  # channels left lately, on one connection: nobody leaves so many while an event is on its way, at 20 commands a second
+MAX_ANSWER_BYTES: Final = 4_096  # of a refusal, which is read for its reason
+# Channels that were unfollowed on a connection and are remembered. At 20 commands a second nobody can unfollow more while an event is
+# still on its way.
+LEFT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ways:
+class ConnectOptions:
     """How to connect.
 
     Attributes:
         url: of the gateway
-        headers: more of them, for a proxy in front
-        ssl: for https; ``None`` for http
-        silence: seconds without a sign of life after which a connection is given up
+        headers: further headers, for a proxy in front of the gateway
+        ssl: the context for https; ``None`` for http
+        silence: seconds without a byte after which a connection is given up
     """
 
     url: str
@@ -45,7 +47,7 @@ class Ways:
     silence: float
 
     def headers_with(self, token: str | None) -> dict[str, str]:
-        """The headers of a request."""
+        """The headers of a request with this token."""
         return dict(self.headers) | ({} if token is None else {"Authorization": f"Bearer {token}"})
 
 
@@ -53,31 +55,32 @@ class Stream(Protocol):
     """One connection."""
 
     @classmethod
-    async def open(cls, ways: Ways, following: Following, token: str | None) -> Self:
-        """
+    async def open(cls, options: ConnectOptions, following: Following, token: str | None) -> Self:
+        """Connect, and ask for all channels.
+
         Raises:
-            Ended: if it does not open.
+            Ended: if that fails.
         """
 
     async def receive(self) -> str:
-        """The next message. One that is cancelled is the last.
+        """The next message. If the call is cancelled, the connection must be closed.
 
         Raises:
-            Ended: when there is none.
+            Ended: when the connection has ended.
         """
 
     async def follow(self, channel: str) -> bool:
-        """Follow a channel more; ``False`` if that takes a new connection."""
+        """Follow one more channel; ``False`` if that takes a new connection."""
 
     async def unfollow(self, channel: str) -> bool:
-        """Leave a channel; ``False`` if that takes a new connection."""
+        """Stop following a channel; ``False`` if that takes a new connection."""
 
     async def close(self) -> None:
         """Close it. Never fails."""
 
 
 def retry_after(text: str | None) -> float | None:
-    """The seconds that Retry-After says (RFC 9110, section 10.2.3); ``None`` if it says nothing."""
+    """The seconds in a ``Retry-After`` header (RFC 9110, section 10.2.3); ``None`` if there is none, or it is malformed."""
     if text is None:
         return None
     with suppress(ValueError):
@@ -88,14 +91,14 @@ def retry_after(text: str | None) -> float | None:
 
 
 class _Connect(websockets.asyncio.client.connect):
-    """Goes where it is told and nowhere else, as over SSE: websockets before 17 takes the token along, and any the other headers."""
+    """Does not follow redirects, as over SSE: websockets before 17 would send the token there, and every version the other headers."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
 
 
 class WebSocketStream:
-    """A WebSocket; channels are followed by commands."""
+    """A WebSocket, on which channels are followed by commands."""
 
     def __init__(self, socket: websockets.asyncio.client.ClientConnection, following: Following) -> None:
         self._socket = socket
@@ -103,18 +106,19 @@ class WebSocketStream:
         self._left: deque[str] = deque(maxlen=LEFT)
 
     @classmethod
-    async def open(cls, ways: Ways, following: Following, token: str | None) -> Self:
-        """
+    async def open(cls, options: ConnectOptions, following: Following, token: str | None) -> Self:
+        """Connect, and ask for all channels.
+
         Raises:
-            Ended: if it does not open.
+            Ended: if that fails.
         """
         query = "?until=final" if following.until_final else ""
-        beat = ways.silence / 2
-        extra: dict[str, Any] = {} if ways.ssl is None else {"ssl": ways.ssl}
+        beat = options.silence / 2
+        extra: dict[str, Any] = {} if options.ssl is None else {"ssl": options.ssl}
         try:
             socket = await _Connect(
-                address(ways.url, "ws") + query,
-                additional_headers=ways.headers_with(token),
+                address(options.url, "ws") + query,
+                additional_headers=options.headers_with(token),
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,
                 open_timeout=OPEN_SECONDS,
@@ -125,7 +129,7 @@ class WebSocketStream:
             )
         except InvalidStatus as error:
             answer = error.response
-            # A server on the way refused the upgrade; the gateway itself opens and closes with a code.
+            # A proxy on the way has refused the upgrade: the gateway itself would accept it, and close with a code.
             raise Ended(answer.status_code, answer.reason_phrase, retry_after(answer.headers.get("Retry-After"))) from None
         except (OSError, WebSocketException) as error:  # TimeoutError is an OSError
             raise Ended(0, _describe(error)) from error
@@ -139,7 +143,7 @@ class WebSocketStream:
 
     async def _send(self, command: str | None) -> None:
         if command is not None:
-            with suppress(ConnectionClosed):  # receive() says why
+            with suppress(ConnectionClosed):  # receive() will tell why
                 await self._socket.send(command)
 
     async def receive(self) -> str:
@@ -153,7 +157,7 @@ class WebSocketStream:
 
     async def follow(self, channel: str) -> bool:
         if channel in self._left:
-            return False  # what is still on its way from before would pass for what comes after the cursor
+            return False  # an event that was on its way when the channel was unfollowed would be taken for one after the new cursor
         await self._send(self._following.subscribe_command([channel]))
         return True
 
@@ -168,7 +172,7 @@ class WebSocketStream:
 
 
 class SseStream:
-    """An event stream; its channels stand in its URL."""
+    """An event stream, whose channels are in its URL."""
 
     def __init__(self, client: httpx.AsyncClient, answer: httpx.Response) -> None:
         self._client = client
@@ -176,16 +180,17 @@ class SseStream:
         self._messages = self._read()
 
     @classmethod
-    async def open(cls, ways: Ways, following: Following, token: str | None) -> Self:
-        """
+    async def open(cls, options: ConnectOptions, following: Following, token: str | None) -> Self:
+        """Connect, and ask for all channels.
+
         Raises:
-            Ended: if it does not open.
+            Ended: if that fails.
         """
-        timeout = httpx.Timeout(OPEN_SECONDS, read=ways.silence)
-        client = httpx.AsyncClient(timeout=timeout, verify=ways.ssl or False)
+        timeout = httpx.Timeout(OPEN_SECONDS, read=options.silence)
+        client = httpx.AsyncClient(timeout=timeout, verify=options.ssl or False)
         try:
-            url = f"{address(ways.url, 'sse')}?{following.query()}"
-            headers = ways.headers_with(token) | {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+            url = f"{address(options.url, 'sse')}?{following.query()}"
+            headers = options.headers_with(token) | {"Accept": "text/event-stream", "Cache-Control": "no-store"}
             async with asyncio.timeout(OPEN_SECONDS):
                 answer = await client.send(client.build_request("GET", url, headers=headers), stream=True)
                 await _check(answer)
@@ -213,7 +218,7 @@ class SseStream:
         return False
 
     async def unfollow(self, channel: str) -> bool:
-        return True  # what still comes of it is dropped, and the next connection does not ask for it
+        return True  # its events are dropped, and the next connection does not ask for it
 
     async def close(self) -> None:
         with suppress(OSError, httpx.HTTPError):
@@ -222,9 +227,10 @@ class SseStream:
 
 
 async def _check(answer: httpx.Response) -> None:
-    """
+    """Check that an answer is an event stream.
+
     Raises:
-        Ended: if this is no event stream, with the problem's detail (RFC 9457) or the status in words.
+        Ended: if it is not, with the problem's detail (RFC 9457) or the phrase of the status.
     """
     if answer.status_code == 200:
         return

@@ -1,4 +1,4 @@
-"""Subscription: the events of channels as an async iterator that comes back by itself, and nothing lost on the way."""
+"""Subscription: the events of channels as an async iterator, which reconnects by itself and loses nothing."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from notify_client.streams import Stream
 
 Channels = Iterable[str] | Mapping[str, str | None]
-"""Names, or names with the cursors to go on from."""
+"""The names of channels, or a mapping from names to the cursors from which to go on (``None`` for none)."""
 
-SILENCE: Final = 50.0  # the gateway gives a sign of life every 20 s
+SILENCE: Final = 50.0  # seconds; the gateway sends a heartbeat every 20
 
 logger: Final = logging.getLogger("notify_client")
 
 
 class Options(TypedDict, total=False):
-    """How to follow.
+    """The options of ``subscribe`` and ``watch``.
 
     Attributes:
-        token: a token, or a function (also an async one) that gives one; it is asked for each connection
-        since: where to begin on channels without a cursor: the newest event (``None``, ``"last"``), all that is kept (``"0"``), only
-            what is new (``"now"``), or after an id
-        until_final: end when the final event of every channel was delivered
-        transport: ``"ws"`` for WebSocket, ``"sse"``, or ``"auto"``: WebSocket, and SSE where WebSocket does not get through
+        token: a token, or a function or async function that returns one, which is called for each connection
+        since: where to begin on channels without a cursor: with the newest event (``None`` or ``"last"``), with all that is kept
+            (``"0"``), with new events only (``"now"``), or after an id
+        until_final: whether to end once the final event of every channel was delivered
+        transport: ``"ws"`` for WebSocket, ``"sse"``, or ``"auto"`` for WebSocket, and SSE if WebSocket does not get through
         on_gap: called with a channel's name, and awaited if it is async, when events of that channel are missing because the log
-            no longer holds them; the next event of that channel comes after it. Load the channel's state from your own backend
-            there. Without it a warning is logged
-        headers: more of them, for a proxy in front
-        ssl: for ``https``, if the system's certificates are not the right ones
-        silence: seconds without a sign of life after which a connection counts as dead
+            no longer holds them, before the next event of that channel. Load the channel's state from your own backend there. If it
+            is not given, a warning is logged
+        headers: further headers, for a proxy in front of the gateway
+        ssl: the context for ``https``, if the system's certificates are not the right ones
+        silence: seconds without a byte after which a connection counts as dead
     """
 
     token: str | Callable[[], str | Awaitable[str]] | None
@@ -53,8 +53,8 @@ class Options(TypedDict, total=False):
 class Subscription:
     """The events of some channels, as they come. Made by ``subscribe``.
 
-    An async iterator of ``Event``, and an async context manager that closes the connection. A call of ``anext`` that is
-    cancelled loses nothing. One task may iterate; ``follow`` and ``unfollow`` belong to that task, too.
+    It is an async iterator of ``Event``, and an async context manager that closes the connection. A cancelled ``anext`` loses no event.
+    Only one task may iterate, and call ``follow`` and ``unfollow``.
     """
 
     def __init__(self, url: str, channels: Channels, **options: Unpack[Options]) -> None:
@@ -78,7 +78,7 @@ class Subscription:
             renewable=callable(self._token),
         )
         context = (options.get("ssl") or ssl.create_default_context()) if secure else None
-        self._ways = streams.Ways(url=url, headers=options.get("headers") or {}, ssl=context, silence=silence)
+        self._connect_options = streams.ConnectOptions(url=url, headers=options.get("headers") or {}, ssl=context, silence=silence)
         self._kinds: Final[dict[str, type[Stream]]] = {"ws": streams.WebSocketStream, "sse": streams.SseStream}
         self._stream: Stream | None = None
         self._pending: asyncio.Task[Event | None] | None = None
@@ -88,7 +88,7 @@ class Subscription:
 
     @property
     def cursors(self) -> dict[str, str | None]:
-        """Where each channel goes on; ``subscribe`` takes them as its channels, in another process for instance."""
+        """The cursor of each channel. ``subscribe`` takes them as its channels to go on from there, perhaps in another process."""
         return dict(self._following.cursors)
 
     def __aiter__(self) -> Self:
@@ -98,11 +98,11 @@ class Subscription:
         """The next event.
 
         Raises:
-            StopAsyncIteration: when every channel is over (``until_final``), or this was closed.
-            Refused: if the gateway will not serve it. Iterating again asks again.
-            Exception: what ``token`` or ``on_gap`` raise. Iterating again goes on.
+            StopAsyncIteration: when every channel is over (with ``until_final``), or this was closed.
+            Refused: if the gateway will not serve it. Iterating again tries again.
+            Exception: what ``token`` or ``on_gap`` raises. Iterating again goes on.
         """
-        # A task of its own, which a cancelled call leaves to the next one: it may be about to connect, or hold an event.
+        # In a task, which a cancelled call leaves to the next one, because it may be about to connect, or hold an event.
         if self._pending is None:
             self._pending = asyncio.ensure_future(self._next())
         pending = self._pending
@@ -122,7 +122,7 @@ class Subscription:
                 if self._stream is None:
                     await asyncio.sleep(self._not_before - loop.time())
                     kind = self._kinds[self._following.transport]
-                    self._stream = await kind.open(self._ways, self._following, await self._get_token())
+                    self._stream = await kind.open(self._connect_options, self._following, await self._get_token())
                 item = self._following.receive(await self._stream.receive(), loop.time())
             except Ended as ended:
                 await self._lose(ended)
@@ -144,12 +144,12 @@ class Subscription:
             return
         told = self._on_gap(channel)
         if inspect.isawaitable(told):
-            await told  # if this is broken off, so is the connection, and the next one tells of the same gap
+            await told  # if this is cancelled, the connection is closed, and the next one will tell of the same gap
 
     async def _get_token(self) -> str | None:
         if not callable(self._token):
             return self._token
-        # In a thread if it is an ordinary function: it may ask a server.
+        # An ordinary function is called in a thread, because it may wait for a server.
         token = self._token() if inspect.iscoroutinefunction(self._token) else await asyncio.to_thread(self._token)
         return await token if inspect.isawaitable(token) else token
 
@@ -160,7 +160,7 @@ class Subscription:
         if wait is None:
             self._closed = True
             return
-        # One word about each trouble, not one for each attempt.
+        # One warning for each outage, not one for each attempt.
         first = self._following.failures == 2
         logger.log(logging.WARNING if first else logging.DEBUG, "no connection to the gateway: %s; next attempt in %.1f s", ended, wait)
         self._not_before = now + wait
@@ -171,7 +171,7 @@ class Subscription:
             await stream.close()
 
     async def _interrupt(self) -> None:
-        """Close the connection under whoever waits for it."""
+        """Close the connection, also while a task waits for its next message."""
         pending = self._pending
         if pending is not None and pending.cancel():
             await asyncio.wait([pending])
@@ -180,28 +180,32 @@ class Subscription:
         await self._drop()
 
     def _settle(self, pending: asyncio.Task[Event | None]) -> None:
-        # Whoever iterates and another task that closes wait for the same, and either may be the first to go on.
+        # The task that iterates and one that closes may wait for the same task, and either may be the first to go on.
         if self._pending is pending:
             self._pending = None
 
     async def follow(self, channel: str, cursor: str | None = None) -> None:
-        """Follow a channel more, from its cursor if given, else as ``since`` says.
+        """Follow one more channel.
+
+        Args:
+            channel: its name
+            cursor: from which to go on; as ``since`` says if not given
 
         Raises:
-            ValueError: if the name or the cursor is none. A channel that is not allowed is refused while iterating.
+            ValueError: if the name or the cursor is wrong. If the token does not allow the channel, iterating raises ``Refused``.
         """
         self._following.follow(channel, cursor)
         if self._stream is not None and not await self._stream.follow(channel):
             await self._interrupt()
 
     async def unfollow(self, channel: str) -> None:
-        """Leave a channel. Nothing more of it is delivered."""
+        """Stop following a channel. None of its events is delivered after this."""
         self._following.unfollow(channel)
         if self._stream is not None:
             await self._stream.unfollow(channel)
 
     async def aclose(self) -> None:
-        """Close the connection; the iteration ends."""
+        """Close the connection, which ends the iteration."""
         self._closed = True
         await self._interrupt()
 
@@ -219,18 +223,18 @@ def subscribe(url: str, channels: Channels, **options: Unpack[Options]) -> Subsc
             async for event in events:
                 print(event.type, event.data)
 
-    It comes back by itself after whatever breaks the connection, goes on where it was, and delivers no event twice.
+    It reconnects by itself, goes on where it was, and delivers no event twice.
 
     Args:
-        url: of the gateway, as ``http://localhost:8000`` or ``https://example.com/notify``
-        channels: names, or names with the cursors to go on from
+        url: of the gateway, such as ``http://localhost:8000`` or ``https://example.com/notify``
+        channels: their names, or a mapping from their names to the cursors from which to go on
         options: see ``Options``
 
     Raises:
-        ValueError: if an argument is wrong.
-        ImportError: without the extra ``subscribe``.
+        ValueError, TypeError: if an argument is wrong.
+        ImportError: if the extra ``subscribe`` is not installed.
 
-    While iterating, ``Refused`` if the gateway will not serve this: the request is wrong, a channel is not allowed, or the token
-    is bad and ``token`` gave no better one.
+    Iterating raises ``Refused`` if the gateway will not serve this: the request is wrong, a channel is not allowed, or the token is
+    invalid and ``token`` gave no better one.
     """
     return Subscription(url, channels, **options)

@@ -1,7 +1,7 @@
-"""Token: make one for a browser, in the backend that knows who is logged in.
+"""Token: makes tokens for browsers, in the backend that knows who is logged in.
 
-HS256 with the gateway's GATEWAY_JWT_SECRET (RFC 7519; RFC 7515, appendix A.1). That is one HMAC of the standard library, so
-a backend needs nothing more for it. For other algorithms take a JWT library of your own.
+They are signed by HS256 with the gateway's GATEWAY_JWT_SECRET (RFC 7519; RFC 7515, appendix A.1), which takes only an HMAC of the
+standard library. For other algorithms use a JWT library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def issue_token(
     ttl: float = 900,
     **claims: Any,
 ) -> str:
-    """A token with which a client follows its channels.
+    """Make a token with which a client may follow channels.
 
     >>> issue_token("a secret of at least thirty-two bytes", "ann", subscribe=["jobs:42"], ttl=900).count(".")
     2
@@ -40,11 +40,11 @@ def issue_token(
         subscribe: the channels it may follow, each exact or ending in ``*``; ``user:<sub>`` and ``user:<sub>:*`` if not given
         publish: the channels it may publish on over HTTP; none if not given
         ttl: seconds until it expires
-        claims: more of them, such as ``aud``, ``iss``, ``jti`` or ``admin``
+        claims: further claims, such as ``aud``, ``iss``, ``jti`` or ``admin``
 
     Raises:
-        ValueError: if the secret is too short, the subject empty, or the time not positive.
-        TypeError: if a list of channels is a single text.
+        ValueError: if the secret is too short, the subject is empty, or ``ttl`` is not a positive number.
+        TypeError: if a single text is given instead of a list of channels.
     """
     if len(secret.encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"secret: at least {MIN_SECRET_BYTES} bytes are expected")
@@ -53,7 +53,7 @@ def issue_token(
     if not 0 < ttl < math.inf:
         raise ValueError(f"ttl {ttl!r}: a positive number of seconds is expected")
     now = time.time()
-    # iat to the millisecond: a token that is made right after the subject's others were revoked is told from them.
+    # iat with milliseconds, so that a token made right after the subject's tokens were revoked is newer than the revocation.
     payload: dict[str, Any] = {"sub": sub, "iat": round(now, 3), "exp": round(now + ttl, 3)} | claims
     for name, channels in (("subscribe", subscribe), ("publish", publish)):
         if isinstance(channels, str):

@@ -114,7 +114,7 @@ def test_one_asyncio_publisher_serves_one_loop_after_the_other(valkey):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_loop_after_the_other_may_have_more_to_publish_than_there_are_connections(valkey):
-    publisher = AsyncPublisher(valkey.url)
+    publisher = AsyncPublisher(valkey.url, timeout=10)
 
     async def publish_many(publisher):
         return await asyncio.gather(*(publisher.publish("jobs:1", "a") for _ in range(3 * CONNECTIONS)))

@@ -1,1 +1,1 @@
-"""Task queues whose jobs report themselves: a module for each, none imported unless asked for."""
+"""Integrations with task queues, which publish what happens to each job: one module for each, which the user imports."""

@@ -1,4 +1,4 @@
-"""arq: one line, and every job of a worker reports.
+"""arq: publishes what happens to every job of a worker.
 
     from notify_client.integrations.arq import enqueue, report_jobs
 
@@ -8,9 +8,11 @@
 
     await enqueue(pool, AsyncJobs("redis://localhost:6379"), "resize", 42, notify_owner="ann")
 
-A job's id is arq's. Its owner is a keyword, which is taken out before the function is called. In a function,
-``await progress(ctx, percent=40)``. arq's hooks do not say how a job ended, so what its function did is kept in ``ctx``, and after
-the end it is asked whether arq still has the job: then it will be run again.
+A job's id is arq's. Its owner is a keyword argument, which is removed before the function is called. A function reports its progress
+with ``await progress(ctx, percent=40)``.
+
+arq's hooks do not tell how a job ended, so the outcome of its function is kept in ``ctx``. If arq still has the job after it has failed,
+it will be run again.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from uuid import uuid4
 from arq.constants import job_key_prefix, result_key_prefix
 from arq.worker import func
 
-from notify_client.integrations.jobs import OWNER, AsyncJobs, Job, Words
+from notify_client.integrations.jobs import OWNER, AsyncJobs, Details, Job
 from notify_client.publisher import AsyncPublisher
 
 Settings = TypeVar("Settings", bound=type)
@@ -46,16 +48,16 @@ class _State:
 
 
 async def progress(ctx: dict[str, Any], **fields: Any) -> None:
-    """Report how far the job of this ``ctx`` is. Where nothing reports it does nothing."""
+    """Report the progress of the job of this ``ctx``; does nothing in a worker without ``report_jobs``."""
     if (state := ctx.get(STATE)) is not None:
         await state.jobs.tell(state.job, "progress", fields)
 
 
 async def enqueue(pool: Any, jobs: AsyncJobs, function: str, *args: Any, **options: Any) -> Any:
-    """``pool.enqueue_job`` that tells of the job. The same arguments and answer."""
+    """As ``pool.enqueue_job``, with the same further arguments and the same result, but the job is reported as queued."""
     new = "_job_id" not in options
     id = options.setdefault("_job_id", uuid4().hex)
-    # Told before: a worker may be faster than what comes after. A job that arq has already is not queued again.
+    # Reported before it is queued, because a worker may start it at once. A job that arq has already is not queued again.
     if new or not await pool.exists(job_key_prefix + id, result_key_prefix + id):
         await jobs.tell(Job(id, function, options.get(OWNER)), "queued")
     return await pool.enqueue_job(function, *args, **options)
@@ -65,11 +67,11 @@ def report_jobs(publisher: AsyncPublisher | str, *, results: bool = False, messa
     """Decorate a class of worker settings, so that what happens to each job is published.
 
     Args:
-        publisher: or the URL of the gateway's Redis
+        publisher: which to use, or the URL of the gateway's Redis
         results: whether ``completed`` has what the function returned
         messages: whether ``failed`` and ``retrying`` have the error's text
     """
-    jobs = AsyncJobs(publisher, Words(results=results, messages=messages))
+    jobs = AsyncJobs(publisher, Details(results=results, messages=messages))
 
     def decorate(settings: Settings) -> Settings:
         chosen: Any = settings
@@ -97,7 +99,7 @@ def report_jobs(publisher: AsyncPublisher | str, *, results: bool = False, messa
 
 
 def _reporting(function: Any, jobs: AsyncJobs, tries: int) -> Any:
-    """The same function or cron job, whose runs are told of."""
+    """The same function or cron job, but its runs are reported."""
     coroutine, most = function.coroutine, tries if function.max_tries is None else function.max_tries
 
     @wraps(coroutine)
@@ -120,7 +122,7 @@ async def _tell_end(ctx: dict[str, Any], state: _State) -> None:
     elif not await ctx["redis"].exists(job_key_prefix + state.job.id):
         await state.jobs.tell(state.job, "failed", error=state.error)
     elif ctx["job_try"] >= state.max_tries:
-        # It is still queued, but only to be refused, and arq calls nothing then.
+        # The job is still queued, but arq will only refuse it, and calls no hook then.
         await state.jobs.tell(state.job, "failed", error="MaxRetriesExceeded")
     else:
         await state.jobs.tell(state.job, "retrying", error=state.error)

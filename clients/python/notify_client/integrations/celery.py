@@ -1,14 +1,15 @@
-"""Celery: one line, and every task of an app reports.
+"""Celery: publishes what happens to every task of an app.
 
     from notify_client.integrations.celery import report_tasks
     report_tasks(app, "redis://localhost:6379")
 
-A task's id is its job's id. Its owner is a header, which the tasks that it starts inherit: chains, groups, chords, retries.
+The id of a job is that of the task. Its owner is a header, which is inherited by the tasks that it starts, also in chains, groups,
+chords and retries:
 
     resize.apply_async((42,), headers={"notify_owner": "ann"})
 
-Progress is ``self.update_state(state="PROGRESS", meta={"percent": 40})``, as ever, or ``progress(percent=40)``. Of a task whose base
-class does not come from ``app.Task`` only the latter is seen.
+A task reports its progress with ``self.update_state(state="PROGRESS", meta={"percent": 40})``, as usual in Celery, or with
+``progress(percent=40)``. A task whose class is not derived from ``app.Task`` must use the latter.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from celery import signals, states
 from celery.exceptions import TimeLimitExceeded
 from celery.worker.request import Request
 
-from notify_client.integrations.jobs import OWNER, Job, Jobs, Words
+from notify_client.integrations.jobs import OWNER, Details, Job, Jobs
 from notify_client.publisher import Publisher
 
 _jobs: WeakKeyDictionary[celery.Celery, Jobs] = WeakKeyDictionary()
 
 
 def _owner(request: Any) -> str | None:
-    # Where a header of one's own arrives differs between versions, and between real and eager calls.
+    # Where a custom header ends up differs between versions of Celery, and between real and eager calls.
     return getattr(request, OWNER, None) or (getattr(request, "headers", None) or {}).get(OWNER)
 
 
@@ -40,21 +41,21 @@ def _job(task: Any, request: Any) -> Job:
 
 
 def progress(**fields: Any) -> None:
-    """Report how far the running task is. Outside of one it does nothing."""
+    """Report the progress of the running task; does nothing outside of a task."""
     task = celery.current_task
     if task and task.request.id and task.app in _jobs:
         _jobs[task.app].tell(_job(task, task.request), "progress", fields)
 
 
 class _Reports:
-    """What an app's signals say, told of its own tasks."""
+    """Reports what Celery's signals say of the tasks of one app."""
 
     def __init__(self, app: celery.Celery, jobs: Jobs) -> None:
         self._app = app
         self._jobs = jobs
 
     def connect(self) -> None:
-        """Hear of each task from now on."""
+        """Connect to the signals."""
         signals.before_task_publish.connect(self._on_publish, weak=False)
         signals.task_prerun.connect(self._on_start, weak=False)
         signals.task_success.connect(self._on_success, weak=False)
@@ -62,7 +63,7 @@ class _Reports:
         signals.task_revoked.connect(self._on_revoked, weak=False)
 
     def tell(self, task: Any, type: str, fields: Any = None, *, job: Job | None = None, error: BaseException | str | None = None) -> None:
-        """Tell what happened to a task, if it is one of this app's and not Celery's own."""
+        """Report what happened to a task, unless it belongs to another app, or is one of Celery's own tasks."""
         if task.app is self._app and not task.name.startswith("celery."):
             self._jobs.tell(job or _job(task, task.request), type, fields, error=error)
 
@@ -70,7 +71,7 @@ class _Reports:
         running = self._app.current_worker_task
         if OWNER not in headers and running and (owner := _owner(running.request)):
             headers[OWNER] = owner
-        # Before it is sent, a retry too: another process may be faster than what comes after.
+        # This signal comes before the task (or its retry) is sent, so that the event is published before another process can start it.
         if "id" in headers and not sender.startswith("celery."):
             retrying = bool(headers.get("retries"))
             error = sys.exc_info()[1] if retrying else None
@@ -93,7 +94,7 @@ class _Reports:
 
 def _reporting_request(reports: _Reports) -> type[Request]:
     class ReportingRequest(Request):  # type: ignore[misc]
-        """A request that tells, in the worker's main process, what its child process cannot tell any more: it was killed."""
+        """A request that reports from the worker's main process that its child process was killed, which the child cannot do."""
 
         def on_failure(self, *args: Any, **more: Any) -> None:
             with self._known():
@@ -102,12 +103,12 @@ def _reporting_request(reports: _Reports) -> type[Request]:
         def on_timeout(self, soft: bool, timeout: float) -> None:
             with self._known():
                 super().on_timeout(soft, timeout)
-            if not soft:  # older Celery sends no signal
+            if not soft:  # older versions of Celery send no signal
                 reports.tell(self.task, "failed", job=_job(self.task, self._context), error=TimeLimitExceeded(timeout))
 
         @contextmanager
         def _known(self) -> Iterator[None]:
-            """Have the signal's receiver find the request, and with it the owner."""
+            """Make the request known to the receiver of the signal, which takes the owner from it."""
             self.task.request_stack.push(self._context)
             try:
                 yield
@@ -131,15 +132,15 @@ def _reporting_update_state(update_state: Callable[..., None], jobs: Jobs) -> Ca
 def report_tasks(app: celery.Celery, publisher: Publisher | str, *, results: bool = False, messages: bool = False) -> None:
     """Publish what happens to each task of an app.
 
-    To be called once, where the app is made, so that workers and those who start tasks have it.
+    Call it once, where the app is made, so that it applies both in workers and where tasks are started.
 
     Args:
         app: the app
-        publisher: or the URL of the gateway's Redis
+        publisher: which to use, or the URL of the gateway's Redis
         results: whether ``completed`` has what the task returned
         messages: whether ``failed`` and ``retrying`` have the error's text
     """
-    _jobs[app] = jobs = Jobs(publisher, Words(results=results, messages=messages))
+    _jobs[app] = jobs = Jobs(publisher, Details(results=results, messages=messages))
     reports = _Reports(app, jobs)
     reports.connect()
     app.Task.Request = _reporting_request(reports)

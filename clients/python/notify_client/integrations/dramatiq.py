@@ -1,14 +1,15 @@
-"""Dramatiq: a middleware, and every message of a broker reports.
+"""Dramatiq: a middleware that publishes what happens to every message of a broker.
 
     from notify_client.integrations.dramatiq import Reports
     broker.add_middleware(Reports("redis://localhost:6379"))
 
-A message's id is its job's id. Its owner is an option, which the messages sent while it is processed inherit:
+The id of a job is that of the message. Its owner is an option, which is inherited by the messages that are sent while it is processed:
 
     resize.send_with_options(args=(42,), notify_owner="ann")
 
-In an actor that is no coroutine, ``progress(percent=40)``. The text of a retry is that of the exception; the end is ``after_nack``,
-because an exception alone does not say whether there will be another try.
+An actor that is not a coroutine function reports its progress with ``progress(percent=40)``.
+
+A failure is reported as final in ``after_nack``, because an exception alone does not tell whether there will be another try.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from typing import Any
 import dramatiq
 from dramatiq.broker import Broker
 
-from notify_client.integrations.jobs import OWNER, Job, Jobs, Words
+from notify_client.integrations.jobs import OWNER, Details, Job, Jobs
 from notify_client.publisher import Publisher
 
-TOLD = "notify_told"  # up to which retry the queueing of a message was told: one that was delayed is queued twice
+# The option with the number of the retry that was last reported as queued: a message with a delay is queued twice.
+TOLD = "notify_told"
 
 
 class _Running(threading.local):
@@ -40,7 +42,7 @@ def _job(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> Job:
 
 
 def progress(**fields: Any) -> None:
-    """Report how far the message is that this thread processes. Elsewhere it does nothing."""
+    """Report the progress of the message that this thread processes; does nothing in other threads."""
     if _running.jobs is not None and _running.job is not None:
         _running.jobs.tell(_running.job, "progress", fields)
 
@@ -49,13 +51,13 @@ class Reports(dramatiq.Middleware):
     """Publishes what happens to each message.
 
     Args:
-        publisher: or the URL of the gateway's Redis
+        publisher: which to use, or the URL of the gateway's Redis
         results: whether ``completed`` has what the actor returned
         messages: whether ``failed`` and ``retrying`` have the error's text
     """
 
     def __init__(self, publisher: Publisher | str, *, results: bool = False, messages: bool = False) -> None:
-        self._jobs = Jobs(publisher, Words(results=results, messages=messages))
+        self._jobs = Jobs(publisher, Details(results=results, messages=messages))
 
     def before_enqueue(self, broker: Broker, message: dramatiq.Message[Any], delay: int | None) -> None:
         if _running.job is not None and _running.job.owner is not None:

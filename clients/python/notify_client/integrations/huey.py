@@ -1,10 +1,11 @@
-"""Huey: one line, and every task reports.
+"""Huey: publishes what happens to every task of an instance.
 
     from notify_client.integrations.huey import report_tasks
     report_tasks(huey, "redis://localhost:6379", owner=lambda task: task.kwargs.get("user"))
 
-A task's id is its job's id. Huey's tasks carry nothing but their arguments, so the owner is looked for there. In a task,
-``progress(percent=40)``. A consumer that is killed as a whole tells nothing: Huey does not know what it was at.
+The id of a job is that of the task. Huey's tasks carry only their arguments, so the owner is taken from those. A task reports its
+progress with ``progress(percent=40)``. If a whole consumer is killed, nothing is reported, because Huey does not know which tasks it
+was running.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any, Final
 
 import huey as library
 
-from notify_client.integrations.jobs import Job, Jobs, Words
+from notify_client.integrations.jobs import Details, Job, Jobs
 from notify_client.publisher import Publisher
 
-# By their names: older versions do not know all of them.
+# Signals by their names, because older versions of Huey do not have constants for all of them; and the errors that are reported.
 ENDS: Final = {"revoked": "Revoked", "expired": "Expired", "interrupted": "Interrupted"}
 ENDS_WITHOUT_RETRIES: Final = {
     "error": "Error",
@@ -32,7 +33,7 @@ _running: ContextVar[tuple[Jobs, Job] | None] = ContextVar("notify_job", default
 
 
 def progress(**fields: Any) -> None:
-    """Report how far the running task is. Outside of one it does nothing."""
+    """Report the progress of the running task; does nothing outside of a task."""
     if (running := _running.get()) is not None:
         jobs, job = running
         jobs.tell(job, "progress", fields)
@@ -46,16 +47,16 @@ def report_tasks(
     results: bool = False,
     messages: bool = False,
 ) -> None:
-    """Publish what happens to each task. To be called in consumers and in whatever enqueues tasks.
+    """Publish what happens to each task. Call it both in consumers and in programs that enqueue tasks.
 
     Args:
         huey: the instance
-        publisher: or the URL of the gateway's Redis
-        owner: says whose a task is
+        publisher: which to use, or the URL of the gateway's Redis
+        owner: returns the owner of a task; ``None`` for nobody
         results: whether ``completed`` has what the task returned
         messages: whether ``failed`` has the error's text
     """
-    jobs = Jobs(publisher, Words(results=results, messages=messages))
+    jobs = Jobs(publisher, Details(results=results, messages=messages))
 
     def job_of(task: Any) -> Job:
         return Job(task.id, task.name, owner(task))
@@ -75,7 +76,7 @@ def report_tasks(
             jobs.tell(job, "failed", error=error or ENDS_WITHOUT_RETRIES[signal])
 
     def on_done(task: Any, value: Any, error: BaseException | None) -> None:
-        # The signal of completion does not bring the value.
+        # Used instead of the signal of completion, which does not have the value.
         _running.set(None)
         if error is None:
             jobs.tell(job_of(task), "completed", {"result": value})

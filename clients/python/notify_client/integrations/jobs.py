@@ -1,14 +1,14 @@
 """Jobs: the life of a job as events, the same for every task queue.
 
-A job's events are ``queued``, ``started``, ``progress``, ``retrying``, and at the end ``completed`` or ``failed``. They go to
-``jobs:<id>``, and to ``user:<owner>`` where an owner is known; there ``data`` tells whose they are.
+A job's events are ``queued``, ``started``, ``progress``, ``retrying``, and at the end ``completed`` or ``failed``. They are published on
+``jobs:<id>``, and on ``user:<owner>`` if the job has an owner. Their ``data`` is
 
     {"job": "42", "task": "app.resize", ...}
 
-with the fields of the progress, the name of an error's class as ``error``, and, if asked for, ``result`` or the error's text as
-``message``. Tracebacks are never sent: they belong to the team, not to its users.
+with the fields of the progress, or the name of the error's class as ``error``, and, if asked for, the ``result`` or the error's text as
+``message``. Tracebacks are never published, because users must not see them.
 
-Nothing here raises or holds a worker up: what cannot be published is logged and dropped.
+Nothing here raises or holds a worker up: an event that cannot be published is logged and dropped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from notify_client.command import show
 from notify_client.publisher import AsyncPublisher, Publisher
 
 OWNER: Final = "notify_owner"
-"""The header, option, label or field of a task that names its owner."""
+"""The name of the header, option, label or field with which a task names its owner."""
 
 logger: Final = logging.getLogger("notify_client")
 
@@ -32,10 +32,10 @@ class Job:
     """One job.
 
     Attributes:
-        id: as the queue knows it
-        task: the name of what it does
-        owner: whom to tell, besides those who follow the job
-        run: tells apart the runs of a job that is started anew after its end; each has an end of its own
+        id: in the task queue
+        task: the name of its task
+        owner: who is told besides the followers of the job; ``None`` for nobody
+        run: distinguishes the runs of a job that is queued again after its end, because each run has its own final event
     """
 
     id: str
@@ -45,19 +45,19 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
-    """What is told of each job.
+class Details:
+    """What the events of jobs contain, besides what they always do.
 
     Attributes:
         results: whether ``completed`` has what the task returned, if that is JSON
-        messages: whether ``failed`` and ``retrying`` have the error's text; it may hold what is not meant for users
+        messages: whether ``failed`` and ``retrying`` have the error's text, which may hold what is not meant for users
     """
 
     results: bool = False
     messages: bool = False
 
     def data(self, job: Job, type: str, fields: Mapping[str, Any], error: BaseException | str | None) -> dict[str, Any]:
-        """The data of an event."""
+        """The data of an event; the arguments are those of ``Jobs.tell``."""
         data = {**fields, "job": job.id, "task": job.task}
         if type == "completed" and not self.results:
             data.pop("result", None)
@@ -70,11 +70,11 @@ class Words:
         return data
 
     def events(self, job: Job, type: str, fields: Mapping[str, Any], error: BaseException | str | None) -> Iterator[dict[str, Any]]:
-        """The arguments of each ``publish`` that tells this."""
+        """The arguments of ``Publisher.publish`` for each event; the arguments are those of ``Jobs.tell``."""
         event = {"type": type, "data": self.data(job, type, fields, error)}
         over = type in ("completed", "failed")
         if over:
-            # However many processes see a job end, it ends once.
+            # With a key, because several processes may see the job end, and it must have only one final event.
             event["key"] = f"end:{job.id}:{job.run}"
         if type == "progress":
             event["collapse"] = f"progress:{job.id}"
@@ -83,59 +83,60 @@ class Words:
             yield {"channel": f"user:{job.owner}", **event}
 
 
-def _is_worth_another_try(event: dict[str, Any], problem: ValueError) -> bool:
-    """Whether the event can be published without its result."""
-    again = event["type"] == "completed" and event["data"].pop("result", None) is not None
-    logger.warning("job %s: %s: %s", show(event["data"]["job"]), "result left out" if again else f"{event['type']} not published", problem)
-    return again
+def _drop_result(event: dict[str, Any], problem: ValueError) -> bool:
+    """Take the result out of an event that cannot be published, and log the problem; ``False`` if it has no result."""
+    dropped = event["type"] == "completed" and event["data"].pop("result", None) is not None
+    what = "result left out" if dropped else f"{event['type']} not published"
+    logger.warning("job %s: %s: %s", show(event["data"]["job"]), what, problem)
+    return dropped
 
 
 class Jobs:
-    """Tells of jobs from threads and forked workers.
+    """Publishes the events of jobs, from threads and forked workers.
 
     Args:
-        publisher: or the URL of Redis
-        words: what is told
+        publisher: which to use, or the URL of the gateway's Redis
+        details: what the events contain
     """
 
-    def __init__(self, publisher: Publisher | str, words: Words | None = None) -> None:
+    def __init__(self, publisher: Publisher | str, details: Details | None = None) -> None:
         self._publisher = Publisher(publisher) if isinstance(publisher, str) else publisher
-        self._words = words or Words()
+        self._details = details or Details()
 
     def tell(self, job: Job, type: str, fields: Mapping[str, Any] | None = None, *, error: BaseException | str | None = None) -> None:
         """Publish that something happened to a job.
 
         Args:
-            job: which
-            type: what happened
-            fields: what else to tell
-            error: what went wrong
+            job: to which it happened
+            type: what happened, such as ``started``
+            fields: further fields of the event's data
+            error: what went wrong, or its name; ``None`` for nothing
         """
-        for event in self._words.events(job, type, fields or {}, error):
+        for event in self._details.events(job, type, fields or {}, error):
             while True:
                 try:
                     self._publisher.publish(**event)
                 except ValueError as problem:
-                    if _is_worth_another_try(event, problem):
+                    if _drop_result(event, problem):
                         continue
                 break
 
 
 class AsyncJobs:
-    """As Jobs, for asyncio."""
+    """``Jobs`` for asyncio."""
 
-    def __init__(self, publisher: AsyncPublisher | str, words: Words | None = None) -> None:
+    def __init__(self, publisher: AsyncPublisher | str, details: Details | None = None) -> None:
         self._publisher = AsyncPublisher(publisher) if isinstance(publisher, str) else publisher
-        self._words = words or Words()
+        self._details = details or Details()
 
     async def tell(self, job: Job, type: str, fields: Mapping[str, Any] | None = None, *, error: BaseException | str | None = None) -> None:
         """As ``Jobs.tell``."""
-        for event in self._words.events(job, type, fields or {}, error):
+        for event in self._details.events(job, type, fields or {}, error):
             while True:
                 try:
                     await self._publisher.publish(**event)
                 except ValueError as problem:
-                    if _is_worth_another_try(event, problem):
+                    if _drop_result(event, problem):
                         continue
                 break
 

@@ -1,17 +1,17 @@
-"""RQ: a worker and a queue that report.
+"""RQ: a worker class and a queue class that publish what happens to every job.
 
     rq worker --worker-class notify_client.integrations.rq.ReportingWorker
 
     queue = ReportingQueue(connection=Redis())
     queue.enqueue(resize, 42, meta={"notify_owner": "ann"})
 
-By themselves they publish to RQ's own Redis. Where the gateway has another, or results are to be told, give a
-subclass its ``reports``:
+By default they publish to RQ's own Redis. If the gateway uses another one, or the results are to be published, make a subclass with
+``reports``:
 
     class Worker(ReportingWorker):
-        reports = Jobs("redis://gateway-redis:6379", Words(results=True))
+        reports = Jobs("redis://gateway-redis:6379", Details(results=True))
 
-In a job, ``progress(percent=40)``.
+A job reports its progress with ``progress(percent=40)``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import rq
 from rq.exceptions import AbandonedJobError
 from rq.job import Job as RqJob
 
-from notify_client.connection import patience
+from notify_client.connection import timeouts
 from notify_client.integrations.jobs import OWNER, Job, Jobs
 from notify_client.publisher import TIMEOUT, Publisher
 
@@ -33,27 +33,27 @@ _running: tuple[Jobs, Job] | None = None
 
 
 def _job(job: RqJob) -> Job:
-    # A job that failed may be put on the queue again, by hand for instance: that run has an end of its own.
+    # A job that failed may be queued again, for instance by hand. Each run has its own final event, so the time of queueing names it.
     queued = job.enqueued_at
     return Job(job.id, job.func_name or "", job.meta.get(OWNER), queued.isoformat() if isinstance(queued, datetime) else "")
 
 
 def _jobs_at(connection: redis.Redis) -> Jobs:
-    """To the same Redis, but without RQ's patience."""
+    """Publishes to the same Redis, but with short timeouts instead of RQ's."""
     pool = connection.connection_pool
-    own = redis.ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs | patience(TIMEOUT))
+    own = redis.ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs | timeouts(TIMEOUT))
     return Jobs(Publisher(client=redis.Redis(connection_pool=own)))
 
 
 def progress(**fields: Any) -> None:
-    """Report how far the running job is. Outside of one it does nothing."""
+    """Report the progress of the running job; does nothing outside of a job."""
     if _running is not None:
         jobs, job = _running
         jobs.tell(job, "progress", fields)
 
 
 class ReportingQueue(rq.Queue):
-    """A queue that tells of each job that is put on it."""
+    """A queue that reports each job that is put on it."""
 
     reports: ClassVar[Jobs | None] = None
 
@@ -62,14 +62,14 @@ class ReportingQueue(rq.Queue):
         self._reports = self.reports or _jobs_at(self.connection)
 
     def _enqueue_job(self, job: RqJob, *args: Any, **kwargs: Any) -> RqJob:
-        self._reports.tell(_job(job), "queued")  # before: a worker may be faster than what comes after
+        self._reports.tell(_job(job), "queued")  # before it is queued, because a worker may start it at once
         return super()._enqueue_job(job, *args, **kwargs)
 
 
 class ReportingWorker(rq.Worker):
-    """A worker that tells of each job.
+    """A worker that reports what happens to each job.
 
-    Its own methods rather than RQ's callbacks: those are not called when the work-horse is killed.
+    It overrides methods of RQ's worker, because RQ's callbacks are not called when the work-horse is killed.
     """
 
     reports: ClassVar[Jobs | None] = None
@@ -109,6 +109,6 @@ class ReportingWorker(rq.Worker):
         super().handle_job_retry(job, queue, retry, *args, **kwargs)
 
     def _report_abandoned(self, job: RqJob, kind: type[BaseException], *_: Any) -> None:
-        """The worker that had the job is gone as a whole, and this one found its leavings."""
+        """Report a job whose worker is gone, and which this worker has found in the registry of started jobs."""
         if kind is AbandonedJobError:
             self._reports.tell(_job(job), "retrying" if job.retries_left else "failed", error=kind.__name__)

@@ -1,13 +1,13 @@
-"""TaskIQ: a middleware, and every task of a broker reports.
+"""TaskIQ: a middleware that publishes what happens to every task of a broker.
 
     from notify_client.integrations.taskiq import Reports
     broker = broker.with_middlewares(Reports("redis://localhost:6379"), SimpleRetryMiddleware())
 
-A task's id is its job's id. Its owner is a label, which the tasks that it kicks inherit:
+The id of a job is that of the task. Its owner is a label, which is inherited by the tasks that it kicks:
 
     await resize.kicker().with_labels(notify_owner="ann").kiq(42)
 
-In a task, ``await progress(percent=40)``.
+A task reports its progress with ``await progress(percent=40)``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
 from taskiq.exceptions import NoResultError
 
-from notify_client.integrations.jobs import OWNER, AsyncJobs, Job, Words
+from notify_client.integrations.jobs import OWNER, AsyncJobs, Details, Job
 from notify_client.publisher import AsyncPublisher
 
 RETRIES = "_retries"  # the label of TaskIQ's own retry middlewares
@@ -32,7 +32,7 @@ def _job(message: TaskiqMessage) -> Job:
 
 
 async def progress(**fields: Any) -> None:
-    """Report how far the running task is. Outside of one it does nothing."""
+    """Report the progress of the running task; does nothing outside of a task."""
     if (running := _running.get()) is not None:
         jobs, job = running
         await jobs.tell(job, "progress", fields)
@@ -42,14 +42,14 @@ class Reports(TaskiqMiddleware):
     """Publishes what happens to each task.
 
     Args:
-        publisher: or the URL of the gateway's Redis
+        publisher: which to use, or the URL of the gateway's Redis
         results: whether ``completed`` has what the task returned
         messages: whether ``failed`` and ``retrying`` have the error's text
     """
 
     def __init__(self, publisher: AsyncPublisher | str, *, results: bool = False, messages: bool = False) -> None:
         super().__init__()
-        self._jobs = AsyncJobs(publisher, Words(results=results, messages=messages))
+        self._jobs = AsyncJobs(publisher, Details(results=results, messages=messages))
         self._retried: set[str] = set()
 
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
@@ -58,7 +58,7 @@ class Reports(TaskiqMiddleware):
             message.labels.setdefault(OWNER, running[1].owner)
         retrying = bool(int(message.labels.get(RETRIES, 0)))
         if retrying and running is not None and running[1].id == message.task_id:
-            self._retried.add(message.task_id)  # the result that is still to come is no end
+            self._retried.add(message.task_id)  # so that the result of this attempt, which is still to come, is not reported as the end
         await self._jobs.tell(_job(message), "retrying" if retrying else "queued", error=sys.exc_info()[1] if retrying else None)
         return message
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from notify_client import AsyncPublisher, Publisher
-from notify_client.integrations.jobs import AsyncJobs, Job, Jobs, Words
+from notify_client.integrations.jobs import AsyncJobs, Details, Job, Jobs
 from notify_client.publisher import TIMEOUT
 
 JOB = Job("42", "app.resize", "ann")
@@ -82,7 +82,7 @@ def test_a_thousand_reports_leave_one(connect, valkey):
 
 
 def test_only_what_is_asked_for_is_told(connect, valkey):
-    quiet, open_ = connect(valkey.url), connect(valkey.url, Words(results=True, messages=True))
+    quiet, open_ = connect(valkey.url), connect(valkey.url, Details(results=True, messages=True))
     for run, jobs in enumerate((quiet, open_)):
         job = Job("42", "app.resize", run=str(run))
         jobs.tell(job, "retrying", error=ValueError("the text"))
@@ -100,7 +100,7 @@ def test_only_what_is_asked_for_is_told(connect, valkey):
 
 @pytest.mark.parametrize("result", [object(), "x" * 70_000, float("nan"), "\ud800"])
 def test_a_result_that_cannot_be_sent_is_left_out(connect, valkey, result):
-    connect(valkey.url, Words(results=True)).tell(JOB, "completed", {"result": result})
+    connect(valkey.url, Details(results=True)).tell(JOB, "completed", {"result": result})
 
     assert events(valkey) == [{"type": "completed", "data": {"job": "42", "task": "app.resize"}, "final": True}]
 
