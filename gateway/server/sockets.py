@@ -144,6 +144,8 @@ class WebSocketProtocol(TransportWriter):
             self._send(message)
         elif self._state == OPEN and kind == "websocket.close":
             self._close(message.get("code", 1000), message.get("reason") or "")
+        elif self._state in (CLOSING, FAILED) and kind == "websocket.close":
+            pass  # it is being closed already, for another reason
         else:
             raise RuntimeError(f"ASGI message {kind!r} has no place here")
 

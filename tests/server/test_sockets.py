@@ -61,6 +61,27 @@ async def test_an_application_that_fails_ends_with_a_close_frame(serve: Serve) -
     assert await asyncio.to_thread(client) == 1011
 
 
+async def test_an_application_may_close_what_was_closed_for_another_reason_meanwhile(serve: Serve) -> None:
+    closed = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        assert (await receive())["type"] == "websocket.disconnect"
+        await send({"type": "websocket.close", "code": 4401})
+        closed.set()
+
+    port = await serve(app)
+
+    def client() -> int:
+        with websocket(port) as wire:
+            return wire.send(frame(b"x", masked=False)).close_code()
+
+    assert await asyncio.to_thread(client) == 1002
+    async with asyncio.timeout(5):
+        await closed.wait()
+
+
 async def staying(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Echoes, one message after the other; ``end`` ends it."""
     await receive()
