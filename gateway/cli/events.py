@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -80,7 +82,7 @@ def watch(channels: tuple[str, ...], since: str, until_final: bool) -> None:
         over = asyncio.Event()
         subscription = Subscription(
             wire=TEXT,
-            write=_print,
+            write=partial(_print, over),
             on_behind=feed.catch_up,
             on_done=over.set,
             on_failed=over.set,
@@ -100,5 +102,9 @@ def watch(channels: tuple[str, ...], since: str, until_final: bool) -> None:
     with_redis(run)
 
 
-def _print(line: bytes) -> None:
-    click.echo(line, err=line.startswith(b'{"op":'))
+def _print(over: asyncio.Event, line: bytes) -> None:
+    try:
+        click.echo(line, err=line.startswith(b'{"op":'))
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        over.set()

@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 from tests.support.command import run
 
@@ -28,14 +31,33 @@ def test_publish_prints_the_id_and_watch_the_event(redis_url: str) -> None:
     }
 
 
-def test_watch_ends_at_ctrl_c(redis_url: str) -> None:
+@contextmanager
+def watching(channel: str, redis_url: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
+    """``gateway watch``, when it is ready, with what it prints; it is killed if it does not end."""
+    command = [sys.executable, "-m", "gateway", "watch", channel]
     environ = os.environ | {"GATEWAY_REDIS_URL": redis_url}
-    with subprocess.Popen(
-        [sys.executable, "-m", "gateway", "watch", "jobs:1"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as watch:
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout is not None
         assert watch.stderr is not None
-        assert '"ready"' in watch.stderr.readline()
+        try:
+            assert '"ready"' in watch.stderr.readline()
+            yield watch, watch.stdout, watch.stderr
+        finally:
+            watch.kill()
+
+
+def test_watch_ends_at_ctrl_c(redis_url: str) -> None:
+    with watching("jobs:1", redis_url) as (watch, _, notices):
         watch.send_signal(signal.SIGINT)
 
-        assert watch.wait(5) == 130
-        assert watch.stderr.read() == ""
+        assert watch.wait(10) == 130
+        assert notices.read() == ""
+
+
+def test_watch_ends_when_nobody_reads_it_any_more(redis_url: str) -> None:
+    with watching("jobs:head", redis_url) as (watch, events, notices):
+        events.close()
+        run("publish", "jobs:head", "1", redis_url=redis_url)
+
+        assert watch.wait(10) == 0
+        assert notices.read() == ""
