@@ -485,6 +485,13 @@ def test_an_event_is_needed(store: Store) -> None:
     assert store.refusal() == "INVALID the event is missing"
 
 
+def test_a_channel_is_needed(valkey: redis.Redis) -> None:
+    valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+
+    with pytest.raises(redis.ResponseError, match=r"^INVALID the channel is missing: FCALL notify_publish 1 <channel> <json> is expected"):
+        valkey.execute_command("FCALL", "notify_publish", 0, "jobs:1", "1")
+
+
 def test_full_memory_refuses_with_its_own_code_and_leaves_no_ghost(store: Store) -> None:
     first = store.publish(1)
     pubsub = store.redis.pubsub()

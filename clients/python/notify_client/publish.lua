@@ -146,6 +146,7 @@ local function options(args)
 end
 
 local function check_channel(channel)
+  if not channel then refuse('the channel is missing: FCALL ' .. PREFIX .. '_publish 1 <channel> <json> is expected') end
   if #channel > 128 or not channel:find('^%w[%w_.:@-]*$') then
     refuse('channel ' .. show(channel) .. ': only letters, digits and _ . : @ - are allowed, at most 128, the first a letter or digit')
   end
