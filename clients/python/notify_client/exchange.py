@@ -69,10 +69,10 @@ class PublisherCore:
         self._start()
 
     def _start(self) -> None:
-        self._process = os.getpid()
         self._breaker = Breaker()
         self._script_until = 0.0
         self.drops = DropCounter(self._on_drop)
+        self._process = os.getpid()  # last: by it other threads tell that the rest is this process's
 
     def publish(
         self, channel: str, type: str, data: Any, *, final: bool, key: str | None, keep: int | None, ttl: int | None, collapse: str | None

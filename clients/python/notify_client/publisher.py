@@ -50,13 +50,18 @@ class Publisher:
         self._core = PublisherCore(prefix, max_event_bytes, timeout, on_drop)
         if (url is None) == (client is None):
             raise ValueError("url or client: one of them is expected")
+        self._url = url
         self._own = client is None
         self._client = client or make_client(url or "", timeout)
-        self._start()
-
-    def _start(self) -> None:
-        self._process = os.getpid()
         self._turns = threading.Semaphore(CONNECTIONS)
+        self._process = os.getpid()
+
+    def _restart(self) -> None:
+        """In a forked child: another thread of the parent may have held a turn, or a lock in its redis-py pool."""
+        self._turns = threading.Semaphore(CONNECTIONS)
+        if self._url is not None:
+            self._client = make_client(self._url, self._core.timeout)
+        self._process = os.getpid()  # last: by it the child's other threads tell that the rest is theirs
 
     @property
     def dropped(self) -> int:
@@ -111,7 +116,7 @@ class Publisher:
 
     def _carry(self, exchange: Exchange[Result]) -> Result:
         if self._process != os.getpid():
-            self._start()  # in a forked child: the turns of the parent's other threads do not exist here
+            self._restart()
         turns = self._turns
         # If there is no turn within the timeout, Redis is slow (one that hangs is noticed sooner). Then the call goes on without a turn,
         # over a further connection, rather than wait any longer.
@@ -147,6 +152,8 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connections. A later publish connects again."""
+        if self._process != os.getpid():
+            return  # a forked child that has published nothing
         if self._own:
             self._client.connection_pool.disconnect()
         self._core.drops.recover("The publisher was closed")

@@ -220,3 +220,32 @@ def test_a_child_forked_in_an_outage_tries_for_itself(valkey):
 
         assert None not in results.get()
         child.join()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_forked_while_a_thread_was_taking_a_connection_publishes(valkey):
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    taking, forked = threading.Event(), threading.Event()
+
+    def take(publisher):
+        with publisher._client.connection_pool._lock:
+            taking.set()
+            forked.wait(10)
+
+    with Publisher(valkey.url, timeout=5) as publisher:
+        publisher.publish("jobs:1", "parent", 0)
+        thread = threading.Thread(target=take, args=(publisher,))
+        thread.start()
+        taking.wait(10)
+        child = context.Process(target=publish_in_child, args=(publisher, results, 0))
+        child.start()
+        forked.set()
+        thread.join()
+        child.join(10)
+        hung = child.is_alive()
+        child.kill()
+        child.join()
+
+        assert not hung
+        assert None not in results.get()
