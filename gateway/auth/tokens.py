@@ -50,7 +50,7 @@ class Tokens:
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
-        # The token used last stands last. Not a plain dictionary: to find its first key it steps over all that were removed before.
+        # Ordered by last use. Not a plain dictionary, which has to step over all removed keys to find its first one.
         self._known: OrderedDict[bytes, Grant] = OrderedDict()
         self._generation = keys.generation
 

@@ -18,8 +18,8 @@ Since = int | Literal["last", "now"]
 """Where a reader of a channel begins: after an id (0: the whole log), with the newest event (``last``), or after it (``now``)."""
 
 EARLIEST: Final = 1_700_000_000_000_000
-"""No real id is smaller: this is before the software was written. A smaller cursor only means "from the beginning", and whoever brings
-one has not seen anything that Redis could have lost."""
+"""No real id is smaller, because this moment is before the software was written. A smaller cursor only means "from the beginning": its
+reader has not seen anything that Redis could have lost."""
 
 MAX_FLOORS: Final = 32  # that publish.lua keeps
 
@@ -125,7 +125,7 @@ def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
     if not answer.more:
         if (gone := max(answer.newest, crossed(answer.floor))) > position:
             items.append(Item(position + 1, None, gone))
-        # The reader has everything now. Its cursor goes up to the last floor, so that it is told of any loss after that one.
+        # The reader has everything now. Its cursor moves up to the last floor, so that only a later loss makes another gap.
         position = max(position, gone, answer.floor)
     return items, position
 
@@ -143,7 +143,7 @@ def _reach(answer: Answer, position: int) -> int:
 
 
 def make_page(since: Since, answer: Answer) -> Page:
-    """The answer as seen by a reader who begins there."""
+    """The answer as seen by a reader that begins there."""
     if isinstance(since, int):
         items, position = _walk(since, answer)
     else:

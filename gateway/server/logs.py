@@ -1,6 +1,7 @@
-"""Log lines: text for people, JSON for machines; one line each, whatever is in them, and not the same one again and again.
+"""Log lines: text for people, or JSON for machines. Each stays on one line whatever it quotes, and is not repeated again and again.
 
-Whom a line is about stands behind its message, or in fields of its own: ``extra=about(...)`` of ``transports.lines`` brings it.
+What a line is about (connection, subject, address) comes from ``extra=about(...)`` (transports/lines.py). It is shown after the message
+in text, and in fields of its own in JSON.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from typing import Any, Final
 
 import msgspec
 
-SAME_LINES: Final = 5  # of one kind
+SAME_LINES: Final = 5  # of one kind that are logged within ``SAME_SECONDS``
 SAME_SECONDS: Final = 10.0
 MAX_KINDS: Final = 1_000
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
-_BLANK: Final = re.compile(r"%[\d.]*[a-z]")  # of a form
+_PLACEHOLDER: Final = re.compile(r"%[\d.]*[a-z]")
 
 _OTHERS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
 def _escape(text: str) -> str:
-    # A stranger's line break would forge a line of its own.
+    # A line break in a client's text would forge a log line.
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -49,7 +50,7 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        # Indented, so that no line of an exception's text passes for one of ours.
+        # Indented, so that no line of an exception's text can be mistaken for a log line.
         return "\n".join(f"  {_escape(line)}" for line in super().formatException(ei).split("\n"))
 
 
@@ -69,25 +70,26 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(fields).decode()
 
 
-class Polite(logging.Filter):
-    """Leaves out what uvicorn and websockets say of each request: they quote query strings, and tokens may be in them."""
+class Discreet(logging.Filter):
+    """Drops what uvicorn and websockets log of each request: they quote query strings, which may hold tokens."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING or not record.name.startswith(("uvicorn", "websockets"))
 
 
 class Repeats(logging.Filter):
-    """Lets a few lines of one kind through in a while, and then says how many more there were.
+    """Lets only a few lines of one kind through within some seconds, and then logs how many more there were.
 
-    Of one kind are lines of one logger and one form, whatever they name; refusals by their status.
+    Lines are of one kind if they have the same logger and format string, whatever they name, and refusals if they also have the same
+    status.
     """
 
     def __init__(self, lines: int = SAME_LINES, seconds: float = SAME_SECONDS) -> None:
         super().__init__()
         self._lines = lines
         self._seconds = seconds
-        self._lock = threading.RLock()  # the garbage collector may log, in the midst of this
-        self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}  # -> begin of the while, lines in it
+        self._lock = threading.RLock()  # reentrant, because the garbage collector may run and log while it is held
+        self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}  # kind -> when it was first counted, and how many lines since
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.CRITICAL or getattr(record, "is_sum", False):
@@ -96,15 +98,16 @@ class Repeats(logging.Filter):
         now = time.monotonic()
         with self._lock:
             if len(self._seen) > MAX_KINDS:
-                self._seen.clear()  # somebody logs without a form
+                self._seen.clear()  # some logger formats its lines itself, so that each is of another kind
             begin, count = self._seen.get(kind, (now, 0))
             if now - begin >= self._seconds:
                 begin, count = now, 0
             self._seen[kind] = (begin, count + 1)
-            if count == self._lines and not sys.is_finalizing():  # a thread that is started then never runs, and would be waited for
+            # At the interpreter's end no thread is started: it would never run, and yet be waited for.
+            if count == self._lines and not sys.is_finalizing():
                 timer = threading.Timer(begin + self._seconds - now, self._tell, (kind, record.levelno))
                 timer.daemon = True
-                with suppress(RuntimeError):  # a little sooner, since Python 3.12
+                with suppress(RuntimeError):  # since Python 3.12 threads cannot be started already a little before that
                     timer.start()
         return count < self._lines
 
@@ -114,25 +117,30 @@ class Repeats(logging.Filter):
         name, form, which = kind
         if count > self._lines:
             extra = {"is_sum": True}
-            line = _BLANK.sub("...", form) + (f" ({which})" if which else "")
+            line = _PLACEHOLDER.sub("...", form) + (f" ({which})" if which else "")
             logging.getLogger(name).log(
                 level, "%d more lines like this one in %.0f s: %s", count - self._lines, self._seconds, line, extra=extra
             )
 
 
 def log_config(level: str, kind: str) -> dict[str, Any]:
-    """What ``logging.config.dictConfig`` takes."""
-    # Other libraries are heard from warnings on: at lower levels uvicorn, websockets and httpx quote whole addresses. The level
-    # also spares each handshake the making of lines that the filter would throw away.
+    """The configuration for ``logging.config.dictConfig``.
+
+    Args:
+        level: as GATEWAY_LOG_LEVEL
+        kind: as GATEWAY_LOG_FORMAT
+    """
+    # Other libraries log only warnings and errors, because below that uvicorn, websockets and httpx quote whole addresses. This also
+    # saves each handshake from making lines that the filter would drop.
     others = "ERROR" if level == "error" else "WARNING"
     formatter = f"gateway.server.logs.{'JsonFormatter' if kind == 'json' else 'TextFormatter'}"
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": formatter}},
-        "filters": {"polite": {"()": "gateway.server.logs.Polite"}, "repeats": {"()": "gateway.server.logs.Repeats"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["polite", "repeats"]}},
+        "filters": {"discreet": {"()": "gateway.server.logs.Discreet"}, "repeats": {"()": "gateway.server.logs.Repeats"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["discreet", "repeats"]}},
         "root": {"handlers": ["stderr"], "level": others},
-        # With propagate, because uvicorn's own configuration, had it come first, would keep these to itself.
+        # They must propagate: uvicorn's own configuration, if it was applied before, has turned that off.
         "loggers": {"gateway": {"level": level.upper()}} | {name: {"level": others, "propagate": True} for name in _OTHERS},
     }

@@ -1,7 +1,7 @@
-"""Names: looks up the addresses of a host in a thread that nobody has to wait for.
+"""Names: resolves host names in threads that nobody has to wait for.
 
-uvloop looks names up in libuv's threads, two at a time, each for as long as the system's resolver tries, which is 10 s and more while
-no name server answers. A caller may give up sooner, but a loop that is closed waits for all of them.
+uvloop resolves names in libuv's threads, two at a time. While no name server answers, the system's resolver tries for 10 s or more. A
+caller can give up sooner, but closing the event loop would wait for all these threads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 
 
 class Names:
-    """Looks names up, each once for all who ask for it at a time. To be used from one event loop."""
+    """Resolves names. Callers that ask for the same name at the same time share one lookup. For use on one event loop."""
 
     def __init__(self) -> None:
         self._pending: dict[str, asyncio.Future[list[str] | OSError]] = {}
@@ -34,7 +34,7 @@ class Names:
             threading.Thread(target=self._look_up, args=(host, loop), name="names", daemon=True).start()
         found = await asyncio.shield(pending)
         if isinstance(found, OSError):
-            raise OSError(*found.args)  # one of its own for each who asked
+            raise OSError(*found.args)  # a new one for each caller, because raising it changes its traceback
         return found
 
     def _look_up(self, host: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -43,7 +43,7 @@ class Names:
             found = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
         except (OSError, UnicodeError) as error:
             found = OSError(*error.args)
-        with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the event loop may be closed by now
             loop.call_soon_threadsafe(self._answer, host, found)
 
     def _answer(self, host: str, found: list[str] | OSError) -> None:
