@@ -275,7 +275,7 @@ class HttpProtocol(Connection):
         self._deadline = None
         if deadline is self.site.lingering:
             self.transport.abort()
-        elif deadline is self.site.idle or (deadline is self.site.head and not self._unfinished):
+        elif deadline is self.site.idle or (deadline is self.site.head and not (self._unfinished or self._url)):
             self.transport.close()  # browsers connect before they need to: nothing was asked, so nothing is answered
         else:
             what = "head" if deadline is self.site.head else "body"

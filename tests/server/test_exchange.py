@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.server import site
 from gateway.server.exchange import HIGH_BODY_BYTES
 from gateway.transports.writer import EXTENSION, HIGH_BYTES
 from tests.server.conftest import Serve
@@ -69,6 +70,28 @@ async def test_a_connection_serves_one_request_after_the_other(serve: Serve) -> 
     assert (first, second) == (b"/a", b"/b")
     assert b"\r\nconnection: close\r\n" in last
     assert last.endswith(b"\r\n\r\n/c")
+
+
+async def test_a_connection_has_no_limit_but_each_head_on_it(serve: Serve) -> None:
+    def client(wire: Wire) -> list[bytes]:
+        return [wire.send(request("/a", "Cookie: " + "b" * 20_000)).answer().body for _ in range(5)]
+
+    assert await ask(serve, echo, client) == [b"/a"] * 5
+
+
+async def test_a_later_head_must_come_in_time_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "HEAD_SECONDS", 1.0)
+    port = await serve(echo)
+
+    def client() -> tuple[list[bytes], list[int]]:
+        with Wire(port) as at_once, Wire(port) as later:
+            at_once.send(request("/a") + b"GET /b HT")
+            later.send(request("/a"))
+            first = [wire.answer().body for wire in (at_once, later)]
+            later.send(b"GET /b HT")
+            return first, [wire.answer().status for wire in (at_once, later)]
+
+    assert await asyncio.to_thread(client) == ([b"/a", b"/a"], [408, 408])
 
 
 async def test_requests_that_are_sent_ahead_are_answered_in_their_order(serve: Serve) -> None:
