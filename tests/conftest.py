@@ -1,4 +1,4 @@
-"""What all tests share: a real Valkey, real gateways."""
+"""Fixtures for all tests: a real Valkey, and real gateways as processes of their own."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.support.servers import Server, running_gateway
 
 Publish = Callable[..., Awaitable[str]]
 
-# Some hundred processes start in these tests: without bytecode each would compile all that it imports, for a second.
+# These tests start hundreds of processes. Without cached bytecode each would spend a second compiling what it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# A shell that starts something in the background lets it ignore Ctrl-C, and so all that it starts; what is tested here must not.
+# A shell makes its background jobs ignore SIGINT, and their children inherit that; the gateways tested here must react to it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -33,7 +33,10 @@ _make_context = functools.lru_cache(lambda verify, cert, trust_env, _environ: ht
 
 
 def _context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
-    """One for all who want the same: httpx loads all certificates for each client, 30 ms of CPU, and these tests make thousands of them."""
+    """Share one TLS context among all clients with the same options.
+
+    httpx loads all root certificates for each client, 30 ms of CPU, and these tests make thousands of clients.
+    """
     return _make_context(verify, cert, trust_env, (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")))
 
 
@@ -41,13 +44,17 @@ vars(httpx._transports.default)["create_ssl_context"] = _context
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Twice as many as there are cores for the whole suite, which waits much; for a part of it none, so that ``-s`` and a debugger work."""
+    """Two workers for each core to run the whole suite, which mostly waits; none to run a part, so that ``-s`` and a debugger work."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword and not config.option.usepdb
     return 2 * (os.cpu_count() or 1) if whole else 0
 
 
 def need(present: object, what: str) -> None:
-    """Skip a test whose tool is not on this machine, with the line that installs it; in CI it fails instead."""
+    """Skip a test if ``present`` is falsy, because a tool is not installed; in CI fail instead.
+
+    Args:
+        what: the tool, and the line that installs it
+    """
     if not present:
         if os.environ.get("CI"):
             pytest.fail(f"needs {what}")
@@ -56,21 +63,21 @@ def need(present: object, what: str) -> None:
 
 @pytest.fixture
 def redis_url() -> Iterator[str]:
-    """A Valkey of one test's own."""
+    """A Valkey for one test alone."""
     with embedded_server() as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def shared_redis_url() -> Iterator[str]:
-    """A Valkey for the tests of one module: take channels of your own."""
+    """A Valkey that the tests of one module share; so each test uses channels of its own."""
     with embedded_server() as url:
         yield url
 
 
 @pytest.fixture(scope="module", params=["direct", "plain"])
 def server(request: pytest.FixtureRequest, shared_redis_url: str) -> Iterator[Server]:
-    """A gateway for the tests of one module: with our protocols, and under those of uvicorn."""
+    """A gateway that the tests of one module share; each runs twice, with our own server protocols and with uvicorn's."""
     with running_gateway(shared_redis_url, plain=request.param == "plain") as server:
         yield server
         assert "Traceback" not in server.output(), server.output()
@@ -78,20 +85,20 @@ def server(request: pytest.FixtureRequest, shared_redis_url: str) -> Iterator[Se
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    """A client of the test's own Valkey."""
+    """A Redis client connected to ``redis_url``."""
     async with Redis.from_url(redis_url, protocol=2) as client:
         yield client
 
 
 @pytest.fixture
 async def shared_redis(shared_redis_url: str) -> AsyncIterator[Redis]:
-    """A client of the module's Valkey."""
+    """A Redis client connected to ``shared_redis_url``."""
     async with Redis.from_url(shared_redis_url, protocol=2) as client:
         yield client
 
 
 def publisher(client: Redis) -> Publish:
-    """Publishes as a worker in any language would: one command."""
+    """A function that publishes an event with one ``FCALL``, as a worker in any language would, and returns its id."""
 
     async def publish(channel: str, type: str = "message", data: Any = None, *, final: bool = False, **options: Any) -> str:
         event = {"type": type, "data": data} | ({"final": True} if final else {})
@@ -105,5 +112,5 @@ def publisher(client: Redis) -> Publish:
 
 @pytest.fixture
 def publish(shared_redis: Redis) -> Publish:
-    """Publishes on the module's Valkey."""
+    """Publish on ``shared_redis_url``; see ``publisher``."""
     return publisher(shared_redis)

@@ -1,7 +1,7 @@
-"""Clients as browsers are: they keep cursors, come back with jitter, and log all that they are sent.
+"""Clients that behave like browsers: they keep cursors, reconnect with jitter, and log everything they receive.
 
-They speak WebSocket (RFC 6455) and SSE straight on the socket, in a protocol object each and no task while connected, so that
-one process holds ten thousand of them beside the gateway it tests. A client library would be judged along with the gateway.
+They implement WebSocket (RFC 6455) and SSE themselves, each in a bare asyncio protocol, so that one process can run ten
+thousand of them beside the gateway, and so that no fault of a client library is taken for one of the gateway.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tests.faults.oracle import ClientLog, Line
 Transport = Literal["ws", "sse", "poll"]
 
 CONNECT_SECONDS = 10.0
-WAIT_SECONDS = (0.05, 1.0)  # before coming back; doubled up to the second
+WAIT_SECONDS = (0.05, 1.0)  # before a reconnect: the first wait, which doubles up to the longest
 
 
 class _Message(msgspec.Struct):
-    """What matters of an event or a notice."""
+    """The fields of an event or a notice that are checked."""
 
     op: str = ""
     type: str = ""
@@ -45,10 +45,11 @@ class Follower:
 
     Args:
         name: for the report
-        gateways: ``host:port`` of each that may serve it; one is drawn at each connection
-        channels: what it follows, each with where it begins: ``0``, ``now`` or an id
-        seed: of its jitter
-        patience: seconds without a byte after which it gives a connection up; ``None`` for never
+        gateways: ``host:port`` of the gateways it may use; each connection goes to one drawn at random
+        channels: the channels it follows, each with where it begins: ``0``, ``now`` or an id
+        seed: of its random choices
+        patience: seconds without a byte after which it gives up a connection; ``None`` for never
+        receive_buffer: SO_RCVBUF of its sockets
     """
 
     transport: Transport = "ws"
@@ -73,7 +74,7 @@ class Follower:
         self.ready = asyncio.Event()
         self.reconnects = 0
         self.protocol: _Wire | None = None
-        self.rate: float | None = None  # bytes per second that it reads, from the next connection on
+        self.rate: float | None = None  # bytes per second that it reads at most; ``None`` for no limit
         self._receive_buffer = receive_buffer
         self._patience = patience
         self._rng = random.Random(f"{seed} {name}")
@@ -81,7 +82,7 @@ class Follower:
         self._up = asyncio.Event()
         self._up.set()
 
-    # The test's hand
+    # What a test makes it do
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
@@ -94,12 +95,12 @@ class Follower:
                 raise error
 
     def drop(self) -> None:
-        """Lose the connection, as a train does that enters a tunnel."""
+        """Drop the connection without a close frame, like a browser that loses its network."""
         if self.protocol is not None:
             self.protocol.abort()
 
     def go_away(self) -> None:
-        """Lose the connection and do not come back until ``come_back``."""
+        """Drop the connection, and do not reconnect before ``come_back``."""
         self._up.clear()
         self.drop()
 
@@ -154,7 +155,7 @@ class Follower:
             self.protocol = None
             protocol.abort()
 
-    # What it is sent
+    # What it receives
 
     def note(self, kind: Literal["gap", "ready", "open", "end"], channel: str = "", text: str = "") -> None:
         self.log.lines.append(Line(time.monotonic(), kind, channel, text=text))
@@ -173,7 +174,7 @@ class Follower:
             self.ready.set()
 
     def settle(self, channel: str, cursor: str) -> None:
-        """The server said where this client stands."""
+        """Take the cursor that the server has assigned on a channel."""
         self.log.begins.setdefault(channel, int(cursor))
         self.cursors[channel] = cursor
         self.positions[channel] = int(cursor)
@@ -192,12 +193,12 @@ class Follower:
             self.positions[event.channel] = id
 
     def query(self) -> str:
-        """Its channels for the URL, each with its cursor."""
+        """The query string: its channels, each with its cursor."""
         return "&".join(f"channel={channel},{cursor}" for channel, cursor in self.cursors.items())
 
 
 class _Wire(asyncio.Protocol):
-    """One connection: sends the request, parses what comes."""
+    """One connection: sends the request and parses what arrives."""
 
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
@@ -290,7 +291,7 @@ class _WebSocket(_Wire):
             raise AssertionError(f"a frame of kind {kind:#x} came")
 
     def send(self, text: bytes) -> None:
-        """A command."""
+        """Send a command, masked with zeros."""
         assert self.transport is not None
         if self.transport.is_closing():
             return
@@ -299,7 +300,7 @@ class _WebSocket(_Wire):
 
 
 class _EventStream(_Wire):
-    """SSE as an EventSource keeps it: the URL of the first connection, and one last id for all channels."""
+    """SSE as an EventSource does it: every connection has the same URL, and one last event id counts for all channels."""
 
     def __init__(self, follower: Follower) -> None:
         super().__init__(follower)
@@ -351,7 +352,7 @@ class SseFollower(Follower):
     transport = "sse"
 
     def __init__(self, name: str, gateways: Sequence[str], channels: Mapping[str, str], **options: Any) -> None:
-        assert "now" not in channels.values(), "before its first event an EventSource comes back without a cursor"
+        assert "now" not in channels.values(), "an EventSource that has received no event yet reconnects without a cursor"
         super().__init__(name, gateways, channels, **options)
         self.first_query = self.query()
         self.last_id = ""
@@ -368,7 +369,7 @@ class PollFollower(Follower):
         async with httpx.AsyncClient(timeout=CONNECT_SECONDS) as client:
             while self._up.is_set():
                 try:
-                    # A load balancer sends each request where it likes.
+                    # As behind a load balancer: each request may go to another gateway.
                     address = self._rng.choice(list(self.gateways))
                     wait = 2 if self.ready.is_set() else 0
                     answer = await client.get(f"http://{address}/poll?{self.query()}&wait={wait}")

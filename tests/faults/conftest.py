@@ -1,4 +1,4 @@
-"""Options and the stage of the fault suite; see docs/guarantees.md for how to run it."""
+"""The command line options of the fault suite, and the fixture ``stage``; docs/guarantees.md says how to run the suite."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ RESULTS: list[dict[str, Any]] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
-    group.addoption("--seed", type=int, default=1, help="the first seed of the fault suite")
-    group.addoption("--seeds", type=int, default=1, help="how many seeds, from that on, each scenario is run with")
-    group.addoption("--full", action="store_true", help="the sizes of the design's table instead of small ones")
-    group.addoption("--minutes", type=float, default=None, help="how long all faults are mixed; full sizes")
-    group.addoption("--figures", default=None, help="a file to which what was measured is added, a JSON object a line")
+    group.addoption("--seed", type=int, default=1, help="the first seed of the fault suite's random choices")
+    group.addoption("--seeds", type=int, default=1, help="how many seeds, counted up from the first, to run each scenario with")
+    group.addoption("--full", action="store_true", help="the sizes and time limits of docs/guarantees.md instead of small sizes")
+    group.addoption("--minutes", type=float, default=None, help="minutes for the scenario that mixes all faults; implies --full")
+    group.addoption("--figures", default=None, help="file to append the measurements to, one JSON object per line")
 
 
 def option(config: pytest.Config, name: str, default: Any) -> Any:
-    # Where the whole of the tests is run, this file is found too late for its options to be read.
+    # When all tests are run, pytest finds this file only after it has parsed the command line, so the option may be missing.
     return config.getoption(name, default)
 
 
@@ -43,7 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
-    """Thousands of clients share two cores with what they test."""
+    """uvloop, because thousands of clients share the cores with the gateways they test."""
     return {"uvloop": uvloop.new_event_loop}
 
 

@@ -1,14 +1,14 @@
-"""The oracle: what was published, what each client was sent, and whether the two agree.
+"""The oracle: decides whether what each client received agrees with what was published.
 
-The publishers keep a ``Ledger``, every client a ``ClientLog``. ``judge`` holds the one against the other:
+The publishers keep a ``Ledger``, every client a ``ClientLog``. ``judge`` compares them by these rules:
 
     L1  each acknowledged event was received, or a gap notice came before any later event of that channel
     L2  no id twice                      L3  ids rise
-    L4  an event of unknown outcome shows once or not at all; an event that was refused never
-    L5  after healing all logs agree with the ledger: ``Stage.caught_up`` waits for that and says how long it took
-    L6  nothing crossed to a client that does not follow the channel
+    L4  an event of unknown outcome arrives once or not at all; an event that was refused never
+    L5  after the fault is over all logs agree with the ledger: ``Stage.caught_up`` waits for that and measures how long it took
+    L6  no client receives events of a channel that it does not follow
 
-and a gap where nothing was missing is a failure like the others.
+A gap notice where nothing was missing is a fault, too.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Literal
 Outcome = Literal["unknown", "acknowledged", "refused"]
 
 SHOWN_FAULTS = 5
-AROUND = 8  # lines of ledger and log shown on either side of a fault
+AROUND = 8  # lines of ledger and log shown before and after a fault
 
 
 @dataclass(slots=True)
 class Publication:
-    """One event in the ledger. ``number`` travels in the event's data, so that one of unknown outcome is known again."""
+    """One event in the ledger. Its data carries ``number``, by which an event of unknown outcome is recognised if it arrives."""
 
     number: int
     channel: str
@@ -51,7 +51,7 @@ class Publication:
 
 
 class Ledger:
-    """What the publishers did, and when Redis may have lost some of it."""
+    """What was published with which outcome, and the times at which Redis may have lost data."""
 
     def __init__(self) -> None:
         self.publications: list[Publication] = []
@@ -64,7 +64,7 @@ class Ledger:
         return publication
 
     def may_lose(self) -> None:
-        """From now on each client may be told once, on each channel, of a gap that cannot be proved."""
+        """Redis may have lost data just now: each client may get one gap notice per channel for which nothing seems to be missing."""
         self.losses.append(time.monotonic())
 
     def count(self, outcome: Outcome) -> int:
@@ -73,7 +73,13 @@ class Ledger:
 
 @dataclass(slots=True)
 class Line:
-    """One line of a client's log. ``id`` is 0 for what is no event, ``number`` -1; ``answer`` counts the answers of a poll."""
+    """One line of a client's log.
+
+    Attributes:
+        id: of an event; 0 for anything else and for live-only events
+        number: of the publication that the event came from; -1 if there is none
+        answer: which answer it came in, for long polling: 1, 2, ...; 0 on other transports
+    """
 
     time: float
     kind: Literal["event", "gap", "ready", "open", "end"]
@@ -90,7 +96,7 @@ class Line:
 
 @dataclass(slots=True)
 class ClientLog:
-    """What one client was sent. ``begins`` is where it stood on each channel before its first event."""
+    """What one client received. ``begins`` is its cursor on each channel before its first event."""
 
     name: str
     channels: frozenset[str]
@@ -103,7 +109,7 @@ class ClientLog:
 
 @dataclass(slots=True)
 class Verdict:
-    """What came out. ``faults`` is empty if all is well."""
+    """The result. ``faults`` is empty if every client's log agrees with the ledger."""
 
     clients: int = 0
     published: int = 0
@@ -136,7 +142,7 @@ class Oracle:
             self._ids[channel] = [p.id for p in publications]
 
     def judge(self, logs: Iterable[ClientLog]) -> Verdict:
-        """Hold each log against the ledger."""
+        """Compare each log with the ledger."""
         verdict = Verdict(published=len(self._ledger.publications))
         everything = sorted(p.id for publications in self._acknowledged.values() for p in publications)
         for first, second in pairwise(everything):
@@ -164,10 +170,10 @@ class Oracle:
         begin = log.begins.get(channel)
         if begin is None:
             if lines:
-                self._blame(log, lines[0], "it was sent something before it stood anywhere")
+                self._blame(log, lines[0], "it received something before it had a cursor")
             return
         position, gap, losses = begin, None, list(self._ledger.losses)
-        told: Line | None = None  # a poll's gap, which stands for any place in its answer
+        told: Line | None = None  # the gap notice of a poll, which may mean any place in its answer
         for line in lines:
             if told is not None and line.answer != told.answer:
                 gap, told = gap or (told if told.text else None), None
@@ -178,7 +184,7 @@ class Oracle:
                     gap = gap or line
                 continue
             if not line.id:
-                continue  # live-only: nothing is promised
+                continue  # live-only events are not guaranteed
             self._judge_event(log, line, position)
             if gap is None and told is not None and self._missing(channel, position, line.id):
                 gap, told.text = told, ""
@@ -208,7 +214,7 @@ class Oracle:
     def _judge_between(
         self, log: ClientLog, channel: str, after: int, before: int, gap: Line | None, losses: list[float], line: Line | None
     ) -> None:
-        """Nothing may be missing between two ids, unless a gap was told; and a gap must be one."""
+        """Check that no event is missing between two ids unless a gap notice came, and that something is missing if one did."""
         missing = self._missing(channel, after, before)
         lost = [p for p in missing if not self._superseded(p)]
         if lost and gap is None:
@@ -228,7 +234,7 @@ class Oracle:
         return self._acknowledged[channel][low:high] if high > low else []
 
     def _superseded(self, publication: Publication) -> bool:
-        """Whether the next event of the channel took its place in the log."""
+        """Whether the next event of the channel has replaced it in the log, or may have."""
         if publication.label is None:
             return False
         place = bisect_right(self._ids[publication.channel], publication.id)
@@ -239,7 +245,7 @@ class Oracle:
         return any(p.label == publication.label and p.began <= latest for p in self._unknown[publication.channel])
 
     def _may_hold_unknown(self, channel: str, after: int, before: int) -> bool:
-        # Ids are times, but of another clock: between the neighbours' publications is what can be said.
+        # Ids are times of Redis's clock, not of ours; so the publications with the neighbouring ids bound the time instead.
         ids = self._ids.get(channel, [])
         publications = self._acknowledged.get(channel, [])
         low, high = bisect_right(ids, after) - 1, bisect_right(ids, before - 1)
@@ -272,5 +278,5 @@ class Oracle:
 
 
 def judge(ledger: Ledger, logs: Iterable[ClientLog]) -> Verdict:
-    """Hold each client's log against the ledger."""
+    """Compare each client's log with the ledger."""
     return Oracle(ledger).judge(logs)

@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves on purpose; it stands between any two of client, gateway and Redis."""
+"""A TCP proxy that fails on command, to be put between client and gateway or between gateway and Redis."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ READ_BYTES = 65_536
 
 
 class Proxy:
-    """Carries bytes between those who connect and a target that can be changed.
+    """Forwards connections to a target port. All attributes may be changed while it runs.
 
     Attributes:
         port: where it listens, on loopback
-        target: the port it leads to, for connections made from now on
-        mode: ``pass`` carries; ``swallow`` takes bytes and loses them, the half-open connection; ``refuse`` resets who connects
-        latency: seconds that each piece is held back
+        target: the port that new connections are forwarded to
+        mode: ``pass`` forwards; ``swallow`` accepts bytes and discards them, like a half-open connection; ``refuse`` resets new
+            connections
+        latency: seconds by which each piece of data is delayed
         rate: bytes per second towards the client, ``None`` for no limit
-        cut_after: resets a connection once so many bytes went towards the client
-        carried: bytes that went towards the clients
+        cut_after: a connection is reset once this many bytes went towards its client; ``None`` for never
+        carried: bytes sent towards clients so far
     """
 
     def __init__(self, target: int) -> None:
@@ -83,7 +84,7 @@ class Proxy:
             if self.latency:
                 await asyncio.sleep(self.latency)
             while self.mode == "swallow":
-                # What is taken is lost for good: when the way is open again, the connection is broken and says so.
+                # Bytes have been discarded, so the connection cannot go on later: it is reset when the mode changes.
                 if not await reader.read(READ_BYTES) or self.mode != "swallow":
                     raise ConnectionResetError
             if to_client and self.cut_after is not None and carried + len(data) >= self.cut_after:

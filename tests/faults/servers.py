@@ -1,4 +1,4 @@
-"""Redis, its Sentinel and gateways as processes of their own, that can be killed, stopped, and started again at the same address."""
+"""Redis, Sentinel and gateway processes that can be killed, paused, and started again at the same address."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import asyncio
 import multiprocessing
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ START_SECONDS = 20.0
 
 
 class Forked:
-    """``gateway serve`` forked from multiprocessing's fork server; as much of ``Popen`` as is used here."""
+    """``gateway serve``, forked from multiprocessing's fork server; has those methods of ``Popen`` that are used here."""
 
     def __init__(self, environ: dict[str, str], port: int, log: Path, before: str) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -88,25 +86,35 @@ class Process:
         return self.process is not None and self.process.poll() is None
 
     def output(self) -> str:
-        """What it has printed."""
+        """Everything it has printed so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    async def _answering(self, client: Redis) -> None:
+        """Wait until a Redis or Sentinel answers a PING."""
+        async with asyncio.timeout(START_SECONDS):
+            while True:
+                with suppress(RedisError, OSError):
+                    await client.ping()
+                    return
+                assert self.running, f"{self.name} ended:\n{self.output()}"
+                await asyncio.sleep(0.005)
+
     def kill(self) -> None:
-        """As a crash would."""
+        """Kill it with SIGKILL, as a crash would."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def hang(self) -> None:
-        """Stop it in its tracks: its connections stay open, nothing answers."""
+        """Pause it with SIGSTOP: its connections stay open, but nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
     async def stop(self, seconds: float = 20.0) -> int:
-        """Ask it to end, and wait for its exit status."""
+        """Terminate it, and wait for its exit status."""
         assert self.process is not None
         with suppress(ProcessLookupError):
             self.go_on()
@@ -119,13 +127,13 @@ class Process:
         return -1 if status is None else status
 
     def memory(self) -> int:
-        """Resident memory in bytes; 0 where this machine does not say."""
+        """Resident memory in bytes; 0 where there is no /proc."""
         with suppress(OSError):
             return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return 0
 
     def cpu_seconds(self) -> float:
-        """Processor time used so far; 0 where this machine does not say."""
+        """CPU time used so far; 0 where there is no /proc."""
         with suppress(OSError):
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -133,12 +141,12 @@ class Process:
 
 
 class RedisServer(Process):
-    """A Valkey or Redis of its own folder.
+    """A Valkey or Redis with a folder of its own.
 
     Args:
         aof: whether it keeps an append-only file, synced every second
-        arguments: more of its command line
-        program: its path; the embedded Valkey if not given
+        arguments: further command line arguments
+        program: path of the program; the embedded Valkey if not given
     """
 
     def __init__(
@@ -158,7 +166,7 @@ class RedisServer(Process):
 
     @property
     def client(self) -> Redis:
-        """For the test's own hand; nothing that is judged goes through it."""
+        """A client for the test's own commands; no event of the ledger is published through it."""
         if self._client is None:
             self._client = Redis(port=self.port, protocol=2, socket_timeout=5, retry=Retry(NoBackoff(), 0))
         return self._client
@@ -172,14 +180,8 @@ class RedisServer(Process):
             await self.answering()
 
     async def answering(self) -> None:
-        """Wait until it answers, its data loaded."""
-        async with asyncio.timeout(START_SECONDS):
-            while True:
-                with suppress(RedisError, OSError):
-                    await self.client.ping()
-                    return
-                assert self.running, f"{self.name} ended:\n{self.output()}"
-                await asyncio.sleep(0.005)
+        """Wait until it has loaded its data and answers."""
+        await self._answering(self.client)
 
     async def close(self) -> None:
         if self._client is not None:
@@ -188,13 +190,13 @@ class RedisServer(Process):
         self.kill()
 
     async def calls(self, command: str) -> int:
-        """How often a command was called, by ``INFO commandstats``."""
+        """How often a command was called, from ``INFO commandstats``."""
         found = (await self.client.info("commandstats")).get(f"cmdstat_{command}", {})
         return int(found.get("calls", 0))
 
 
 class Sentinel(Process):
-    """A Sentinel that watches one master; as few of them as are asked for may decide."""
+    """A Sentinel that watches one master. ``lines`` are further lines of its configuration."""
 
     def __init__(self, folder: Path, name: str = "sentinel", *, service: str = "mymaster", lines: tuple[str, ...] = ()) -> None:
         super().__init__(folder, name)
@@ -218,20 +220,14 @@ class Sentinel(Process):
         ]
         config.write_text("\n".join(lines) + "\n")
         self._launch([find_server(), str(config), "--sentinel"])
-        async with asyncio.timeout(START_SECONDS):
-            while True:
-                with suppress(RedisError, OSError):
-                    await self.client.ping()
-                    return
-                assert self.running, f"{self.name} ended:\n{self.output()}"
-                await asyncio.sleep(0.01)
+        await self._answering(self.client)
 
     async def master(self) -> int:
-        """The port of the server it holds for the master."""
+        """The port of the server that it considers to be the master."""
         return int((await self.client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service))[1])
 
     async def replicas(self) -> int:
-        """How many replicas it knows to be healthy."""
+        """How many healthy replicas it knows."""
         found = await self.client.execute_command("SENTINEL", "REPLICAS", self.service)
         flags = [replica["flags"] if isinstance(replica, dict) else replica[replica.index("flags") + 1] for replica in found]
         return sum(not flag & {"s_down", "o_down", "disconnected"} for flag in map(_flags, flags))
@@ -250,9 +246,9 @@ class Gateway(Process):
 
     Args:
         redis_url: its Redis
-        files: how many file descriptors it may have, ``None`` for as many as this process
-        quick: fork it from a process that has imported all of it, which saves a second or two of start
-        before: Python to run in it first, such as shorter deadlines
+        files: its limit of open files, ``None`` for that of this process
+        quick: fork it from a process that has imported everything already, which saves a second or two at the start
+        before: Python code to run in the process first, such as one that shortens deadlines
         settings: by their lower-case names without ``GATEWAY_``
     """
 
@@ -287,7 +283,7 @@ class Gateway(Process):
                 await asyncio.sleep(0.02)
 
     async def status(self, path: str = "/readyz") -> int:
-        """The status it answers with; 0 if there is no answer within 2 s."""
+        """The HTTP status that it answers with; 0 if there is no answer within 2 s."""
         with suppress(httpx.HTTPError):
             async with httpx.AsyncClient(timeout=2) as client:
                 return (await client.get(self.http + path)).status_code
@@ -301,15 +297,7 @@ class Gateway(Process):
 
 
 def raise_file_limit() -> int:
-    """Allow this process and its children as many files as they may have; returns that."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most
-
-
-def temporary_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="faults-"))
-
-
-def remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    """Raise the limit of open files of this process and its children to the highest allowed, and return it."""
+    _, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
+    return highest

@@ -1,4 +1,4 @@
-"""The stage of one scenario: its servers, its clients, its publishers, the ledger, and the verdict at the end."""
+"""The stage of one fault scenario: starts its servers, clients and publishers, keeps the ledger, and gives the verdict at the end."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ from tests.faults.proxy import Proxy
 from tests.faults.servers import Gateway, RedisServer, Sentinel
 
 Send = Callable[[Words], Any]
-"""Sends one event: returns its id; raises ``Refused``; whatever else it raises leaves the outcome unknown."""
+"""Publishes one event and returns its id. Raises ``Refused`` if it was not recorded; any other error leaves that unknown."""
 
-SHORT_SLACK = 4  # the short round runs on machines that do other things besides: the times of the table are for --full
+SHORT_SLACK = 4  # factor on time limits without --full, because the short round runs on machines that are busy with other tests
 
 EVERY_TRANSPORT: tuple[Transport, ...] = ("ws", "ws", "ws", "sse", "sse", "poll")
 
 
 class Refused(Exception):
-    """Redis or the gateway said no: nothing was recorded."""
+    """Redis or the gateway refused an event: it was not recorded."""
 
 
 class Stage:
-    """See the module.
+    """What one scenario has at its disposal. All that it starts is stopped at the end.
 
     Attributes:
-        rng: all chance comes from here
-        full: whether the sizes are those of the design's table, or small ones
-        figures: what was measured, with its limit
+        rng: the source of all random choices, so that a seed repeats them
+        full: whether the sizes and time limits are those of docs/guarantees.md, or small ones
+        addresses: ``host:port`` of the gateways that clients connect to
+        figures: measurements by name, each with its limit
     """
 
     def __init__(self, folder: Path, seed: int, stack: AsyncExitStack, *, full: bool) -> None:
@@ -64,7 +65,7 @@ class Stage:
         return full if self.full else short
 
     def figure(self, name: str, value: float, most: float, unit: str = "s") -> None:
-        """Note what was measured; fail if it is more than allowed. In the short round a time may be ``SHORT_SLACK`` times that."""
+        """Note a measurement, and fail if it exceeds its limit; without ``--full`` a time may be ``SHORT_SLACK`` times as long."""
         most = most if self.full or unit != "s" else most * SHORT_SLACK
         self.figures[name] = f"{value:.2f} {unit} (at most {most:g})"
         assert value <= most, f"{name}: {value:.2f} {unit}, at most {most:g} are allowed"
@@ -86,7 +87,7 @@ class Stage:
         return sentinel
 
     async def gateway(self, redis_url: str, *, wait: bool = True, serving: bool = True, **options: Any) -> Gateway:
-        """A gateway; ``serving`` says whether clients know of it already."""
+        """Start a gateway; unless ``serving``, clients do not connect to it yet."""
         gateway = Gateway(self.folder, f"gateway{len(self.gateways)}", redis_url, quick=not self.full, **options)
         self.gateways.append(gateway)
         self._stack.callback(gateway.kill)
@@ -108,7 +109,13 @@ class Stage:
         gateways: Sequence[str] | None = None,
         **options: Any,
     ) -> list[Follower]:
-        """Start so many clients; ``channels`` says what the i-th follows and from where."""
+        """Start clients.
+
+        Args:
+            channels: gives the channels of the i-th client, each with where it begins
+            transports: taken in turn
+            gateways: their addresses; ``self.addresses`` unless given
+        """
         started = []
         for i in range(count):
             kind = transports[i % len(transports)]
@@ -122,7 +129,7 @@ class Stage:
         return started
 
     async def all_ready(self, followers: Sequence[Follower] | None = None, within: float = 60.0) -> None:
-        """Wait until all have been told that they follow."""
+        """Wait until all clients have received their ready notice."""
         async with asyncio.timeout(within):
             for follower in self.followers if followers is None else followers:
                 await follower.ready.wait()
@@ -130,7 +137,7 @@ class Stage:
     # Publishing
 
     def function(self, redis_url: str) -> Send:
-        """Publish as ``gateway publish`` does: by the function, loaded if Redis has lost it."""
+        """Publish as the gateway does: through the Redis function, which is loaded again if Redis has lost it."""
         if redis_url not in self._sends:
             client = redis_client(redis_url, 16)
             self._stack.push_async_callback(client.aclose)
@@ -148,7 +155,7 @@ class Stage:
         return self._sends[redis_url]
 
     async def pipelined(self, redis: RedisServer) -> Send:
-        """Publish by the function over one connection, without waiting for the answers: a Redis that hangs finds all when it wakes."""
+        """Publish through the Redis function over one connection, without waiting for replies, so that a hung Redis finds all later."""
         reader, writer = await asyncio.open_connection("127.0.0.1", redis.port)
         waiting: deque[asyncio.Future[Any]] = deque()
 
@@ -175,11 +182,11 @@ class Stage:
         return send
 
     def library(self, redis_url: str) -> Send:
-        """Publish with our Python client, as a worker does. It says nothing of why it drops an event."""
+        """Publish with our Python client, as a worker does. It does not say why it drops an event, so the outcome is then unknown."""
         name = f"library {redis_url}"
         if name not in self._sends:
             publisher = AsyncPublisher(redis_url)
-            self._stack.push_async_callback(publisher.close)  # again, for what the first could not close in its short time
+            self._stack.push_async_callback(publisher.close)  # twice, because the first call gives up after a short time
             self._stack.push_async_callback(publisher.close)
 
             async def send(words: Words) -> str:
@@ -195,7 +202,7 @@ class Stage:
         return self._sends[name]
 
     def http(self, addresses: Sequence[str] | None = None) -> Send:
-        """Publish by ``POST /publish`` to any of the gateways."""
+        """Publish with ``POST /publish``, each time to a gateway drawn at random."""
         client = httpx.AsyncClient(timeout=5)
         self._stack.push_async_callback(client.aclose)
         hosts = self.addresses if addresses is None else addresses
@@ -225,16 +232,16 @@ class Stage:
         keep: int | None = None,
         ttl: int | None = None,
     ) -> Publication:
-        """Publish one event and note how it went.
+        """Publish one event and note the outcome in the ledger.
 
         Args:
-            send: the way in
-            channel: where to
-            label: of COLLAPSE
-            size: bytes of ballast in its data
-            retry: with an idempotency key, seconds to go on trying until it is acknowledged; 0 for one try without a key
-            keep: events of the log
-            ttl: seconds of the log
+            send: how to publish it
+            channel: where to publish it
+            label: COLLAPSE
+            size: bytes of padding in its data
+            retry: seconds to repeat it with an idempotency key until it is acknowledged; 0 for one attempt without a key
+            keep: KEEP
+            ttl: TTL
         """
         publication = self.ledger.begin(channel, label)
         data = {"n": publication.number, "t": time.monotonic()} | ({"x": "x" * size} if size else {})
@@ -259,7 +266,7 @@ class Stage:
     async def load(
         self, sends: Sequence[Send], channels: Sequence[str], rate: float, *, labels: float = 0.0, workers: int = 8, **options: Any
     ) -> AsyncIterator[None]:
-        """Publish on channels drawn by chance, so many a second, while entered. ``labels`` is the share that collapses.
+        """Publish on random channels at this rate (events a second) while the context is open.
 
         So many workers each wait for their event's answer: with enough of them a Redis that hangs slows nobody.
         """
@@ -280,11 +287,11 @@ class Stage:
                 await free.acquire()
                 task = asyncio.ensure_future(work())
                 under_way.add(task)
-                task.add_done_callback(check)
+                task.add_done_callback(forget)
 
-        def check(task: asyncio.Task[None]) -> None:
+        def forget(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and task.exception() is None:
-                under_way.discard(task)  # one that has failed stays, to be raised at the end
+                under_way.discard(task)  # a failed task stays, so that its error is raised at the end
 
         pacing = asyncio.ensure_future(pace())
         try:
@@ -299,7 +306,7 @@ class Stage:
     async def caught_up(
         self, send: Send, within: float, *, since: float | None = None, followers: Sequence[Follower] | None = None
     ) -> float:
-        """Publish a last event on each channel and wait until every client has it.
+        """Publish one more event on each channel and wait until every client has it; fail if that takes longer than ``within``.
 
         Returns:
             seconds since ``since`` (a ``time.monotonic``; the moment of the call if not given)
@@ -323,12 +330,12 @@ class Stage:
         return taken
 
     def verdict(self, *, gaps: int | None = 0) -> Verdict:
-        """Judge all clients. ``gaps`` is how many there may be, ``None`` for any number that can be accounted for."""
+        """Judge all clients. ``gaps`` is how many gap notices are allowed, ``None`` for any number that the oracle can explain."""
         verdict = judge(self.ledger, [follower.log for follower in self.followers])
         outcomes: list[Outcome] = ["acknowledged", "refused", "unknown"]
         self.figures["oracle"] = f"{verdict}; " + ", ".join(f"{self.ledger.count(o)} {o}" for o in outcomes)
         assert not verdict.faults, f"{verdict}\n" + "\n".join(verdict.faults)
-        assert gaps is None or verdict.gaps <= gaps, f"{verdict.gaps} gaps, at most {gaps} can be: {verdict}"
+        assert gaps is None or verdict.gaps <= gaps, f"{verdict.gaps} gaps, at most {gaps} are allowed: {verdict}"
         for gateway in self.gateways:
             assert "Traceback" not in gateway.output(), gateway.output()[-4000:]
         return verdict
@@ -340,7 +347,7 @@ def address(gateway: Gateway) -> str:
 
 @asynccontextmanager
 async def open_stage(folder: Path, seed: int, *, full: bool) -> AsyncIterator[Stage]:
-    """A stage that is cleared when left, whatever has happened on it."""
+    """A stage whose servers and clients are stopped when the context closes, even after a failure."""
     async with AsyncExitStack() as stack:
         stage = Stage(folder, seed, stack, full=full)
         yield stage

@@ -1,4 +1,4 @@
-"""An HTTP server of the test's own, that answers as it is told and remembers what it was asked."""
+"""A small HTTP server that gives the answer a test sets and records the requests it gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ Answer = tuple[int, bytes]
 
 
 class Answering:
-    """Its address, what it answers (status, body), how slowly, and the requests so far (headers, body)."""
+    """The state of such a server; a test may change its answers at any time.
+
+    Attributes:
+        url: the address
+        answer: status and body, or what makes them from the request's headers and body
+        headers: of the answer
+        delay: seconds before it answers
+        requests: headers and body of each request so far
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -25,7 +33,7 @@ class Answering:
 
 @contextmanager
 def answering() -> Iterator[Answering]:
-    """Run one on a free port of 127.0.0.1."""
+    """Run such a server on a free port of 127.0.0.1."""
     state = Answering()
 
     class Handler(BaseHTTPRequestHandler):

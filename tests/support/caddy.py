@@ -17,7 +17,7 @@ OPTIONS = "{\n\tadmin off\n\tauto_https off\n\tgrace_period 1s\n}\n"
 
 
 def check(file: Path) -> subprocess.CompletedProcess[str]:
-    """``caddy validate``."""
+    """Run ``caddy validate`` on a configuration."""
     need(CADDY, "caddy: apt-get install caddy")
     environ = os.environ | {"XDG_DATA_HOME": str(file.parent), "XDG_CONFIG_HOME": str(file.parent)}
     command = [str(CADDY), "validate", "--config", str(file), "--adapter", "caddyfile"]
@@ -26,12 +26,12 @@ def check(file: Path) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def running_caddy(folder: Path, sites: str, port: int) -> Iterator[None]:
-    """Run it until left.
+    """Run Caddy while the context is open.
 
     Args:
-        folder: for its files; ``log`` is what it says, the requests among it
-        sites: what stands in its configuration
-        port: one on which it listens then
+        folder: for its files; ``log`` is its log, with the requests
+        sites: the configuration of its sites, without the global options
+        port: one of the ports that it listens on, to know when it has started
     """
     file = folder / "Caddyfile"
     file.write_text(OPTIONS + sites)

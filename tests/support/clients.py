@@ -1,4 +1,4 @@
-"""Small clients for the three transports: each yields the events and notices of one connection as they come."""
+"""Small clients for the three transports: each yields the events and notices of one connection as they arrive."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Message = dict[str, Any]
 
 
 async def websocket(address: str, query: str) -> AsyncGenerator[Message, None]:
-    """What comes over ``/ws``."""
+    """The messages of a WebSocket."""
     async with websockets.connect(f"{address.replace('http', 'ws', 1)}/ws?{query}", max_size=None, open_timeout=60) as socket:
         async for text in socket:
             yield json.loads(text)
 
 
 async def sse(address: str, query: str) -> AsyncGenerator[Message, None]:
-    """What comes over ``/sse``; a notice is known by its ``op``, as elsewhere."""
+    """The messages of an event stream; its notices have an ``op``, like those of a WebSocket."""
     async with httpx.AsyncClient(timeout=60) as client, aconnect_sse(client, "GET", f"{address}/sse?{query}") as source:
         source.response.raise_for_status()
         async for event in source.aiter_sse():
@@ -30,7 +30,7 @@ async def sse(address: str, query: str) -> AsyncGenerator[Message, None]:
 
 
 async def poll(address: str, query: str) -> AsyncGenerator[Message, None]:
-    """What comes over ``/poll``, as the others tell it: first ready, and so on from there with the cursors."""
+    """The answers of long polling as messages like those of the other transports, with a ready notice after the first answer."""
     ready = False
     async with httpx.AsyncClient(timeout=90) as client:
         while True:
@@ -52,7 +52,7 @@ TRANSPORTS = {"ws": websocket, "sse": sse, "poll": poll}
 
 
 async def take(messages: AsyncGenerator[Message, None], events: int = 0, *, ready: bool = False) -> list[Message]:
-    """Messages up to so many events, and up to ready if asked for."""
+    """Read messages until this many events, and if ``ready`` also the ready notice, have arrived; then close the connection."""
     taken: list[Message] = []
     if events == 0 and not ready:
         return taken

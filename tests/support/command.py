@@ -1,4 +1,4 @@
-"""The command line, as somebody types it."""
+"""Run the ``gateway`` command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.cli import main
 
 
 def run(*words: str, timeout: float = 20, **settings: str) -> subprocess.CompletedProcess[str]:
-    """``gateway`` with these words, and these settings and no others."""
+    """Run ``gateway`` with these arguments as a process, with only these settings (lower-case names without ``GATEWAY_``)."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     environ |= {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
     command = [sys.executable, "-m", "gateway", *words]
@@ -20,5 +20,5 @@ def run(*words: str, timeout: float = 20, **settings: str) -> subprocess.Complet
 
 
 def invoke(*words: str, **settings: str) -> Result:
-    """As ``run``, within this process: starting one takes longer than all else."""
+    """Like ``run``, but within this process, because starting a process takes longer than most commands."""
     return CliRunner().invoke(main, words, env={f"GATEWAY_{name.upper()}": value for name, value in settings.items()})

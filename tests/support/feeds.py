@@ -1,4 +1,4 @@
-"""A feed that runs, clients of it, and how often Redis was asked for a log."""
+"""A running feed in this process, clients that follow it, and how often Redis was asked to read a log."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from gateway.store.connect import redis_client
 
 @contextlib.asynccontextmanager
 async def running(url: str) -> AsyncIterator[Feed]:
+    """Run a feed while the context is open; entered once it can deliver."""
     client = redis_client(url)
     feed = Feed(client)
     task = asyncio.ensure_future(feed.run())
@@ -35,7 +36,7 @@ async def running(url: str) -> AsyncIterator[Feed]:
 
 
 class Client:
-    """Takes what a subscription writes."""
+    """Follows channels and keeps, decoded, what its subscription writes."""
 
     def __init__(self, feed: Feed, channel: str | dict[str, Since], since: Since = 0, greeting: bytes = b"") -> None:
         self.got: list[Any] = []
@@ -60,5 +61,6 @@ class Client:
 
 
 async def reads(client: Redis) -> int:
+    """How many calls to read logs this Redis has answered so far."""
     stats = await client.info("commandstats")
     return int(stats.get("cmdstat_fcall_ro", {}).get("calls", 0))

@@ -1,4 +1,4 @@
-"""The figures of a gateway, as Prometheus would read them."""
+"""A gateway's metrics, read as Prometheus would read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Figures = dict[str, float]
 
 
 def parse(text: str) -> Figures:
-    """Each sample by its name and label: ``gateway_connections{sse}``, and the sum of a name's samples by the name alone."""
+    """Each sample by its name and the value of a label, such as ``gateway_connections{sse}``; by its name alone the sum of all."""
     found: Figures = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -25,14 +25,14 @@ def parse(text: str) -> Figures:
 
 
 async def figures(address: str) -> Figures:
-    """What ``/metrics`` tells."""
+    """The metrics that ``/metrics`` shows now."""
     return await figures_when(address, lambda _: True)
 
 
 async def figures_when(address: str, fits: Callable[[Figures], bool], seconds: float = 15.0) -> Figures:
-    """The figures, as soon as they are as they should be, or when the time is over."""
+    """The metrics as soon as they fit, or those at the end of the time if they never do."""
     deadline = time.monotonic() + seconds
-    async with httpx.AsyncClient(verify=False) as client:  # certificates take time to load, and there are none
+    async with httpx.AsyncClient(verify=False) as client:  # plain HTTP; loading certificates would take time
         while True:
             found = parse((await client.get(f"{address}/metrics")).raise_for_status().text)
             if fits(found) or time.monotonic() > deadline:

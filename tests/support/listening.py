@@ -1,4 +1,4 @@
-"""Programs that a test starts, up to the moment when they listen."""
+"""Wait until a program that a test has started listens on its port."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from collections.abc import Callable, Iterator
 LISTEN_SECONDS = 20.0
 
 
-def wait_until_it_listens(process: subprocess.Popen[bytes], port: int, told: Callable[[], str]) -> None:
-    """Wait until somebody takes connections at this port of 127.0.0.1; ``told`` says why if the program ends instead."""
+def wait_until_it_listens(process: subprocess.Popen[bytes], port: int, output: Callable[[], str]) -> None:
+    """Wait until a port of 127.0.0.1 accepts connections; fail with the program's output if it ends before that."""
     deadline = time.monotonic() + LISTEN_SECONDS
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        assert process.poll() is None, told()
-        assert time.monotonic() < deadline, f"nobody listens after {LISTEN_SECONDS:g} s:\n{told()}"
+        assert process.poll() is None, output()
+        assert time.monotonic() < deadline, f"nobody listens after {LISTEN_SECONDS:g} s:\n{output()}"
         time.sleep(0.01)
 
 
 @contextlib.contextmanager
-def listening(process: subprocess.Popen[bytes], port: int, told: Callable[[], str], end_seconds: float = 10) -> Iterator[None]:
-    """Let a program run until left, from the moment when it listens; it must end within so many seconds."""
+def listening(process: subprocess.Popen[bytes], port: int, output: Callable[[], str], end_seconds: float = 10) -> Iterator[None]:
+    """Wait until a program listens; when the context closes, terminate it, which may take this many seconds."""
     try:
-        wait_until_it_listens(process, port, told)
+        wait_until_it_listens(process, port, output)
         yield
     finally:
         process.terminate()
@@ -36,7 +36,7 @@ def listening(process: subprocess.Popen[bytes], port: int, told: Callable[[], st
 
 @contextlib.contextmanager
 def refusing_port() -> Iterator[int]:
-    """A port of 127.0.0.1 where nobody listens, nor will until left: a free one may be somebody's in the next moment."""
+    """A port of 127.0.0.1 that refuses connections; it stays bound, because another program could take a free one."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]

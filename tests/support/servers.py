@@ -1,4 +1,4 @@
-"""Gateways as processes of their own, for tests."""
+"""Run gateways as processes, and check that they never print a secret."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from gateway.embedded import free_port
 
 START_SECONDS = 20.0
 
-# What no gateway may show: a token, a ticket, a key. Whatever test it runs for, its output is searched for them at the end.
+# No gateway may print a token, a ticket or a key: after every test its output is searched for them.
 _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}")
 _TICKET = re.compile(r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{43}(?![\w-])")
 
 
 class Server:
-    """A running gateway: its addresses, its process and what it has printed."""
+    """A running gateway: its addresses, its process and its output."""
 
     def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         self.port = port
@@ -50,18 +50,18 @@ class Server:
             time.sleep(0.02)
         raise AssertionError(f"the gateway was not ready after {seconds} s:\n{self.output()}")
 
-    def told(self) -> str:
-        """What everybody on this machine may read of it while it runs: its figures and its command line."""
-        told = ""
+    def exposed(self) -> str:
+        """What everybody on this machine can read while it runs: its command line and its metrics."""
+        exposed = ""
         with contextlib.suppress(OSError):  # not on Linux, or ended
-            told += Path(f"/proc/{self.process.pid}/cmdline").read_text().replace("\0", " ")
-        with contextlib.suppress(httpx.HTTPError):  # it serves nobody any more, or is full
-            told += httpx.get(f"{self.http}/metrics", timeout=2).text
-        return told
+            exposed += Path(f"/proc/{self.process.pid}/cmdline").read_text().replace("\0", " ")
+        with contextlib.suppress(httpx.HTTPError):  # it is shutting down, or full
+            exposed += httpx.get(f"{self.http}/metrics", timeout=2).text
+        return exposed
 
 
 def secrets_in(text: str, settings: Mapping[str, str]) -> list[str]:
-    """The lines that hold what nobody may see."""
+    """The lines of a text that contain a token, a ticket, or a secret of these settings."""
     secrets = [settings.get("jwt_secret", "").strip(), *re.findall(r"://[^/@]*:([^/@]+)@", settings["redis_url"])]
     known = [secret for secret in secrets if secret]
     return [line for line in text.splitlines() if _TOKEN.search(line) or _TICKET.search(line) or any(secret in line for secret in known)]
@@ -75,10 +75,10 @@ def running_gateway(
 
     Args:
         redis_url: its Redis
-        arguments: more of the command line
-        plain: under uvicorn's own protocols instead, without direct writes
+        arguments: further command line arguments
+        plain: serve the application with uvicorn and its own protocols instead of ours
         wait: until it can deliver
-        before: Python to run in it first, such as shorter deadlines
+        before: Python code to run in the process first, such as one that shortens deadlines
         settings: by their lower-case names without ``GATEWAY_``
     """
     port = free_port()
@@ -103,7 +103,7 @@ def running_gateway(
                 server.wait_ready()
             yield server
             process.send_signal(signal.SIGCONT)
-            told = server.told() if process.poll() is None else ""
+            exposed = server.exposed() if process.poll() is None else ""
         finally:
             process.send_signal(signal.SIGCONT)
             process.terminate()
@@ -113,16 +113,16 @@ def running_gateway(
                 process.kill()
                 process.wait()
                 raise AssertionError(f"the gateway did not stop:\n{server.output()}") from None
-        shown = secrets_in(server.output() + told, chosen)
+        shown = secrets_in(server.output() + exposed, chosen)
         assert not shown, f"a secret was shown: {shown[0]}"
 
 
 def workers_of(server: Server, count: int = 2) -> list[int]:
-    """The process ids of a gateway's workers, once so many of them serve."""
+    """The process ids of a gateway's workers, as soon as this many of them serve."""
     deadline = time.monotonic() + START_SECONDS
     while server.output().count("events get through Redis") < count:
         assert time.monotonic() < deadline, server.output()
         time.sleep(0.02)
-    # Whole command lines: what ps prints is cut at $COLUMNS.
+    # pgrep -f, because it matches whole command lines; ps cuts them at $COLUMNS.
     listed = subprocess.run(["pgrep", "-f", "-P", str(server.process.pid), "spawn_main"], capture_output=True, text=True, check=False)
     return [int(pid) for pid in listed.stdout.split()]

@@ -1,4 +1,4 @@
-"""A certificate that signs itself, and TLS in front of a port that speaks none."""
+"""A self-signed certificate, and a TLS proxy in front of a plain port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 
 def write_certificate(folder: Path) -> None:
-    """A certificate for localhost that signs itself."""
+    """Write a self-signed certificate for localhost and its key: ``certificate.pem`` and ``key.pem``."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
@@ -32,7 +32,7 @@ def write_certificate(folder: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def tls_before(target: int, folder: Path) -> AsyncIterator[int]:
-    """A port of localhost that speaks TLS, with the folder's certificate, and leads to this one."""
+    """A port of localhost that speaks TLS, with a certificate written into the folder, and forwards to the target port."""
     write_certificate(folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")

@@ -1,4 +1,4 @@
-"""Raw bytes to a gateway and back: what no proper client library would send."""
+"""Raw HTTP and WebSocket bytes, to send a gateway what no proper client library would send."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Answer(NamedTuple):
 
 
 def request(target: str = "/livez", *lines: str, method: str = "GET", version: str = "HTTP/1.1", host: str | None = "a") -> bytes:
-    """A request's head."""
+    """The head of a request."""
     head = [f"{method} {target} {version}", *([] if host is None else [f"Host: {host}"]), *lines, "", ""]
     return "\r\n".join(head).encode("latin-1")
 
 
 def upgrade(target: str = "/ws", *lines: str, drop: str = "", **others: Any) -> bytes:
-    """An upgrade's head, without the header named in ``drop``."""
+    """The head of a WebSocket upgrade, without the header named in ``drop``."""
     usual = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {KEY.decode()}", "Sec-WebSocket-Version: 13"]
     return request(target, *(line for line in usual if not drop or not line.startswith(drop)), *lines, **others)
 
@@ -44,7 +44,11 @@ def upgrade(target: str = "/ws", *lines: str, drop: str = "", **others: Any) -> 
 def frame(
     payload: bytes = b"", opcode: int = TEXT, *, fin: bool = True, reserved: int = 0, masked: bool = True, form: int | None = None
 ) -> bytes:
-    """A client's frame; ``form`` is the number of bytes its length takes, if not the least."""
+    """A WebSocket frame as a client sends it.
+
+    Args:
+        form: bytes of the extended length: 0, 2 or 8; the shortest possible unless given
+    """
     size = len(payload)
     form = form if form is not None else 0 if size < 126 else 2 if size < 65_536 else 8
     length = {0: bytes([size & 0x7F]), 2: b"\x7e" + struct.pack("!H", size & 0xFFFF), 8: b"\x7f" + struct.pack("!Q", size)}[form]
@@ -54,7 +58,7 @@ def frame(
 
 
 class Wire:
-    """One TCP connection, of which every byte is ours. Each read has a deadline."""
+    """One TCP connection; each read fails after a deadline."""
 
     def __init__(self, port: int, seconds: float = 5.0, *, receive_buffer: int = 0) -> None:
         self._socket = socket.socket()
@@ -71,13 +75,13 @@ class Wire:
         self._socket.close()
 
     def send(self, data: bytes) -> Self:
-        """Send bytes; a gateway that has closed already is no error."""
+        """Send bytes; it is no error if the gateway has closed the connection already."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(data)
         return self
 
     def end(self) -> Self:
-        """Half-close: nothing more is sent."""
+        """Close the sending half of the connection."""
         self._socket.shutdown(socket.SHUT_WR)
         return self
 
@@ -90,14 +94,14 @@ class Wire:
         return data
 
     def take(self, size: int) -> bytes:
-        """So many bytes, or fewer if it ends before."""
+        """Read so many bytes, or fewer if the connection ends before that."""
         while len(self._buffer) < size and self._more():
             pass
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
 
     def rest(self) -> bytes:
-        """All that comes until the gateway closes."""
+        """Read until the gateway closes the connection."""
         parts = []
         while self._more():
             parts.append(self._buffer)
@@ -106,7 +110,7 @@ class Wire:
         return data
 
     def answer(self) -> Answer:
-        """The next response, which has a Content-Length."""
+        """Read the next response, which must have a Content-Length unless its body is empty."""
         while b"\r\n\r\n" not in self._buffer:
             assert self._more(), f"closed without an answer: {self._buffer[:200]!r}"
         head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
@@ -115,7 +119,7 @@ class Wire:
         return Answer(int(line.split(" ")[1]), headers, self.take(int(headers.get("content-length", "0"))))
 
     def frame(self) -> tuple[int, bytes] | None:
-        """The next frame's opcode and payload; ``None`` at the end."""
+        """Read the next frame: its opcode and payload; ``None`` at the end of the connection."""
         head = self.take(2)
         if len(head) < 2:
             return None
@@ -125,7 +129,7 @@ class Wire:
         return head[0] & 0x0F, self.take(size)
 
     def message(self) -> dict[str, Any]:
-        """The next text frame's JSON."""
+        """Read up to the next text frame: its decoded JSON."""
         while (found := self.frame()) is not None:
             if found[0] == TEXT:
                 message: dict[str, Any] = json.loads(found[1])
@@ -133,7 +137,7 @@ class Wire:
         raise AssertionError("closed before a message")
 
     def close_code(self) -> int:
-        """The code of the close frame, whatever comes before it; 1006 if there is none. Waits for the end."""
+        """Read to the end of the connection: the code of the close frame, 1006 if there is none."""
         code = 1006
         while (found := self.frame()) is not None:
             if found[0] == CLOSE:
@@ -143,7 +147,7 @@ class Wire:
 
 
 def websocket(port: int, target: str = "/ws", *lines: str, **others: Any) -> Wire:
-    """An open WebSocket."""
+    """Open a WebSocket."""
     wire = Wire(port, **others).send(upgrade(target, *lines))
     answer = wire.answer()
     assert answer.status == 101, answer
@@ -151,5 +155,5 @@ def websocket(port: int, target: str = "/ws", *lines: str, **others: Any) -> Wir
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory that a process holds."""
+    """The resident memory of a process (Linux)."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
