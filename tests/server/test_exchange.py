@@ -80,7 +80,7 @@ async def test_a_connection_has_no_limit_but_each_head_on_it(serve: Serve) -> No
 
 
 async def test_a_later_head_must_come_in_time_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(site, "HEAD_SECONDS", 2.0)
     port = await serve(echo)
 
     def client() -> tuple[list[bytes], list[int]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.server import sockets
 from gateway.transports.writer import EXTENSION
 from tests.server.conftest import Serve
 from tests.support.wire import CLOSE, PING, PONG, Wire, frame, upgrade, websocket
@@ -158,3 +159,35 @@ async def test_no_parser_is_made_for_a_client_that_only_answers_pings(serve: Ser
             return before, wire.frame(), connections[0]._conversation._parser is None
 
     assert await asyncio.to_thread(client) == (True, (1, b"a!"), False)
+
+
+async def test_who_does_not_answer_a_close_is_closed_soon(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "CLOSE_SECONDS", 0.05)
+    port = await serve(staying)
+
+    def client() -> bytes:
+        with websocket(port) as wire:
+            return wire.send(frame(b"end")).rest()
+
+    assert await asyncio.to_thread(client) == b"\x88\x02\x03\xe8"
+
+
+async def test_who_breaks_the_rules_and_does_not_go_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "LINGER_SECONDS", 0.05)
+    connections: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        connections.append(scope["extensions"][EXTENSION])
+        await staying(scope, receive, send)
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", await serve(app))
+    writer.write(upgrade())
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(frame(b"x", masked=False) + frame(b"never heard"))
+    goodbye = await reader.read()
+
+    async with asyncio.timeout(5):
+        while not connections[0].transport.is_closing():
+            await asyncio.sleep(0.01)
+    assert goodbye[:4] == b"\x88\x13\x03\xea"
+    writer.close()
