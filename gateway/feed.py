@@ -203,8 +203,8 @@ class Feed:
 
     async def _open(self) -> None:
         if self.listener.relayed:
-            # What was heard since may be announcements of the new master, passed on. What was heard before is not in its data if it was
-            # published after the promotion: then there were two masters.
+            # What was heard lately may have come from the new master, passed on by the old one. What the old one has announced itself
+            # after the promotion of the new one is not in the new one's data, so that one must hear of it first.
             await self.log.open(self._own, self._source)
             self._source = b""
         self._source = await self.log.open(self.hub.heard, self._source)

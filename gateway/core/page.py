@@ -125,7 +125,7 @@ def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
     if not answer.more:
         if (gone := max(answer.newest, crossed(answer.floor))) > position:
             items.append(Item(position + 1, None, gone))
-        # The reader has everything now. Its cursor moves up to the last floor, so that only a later loss makes another gap.
+        # The reader has everything now. Its cursor moves up to the last floor, so that it is told of any loss after that one.
         position = max(position, gone, answer.floor)
     return items, position
 

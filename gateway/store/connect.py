@@ -1,26 +1,20 @@
-"""Connect: clients and connections to Redis, by TCP, TLS or Unix socket, or through Sentinels that know the address."""
+"""Connect: clients for Redis, by TCP, TLS or Unix socket, or through Sentinels that know the address."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
 from copy import copy
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
-import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
-from gateway.store.names import Names
+from gateway.store.connection import direct
 
-UNSENT_BYTES: Final = 65_536  # with more bytes unsent, a writer waits until the server takes some
 DEADLINE: Final = 3.0  # seconds: a Redis that is silent for longer counts as away
 SENTINEL_DEADLINE: Final = 1.0  # seconds: Sentinels are asked one after the other within the time that one connection may take
 SENTINEL_SCHEME: Final = "redis+sentinel://"
@@ -39,103 +33,6 @@ def _options() -> dict[str, Any]:
         # By default redis-py repeats commands, also writes that may have been carried out. Only the caller knows what may be repeated.
         "retry": Retry(NoBackoff(), 0),
     }
-
-
-def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A subclass of redis-py's connection class that packs commands in C, writes them without a task, and looks names up on its own.
-
-    redis-py packs each argument in Python, which takes 1 us, and writes under ``asyncio.wait_for`` in a task, which takes as long again
-    and before Python 3.12 can swallow a cancellation (python/cpython#86296), so that a loop that was cancelled goes on for ever.
-
-    Here a failed write is always a Redis error. Otherwise it would depend on the event loop: a write to a closed connection raises
-    nothing in asyncio (only the next read does), ``RuntimeError`` in uvloop, and ``AttributeError`` in redis-py if another task has
-    just closed it.
-    """
-    names = Names()
-
-    class Connection(base):  # type: ignore[valid-type, misc]
-        async def _connect(self) -> None:
-            if issubclass(base, UnixDomainSocketConnection):
-                await super()._connect()
-                return
-            failure: OSError | None = None
-            async with asyncio.timeout(self.socket_connect_timeout):
-                for address in await names.find(self.host):
-                    self._address = address
-                    try:
-                        await super()._connect()
-                    except OSError as error:
-                        failure = error
-                    else:
-                        return
-            raise failure or OSError("the host has no address")
-
-        def _connection_arguments(self) -> dict[str, Any]:
-            arguments = {**super()._connection_arguments(), "host": self._address}
-            if "ssl" in arguments:
-                arguments["server_hostname"] = self.host  # what its certificate is to be of
-            return arguments
-
-        def pack_command(self, *args: Any) -> list[bytes]:
-            return [hiredis.pack_command((*args[0].split(), *args[1:]))]
-
-        async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
-            if not self.is_connected:
-                await self.connect_check_health(check_health=False)
-            if check_health:
-                await self.check_health()
-            try:
-                # Not with writelines: before Python 3.12.9 and 3.13.2 drain does not wait after it (python/cpython#127655).
-                self._writer.write(b"".join(command))
-                if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES:
-                    async with asyncio.timeout(self.socket_timeout):
-                        await self._writer.drain()
-            except TimeoutError:
-                await self.disconnect(nowait=True)
-                raise RedisTimeoutError("the server takes no bytes") from None
-            except (OSError, RuntimeError, AttributeError) as error:
-                await self.disconnect(nowait=True)
-                raise RedisConnectionError(f"the connection is closed: {error}") from error
-            except BaseException:  # half a command may have been sent
-                await self.disconnect(nowait=True)
-                raise
-
-    return Connection
-
-
-async def ask(client: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Send commands in one write, and collect the answers.
-
-    A lean pipeline: redis-py's calls some 60 Python functions for each command.
-
-    Returns:
-        for each command its answer, or the exception with which Redis refused it
-
-    Raises:
-        RedisError, OSError: if Redis is away.
-    """
-    pool = client.connection_pool
-    connection = await pool.get_connection()
-    try:
-        answers = await _exchange(connection, commands)
-        if any(isinstance(answer, ReadOnlyError) for answer in answers):
-            await connection.disconnect(nowait=True)  # the address may lead to another master by now
-        return answers
-    finally:
-        await pool.release(connection)
-
-
-async def _exchange(connection: AbstractConnection, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-    packed = [hiredis.pack_command(command) for command in commands]
-    await connection.send_packed_command(packed)
-    return [await _answer(connection) for _ in packed]
-
-
-async def _answer(connection: AbstractConnection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as refusal:
-        return refusal
 
 
 class _Sentinels(Sentinel):
@@ -223,15 +120,15 @@ def redis_client(url: str, connections: int = 8) -> Redis:
         pool = BlockingConnectionPool.from_url(url, **bounds, **_options())
         if issubclass(pool.connection_class, UnixDomainSocketConnection):
             del pool.connection_kwargs["socket_keepalive"]
-        pool.connection_class = _direct(pool.connection_class)
+        pool.connection_class = direct(pool.connection_class)
         pool.connection_kwargs |= _FIXED
         return Redis.from_pool(pool)
     addresses, service, options, sentinel_options = parse_sentinels(url)
     deadlines = {"socket_timeout": SENTINEL_DEADLINE, "socket_connect_timeout": SENTINEL_DEADLINE}
     sentinel = _Sentinels(addresses, sentinel_kwargs=_options() | deadlines | sentinel_options)  # type: ignore[no-untyped-call]
     for client in sentinel.sentinels:
-        client.connection_pool.connection_class = _direct(client.connection_pool.connection_class)
-    connection_class = _direct(SentinelManagedConnection)
+        client.connection_pool.connection_class = direct(client.connection_pool.connection_class)
+    connection_class = direct(SentinelManagedConnection)
     pool = _SentinelPool(service, sentinel, connection_class=connection_class, **bounds, **_options(), **options)  # type: ignore[no-untyped-call]
     return Redis.from_pool(pool)
 
@@ -251,16 +148,6 @@ def check_url(url: str) -> None:
         raise ValueError("an option behind the ? is wrong") from None
 
 
-async def drop_idle(client: Redis) -> None:
-    """Close the pool's connections that nobody uses at this moment.
-
-    The pool's own ``disconnect`` closes them a moment later in tasks, so that another task may take one that is about to be closed.
-    """
-    pool = client.connection_pool
-    for connection in list(pool._available_connections):  # noqa: SLF001 - see above
-        await connection.disconnect(nowait=True)  # runs without a pause, so no other task can take one meanwhile
-
-
 async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:
     """Whether the Sentinels name another master than the server of this connection; ``False`` without Sentinels.
 
@@ -272,36 +159,3 @@ async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:
         return False
     address: tuple[str, int] = await pool.get_master_address()  # type: ignore[no-untyped-call]
     return address != (connection.host, connection.port)
-
-
-async def inspect_server(client: Redis, name: bytes, *, anew: bool = False) -> tuple[bool | None, bool]:
-    """Ask the server that the client's commands go to about itself.
-
-    Args:
-        client: whose server is meant
-        name: a pub/sub channel
-        anew: ask the server that the address leads to now; the pool's connections lead to where it did when they were made
-
-    Returns:
-        whether anybody is subscribed to this pub/sub channel there (``None`` if it does not say), and whether it is a replica
-
-    Raises:
-        RedisError, OSError: if it is away.
-    """
-    commands = [("PUBSUB", "NUMSUB", name), ("INFO", "replication")]
-    if anew:
-        connection = make_connection(client)
-        try:
-            followers, replication = await _exchange(connection, commands)
-        finally:
-            await connection.disconnect(nowait=True)
-    else:
-        followers, replication = await ask(client, commands)
-    followed = None if isinstance(followers, Exception) else bool(followers[1])
-    return followed, isinstance(replication, bytes) and b"role:slave" in replication
-
-
-def make_connection(client: Redis) -> AbstractConnection:
-    """A connection outside the client's pool. The caller connects and closes it."""
-    connection: AbstractConnection = client.connection_pool.make_connection()
-    return connection

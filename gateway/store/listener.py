@@ -24,14 +24,15 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from gateway.store.connect import DEADLINE, inspect_server, is_elsewhere, make_connection
+from gateway.store.connect import DEADLINE, is_elsewhere
+from gateway.store.connection import inspect_server, make_connection
 from gateway.store.receiver import Lost, Receiver
 
 logger = logging.getLogger("gateway.listener")
 
 PING_SECONDS: Final = 0.5
 MASTER_SECONDS: Final = 1.0  # between two checks whether the server is still the master
-ADDRESS_CHECKS: Final = 5  # one check of so many goes by a new connection: those that are kept lead to where the address did once
+ADDRESS_CHECKS: Final = 5  # every fifth of these checks uses a new connection, to see where the address leads now
 CANNOT_SAVE: Final = "MISCONF "  # begins the answer to a ping of a server whose disk is full, but which still passes announcements on
 BATCH: Final = 1_000  # channels in one SUBSCRIBE
 # How many subscriptions may await their confirmation: Redis cuts a listener that is 32 MB of output behind, which is what the
@@ -50,7 +51,7 @@ class Listener:
         on_message: called with a channel's name without the prefix, and the payload
         on_lost: called when announcements may have been missed
         on_connected: awaited on each new connection, before anything is subscribed
-        on_master: called whenever the server has said that it is the master: what was heard until now are its own announcements
+        on_master: called whenever the server has confirmed that it is the master, so that all that was heard until now is its own
         silence: seconds without a byte after which the server counts as gone
 
     Attributes:
@@ -244,7 +245,9 @@ class Listener:
                     raise Lost("the address leads to another server now" if moved else "it has become a replica")
                 if followed:
                     self._on_master()
-            if (check + 1) % ADDRESS_CHECKS:  # right before the address is looked at, what was heard until then is known to be this one's
+            # No pause before a check that uses a new connection: if that finds another server, what was heard until just before is
+            # known to have come from this one.
+            if (check + 1) % ADDRESS_CHECKS:
                 await asyncio.sleep(MASTER_SECONDS)
 
     def _take(self, reply: Any) -> None:

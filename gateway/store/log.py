@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from gateway.core.event import MAX_EVENT_BYTES, Malformed, parse_entry, parse_entry_head, show
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.errors import GatewayError, Unavailable, Unprocessable
-from gateway.store.connect import ask, drop_idle
+from gateway.store.connection import ask, drop_idle
 from gateway.store.library import Library
 
 logger = logging.getLogger("gateway.log")

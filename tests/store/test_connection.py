@@ -1,0 +1,127 @@
+"""Connections to Redis: what is written to them, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import uvloop
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from gateway.embedded import free_port
+from gateway.store.connect import redis_client
+from gateway.store.connection import ask, inspect_server, make_connection
+from tests.faults.proxy import Proxy
+from tests.faults.servers import RedisServer
+
+
+def test_a_write_to_a_connection_that_has_closed_is_an_error_of_redis_on_uvloop_too() -> None:
+    async def write() -> None:
+        async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.transport.abort()
+
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            client = redis_client(f"redis://127.0.0.1:{port}")
+            connection = make_connection(client)
+            connection._reader, connection._writer = await asyncio.open_connection("127.0.0.1", port)
+            await connection._reader.read()
+            connection._writer.transport.abort()
+            await asyncio.sleep(0)
+            try:
+                with pytest.raises(RedisConnectionError):
+                    await connection.send_command("PING", check_health=False)
+            finally:
+                await connection.disconnect(nowait=True)
+                await client.aclose()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(write())
+
+
+@asynccontextmanager
+async def connected_to_one_that_reads_nothing() -> AsyncIterator[AbstractConnection]:
+    over = asyncio.Event()
+
+    async def wait(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(wait, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with redis_client(f"redis://127.0.0.1:{port}?socket_timeout=0.2") as client:
+            connection = make_connection(client)
+            connection._reader, connection._writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                yield connection
+            finally:
+                over.set()
+
+
+async def test_a_redis_that_takes_no_bytes_is_given_up() -> None:
+    async with connected_to_one_that_reads_nothing() as connection:
+        with pytest.raises(RedisTimeoutError):
+            await connection.send_packed_command([b"x" * 20_000_000], check_health=False)
+
+        assert not connection.is_connected
+
+
+async def test_who_is_cancelled_while_a_command_is_sent_leaves_no_half_of_it_behind() -> None:
+    async with connected_to_one_that_reads_nothing() as connection:
+        connection.socket_timeout = 60
+        sending = asyncio.ensure_future(connection.send_packed_command([b"x" * 20_000_000], check_health=False))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait([sending])
+
+        assert sending.cancelled()
+        assert not connection.is_connected
+
+
+async def test_a_refusal_stands_in_its_place_among_the_answers(redis_url: str) -> None:
+    async with redis_client(redis_url) as client:
+        answers = await ask(client, [("SET", "text", "1"), ("LPUSH", "text", "2"), ("GET", "text")])
+
+        assert isinstance(answers.pop(1), ResponseError)
+        assert answers == [b"OK", b"1"]
+
+
+async def test_a_replica_is_known_where_the_access_rights_do_not_allow_to_ask_for_followers(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, "server")
+    try:
+        await server.start()
+        await server.client.execute_command("ACL", "SETUSER", "gateway", "on", "nopass", "+info")
+        async with redis_client(f"redis://gateway:any@127.0.0.1:{server.port}") as client:
+            assert await inspect_server(client, b"a") == (None, False)
+
+            await server.client.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+            assert await inspect_server(client, b"a") == (None, True)
+    finally:
+        await server.close()
+
+
+async def test_what_a_replica_has_refused_goes_to_where_the_name_leads_now(tmp_path: Path) -> None:
+    old, new = RedisServer(tmp_path, "old"), RedisServer(tmp_path, "new")
+    try:
+        await old.start()
+        await new.start()
+        async with Proxy(old.port) as way, redis_client(f"redis://127.0.0.1:{way.port}", 1) as client:
+            assert await inspect_server(client, b"a") == (False, False)
+
+            way.target = new.port
+            await old.client.execute_command("REPLICAOF", "127.0.0.1", str(new.port))
+            assert await inspect_server(client, b"a") == (False, True)
+            refusal, *_ = await ask(client, [("SET", "name", "1"), ("PING",)])
+            assert isinstance(refusal, ReadOnlyError)
+            assert await ask(client, [("SET", "name", "2")]) == [b"OK"]
+
+            assert await inspect_server(client, b"a") == (False, False)
+    finally:
+        await old.close()
+        await new.close()
