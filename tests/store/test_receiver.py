@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.store.receiver import MESSAGES_AT_ONCE, Lost, Receiver
+from gateway.store.receiver import GATHER_SECONDS, MESSAGES_AT_ONCE, Lost, Receiver
 
 MESSAGE = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n"
 
@@ -35,7 +35,8 @@ async def test_messages_of_a_busy_connection_are_gathered_and_one_that_comes_alo
             listened.append(transport.is_reading())
             came.set()
 
-        transport.set_protocol(Receiver(take, transport))
+        receiver = Receiver(take, transport)
+        transport.set_protocol(receiver)
         sent = 0
         while all(listened):  # a few times, if the machine does not sleep between two of them
             server.send(MESSAGE)
@@ -47,6 +48,30 @@ async def test_messages_of_a_busy_connection_are_gathered_and_one_that_comes_alo
 
     assert listened[0]
     assert len(listened) == sent
+    assert GATHER_SECONDS[0] <= receiver._gather <= GATHER_SECONDS[1]
+
+
+async def test_after_as_many_messages_as_are_taken_at_once_the_next_is_heard() -> None:
+    taken: list[object] = []
+    async with connected() as (transport, server), asyncio.timeout(10):
+        transport.set_protocol(Receiver(taken.append, transport))
+        server.send(MESSAGE * MESSAGES_AT_ONCE)
+        while len(taken) < MESSAGES_AT_ONCE:
+            await asyncio.sleep(0.001)
+        server.send(MESSAGE)
+
+        while len(taken) == MESSAGES_AT_ONCE:
+            await asyncio.sleep(0.001)
+
+
+async def test_what_is_not_redis_is_lost() -> None:
+    async with connected() as (transport, server), asyncio.timeout(10):
+        receiver = Receiver(print, transport)
+        transport.set_protocol(receiver)
+        server.send(b"HTTP/1.1 400 Bad Request\r\n")
+
+        with pytest.raises(Lost, match="not Redis's protocol"):
+            await receiver.wait()
 
 
 async def test_a_busy_connection_that_ends_is_lost() -> None:
