@@ -94,6 +94,15 @@ async def test_a_later_head_must_come_in_time_too(serve: Serve, monkeypatch: pyt
     assert await asyncio.to_thread(client) == ([b"/a", b"/a"], [408, 408])
 
 
+async def test_a_connection_on_which_nothing_follows_an_answer_is_closed(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        site = receive.__self__._http.site
+        site.idle.seconds = 0.05
+        await say(send, b"done")
+
+    assert await ask(serve, app, lambda wire: (wire.send(request("/")).answer().body, wire.rest())) == (b"done", b"")
+
+
 async def test_requests_that_are_sent_ahead_are_answered_in_their_order(serve: Serve) -> None:
     def client(wire: Wire) -> list[bytes]:
         ahead = (
