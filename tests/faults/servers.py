@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from gateway.embedded import find_server, free_port
 
-START_SECONDS = 20.0
+START_SECONDS = 30.0
 
 
 class Forked:
@@ -182,6 +182,12 @@ class RedisServer(Process):
     async def answering(self) -> None:
         """Wait until it has loaded its data and answers."""
         await self._answering(self.client)
+
+    async def replicating(self) -> None:
+        """Wait until this replica is connected to its master."""
+        async with asyncio.timeout(START_SECONDS):
+            while (await self.client.info("replication")).get("master_link_status") != "up":
+                await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         if self._client is not None:

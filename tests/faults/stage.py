@@ -42,6 +42,7 @@ class Stage:
     """What one scenario has at its disposal. All that it starts is stopped at the end.
 
     Attributes:
+        stack: closes at the end what the scenario has opened
         rng: the source of all random choices, so that a seed repeats them
         full: whether the sizes and time limits are those of docs/guarantees.md, or small ones
         addresses: ``host:port`` of the gateways that clients connect to
@@ -58,7 +59,7 @@ class Stage:
         self.gateways: list[Gateway] = []
         self.addresses: list[str] = []
         self.figures: dict[str, str] = {}
-        self._stack = stack
+        self.stack = stack
         self._sends: dict[str, Send] = {}
 
     def size(self, short: int, full: int) -> int:
@@ -76,13 +77,13 @@ class Stage:
         self, name: str = "redis", *, aof: bool = False, arguments: Sequence[str] = (), program: str | None = None
     ) -> RedisServer:
         server = RedisServer(self.folder, name, aof=aof, arguments=tuple(arguments), program=program)
-        self._stack.push_async_callback(server.close)
+        self.stack.push_async_callback(server.close)
         await server.start()
         return server
 
     async def sentinel(self, master: RedisServer, name: str = "sentinel", **options: Any) -> Sentinel:
         sentinel = Sentinel(self.folder, name, **options)
-        self._stack.push_async_callback(sentinel.close)
+        self.stack.push_async_callback(sentinel.close)
         await sentinel.start(master)
         return sentinel
 
@@ -90,14 +91,14 @@ class Stage:
         """Start a gateway; unless ``serving``, clients do not connect to it yet."""
         gateway = Gateway(self.folder, f"gateway{len(self.gateways)}", redis_url, quick=not self.full, **options)
         self.gateways.append(gateway)
-        self._stack.callback(gateway.kill)
+        self.stack.callback(gateway.kill)
         await gateway.start(wait=wait)
         if serving:
             self.addresses.append(address(gateway))
         return gateway
 
     async def proxy(self, target: int) -> Proxy:
-        return await self._stack.enter_async_context(Proxy(target))
+        return await self.stack.enter_async_context(Proxy(target))
 
     # Clients
 
@@ -121,12 +122,15 @@ class Stage:
             kind = transports[i % len(transports)]
             name = f"{kind}-{len(self.followers)}"
             addresses = self.addresses if gateways is None else gateways
-            follower = FOLLOWERS[kind](name, addresses, channels(i), seed=self.seed, **options)
-            self.followers.append(follower)
-            self._stack.push_async_callback(follower.stop)
-            follower.start()
-            started.append(follower)
+            started.append(self.start(FOLLOWERS[kind](name, addresses, channels(i), seed=self.seed, **options)))
         return started
+
+    def start(self, follower: Follower) -> Follower:
+        """Start a client that the test has made."""
+        self.followers.append(follower)
+        self.stack.push_async_callback(follower.stop)
+        follower.start()
+        return follower
 
     async def all_ready(self, followers: Sequence[Follower] | None = None, within: float = 60.0) -> None:
         """Wait until all clients have received their ready notice."""
@@ -140,7 +144,7 @@ class Stage:
         """Publish as the gateway does: through the Redis function, which is loaded again if Redis has lost it."""
         if redis_url not in self._sends:
             client = redis_client(redis_url, 16)
-            self._stack.push_async_callback(client.aclose)
+            self.stack.push_async_callback(client.aclose)
             log = Log(client)
 
             async def send(words: Words) -> str:
@@ -167,8 +171,8 @@ class Stage:
                     waiting.popleft().set_result(answer)
 
         reading = asyncio.ensure_future(answers())
-        self._stack.callback(writer.close)
-        self._stack.callback(reading.cancel)
+        self.stack.callback(writer.close)
+        self.stack.callback(reading.cancel)
 
         async def send(words: Words) -> str:
             waiting.append(asyncio.get_running_loop().create_future())
@@ -186,8 +190,8 @@ class Stage:
         name = f"library {redis_url}"
         if name not in self._sends:
             publisher = AsyncPublisher(redis_url)
-            self._stack.push_async_callback(publisher.close)  # twice, because the first call gives up after a short time
-            self._stack.push_async_callback(publisher.close)
+            self.stack.push_async_callback(publisher.close)  # twice, because the first call gives up after a short time
+            self.stack.push_async_callback(publisher.close)
 
             async def send(words: Words) -> str:
                 event = msgspec.json.decode(words.json)
@@ -204,7 +208,7 @@ class Stage:
     def http(self, addresses: Sequence[str] | None = None) -> Send:
         """Publish with ``POST /publish``, each time to a gateway drawn at random."""
         client = httpx.AsyncClient(timeout=5)
-        self._stack.push_async_callback(client.aclose)
+        self.stack.push_async_callback(client.aclose)
         hosts = self.addresses if addresses is None else addresses
 
         async def send(words: Words) -> str:

@@ -1,45 +1,29 @@
-"""Connections that are sent away go one by one, and come back without anybody's noticing."""
+"""A gateway that shuts down, or whose connections grow old, closes them spread over time, and clients lose nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 from gateway.embedded import free_port
-from tests.faults.clients import Follower
+from tests.faults.scenario import channel_names, moments, peak, two_of
 from tests.faults.stage import EVERY_TRANSPORT, Stage, address
-from tests.faults.test_redis import names, two_of
 
 
-def moments(followers: Sequence[Follower], kind: str, text: str, since: float) -> list[float]:
-    """When such a thing happened to one of them."""
-    return sorted(
-        line.time for follower in followers for line in follower.log.lines if line.kind == kind and line.time >= since and text in line.text
-    )
-
-
-def peak(times: Sequence[float], began: float, seconds: float) -> float:
-    """The most of them within a second, as a multiple of the mean over these seconds; those of a little later belong to it too."""
-    meant = [moment for moment in times if began <= moment < began + seconds + 1]
-    most = max(sum(start <= other < start + 1 for other in meant) for start in meant)
-    return most / (len(meant) / seconds)
-
-
-async def test_a_drain_spreads_its_goodbyes_and_nothing_is_lost(stage: Stage) -> None:
+async def test_a_drain_closes_connections_spread_over_its_time_and_loses_nothing(stage: Stage) -> None:
     redis = await stage.redis()
     drain = stage.size(5, 10)
     within = drain + stage.size(20, 5)
     first = await stage.gateway(redis.url, drain_seconds=str(drain))
     second = await stage.gateway(redis.url, serving=False)
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     streams = stage.follow(stage.size(200, 2_000), two_of(channels), ("ws", "ws", "sse"))
     polls = stage.follow(stage.size(5, 50), two_of(channels), ("poll",))
     await stage.all_ready(within=120)
     send = stage.function(redis.url)
 
     async with stage.load([send], channels, stage.size(30, 100), labels=0.2, keep=10_000):
-        stage.addresses[:] = [address(second)]  # what a load balancer does first
+        stage.addresses[:] = [address(second)]  # a load balancer would do this first
         await asyncio.sleep(0.5)
         began = time.monotonic()
         status = await first.stop(within)
@@ -57,11 +41,11 @@ async def test_a_drain_spreads_its_goodbyes_and_nothing_is_lost(stage: Stage) ->
     stage.verdict()
 
 
-async def test_streams_that_have_grown_old_come_back_by_themselves(stage: Stage) -> None:
+async def test_streams_are_closed_at_their_maximum_age_and_reconnect(stage: Stage) -> None:
     redis = await stage.redis()
     age = stage.size(3, 20)
     gateway = await stage.gateway(redis.url, max_age_seconds=str(age))
-    channels = names(stage.size(5, 50))
+    channels = channel_names(stage.size(5, 50))
     began = time.monotonic()
     streams = stage.follow(stage.size(40, 1_000), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
@@ -82,7 +66,7 @@ async def test_streams_that_have_grown_old_come_back_by_themselves(stage: Stage)
 async def test_a_second_signal_ends_a_drain_at_once(stage: Stage) -> None:
     redis = await stage.redis()
     gateway = await stage.gateway(redis.url, drain_seconds="60")
-    stage.follow(5, two_of(names(2)), EVERY_TRANSPORT)
+    stage.follow(5, two_of(channel_names(2)), EVERY_TRANSPORT)
     await stage.all_ready()
     assert gateway.process is not None
     gateway.process.terminate()

@@ -1,18 +1,18 @@
-"""After faults the gateway's own figures agree with the ledger and with what the clients were sent."""
+"""After faults the gateway's metrics agree with the ledger and with what the clients received."""
 
 from __future__ import annotations
 
 import asyncio
 
+from tests.faults.scenario import channel_names, two_of
 from tests.faults.stage import EVERY_TRANSPORT, Stage, address
-from tests.faults.test_redis import names, two_of
 from tests.support.figures import figures
 
 
-async def test_events_in_and_out_are_those_of_the_ledger(stage: Stage) -> None:
+async def test_the_metrics_count_as_many_events_as_the_ledger_and_the_clients(stage: Stage) -> None:
     redis = await stage.redis()
     gateway = await stage.gateway(redis.url)
-    channels = names(stage.size(4, 30))
+    channels = channel_names(stage.size(4, 30))
     stage.follow(stage.size(24, 300), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     send = stage.function(redis.url)
@@ -30,7 +30,7 @@ async def test_events_in_and_out_are_those_of_the_ledger(stage: Stage) -> None:
     verdict = stage.verdict()
     shown = await figures(f"http://{address(gateway)}")
 
-    # A machine so busy that the connection was given up meanwhile has read some from the log instead.
+    # On a machine so busy that the gateway has given up its connection to Redis, it has read some events from the log instead.
     missed = stage.ledger.count("acknowledged") - shown["gateway_events_in_total{recorded}"]
     assert missed == 0 or (missed > 0 and shown["gateway_redis_connects_total"] > 1)
     assert shown["gateway_events_out_total"] == verdict.received
@@ -45,6 +45,6 @@ async def test_events_in_and_out_are_those_of_the_ledger(stage: Stage) -> None:
     shown = await figures(f"http://{address(gateway)}")
 
     assert shown["gateway_redis_connects_total"] >= 2
-    assert shown["gateway_events_in_total{recorded}"] <= stage.ledger.count("acknowledged")  # the others were read from the log
+    assert shown["gateway_events_in_total{recorded}"] <= stage.ledger.count("acknowledged")  # it has read the others from the log
     assert shown["gateway_events_out_total"] == verdict.received
     stage.figures["events in, out"] = f"{shown['gateway_events_in_total{recorded}']:.0f}, {shown['gateway_events_out_total']:.0f}"

@@ -1,4 +1,4 @@
-"""Gateways and their clients fail: processes die and stall, readers are slow, everybody comes back at once."""
+"""Gateways and their clients fail: processes die and stall, readers are slow, all clients reconnect at once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.faults.clients import Follower
+from tests.faults.scenario import channel_names, moments, peak, two_of
 from tests.faults.servers import Gateway
 from tests.faults.stage import EVERY_TRANSPORT, Send, Stage, address
-from tests.faults.test_draining import moments, peak
-from tests.faults.test_redis import names, two_of
 
 
 async def test_09_a_gateway_is_killed_and_another_one_serves(stage: Stage) -> None:
     redis = await stage.redis()
     first = await stage.gateway(redis.url)
     second = await stage.gateway(redis.url, serving=False)
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     stage.follow(stage.size(100, 2_000), two_of(channels), EVERY_TRANSPORT if not stage.full else ("ws", "ws", "ws", "sse"))
     await stage.all_ready()
     stage.addresses.append(address(second))
@@ -42,7 +41,7 @@ async def test_10_three_gateways_are_restarted_one_by_one_under_load(stage: Stag
     drain = stage.size(1, 5)
     for _ in range(3):
         await stage.gateway(redis.url, drain_seconds=str(drain))
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     stage.follow(stage.size(90, 600), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     sends = [stage.function(redis.url), stage.http()]
@@ -50,7 +49,7 @@ async def test_10_three_gateways_are_restarted_one_by_one_under_load(stage: Stag
     spreads, begins = [], []
     async with stage.load(sends, channels, stage.size(50, 200), labels=0.2, retry=10, keep=10_000):
         for gateway in list(stage.gateways):
-            # What a load balancer does: no new connections there, then the signal.
+            # As with a load balancer: first it sends no new connections there, then the gateway gets the signal.
             stage.addresses.remove(address(gateway))
             await asyncio.sleep(0.5)
             began = time.monotonic()
@@ -71,7 +70,7 @@ async def test_10_three_gateways_are_restarted_one_by_one_under_load(stage: Stag
     stage.verdict()
 
 
-async def test_11_a_slow_reader_harms_nobody_and_gets_everything(stage: Stage) -> None:
+async def test_11_a_slow_reader_slows_no_other_and_gets_everything(stage: Stage) -> None:
     redis = await stage.redis()
     gateway = await stage.gateway(redis.url)
     others = stage.follow(stage.size(20, 200), lambda _: {"jobs:1": "0"})
@@ -86,7 +85,7 @@ async def test_11_a_slow_reader_harms_nobody_and_gets_everything(stage: Stage) -
     warm = (await flood(stage, send, others, block, gateway)).memory
     without: list[Flood] = []
     with_slow: list[Flood] = []
-    for _ in range(stage.size(2, 5)):  # by turns, so that whatever else this machine does meets both alike
+    for _ in range(stage.size(2, 5)):  # in turns, so that other work on this machine disturbs both alike
         without.append(await flood(stage, send, others, block, gateway))
         slow.come_back()
         with_slow.append(await flood(stage, send, others, block, gateway))
@@ -107,17 +106,17 @@ async def test_11_a_slow_reader_harms_nobody_and_gets_everything(stage: Stage) -
     assert has_read < block
     stage.verdict()
     if stage.full:
-        # A difference that two floods without it have too, nobody can blame on it.
+        # Floods without the slow reader differ too: only what exceeds that difference is its effect.
         stage.figure("p99 of the others with / without it", together / apart, max(1.1, worst / apart), "times")
 
 
 @dataclass
 class Flood:
-    """What was seen during one.
+    """Measurements during one flood of events.
 
     Attributes:
-        p99: latency of the others, seconds
-        memory: the most that the gateway had resident, bytes
+        p99: latency of the other clients, seconds
+        memory: the gateway's highest resident memory, bytes
     """
 
     p99: float
@@ -125,13 +124,13 @@ class Flood:
 
 
 async def flood(stage: Stage, send: Send, others: Sequence[Follower], count: int, gateway: Gateway) -> Flood:
-    """Publish so many events of 8 kB."""
+    """Publish events of 8 kB, and measure meanwhile."""
     for follower in others:
         follower.latencies = []
     started, memory = time.monotonic(), gateway.memory()
     for i in range(count):
         while (early := started + i / 40 - time.monotonic()) > 0:
-            await asyncio.sleep(min(early, 0.005))  # what is read at one go lasts no longer than some milliseconds
+            await asyncio.sleep(min(early, 0.005))  # short sleeps, because a peak of memory may last only milliseconds
             memory = max(memory, gateway.memory())
         await stage.publish(send, "jobs:1", size=8_000, keep=10_000)
     await asyncio.sleep(0.3)
@@ -153,12 +152,12 @@ async def test_11_a_reader_that_stops_is_cut(stage: Stage) -> None:
     assert stopped.protocol.transport is not None
 
     async with stage.load([send], ["jobs:1"], 200, size=8_000, keep=10_000):
-        await asyncio.sleep(stage.size(0, 5))  # what such a load takes by itself is there before
+        await asyncio.sleep(stage.size(0, 5))  # until memory has grown to what the load itself needs
         stopped.protocol.transport.pause_reading()
         stalled = time.monotonic()
         before = gateway.memory()
         async with asyncio.timeout(60):
-            while "it took no bytes" not in gateway.output():  # the metrics would take memory of their own
+            while "it took no bytes" not in gateway.output():  # asking for the metrics would change the memory measured here
                 await asyncio.sleep(0.1)
         stage.figure("cut after", time.monotonic() - stalled, stage.size(8, 32))
         taken = (gateway.memory() - before) / 2**20
@@ -173,7 +172,7 @@ async def test_11_a_reader_that_stops_is_cut(stage: Stage) -> None:
 async def test_12_all_clients_come_back_at_once(stage: Stage) -> None:
     redis = await stage.redis()
     await stage.gateway(redis.url, max_connections="20000")
-    count, channels = stage.size(500, 10_000), names(stage.size(20, 100))
+    count, channels = stage.size(500, 10_000), channel_names(stage.size(20, 100))
     batch = 500
     for start in range(0, count, batch):
         stage.follow(min(batch, count - start), lambda i, start=start: {channels[(start + i) % len(channels)]: "0"})  # type: ignore[misc]
@@ -188,7 +187,7 @@ async def test_12_all_clients_come_back_at_once(stage: Stage) -> None:
     for channel in channels:
         for _ in range(3):
             await stage.publish(send, channel)
-    await asyncio.sleep(3.5)  # the gateway has forgotten the channels, and reads all of them again
+    await asyncio.sleep(3.5)  # until the gateway has dropped its pages of these channels and has to read them again
     reads, ranges = await redis.calls("fcall_ro"), await redis.calls("lrange")
     back = time.monotonic()
     for follower in stage.followers:
@@ -196,7 +195,7 @@ async def test_12_all_clients_come_back_at_once(stage: Stage) -> None:
     newest = {p.channel: p.id for p in stage.ledger.publications}
     waiting = [(f, c) for f in stage.followers for c in f.log.channels]
     while waiting := [(f, c) for f, c in waiting if not f.has(c, newest[c])]:
-        await asyncio.sleep(0.05)  # the clients have the other core, and need it
+        await asyncio.sleep(0.05)  # a long sleep, because the clients need the CPU of this process
         assert time.monotonic() - back < 60
 
     stage.figure("all caught up", time.monotonic() - back, 15)
@@ -209,7 +208,7 @@ async def test_12_all_clients_come_back_at_once(stage: Stage) -> None:
 async def test_15_the_event_loop_is_stalled(stage: Stage) -> None:
     redis = await stage.redis()
     gateway = await stage.gateway(redis.url)
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     stage.follow(stage.size(40, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     send = stage.function(redis.url)
@@ -234,7 +233,7 @@ async def test_15_the_event_loop_is_stalled(stage: Stage) -> None:
 async def test_16_file_descriptors_are_used_up(stage: Stage) -> None:
     redis = await stage.redis()
     gateway = await stage.gateway(redis.url, files=100)
-    channels = names(3)
+    channels = channel_names(3)
     stage.follow(30, two_of(channels))
     await stage.all_ready()
     send = stage.function(redis.url)

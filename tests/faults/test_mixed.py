@@ -1,4 +1,4 @@
-"""All of it at once, as the seed has it."""
+"""All faults mixed at random, repeatable by the seed."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import pytest
 
 from tests.faults.conftest import option
 from tests.faults.proxy import Proxy
+from tests.faults.scenario import channel_names, two_of
 from tests.faults.servers import Gateway, RedisServer
 from tests.faults.stage import EVERY_TRANSPORT, Stage, address, open_stage
-from tests.faults.test_redis import names, two_of
 
 Fault = Callable[[], Awaitable[None]]
 
 
 class Trouble:
-    """The faults that may be mixed; each heals before it ends."""
+    """The faults that are mixed; each is over when its method returns."""
 
     def __init__(self, stage: Stage, redis: RedisServer, way: Proxy, *, lossy: bool) -> None:
         self._stage = stage
         self._rng = stage.rng
         self._redis = redis
         self._way = way
-        self._redis_busy = asyncio.Lock()  # it cannot be killed while it hangs
-        self._gateway_busy = asyncio.Lock()  # one of them serves at any time
+        self._redis_busy = asyncio.Lock()  # one fault of Redis at a time: it cannot be killed while it hangs
+        self._gateway_busy = asyncio.Lock()  # one fault of a gateway at a time: the other one serves meanwhile
         self.done: list[str] = []
         self.kinds: list[Fault] = [
             self.redis_killed if lossy else self.redis_restarted,
@@ -48,7 +48,7 @@ class Trouble:
             self.kinds.append(self.clock_goes_back)
 
     async def one(self) -> None:
-        """Any of them."""
+        """Cause a fault drawn at random."""
         fault = self._rng.choice(self.kinds)
         self.done.append(fault.__name__)
         await fault()
@@ -149,14 +149,14 @@ class Trouble:
 
 
 async def play(stage: Stage, seconds: float) -> str:
-    """One round of its own seed; what was done in it."""
+    """Play one round; a line that sums it up."""
     lossy = stage.rng.random() < 0.3
     redis = await stage.redis(aof=not lossy)
     way = await stage.proxy(redis.port)
     url = f"redis://127.0.0.1:{way.port}"
     for _ in range(2):
         await stage.gateway(url, drain_seconds="0.5")
-    channels = names(8)
+    channels = channel_names(8)
     stage.follow(stage.size(40, 300), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     direct = stage.function(redis.url)

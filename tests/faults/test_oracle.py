@@ -1,4 +1,4 @@
-"""The oracle itself: it must see each kind of fault, and none where there is none."""
+"""The oracle itself: it reports each kind of fault, and none where there is none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ def ledger_of(*ids: int, label: str | None = None) -> Ledger:
 
 
 def log_of(*lines: int | str, begin: int = 0, publications: dict[int, int] | None = None) -> ClientLog:
-    """A client's log on channel ``a``: ids as numbers, ``gap``; event ``n * 10`` is publication ``n - 1``."""
+    """A client's log on channel ``a``.
+
+    Args:
+        lines: ids of events, and ``gap``
+        begin: the client's first cursor
+        publications: the number of the publication of each id; unless given, id 10 is of publication 0, id 20 of 1, and so on
+    """
     log = ClientLog("c", frozenset({"a"}), {"a": begin})
     for i, line in enumerate(lines):
         if isinstance(line, str):
@@ -40,14 +46,14 @@ def log_of(*lines: int | str, begin: int = 0, publications: dict[int, int] | Non
         ((10, 20, 30, 40), "nobody published"),
     ],
 )
-def test_each_kind_of_fault_is_seen(lines: tuple[int | str, ...], expected: str) -> None:
+def test_each_kind_of_fault_is_reported(lines: tuple[int | str, ...], expected: str) -> None:
     verdict = judge(ledger_of(10, 20, 30), [log_of(*lines)])
 
     assert bool(verdict.faults) == bool(expected)
     assert not expected or any(expected in fault for fault in verdict.faults)
 
 
-def test_what_lies_before_the_beginning_is_not_missed() -> None:
+def test_events_before_the_first_cursor_are_not_missing() -> None:
     assert not judge(ledger_of(10, 20, 30), [log_of(30, begin=20)]).faults
 
 
@@ -60,14 +66,14 @@ def test_an_event_of_another_channel_is_a_leak() -> None:
     assert "L6" in judge(ledger, [log]).faults[0]
 
 
-def test_a_refused_event_must_not_show() -> None:
+def test_a_refused_event_must_not_arrive() -> None:
     ledger = ledger_of(10)
     ledger.begin("a").refuse()
 
     assert "L4" in judge(ledger, [log_of(10, 20)]).faults[0]
 
 
-def test_an_event_of_unknown_outcome_shows_under_one_id_or_not_at_all() -> None:
+def test_an_event_of_unknown_outcome_arrives_with_one_id_or_not_at_all() -> None:
     ledger = ledger_of(10)
     ledger.begin("a")
 
@@ -75,14 +81,14 @@ def test_an_event_of_unknown_outcome_shows_under_one_id_or_not_at_all() -> None:
     assert "L4" in judge(ledger, [log_of(10, 20), log_of(10, 25, publications={10: 0, 25: 1})]).faults[0]
 
 
-def test_what_was_replaced_by_its_successor_is_not_missed_but_the_last_one_is() -> None:
+def test_an_event_replaced_by_its_successor_is_not_missing_but_the_last_one_is() -> None:
     ledger = ledger_of(10, 20, 30, label="progress")
 
     assert not judge(ledger, [log_of(30)]).faults
     assert "L1" in judge(ledger, [log_of(10)]).faults[0]
 
 
-def test_after_a_loss_of_data_one_unproved_gap_is_allowed_for_each() -> None:
+def test_after_a_loss_of_data_each_client_may_get_one_gap_where_nothing_is_missing() -> None:
     ledger = ledger_of(10, 20)
     ledger.may_lose()
 
@@ -90,7 +96,7 @@ def test_after_a_loss_of_data_one_unproved_gap_is_allowed_for_each() -> None:
     assert "nothing was missing" in judge(ledger, [log_of("gap", 10, "gap", 20)]).faults[0]
 
 
-def test_a_gap_of_a_poll_stands_for_any_place_in_its_answer() -> None:
+def test_a_gap_of_a_poll_covers_any_place_in_its_answer() -> None:
     log = log_of("gap", 10, 30)
     for line in log.lines:
         line.answer = 1

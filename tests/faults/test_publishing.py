@@ -1,4 +1,4 @@
-"""Publishing goes wrong: retries race, answers are lost, the log is poisoned, events come in a burst, clients come and go."""
+"""Publishing goes wrong: retries race, answers are lost, logs hold garbage, events come in bursts, clients subscribe and unsubscribe."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gateway.store.connect import redis_client
 from gateway.store.log import Log
 from gateway.store.log import Publication as Words
 from tests.faults.clients import Follower, _WebSocket
+from tests.faults.scenario import channel_names, two_of
 from tests.faults.stage import EVERY_TRANSPORT, Stage
-from tests.faults.test_redis import names, two_of
 
 
 async def test_13_a_hundred_racing_retries_through_two_gateways(stage: Stage) -> None:
@@ -75,7 +75,7 @@ async def test_17_poison_in_the_log_and_on_pubsub(stage: Stage) -> None:
     for piece in stage.rng.sample(poison, len(poison)):
         await redis.client.rpush("notify:log:{jobs:1}", piece)
         await redis.client.lpush("notify:log:{jobs:1}", piece)
-        if not piece.startswith(b'{"type":"x"'):  # that is a live-only event, and no poison
+        if not piece.startswith(b'{"type":"x"'):  # on pub/sub that is a valid live-only event
             await redis.client.publish("notify:jobs:1", piece)
         published = await stage.publish(send, "jobs:1")
         await redis.client.rpush("notify:log:{jobs:1}", b"%d %d \n{not JSON" % (published.id + 1, published.id))
@@ -90,7 +90,7 @@ async def test_17_poison_in_the_log_and_on_pubsub(stage: Stage) -> None:
 async def test_18_a_burst(stage: Stage) -> None:
     redis = await stage.redis()
     gateway = await stage.gateway(redis.url)
-    channels = names(4)
+    channels = channel_names(4)
     stage.follow(stage.size(12, 40), lambda i: {channels[i % 4]: "0"}, EVERY_TRANSPORT)
     await stage.all_ready()
     send = stage.function(redis.url)
@@ -104,7 +104,7 @@ async def test_18_a_burst(stage: Stage) -> None:
         try:
             ids = await log.append(words)
         except Unavailable:
-            continue  # this process had no time for the answer: their outcome is unknown
+            continue  # this process was too slow to read the reply, so the outcome is unknown
         for publication, id in zip(publications, ids, strict=True):
             assert isinstance(id, str)
             publication.acknowledge(int(id))
@@ -132,7 +132,7 @@ class Changing(Follower):
                 answered.set_result(None)
 
     async def ask(self, protocol: _WebSocket, op: str, channels: object) -> bool:
-        """Send a command and wait for its answer; whether it came before the connection was lost."""
+        """Send a command and wait for its answer; false if the connection was lost first."""
         ref = str(len(self.log.lines)) + op
         self.answers[ref] = answered = asyncio.get_running_loop().create_future()
         protocol.send(msgspec.json.encode({"op": op, "channels": channels, "ref": ref}))
@@ -140,7 +140,7 @@ class Changing(Follower):
         return answered.done() and not protocol.over.done()
 
     async def change(self, rng: random.Random, until: float) -> None:
-        """Leave a channel and follow it again, with the cursor of that moment: what was on its way then has arrived."""
+        """Unsubscribe from channels and subscribe again, over and over, with the cursor after the last event that arrived."""
         while time.monotonic() < until:
             await asyncio.sleep(rng.choice([0, 0.002, 0.05]) + 0.05)
             protocol = self.protocol
@@ -158,13 +158,11 @@ class Changing(Follower):
 async def test_19_events_come_while_clients_subscribe_unsubscribe_and_reconnect(stage: Stage) -> None:
     redis = await stage.redis()
     await stage.gateway(redis.url)
-    channels = names(4)
+    channels = channel_names(4)
     everything = dict.fromkeys(channels, "0")
     changing = [Changing(f"changing-{i}", stage.addresses, everything, seed=stage.seed) for i in range(stage.size(15, 60))]
     for follower in changing:
-        stage.followers.append(follower)
-        stage._stack.push_async_callback(follower.stop)
-        follower.start()
+        stage.start(follower)
     stage.follow(10, two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     send = stage.function(redis.url)

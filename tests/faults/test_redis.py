@@ -6,28 +6,16 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
 
-from tests.faults.servers import Gateway, RedisServer
+from tests.faults.scenario import GIVE_UP_SECONDS, channel_names, two_of
+from tests.faults.servers import Gateway
 from tests.faults.stage import EVERY_TRANSPORT, Stage
-
-
-def names(count: int) -> list[str]:
-    return [f"jobs:{i}" for i in range(count)]
-
-
-def two_of(channels: list[str], since: str = "0") -> Callable[[int], Mapping[str, str]]:
-    """Two channels for each client, so that clients share channels and each has an order to keep between them."""
-    return lambda i: {channels[i % len(channels)]: since, channels[(i + 3) % len(channels)]: since}
-
-
-LATE = 30.0  # seconds after which something will not happen any more, on a slow machine neither
 
 
 async def lost_connection(gateway: Gateway) -> float:
     """Seconds until the gateway says that it has lost Redis."""
     started, known = time.monotonic(), len(gateway.output())
-    async with asyncio.timeout(LATE):
+    async with asyncio.timeout(GIVE_UP_SECONDS):
         while "connection to Redis lost" not in gateway.output()[known:]:
             await asyncio.sleep(0.02)
     return time.monotonic() - started
@@ -35,7 +23,7 @@ async def lost_connection(gateway: Gateway) -> float:
 
 async def not_ready(gateway: Gateway, since: float) -> float:
     """Seconds until ``/readyz`` answers 503."""
-    async with asyncio.timeout(LATE):
+    async with asyncio.timeout(GIVE_UP_SECONDS):
         while await gateway.status() != 503:
             await asyncio.sleep(0.05)
     return time.monotonic() - since
@@ -44,7 +32,7 @@ async def not_ready(gateway: Gateway, since: float) -> float:
 async def test_01_redis_stopped_and_started_again_with_aof(stage: Stage) -> None:
     redis = await stage.redis(aof=True)
     gateway = await stage.gateway(redis.url)
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     sends = [stage.function(redis.url), stage.http(), stage.library(redis.url)]
@@ -70,7 +58,7 @@ async def test_01_redis_stopped_and_started_again_with_aof(stage: Stage) -> None
 async def test_02_redis_killed_without_persistence(stage: Stage) -> None:
     redis = await stage.redis()
     await stage.gateway(redis.url)
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     sends = [stage.function(redis.url), stage.library(redis.url)]
@@ -84,7 +72,7 @@ async def test_02_redis_killed_without_persistence(stage: Stage) -> None:
         for _ in range(stage.rng.randint(1, 2)):
             redis.kill()
             stage.ledger.may_lose()
-            await redis.start()  # the publishers are there before the gateway is
+            await redis.start()  # publishers connect to it before the gateway does
             await asyncio.sleep(stage.rng.uniform(0, 0.6))
         for follower in away:
             follower.come_back()
@@ -123,10 +111,10 @@ async def test_03_fail_over_to_a_replica_that_lags(stage: Stage) -> None:
     way = await stage.proxy(master.port)
     url = f"redis://127.0.0.1:{way.port}"
     await stage.gateway(url)
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
-    await in_step(replica)
+    await replica.replicating()
     sends = [stage.function(url), stage.library(url)]
 
     async with stage.load(sends, channels, stage.size(100, 500), labels=0.2, keep=10_000):
@@ -157,10 +145,10 @@ async def test_03_the_old_master_lives_on_as_a_replica_and_closes_no_connection(
     replica = await stage.redis("replica", aof=True, arguments=["--replicaof", "127.0.0.1", str(master.port)])
     way = await stage.proxy(master.port)
     gateway = await stage.gateway(f"redis://127.0.0.1:{way.port}")
-    channels = names(stage.size(5, 50))
+    channels = channel_names(stage.size(5, 50))
     stage.follow(stage.size(15, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
-    await in_step(replica)
+    await replica.replicating()
     send = stage.http()
 
     async with stage.load([send], channels, stage.size(50, 200), retry=30, keep=10_000):
@@ -168,7 +156,7 @@ async def test_03_the_old_master_lives_on_as_a_replica_and_closes_no_connection(
         noticed = asyncio.ensure_future(lost_connection(gateway))
         stage.ledger.may_lose()
         await replica.client.execute_command("REPLICAOF", "NO", "ONE")
-        way.target = replica.port  # for who connects from now on
+        way.target = replica.port  # for new connections
         await master.client.execute_command("REPLICAOF", "127.0.0.1", str(replica.port))
         stage.figure("noticed", await noticed, 3)
     await stage.caught_up(stage.function(replica.url), 5)
@@ -176,17 +164,10 @@ async def test_03_the_old_master_lives_on_as_a_replica_and_closes_no_connection(
     stage.verdict(gaps=None)
 
 
-async def in_step(replica: RedisServer) -> None:
-    """Wait until a replica is connected to its master."""
-    async with asyncio.timeout(LATE):
-        while (await replica.client.info("replication")).get("master_link_status") != "up":
-            await asyncio.sleep(0.02)
-
-
 async def test_04_redis_hangs(stage: Stage) -> None:
     redis = await stage.redis(aof=True)
     gateway = await stage.gateway(redis.url)
-    channels = names(stage.size(30, 250))
+    channels = channel_names(stage.size(30, 250))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     send = await stage.pipelined(redis)
@@ -217,7 +198,7 @@ async def test_04_connection_to_redis_is_half_open(stage: Stage) -> None:
     redis = await stage.redis(aof=True)
     way = await stage.proxy(redis.port)
     gateway = await stage.gateway(f"redis://127.0.0.1:{way.port}")
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     stage.follow(stage.size(40, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     send = stage.function(redis.url)
@@ -238,7 +219,7 @@ async def test_04_connection_to_redis_is_half_open(stage: Stage) -> None:
 async def test_05_the_pubsub_connection_is_killed_every_200_ms(stage: Stage) -> None:
     redis = await stage.redis()
     gateway = await stage.gateway(redis.url)
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     sends = [stage.function(redis.url), stage.http()]
@@ -246,7 +227,7 @@ async def test_05_the_pubsub_connection_is_killed_every_200_ms(stage: Stage) -> 
     async with stage.load(sends, channels, stage.size(100, 500), retry=20, keep=10_000):
         killed = 0
         async with asyncio.timeout(120):
-            while killed < stage.size(5, 50):  # a slow gateway is away for longer than that at times
+            while killed < stage.size(5, 50):  # a slow gateway may not have reconnected yet, so nothing is killed
                 killed += await redis.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
                 await asyncio.sleep(0.2)
     await stage.caught_up(sends[0], 5)
@@ -259,18 +240,18 @@ async def test_05_the_output_buffer_overflows(stage: Stage) -> None:
     redis = await stage.redis()
     gateway = await stage.gateway(redis.url)
     await redis.client.config_set("client-output-buffer-limit", "pubsub 65536 0 0")
-    channels = names(5)
+    channels = channel_names(5)
     stage.follow(stage.size(30, 200), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     send = stage.function(redis.url)
 
     gateway.hang()
     async with asyncio.timeout(60):
-        # What the two sockets hold comes first.
+        # Redis closes the connection once its buffer and those of the two sockets are full.
         while (await redis.client.info("clients"))["pubsub_clients"]:
             await asyncio.gather(*(stage.publish(send, stage.rng.choice(channels), size=20_000, keep=10_000) for _ in range(50)))
     gateway.go_on()
-    await stage.caught_up(send, 10)  # a gigabyte, all of it for clients in this process
+    await stage.caught_up(send, 10)  # this process receives up to a gigabyte
 
     assert "connection to Redis lost" in gateway.output()
     stage.verdict()
@@ -279,7 +260,7 @@ async def test_05_the_output_buffer_overflows(stage: Stage) -> None:
 async def test_06_memory_is_full(stage: Stage) -> None:
     redis = await stage.redis()
     await stage.gateway(redis.url)
-    channels = names(5)
+    channels = channel_names(5)
     stage.follow(stage.size(30, 200), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     sends = [stage.function(redis.url), stage.http()]
@@ -287,7 +268,7 @@ async def test_06_memory_is_full(stage: Stage) -> None:
     async with stage.load(sends, channels, 200, keep=10_000, size=200):
         await asyncio.sleep(0.3)
         await redis.client.config_set("maxmemory", "1mb")
-        async with asyncio.timeout(LATE):
+        async with asyncio.timeout(GIVE_UP_SECONDS):
             while stage.ledger.count("refused") < 20:
                 await asyncio.sleep(0.05)
         await redis.client.config_set("maxmemory", "0")
@@ -314,7 +295,7 @@ async def test_07_the_log_no_longer_reaches_back_to_the_cursor(stage: Stage) -> 
         for channel in channels[:4]:
             await stage.publish(send, channel, keep=3 if channel == "trimmed" else None, ttl=1 if channel == "expired" else None)
     await redis.client.unlink("notify:log:{evicted}")
-    async with asyncio.timeout(LATE):
+    async with asyncio.timeout(GIVE_UP_SECONDS):
         while await redis.client.exists("notify:log:{expired}"):
             await asyncio.sleep(0.05)
     for follower in stage.followers:
@@ -329,14 +310,14 @@ async def test_07_the_log_no_longer_reaches_back_to_the_cursor(stage: Stage) -> 
 async def test_08_the_clock_of_the_redis_host_is_set_back(stage: Stage) -> None:
     redis = await stage.redis(aof=True)
     await stage.gateway(redis.url)
-    channels = names(5)
+    channels = channel_names(5)
     stage.follow(stage.size(30, 200), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
     send = stage.function(redis.url)
 
     async with stage.load([send], channels, 100, retry=20, keep=10_000):
         await asyncio.sleep(0.3)
-        # For the script that is one and the same: its newest id lies an hour ahead of the clock.
+        # Moving the newest id an hour ahead of the clock has the same effect on the script as setting the clock back.
         ahead = int((time.time() + 3600) * 1e6)
         await redis.client.set("notify:clock", str(ahead))
         await asyncio.sleep(0.5)
@@ -354,19 +335,19 @@ async def test_08_the_clock_of_the_redis_host_is_set_back(stage: Stage) -> None:
 async def test_03_sentinel_fails_over(stage: Stage) -> None:
     master = await stage.redis("master", aof=True)
     replica = await stage.redis("replica", aof=True, arguments=["--replicaof", "127.0.0.1", str(master.port)])
-    await in_step(replica)
+    await replica.replicating()
     sentinel = await stage.sentinel(master)
-    async with asyncio.timeout(LATE):
+    async with asyncio.timeout(GIVE_UP_SECONDS):
         while not await sentinel.replicas():
             await asyncio.sleep(0.05)
     dead = stage.rng.random() < 0.5
     nobody = random.Random(stage.seed).choice(["127.0.0.1:1", f"127.0.0.1:{sentinel.port}"])
     url = f"redis+sentinel://{nobody},127.0.0.1:{sentinel.port}/mymaster"
     await stage.gateway(url)
-    channels = names(stage.size(10, 50))
+    channels = channel_names(stage.size(10, 50))
     stage.follow(stage.size(60, 500), two_of(channels), EVERY_TRANSPORT)
     await stage.all_ready()
-    # Of two masters at once only the gateway knows which is the right one: whoever publishes to the old one by himself loses it.
+    # While both are masters, events published directly to the old one are lost, so only the gateway, which follows Sentinel, publishes.
     sends = [stage.http(), *([stage.function(url)] if dead else [])]
 
     async with stage.load(sends, channels, stage.size(100, 500), keep=10_000):
@@ -374,9 +355,9 @@ async def test_03_sentinel_fails_over(stage: Stage) -> None:
         stage.ledger.may_lose()
         if dead:
             master.kill()
-        else:  # it lives on, as a replica in the end
+        else:  # the old master lives on and becomes a replica
             await sentinel.client.execute_command("SENTINEL", "FAILOVER", "mymaster")
-        async with asyncio.timeout(2 * LATE):
+        async with asyncio.timeout(2 * GIVE_UP_SECONDS):
             while await sentinel.master() != replica.port:
                 await asyncio.sleep(0.02)
         healed = time.monotonic()
