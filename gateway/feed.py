@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from itertools import islice, takewhile
 from typing import Final
 
@@ -27,6 +25,7 @@ from gateway.core.notices import Ref
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
 from gateway.errors import Unavailable
+from gateway.probe import Probe
 from gateway.reads import READS_IN_PIPELINE, Read, Reads, pages_of
 from gateway.store.listener import Listener
 from gateway.store.log import Log
@@ -36,10 +35,7 @@ logger = logging.getLogger("gateway.feed")
 GATHER_SECONDS: Final = 0.005  # for which clients that fall behind wait for others, while reads for other clients are under way
 LINGER_SECONDS: Final = 2.0  # for which a channel without followers is kept, for clients that come back
 SWEPT_AT_ONCE: Final = 1_000  # channels given up in one turn of the event loop; each takes 1 us
-PROBE_SECONDS: Final = 1.0
-READY_SECONDS: Final = 4.5  # how old the last probe that came back may be: readiness must turn false within 5 s
 FLOOR: Final = "!floor"  # on which publish.lua announces a new floor
-AWAY_SECONDS: Final = 0.3  # for which the connection may be lost before readiness turns false: mostly it is back sooner
 
 
 class Feed:
@@ -54,6 +50,11 @@ class Feed:
         max_event_bytes: as GATEWAY_MAX_EVENT_BYTES
 
     Attributes:
+        hub: the channels and their followers
+        log: appends to the channels' logs and reads them
+        listener: the pub/sub connection
+        probe: finds out whether events get through
+        reads: the reads of logs that clients share
         behind: the clients that are behind, and since when by the monotonic clock
     """
 
@@ -68,16 +69,15 @@ class Feed:
             on_connected=self._open,
             on_master=self._note_own,
         )
+        self.probe = Probe(self.listener, self.log)
         self.reads = Reads(self.log, self.hub)
         self.behind: dict[Subscription, float] = {}
         self._due: list[Subscription] = []  # fell behind in this turn of the event loop
         self._batches = 0  # tasks that are reading
         self._limit = max_event_bytes
         self._tasks: asyncio.TaskGroup | None = None
-        self._probe = f"!{os.urandom(8).hex()}"
-        self._reserved: dict[str, Callable[[bytes], None]] = {self._probe: self._hear_probe, FLOOR: self._hear_floor}
+        self._reserved: dict[str, Callable[[bytes], None]] = {self.probe.name: self.probe.receive, FLOOR: self._hear_floor}
         self._on_lost: list[tuple[Callable[[], None], asyncio.Event]] = []
-        self._probe_back = -READY_SECONDS
         self._source = b""  # the holder of the data that this process has heard of; see Log.open
         self._own = 0  # the newest id heard when that holder was last known to be the master
 
@@ -90,7 +90,7 @@ class Feed:
             for name in self._reserved:
                 self.listener.subscribe(name)
             tasks.create_task(self.listener.run(), name="listener")
-            tasks.create_task(self._probe_redis(), name="probe")
+            tasks.create_task(self.probe.run(), name="probe")
             tasks.create_task(self._sweep(), name="sweep")
             for subscription in self.hub.subscriptions():
                 self.catch_up(subscription)  # those that came before there was a task group
@@ -101,31 +101,8 @@ class Feed:
 
     @property
     def ready(self) -> bool:
-        """Whether events get through: there is a connection, and a probe came back through Redis in the last seconds."""
-        return not self.unready
-
-    @property
-    def unready(self) -> str:
-        """Why events do not get through; empty if they do."""
-        if self.listener.away >= AWAY_SECONDS:
-            return "there is no connection to Redis"
-        if self.probe_age >= READY_SECONDS:
-            return f"no probe has come back from Redis in the last {READY_SECONDS:g} s"
-        return ""
-
-    @property
-    def probe_age(self) -> float:
-        """Seconds since a probe came back."""
-        return time.monotonic() - self._probe_back
-
-    async def _probe_redis(self) -> None:
-        while True:
-            # A failure needs no handling here: it shows in the age of the last probe that came back.
-            with suppress(Unavailable, TimeoutError):
-                async with asyncio.timeout(READY_SECONDS):
-                    await self.listener.confirmed([self._probe])
-                    await self.log.announce(self._probe, str(time.monotonic_ns()).encode())
-            await asyncio.sleep(PROBE_SECONDS * random.uniform(0.8, 1.0))
+        """Whether events get through; if they do not, ``probe.problem`` says why."""
+        return not self.probe.problem
 
     async def _sweep(self) -> None:
         while True:
@@ -172,11 +149,6 @@ class Feed:
         self._on_lost.append((on_lost, caught_up))
         self.listener.subscribe(name)
         return caught_up
-
-    def _hear_probe(self, payload: bytes) -> None:
-        sent = int(payload) / 1e9
-        self._probe_back = max(self._probe_back, sent)
-        metrics.ROUND_TRIP.observe(time.monotonic() - sent)
 
     def _hear_floor(self, _: bytes) -> None:
         logger.warning("Redis may have lost events: all clients read on from its logs")

@@ -17,7 +17,7 @@ ROWS = [
     {"server"},
     {"transports"},
     {"feed", "tap"},
-    {"reads"},
+    {"reads", "probe"},
     {"auth", "store", "metrics"},
     {"core"},
     {"errors"},

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,13 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from gateway.embedded import embedded_server
-from gateway.feed import AWAY_SECONDS, LINGER_SECONDS, Feed
+from gateway.feed import LINGER_SECONDS
 from gateway.reads import PAGE_BYTES
 from gateway.store import listener as listener_module
 from gateway.store.connect import redis_client
 from tests.conftest import publisher
 from tests.faults.proxy import Proxy
-from tests.support.feeds import Client, reads, running
+from tests.support.feeds import Client, hanging, reads, running
 
 
 async def test_who_keeps_up_costs_no_read(redis_url: str, redis: Redis) -> None:
@@ -187,40 +184,6 @@ async def test_a_channel_that_cannot_be_read_holds_up_nobody_else(redis_url: str
         assert bad.subscription.live
 
 
-async def test_ready_means_that_a_probe_has_come_back_lately(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.feed.READY_SECONDS", 1.5)
-    async with running(redis_url) as feed:
-        async with hanging(redis):
-            await until_ready(feed, expected=False)
-        await until_ready(feed, expected=True)
-
-
-async def test_a_lost_connection_makes_it_unready_before_a_probe_is_missed(
-    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.feed.READY_SECONDS", 60)
-    async with running(redis_url) as feed:
-        async with hanging(redis):
-            await until_ready(feed, expected=False)
-            why = feed.unready
-        await until_ready(feed, expected=True)
-
-        assert why == "there is no connection to Redis"
-
-
-async def test_a_connection_that_comes_back_at_once_leaves_it_ready(redis_url: str, redis: Redis) -> None:
-    async with running(redis_url) as feed:
-        connects = feed.listener.connects
-        await redis.client_kill_filter(_type="pubsub")
-        async with asyncio.timeout(10):
-            while feed.listener.connects == connects:
-                assert feed.ready or feed.listener.away >= AWAY_SECONDS
-                await asyncio.sleep(0)
-
-        assert feed.ready
-        assert feed.listener.away == 0
-
-
 async def test_who_comes_while_redis_hangs_is_greeted_all_the_same(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         async with hanging(redis):
@@ -233,23 +196,6 @@ async def test_who_comes_while_redis_hangs_is_greeted_all_the_same(redis_url: st
 
         assert got == ["hello"]
         assert client.got.count("hello") == 1
-
-
-@asynccontextmanager
-async def hanging(redis: Redis) -> AsyncIterator[None]:
-    """The server says nothing, and keeps its connections."""
-    server = int((await redis.info("server"))["process_id"])
-    os.kill(server, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server, signal.SIGCONT)
-
-
-async def until_ready(feed: Feed, *, expected: bool) -> None:
-    async with asyncio.timeout(5):
-        while feed.ready is not expected:
-            await asyncio.sleep(0.01)
 
 
 async def test_a_forged_announcement_does_not_keep_anybody_reading(redis_url: str, redis: Redis) -> None:

@@ -23,7 +23,7 @@ def measure(services: Services) -> None:
     metrics.CHANNELS.value = len(feed.hub.channels)
     metrics.BEHIND.value = len(feed.behind)
     metrics.OLDEST_BEHIND.value = now - min(feed.behind.values(), default=now)
-    metrics.PROBE_AGE.value = min(feed.probe_age, now)
+    metrics.PROBE_AGE.value = min(feed.probe.age, now)
     metrics.REDIS_CONNECTS.value = feed.listener.connects
     metrics.DRAINING.value = services.draining
     metrics.EVENTS_IN["unreadable_entry"].value = feed.log.malformed
@@ -52,7 +52,7 @@ async def watch(services: Services) -> None:
                 if ready:
                     logger.info("events get through Redis")
                 else:
-                    logger.warning("not ready: %s", services.feed.unready)
+                    logger.warning("not ready: %s", services.feed.probe.problem)
     finally:
         _share(services)
 

@@ -61,6 +61,8 @@ _raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _item: Final = msgspec.json.Decoder(Item)
 
 Result = dict[str, object]
+Checked = tuple[Item, bytes] | GatewayError
+"""An item that was checked, with its event's JSON, or why it was refused."""
 
 
 def _parse_item(raw: bytes | msgspec.Raw) -> Item:
@@ -159,17 +161,21 @@ class PublishEndpoint:
         """
         traceparent = parse_traceparent(scope["headers"])
         with span("publish", traceparent) as attributes:
-            results = await self._record(items, grant)
+            results = await self._record(self._check_all(items, grant))
             refused = sum(isinstance(result, GatewayError) for result in results)
             attributes |= {"notify.events": len(results), "notify.refused": refused}
         _log(scope, grant, traceparent, len(results), refused)
         return results
 
-    async def _record(self, items: Sequence[Item | GatewayError], grant: Grant) -> list[Result | GatewayError]:
-        feed = self._services.feed
+    def _check_all(self, items: Sequence[Item | GatewayError], grant: Grant) -> list[Checked]:
+        """Check items one by one, and all together. An item that is refused becomes its error.
+
+        Raises:
+            Unprocessable, TooLarge: if all of them together are over a limit.
+        """
         if sum(len(item.channels) for item in items if isinstance(item, Item)) > MAX_DELIVERIES:
             raise Unprocessable(f"more than {MAX_DELIVERIES} channels in all: split the request")
-        checked: list[tuple[Item, bytes] | GatewayError] = []
+        checked: list[Checked] = []
         for item in items:
             try:
                 checked.append(item if isinstance(item, GatewayError) else (item, _check(item, grant, self._services.max_event_bytes)))
@@ -178,28 +184,31 @@ class PublishEndpoint:
         size = sum(len(entry[1]) * len(entry[0].channels) for entry in checked if not isinstance(entry, GatewayError))
         if size > MAX_DELIVERED_BYTES:
             raise TooLarge(f"{size} bytes of events, one for each channel: at most {MAX_DELIVERED_BYTES} are allowed, split the request")
-        recorded = [
+        return checked
+
+    async def _record(self, checked: Sequence[Checked]) -> list[Result | GatewayError]:
+        """Record the items, or announce those that are live-only."""
+        log = self._services.feed.log
+        publications = [
             Publication(name, json, item.key, item.keep, item.ttl, item.collapse)
-            for item, json in (c for c in checked if not isinstance(c, GatewayError))
+            for item, json in (entry for entry in checked if not isinstance(entry, GatewayError))
             if not item.live
             for name in item.channels
         ]
-        answers = iter(await feed.log.append(recorded) if recorded else [])
+        answers = iter(await log.append(publications) if publications else [])
         results: list[Result | GatewayError] = []
         for entry in checked:
+            result: Result | GatewayError
             if isinstance(entry, GatewayError):
-                metrics.PUBLISHED["refused"].value += 1
-                results.append(entry)
-                continue
-            item, json = entry
-            if item.live:
-                for name in item.channels:
-                    await feed.log.announce(name, json)
-                metrics.PUBLISHED["live_only"].value += 1
-                results.append({"ids": dict.fromkeys(item.channels)})
-                continue
-            ids = {name: next(answers) for name in item.channels}
-            refused = next((answer for answer in ids.values() if isinstance(answer, GatewayError)), None)
-            metrics.PUBLISHED["recorded" if refused is None else "refused"].value += 1
-            results.append(refused or {"ids": ids})
+                outcome, result = "refused", entry
+            elif entry[0].live:
+                for name in entry[0].channels:
+                    await log.announce(name, entry[1])
+                outcome, result = "live_only", {"ids": dict.fromkeys(entry[0].channels)}
+            else:
+                ids = {name: next(answers) for name in entry[0].channels}
+                refused = next((answer for answer in ids.values() if isinstance(answer, GatewayError)), None)
+                outcome, result = "recorded" if refused is None else "refused", refused or {"ids": ids}
+            metrics.PUBLISHED[outcome].value += 1
+            results.append(result)
         return results

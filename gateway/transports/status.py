@@ -42,7 +42,7 @@ class ReadyEndpoint:
             await answer_problem(send, Unavailable("the gateway is shutting down"), is_refusal=False)
         elif not self._services.running:
             await answer_problem(send, Unavailable(NOT_RUNNING), is_refusal=False)
-        elif why := self._services.feed.unready:
+        elif why := self._services.feed.probe.problem:
             await answer_problem(send, Unavailable(why), is_refusal=False)
         else:
             await answer_json(send, {"status": "ready"})

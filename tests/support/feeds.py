@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -64,3 +66,14 @@ async def reads(client: Redis) -> int:
     """How many calls to read logs this Redis has answered so far."""
     stats = await client.info("commandstats")
     return int(stats.get("cmdstat_fcall_ro", {}).get("calls", 0))
+
+
+@contextlib.asynccontextmanager
+async def hanging(redis: Redis) -> AsyncIterator[None]:
+    """The server says nothing, and keeps its connections."""
+    server = int((await redis.info("server"))["process_id"])
+    os.kill(server, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server, signal.SIGCONT)

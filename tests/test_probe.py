@@ -1,0 +1,52 @@
+"""Whether events get through, as a probe finds out."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.feed import Feed
+from gateway.probe import AWAY_SECONDS
+from tests.support.feeds import hanging, running
+
+
+async def until_ready(feed: Feed, *, expected: bool) -> None:
+    async with asyncio.timeout(5):
+        while feed.ready is not expected:
+            await asyncio.sleep(0.01)
+
+
+async def test_ready_means_that_a_probe_has_come_back_lately(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.probe.READY_SECONDS", 1.5)
+    async with running(redis_url) as feed:
+        async with hanging(redis):
+            await until_ready(feed, expected=False)
+        await until_ready(feed, expected=True)
+
+
+async def test_a_lost_connection_makes_it_unready_before_a_probe_is_missed(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.probe.READY_SECONDS", 60)
+    async with running(redis_url) as feed:
+        async with hanging(redis):
+            await until_ready(feed, expected=False)
+            why = feed.probe.problem
+        await until_ready(feed, expected=True)
+
+        assert why == "there is no connection to Redis"
+
+
+async def test_a_connection_that_comes_back_at_once_leaves_it_ready(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        connects = feed.listener.connects
+        await redis.client_kill_filter(_type="pubsub")
+        async with asyncio.timeout(10):
+            while feed.listener.connects == connects:
+                assert feed.ready or feed.listener.away >= AWAY_SECONDS
+                await asyncio.sleep(0)
+
+        assert feed.ready
+        assert feed.listener.away == 0
