@@ -114,6 +114,20 @@ async def test_who_comes_for_the_newest_event_gets_that_of_now_even_if_it_was_no
         assert [message.get("type", message.get("op")) for message in second.got[:2]] == ["completed", "ready"]
 
 
+async def test_a_redis_that_knows_what_was_heard_is_asked_once(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        follower = Client(feed, "jobs:1")
+        await follower.until_ready()
+        published = await publisher(redis)("jobs:1")
+        async with asyncio.timeout(5):
+            while published not in follower.ids:
+                await asyncio.sleep(0.01)
+        before = await reads(redis)
+        await Client(feed, "jobs:1").until_ready()
+
+        assert await reads(redis) - before == 1
+
+
 async def test_a_redis_that_knows_less_than_was_heard_is_told_so_before_it_is_believed(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         follower = Client(feed, "jobs:1", 0)
