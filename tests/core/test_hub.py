@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.core.cursor import Cursor
 from gateway.core.event import BLOCK, FRAME, TEXT, Event, Wire, parse_published
 from gateway.core.hub import Hub
@@ -47,6 +49,16 @@ def test_who_is_next_in_line_is_written_to_at_once() -> None:
 
     assert client.got == [first.json]
     assert client.cursor.position == 20
+
+
+def test_for_who_keeps_up_nothing_is_done_but_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Subscription, "miss", None)
+    hub = Hub()
+    clients = [Client(hub, "jobs:1", 10) for _ in range(3)]
+    first, second = hub.announce(event(20, 10)), hub.announce(event(30, 20))
+
+    assert [len(client.got) for client in clients] == [2, 2, 2]
+    assert first is second  # who wants which bytes is found out once
 
 
 def test_what_the_client_has_is_not_sent_again() -> None:
