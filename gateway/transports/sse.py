@@ -98,13 +98,10 @@ class SseEndpoint:
         head = b"" if direct is None else direct.take_head()
         if not head:
             await send({"type": "http.response.body", "body": begin, "more_body": True})
-        fallback: SendWriter | None = None
-        if direct is not None:
-            greeting = head and head + http_chunk(begin)
-            stream = Stream(services, grant, direct, send, CHUNK, until_final=request.until_final, greeting=greeting)
-        else:
-            fallback = SendWriter(send, lambda data: {"type": "http.response.body", "body": data, "more_body": True}, join=True)
-            stream = Stream(services, grant, fallback, send, BLOCK, until_final=request.until_final)
+        writer = direct or SendWriter(send, _body_message, join=True)
+        wire = BLOCK if direct is None else CHUNK
+        greeting = head and head + http_chunk(begin)
+        stream = Stream(services, grant, writer, send, wire, until_final=request.until_final, greeting=greeting)
         detached = False
         try:
             stream.open(address, request.channels)
@@ -113,10 +110,14 @@ class SseEndpoint:
             if detached:
                 stream.detached()
             else:
-                await (_until_gone(receive) if fallback is None else _carry(fallback, receive))
+                await (_carry(writer, receive) if isinstance(writer, SendWriter) else _until_gone(receive))
         finally:
             if not detached:
                 stream.leave()
+
+
+def _body_message(data: bytes) -> MutableMapping[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": True}
 
 
 async def _until_gone(receive: Receive) -> None:

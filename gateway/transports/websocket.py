@@ -245,19 +245,15 @@ class WebSocketEndpoint:
             await send({"type": "websocket.close", "code": error.close_code, "reason": close_reason(error.detail)})
             return
         direct: DirectSocket | None = scope.get("extensions", {}).get(EXTENSION)
-        fallback: SendWriter | None = None
-        if direct is not None:
-            socket = Socket(services, grant, direct, send, FRAME, until_final=request.until_final)
-        else:
-            fallback = SendWriter(send, lambda data: {"type": "websocket.send", "text": data.decode()}, join=False)
-            socket = Socket(services, grant, fallback, send, TEXT, until_final=request.until_final)
+        writer = direct or SendWriter(send, lambda data: {"type": "websocket.send", "text": data.decode()}, join=False)
+        socket = Socket(services, grant, writer, send, TEXT if direct is None else FRAME, until_final=request.until_final)
         detached = False
         try:
             socket.open(address, request.channels)
             metrics.HANDSHAKE["websocket"].observe(time.perf_counter() - started)
             detached = direct is not None and direct.detach(socket.on_message)
-            if fallback is not None:
-                await _carry(fallback, socket, receive)
+            if isinstance(writer, SendWriter):
+                await _carry(writer, socket, receive)
         finally:
             if not detached:
                 socket.leave()
