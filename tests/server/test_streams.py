@@ -77,6 +77,24 @@ async def test_it_ends_when_the_client_goes_or_says_something_in_between(serve: 
         await app.gone.wait()
 
 
+async def test_what_comes_behind_the_last_request_of_a_connection_does_not_end_it(serve: Serve) -> None:
+    app = App()
+    port = await serve(app)
+
+    def client() -> bytes:
+        with Wire(port) as wire:
+            wire.send(request("/", "Connection: close") + b"more")
+            while not app.stayed:
+                pass
+            app.writers[0].transport._loop.call_soon_threadsafe(app.writers[0].end)
+            return wire.rest()
+
+    answer = await asyncio.to_thread(client)
+
+    assert app.stayed == [True]
+    assert answer.endswith(http_chunk(b"begun") + b"0\r\n\r\n")
+
+
 async def test_it_cannot_stay_where_another_request_waits_behind_it(serve: Serve) -> None:
     app = App()
     port = await serve(app)
