@@ -12,7 +12,7 @@ from gateway import Settings, create_app
 from gateway.errors import SettingsError
 
 
-def test_without_an_address_of_redis_there_is_no_application() -> None:
+def test_an_application_needs_the_address_of_redis() -> None:
     with pytest.raises(SettingsError, match="GATEWAY_REDIS_URL"):
         create_app(Settings(auth="none"))
 
@@ -23,7 +23,7 @@ def test_origins_that_an_application_gives_are_checked(redis_url: str, origins: 
         create_app(Settings(redis_url=redis_url, auth="none", allowed_origins=origins))
 
 
-def test_origins_that_an_application_gives_may_be_written_in_any_way(redis_url: str) -> None:
+def test_origins_that_an_application_gives_are_normalised(redis_url: str) -> None:
     gateway = create_app(Settings(redis_url=redis_url, auth="none", allowed_origins=("https://App.example:443/",)))
 
     assert gateway.services.gate.origins.allow("https://app.example")
@@ -72,7 +72,7 @@ async def test_it_can_be_stopped_at_any_moment(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("draining", [True, False])
-async def test_a_lifespan_that_is_cut_short_ends_quietly_if_it_was_ending(redis_url: str, draining: bool) -> None:
+async def test_a_lifespan_that_is_cancelled_ends_quietly_if_it_was_draining(redis_url: str, draining: bool) -> None:
     gateway = create_app(Settings(redis_url=redis_url, auth="none"))
     entered = asyncio.Event()
 

@@ -15,7 +15,7 @@ from redis import Redis
 from gateway.embedded import NoServer, embedded_server
 
 
-def test_it_answers_while_it_is_entered_and_is_gone_after() -> None:
+def test_it_runs_only_while_the_context_is_open() -> None:
     with embedded_server("--maxmemory", "3mb") as url, Redis.from_url(url) as client:
         assert client.ping()
         assert client.config_get("maxmemory") == {"maxmemory": str(3 * 1024 * 1024)}
@@ -24,13 +24,13 @@ def test_it_answers_while_it_is_entered_and_is_gone_after() -> None:
         client.ping()
 
 
-def test_a_server_that_does_not_start_is_told() -> None:
+def test_a_server_that_does_not_start_is_an_error() -> None:
     with pytest.raises(NoServer, match="ended with"), embedded_server("--no-such-option", "1"):
         pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_midst_of_the_start_leaves_no_server_behind(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+def test_a_signal_during_the_start_leaves_no_server_behind(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 

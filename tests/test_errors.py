@@ -22,13 +22,13 @@ def test_a_problem_has_the_members_of_rfc_9457() -> None:
     }
 
 
-def test_what_was_sent_is_told_to_its_sender_only() -> None:
+def test_a_quoted_value_is_shown_to_its_sender_only() -> None:
     error = Forbidden("no", quoted="'a'")
 
     assert (error.problem()["detail"], error.detail, str(error)) == ("no: 'a'", "no", "no")
 
 
-def test_what_will_pass_says_when_to_come_back() -> None:
+def test_a_temporary_error_says_when_to_retry() -> None:
     assert Unavailable("Redis is away").retry_after == 1
     assert Forbidden("no").retry_after is None
 

@@ -30,7 +30,7 @@ def test_no_label_takes_values_that_come_from_outside() -> None:
     assert sum(len(row.cells) for row in metrics.TABLE) < 120
 
 
-def test_there_is_a_place_for_each_error_and_its_close_code() -> None:
+def test_each_error_and_its_close_code_has_a_counter() -> None:
     def every(kind: type[errors.GatewayError]) -> list[type[errors.GatewayError]]:
         return [kind, *(deeper for narrower in kind.__subclasses__() for deeper in every(narrower))]
 
@@ -66,7 +66,7 @@ def dead() -> int:
         return process.pid
 
 
-def test_the_figures_of_several_workers_are_one(folder: Path) -> None:
+def test_the_metrics_of_several_workers_are_summed_up(folder: Path) -> None:
     before = parse(metrics.exposition().decode())
     length = len(metrics.ROUND_TRIP.read())
     saved(
@@ -87,7 +87,7 @@ def test_the_figures_of_several_workers_are_one(folder: Path) -> None:
     assert "process_cpu_seconds_total" not in after
 
 
-def test_what_a_dead_worker_counted_stays_and_what_it_held_does_not(folder: Path) -> None:
+def test_the_counters_of_a_dead_worker_stay_and_its_gauges_do_not(folder: Path) -> None:
     before = parse(metrics.exposition().decode())
     saved(folder, dead(), gateway_stalled_total={"": [3.0]}, gateway_connections={"sse": [5.0]}, gateway_probe_age_seconds={"": [9e9]})
 
@@ -106,7 +106,7 @@ def test_a_worker_does_not_count_itself_twice_and_steps_over_half_a_file(folder:
     assert parse(metrics.exposition().decode()) == before
 
 
-def test_a_folder_that_is_gone_stops_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_does_no_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(metrics.FOLDER, str(folder / "gone"))
     metrics.save()
 

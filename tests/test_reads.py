@@ -16,7 +16,7 @@ from tests.conftest import publisher
 from tests.support.feeds import Client, reads, running
 
 
-async def test_a_thousand_who_come_back_at_one_cursor_share_one_read(redis_url: str, redis: Redis) -> None:
+async def test_a_thousand_clients_that_resume_at_one_cursor_share_one_read(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         published = [await publisher(redis)("jobs:1", "progress", i) for i in range(5)]
         before = await reads(redis)
@@ -28,7 +28,7 @@ async def test_a_thousand_who_come_back_at_one_cursor_share_one_read(redis_url: 
         assert all(client.ids == published[2:] for client in clients)
 
 
-async def test_of_a_long_log_read_at_one_go_few_pages_are_kept(redis_url: str, redis: Redis) -> None:
+async def test_few_pages_of_a_long_log_are_kept(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         for i in range(80):
             await publisher(redis)("jobs:1", "progress", f"{i}" + "x" * 8_000)
@@ -55,7 +55,7 @@ async def test_large_events_of_many_channels_take_few_reads(redis_url: str, redi
         assert await reads(redis) - before <= 3 * len(channels)  # of 320 events
 
 
-async def test_a_page_is_kept_while_somebody_asks_for_it_and_then_given_up(
+async def test_a_page_is_kept_while_it_is_asked_for_and_dropped_after(
     redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "LINGER_SECONDS", 1_000)  # no sweep but those here
@@ -73,7 +73,7 @@ async def test_a_page_is_kept_while_somebody_asks_for_it_and_then_given_up(
         assert await reads(redis) - before == 2
 
 
-async def test_those_who_come_one_after_the_other_share_it_too(redis_url: str, redis: Redis) -> None:
+async def test_clients_that_resume_one_after_the_other_share_it_too(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         published = [await publisher(redis)("jobs:1", "progress", i) for i in range(5)]
         before = await reads(redis)
@@ -101,7 +101,7 @@ async def test_hundreds_on_two_busy_channels_share_their_reads_and_see_one_order
         assert await reads(redis) - before <= 2 + 2 * 50
 
 
-async def test_who_comes_for_the_newest_event_gets_that_of_now_even_if_it_was_not_announced_yet(redis_url: str, redis: Redis) -> None:
+async def test_since_last_gets_the_newest_event_even_before_its_announcement(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         await publisher(redis)("jobs:1", "started")
         first = Client(feed, "jobs:1", "last")
@@ -128,7 +128,7 @@ async def test_a_redis_that_knows_what_was_heard_is_asked_once(redis_url: str, r
         assert await reads(redis) - before == 1
 
 
-async def test_a_redis_that_knows_less_than_was_heard_is_told_so_before_it_is_believed(redis_url: str, redis: Redis) -> None:
+async def test_a_redis_that_lags_behind_what_was_received_is_corrected_before_it_is_trusted(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         follower = Client(feed, "jobs:1", 0)
         await follower.until_ready()
@@ -145,7 +145,7 @@ async def test_a_redis_that_knows_less_than_was_heard_is_told_so_before_it_is_be
         assert [message["op"] for message in client.got] == ["gap", "ready"]
 
 
-async def test_the_pages_of_many_channels_are_not_kept_without_end(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_kept_pages_of_many_channels_are_bounded(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reads_module, "SHARED_BYTES", 20_000)
     async with running(redis_url) as feed:
         for i in range(10):

@@ -14,7 +14,7 @@ def problem(**environ: str) -> str:
     return str(error.value)
 
 
-def test_what_is_not_set_has_its_default() -> None:
+def test_settings_have_defaults() -> None:
     assert read_settings({}) == Settings()
     assert (Settings().port, Settings().prefix, Settings().max_event_bytes, Settings().max_channels) == (8000, "notify", 65_536, 128)
 
@@ -90,7 +90,7 @@ def test_every_problem_has_a_line_and_no_secret_is_shown() -> None:
     assert "/absent" in problem(GATEWAY_JWT_SECRET_FILE="/absent")
 
 
-def test_no_authentication_is_for_this_machine_only() -> None:
+def test_without_authentication_only_loopback_is_served() -> None:
     open_to_all = Settings(redis_url="redis://h", auth="none", host="0.0.0.0")
 
     assert any("loopback" in line for line in serving_problems(open_to_all))

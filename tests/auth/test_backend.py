@@ -68,7 +68,7 @@ async def test_it_may_allow_to_publish(backend: Backend, server: Answering) -> N
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (403, Forbidden)])
-async def test_its_no_is_a_no(backend: Backend, server: Answering, status: int, error: type[Exception]) -> None:
+async def test_a_refusal_of_the_backend_is_a_refusal(backend: Backend, server: Answering, status: int, error: type[Exception]) -> None:
     server.answer = (status, json.dumps(YES).encode())
 
     for _ in range(2 * FAILURES):  # and no sign of an illness
@@ -99,7 +99,7 @@ async def test_its_no_is_a_no(backend: Backend, server: Answering, status: int, 
         (500, json.dumps(YES).encode()),
     ],
 )
-async def test_any_other_answer_is_not_now(backend: Backend, server: Answering, answer: Any) -> None:
+async def test_any_other_answer_of_the_backend_is_a_503(backend: Backend, server: Answering, answer: Any) -> None:
     server.answer = answer
 
     with pytest.raises(Unavailable, match="GATEWAY_AUTHORIZE_URL"):
@@ -135,7 +135,7 @@ async def test_a_backend_that_fails_is_left_alone_for_a_while(
         (200, json.dumps(YES | {"pad": "x" * 300_000}).encode()),
     ],
 )
-async def test_what_it_says_to_one_caller_keeps_nobody_else_from_asking(backend: Backend, server: Answering, answer: Any) -> None:
+async def test_failures_for_one_caller_do_not_pause_the_backend_for_others(backend: Backend, server: Answering, answer: Any) -> None:
     good = server.answer
     server.answer = answer
     for _ in range(2 * FAILURES):
@@ -146,7 +146,7 @@ async def test_what_it_says_to_one_caller_keeps_nobody_else_from_asking(backend:
     assert (await backend.ask(b"a=2", None, [])).subject == "ann"
 
 
-def test_the_pause_doubles_while_each_that_tries_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pause_doubles_with_each_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     breaker, pauses = module.Breaker(), []
@@ -177,7 +177,7 @@ async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server
     assert len(server.requests) < 2 * module.IN_FLIGHT  # a place that is given up in time may be taken once more
 
 
-async def test_so_many_callers_may_wait_and_no_more(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_waiting_callers_is_bounded(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITING", 10 - module.IN_FLIGHT)
     server.delay = 0.1
 
@@ -186,7 +186,7 @@ async def test_so_many_callers_may_wait_and_no_more(backend: Backend, server: An
     assert sum(isinstance(result, Unavailable) for result in results) == 5
 
 
-async def test_a_callers_bad_header_is_no_sign_of_a_backend_that_fails(backend: Backend, server: Answering) -> None:
+async def test_a_callers_invalid_header_is_no_failure_of_the_backend(backend: Backend, server: Answering) -> None:
     for _ in range(2 * FAILURES):
         with pytest.raises(BadRequest):
             await backend.ask(b"a=\x00", None, [])
@@ -194,7 +194,7 @@ async def test_a_callers_bad_header_is_no_sign_of_a_backend_that_fails(backend: 
     assert (await backend.ask(b"a=1", None, [])).subject == "ann"
 
 
-async def test_a_callers_bad_header_takes_nobodys_turn_to_try(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_callers_invalid_header_uses_up_no_attempt(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE", (0.1, 0.1))
     good, server.answer = server.answer, (503, b"")
     for _ in range(FAILURES):
@@ -208,6 +208,6 @@ async def test_a_callers_bad_header_takes_nobodys_turn_to_try(backend: Backend, 
     assert (await backend.ask(b"a=1", None, [])).subject == "ann"
 
 
-async def test_it_is_not_asked_before_it_runs(server: Answering) -> None:
+async def test_the_backend_is_not_asked_before_the_client_runs(server: Answering) -> None:
     with pytest.raises(Unavailable):
         await Backend(server.url).ask(b"a=1", None, [])

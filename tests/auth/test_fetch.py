@@ -38,7 +38,7 @@ async def test_a_redirect_is_not_followed(server: Answering) -> None:
     assert len(server.requests) == 1
 
 
-async def test_what_is_too_long_too_slow_or_not_there_is_no_answer(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_response_that_is_too_long_too_slow_or_absent_is_no_answer(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     async with http_client(1) as client:
         server.answer = (200, b"x" * (MAX_ANSWER_BYTES + 1))
         with pytest.raises(NoAnswer, match="bytes"):
@@ -53,7 +53,7 @@ async def test_what_is_too_long_too_slow_or_not_there_is_no_answer(server: Answe
             await fetch(client, "GET", f"http://127.0.0.1:{free_port()}/")
 
 
-async def test_what_is_compressed_is_neither_asked_for_nor_unpacked(server: Answering) -> None:
+async def test_compression_is_neither_requested_nor_decoded(server: Answering) -> None:
     server.answer, server.headers = (200, gzip.compress(bytes(100))), {"content-encoding": "gzip"}
 
     async with http_client(1) as client:
@@ -63,7 +63,7 @@ async def test_what_is_compressed_is_neither_asked_for_nor_unpacked(server: Answ
     assert server.requests[0][0]["accept-encoding"] == "identity"
 
 
-async def test_a_header_that_is_none_is_the_callers_fault(server: Answering) -> None:
+async def test_an_invalid_header_is_the_callers_fault(server: Answering) -> None:
     async with http_client(1) as client:
         with pytest.raises(CannotSend):
             await fetch(client, "GET", server.url, headers=[(b"cookie", b"a\nb")])

@@ -39,19 +39,19 @@ def test_other_keys_are_refused(private: Any) -> None:
         pem_key(pem(private))
 
 
-def test_a_private_key_is_no_public_one() -> None:
+def test_a_private_key_is_not_accepted_as_a_public_one() -> None:
     private = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
     with pytest.raises(ValueError, match="PUBLIC KEY"):
         pem_key(private)
 
 
-def test_a_key_that_is_no_secret_is_refused_as_one() -> None:
+def test_a_public_key_is_not_accepted_as_a_secret() -> None:
     with pytest.raises(ValueError, match="GATEWAY_JWT_PUBLIC_KEY"):
         secret_key(pem(ec.generate_private_key(ec.SECP256R1())))
 
 
-def test_a_secret_has_32_bytes() -> None:
+def test_a_secret_has_at_least_32_bytes() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         secret_key("x" * 31)
 

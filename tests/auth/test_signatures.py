@@ -36,7 +36,7 @@ def test_a_segment_is_read_as_by_pyjwt(segment: bytes) -> None:
     assert found == verdict(jwt.PyJWS(), segment)
 
 
-def test_the_step_that_is_taken_over_is_one_that_pyjwt_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_methods_that_are_overridden_are_ones_that_pyjwt_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     def unexpected(segment: bytes, name: str) -> bytes:
         raise AssertionError(f"{name} was read letter by letter")
 
@@ -60,7 +60,7 @@ def spells_the_same(token: str, letter: str) -> bool:
     return other != signature and base64.urlsafe_b64decode(other + "=") == base64.urlsafe_b64decode(signature + "=")
 
 
-def test_a_public_key_is_no_secret_the_second_time_either() -> None:
+def test_a_public_key_is_refused_as_a_secret_the_second_time_too() -> None:
     public = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     for _ in range(2):
@@ -68,7 +68,7 @@ def test_a_public_key_is_no_secret_the_second_time_either() -> None:
             SIGNATURES.decode(make_token(), public, algorithms=["HS256"])
 
 
-def test_a_secret_is_looked_at_for_itself_after_another_one() -> None:
+def test_each_secret_is_checked_by_itself() -> None:
     token = make_token()
 
     SIGNATURES.decode(token, SECRET.encode(), algorithms=["HS256"])
@@ -78,7 +78,7 @@ def test_a_secret_is_looked_at_for_itself_after_another_one() -> None:
     assert SIGNATURES.decode(token, SECRET.encode(), algorithms=["HS256"])
 
 
-def test_a_header_that_was_good_once_makes_no_other_token_good() -> None:
+def test_a_known_header_does_not_make_another_token_valid() -> None:
     key = secret_key(SECRET)
     SIGNATURES.verify(make_token(), key)
     good, other = make_token("bob", jti="1"), make_token("eve", key="another secret of more than 32 bytes")
@@ -100,7 +100,7 @@ def test_a_header_that_was_good_once_makes_no_other_token_good() -> None:
             SIGNATURES.verify(token, key)
 
 
-def test_the_second_token_of_an_issuer_is_not_taken_apart_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_header_of_a_second_token_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     key = secret_key(SECRET)
     SIGNATURES.verify(make_token(), key)
 
@@ -112,7 +112,7 @@ def test_the_second_token_of_an_issuer_is_not_taken_apart_again(monkeypatch: pyt
     assert json.loads(SIGNATURES.verify(make_token("bob"), key))["sub"] == "bob"
 
 
-def test_a_header_that_asks_for_more_is_not_remembered() -> None:
+def test_a_header_with_further_parameters_is_not_remembered() -> None:
     key = secret_key(SECRET)
     token = make_token(header={"crit": ["exp"], "exp": 1})
 

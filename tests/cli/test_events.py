@@ -54,7 +54,7 @@ def test_watch_ends_at_ctrl_c(redis_url: str) -> None:
         assert notices.read() == ""
 
 
-def test_watch_ends_when_nobody_reads_it_any_more(redis_url: str) -> None:
+def test_watch_ends_when_its_output_is_closed(redis_url: str) -> None:
     with watching("jobs:head", redis_url) as (watch, events, notices):
         events.close()
         run("publish", "jobs:head", "1", redis_url=redis_url)

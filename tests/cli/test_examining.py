@@ -16,7 +16,7 @@ def test_the_doctor_says_what_is_wrong_and_what_to_change() -> None:
     assert result.stdout.endswith("One thing is wrong.\n")
 
 
-def test_the_doctor_is_content_with_a_good_gateway() -> None:
+def test_the_doctor_finds_nothing_wrong_with_a_good_gateway() -> None:
     with embedded_server() as url, running_gateway(url) as server:
         result = run("doctor", server.http, "--patience", "1")
 

@@ -8,7 +8,7 @@ from tests.support.command import invoke
 
 
 @pytest.mark.parametrize("channel", ["jobs:{id", "jobs:{name}", "jobs:1", "jobs {id}", "{id.x}"])
-def test_a_channel_that_cannot_be_is_refused_at_the_start(channel: str) -> None:
+def test_an_invalid_channel_is_refused_at_the_start(channel: str) -> None:
     result = invoke("tap", "bullmq", "films", "--channel", channel)
 
     assert result.exit_code == 2

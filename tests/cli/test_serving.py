@@ -37,7 +37,7 @@ def test_check_names_every_problem_a_line_each() -> None:
     assert len(wrong.stderr.splitlines()) == 2
 
 
-def test_check_is_content_with_a_redis_that_keeps_its_promises() -> None:
+def test_check_finds_nothing_wrong_with_a_good_redis() -> None:
     with embedded_server("--appendonly", "yes") as url:
         result = run("check", redis_url=url, auth="none")
 

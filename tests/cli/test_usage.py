@@ -12,7 +12,7 @@ from tests.support.command import run
 
 
 @pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("publish",), ("watch",), ("check",), ("token",), ("doctor",)])
-def test_each_command_helps(words: tuple[str, ...]) -> None:
+def test_each_command_has_a_help_text(words: tuple[str, ...]) -> None:
     result = run(*words, "--help")
 
     assert result.returncode == 0

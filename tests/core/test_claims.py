@@ -47,25 +47,25 @@ def test_a_payload_is_read_as_if_each_claim_were_checked(claims: dict[str, Any],
     assert found(parse_claims, payload) == found(check_claims, msgspec.json.decode(payload))
 
 
-def test_of_a_claim_that_is_there_twice_the_last_counts() -> None:
+def test_the_last_of_two_claims_of_one_name_counts() -> None:
     payload = b'{"sub":"eve","sub":"ann","exp":1,"exp":2,"subscribe":["*"],"subscribe":[],"admin":true,"admin":false}'
 
     assert parse_claims(payload) == Claims(sub="ann", exp=2, subscribe=())
 
 
-def test_what_is_not_said_is_not_there() -> None:
+def test_an_absent_claim_is_none() -> None:
     claims = parse_claims(b'{"sub":"ann","exp":2000000000,"nbf":null,"jti":null,"aud":null,"name":{"given":["Ann"]}}')
 
     assert (claims.nbf, claims.iat, claims.jti, claims.admin, claims.subscribe, claims.aud) == (None, None, None, False, UNSET, None)
 
 
-def test_good_claims_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_claims_are_not_checked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "check_claims", None)
 
     assert parse_claims(b'{"sub":"ann","exp":2000000000,"subscribe":["jobs:*"]}').subscribe == ("jobs:*",)
 
 
 @pytest.mark.parametrize("payload", [b"", b"[1]", b"7", b'{"sub":"ann"', b"\xff", b'{"sub":"\xff","exp":1}', b'{"a":' * 5_000])
-def test_what_is_no_object_is_no_claims(payload: bytes) -> None:
+def test_a_payload_that_is_not_an_object_is_refused(payload: bytes) -> None:
     with pytest.raises((ValueError, RecursionError)):
         parse_claims(payload)

@@ -44,7 +44,7 @@ def test_names_of_channels(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "*", "[a-z]", "a b", ":a", "_a", "a\n", "a\r", "a\0", "a\u2028", "ä", "a/b", "a{b}", "jobs:*", "x" * 129, "\ud800"]
 )
-def test_what_is_no_channel_is_named_and_escaped(name: str) -> None:
+def test_an_invalid_channel_name_is_quoted_and_escaped(name: str) -> None:
     problem = channel_problem(name)
 
     assert problem is not None
@@ -62,14 +62,14 @@ def test_cursors(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "-1", "+1", " 1", "1 ", "1.0", "1e3", "0x1", "last", "١", "1\n", str(MAX_CURSOR + 1), "9" * 1_000_000]
 )
-def test_what_is_no_cursor_is_named(text: str) -> None:
+def test_an_invalid_cursor_is_named(text: str) -> None:
     with pytest.raises(Malformed, match="cursor '") as caught:
         parse_cursor(text)
 
     assert len(str(caught.value)) < 200
 
 
-def test_a_strangers_value_is_shown_on_one_short_line() -> None:
+def test_outside_text_is_shown_on_one_short_line() -> None:
     assert show("a\r\nb\u2028") == r"'a\r\nb\u2028'"
     assert len(show("x" * 1000)) == 80
     assert len(show("x" * 1000, 20)) == 20
@@ -177,12 +177,12 @@ def test_a_lone_surrogate_is_carried_or_refused_but_never_breaks(json: bytes) ->
     assert Event("c", 1, 0, published).encode(BLOCK).isascii()
 
 
-def test_a_lone_surrogate_is_no_type() -> None:
+def test_a_lone_surrogate_is_refused_in_a_type() -> None:
     with pytest.raises(Malformed):
         parse_published(b'{"type":"\\ud800"}')
 
 
-def test_the_limit_counts_bytes_and_the_last_one_is_allowed() -> None:
+def test_the_limit_counts_bytes_and_is_inclusive() -> None:
     json = b'"%b"' % (b"x" * 98)
 
     assert bytes(parse_published(json, limit=100).data) == json
@@ -250,7 +250,7 @@ HEAD = b"%d 0" % ID
         b"\xff",
     ],
 )
-def test_an_entry_of_another_form_is_refused(entry: bytes) -> None:
+def test_a_malformed_log_entry_is_refused(entry: bytes) -> None:
     with pytest.raises(Malformed):
         parse_entry("c", entry)
 

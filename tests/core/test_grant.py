@@ -27,7 +27,7 @@ def test_without_subscribe_a_subject_reads_its_own_channels() -> None:
     ]
 
 
-def test_a_subject_that_ends_in_a_star_is_no_wildcard() -> None:
+def test_a_subject_that_ends_in_a_star_is_not_a_wildcard() -> None:
     assert not grant(sub="*").may_read("user:bob")
     assert not grant(sub="b*").may_read("user:bob")
 
@@ -44,7 +44,7 @@ def test_a_channel_is_allowed_by_its_name_or_by_its_beginning() -> None:
     ]
 
 
-def test_a_star_alone_is_every_channel_and_no_list_is_none() -> None:
+def test_a_star_alone_allows_every_channel_and_an_empty_list_none() -> None:
     assert grant(subscribe=["*"]).may_read("anything")
     assert not grant(subscribe=[]).may_read("user:ann")
 
@@ -55,7 +55,7 @@ def test_without_publish_nothing_may_be_published() -> None:
     assert not grant(publish=["jobs:*"]).may_read("jobs:1")
 
 
-def test_admin_is_said_in_so_many_words() -> None:
+def test_admin_must_be_true() -> None:
     assert not grant().admin
     assert grant(admin=True).admin
 
@@ -96,7 +96,7 @@ def test_admin_is_said_in_so_many_words() -> None:
         ("publish", 1),
     ],
 )
-def test_a_claim_of_a_wrong_shape_is_named(claim: str, value: object) -> None:
+def test_a_claim_of_the_wrong_type_is_named(claim: str, value: object) -> None:
     with pytest.raises(Unauthorized, match=f"^claim {claim}: "):
         grant(**{claim: value})
 

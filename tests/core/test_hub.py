@@ -41,7 +41,7 @@ def event(id: int, before: int, *, final: bool = False, channel: str = "jobs:1")
     return Event(channel, id, before, parse_published(b'{"type":"t","final":%b}' % (b"true" if final else b"false")))
 
 
-def test_who_is_next_in_line_is_written_to_at_once() -> None:
+def test_a_client_whose_cursor_is_the_event_before_is_written_to_at_once() -> None:
     hub = Hub()
     client = Client(hub, "jobs:1", 10)
     first = event(20, 10)
@@ -71,7 +71,7 @@ def test_what_the_client_has_is_not_sent_again() -> None:
     assert client.subscription.live
 
 
-def test_a_cursor_of_another_channel_is_next_in_line_too() -> None:
+def test_a_cursor_from_another_channel_is_current_if_the_event_follows_it() -> None:
     hub = Hub()
     client = Client(hub, "jobs:1", 15)
     hub.announce(event(20, 10))
@@ -79,7 +79,7 @@ def test_a_cursor_of_another_channel_is_next_in_line_too() -> None:
     assert len(client.got) == 1
 
 
-def test_who_has_missed_one_is_behind_and_written_to_no_more() -> None:
+def test_a_client_that_missed_an_event_is_behind_and_not_written_to() -> None:
     hub = Hub()
     client = Client(hub, "jobs:1", 10)
     hub.announce(event(30, 20))
@@ -89,7 +89,7 @@ def test_who_has_missed_one_is_behind_and_written_to_no_more() -> None:
     assert (client.behind, client.subscription.live, client.cursor.unread) == (1, False, True)
 
 
-def test_one_who_is_behind_holds_up_nobody() -> None:
+def test_a_client_that_is_behind_does_not_delay_others() -> None:
     hub = Hub()
     slow, quick = Client(hub, "jobs:1", 0), Client(hub, "jobs:1", 10)
     slow.subscription.pause()
@@ -98,7 +98,7 @@ def test_one_who_is_behind_holds_up_nobody() -> None:
     assert (len(slow.got), len(quick.got)) == (0, 1)
 
 
-def test_an_event_is_encoded_once_for_each_form() -> None:
+def test_an_event_is_encoded_once_for_each_wire_format() -> None:
     hub = Hub()
     clients = [Client(hub, "jobs:1", 10, wire) for wire in (TEXT, FRAME, BLOCK) for _ in range(50)]
     hub.announce(event(20, 10))
@@ -106,7 +106,7 @@ def test_an_event_is_encoded_once_for_each_form() -> None:
     assert len({id(client.got[0]) for client in clients}) == 3
 
 
-def test_what_was_written_is_accounted_for_whichever_way_it_went() -> None:
+def test_every_write_is_counted_on_each_path() -> None:
     hub = Hub()
     clients = [Client(hub, "jobs:1", position, FRAME) for position in (10, 10, 20, 0)]
     first, live = event(20, 10), event(0, 0)
@@ -119,7 +119,7 @@ def test_what_was_written_is_accounted_for_whichever_way_it_went() -> None:
     assert written.bytes == sum(len(data) for client in clients for data in client.got)
 
 
-def test_who_follows_is_counted_and_who_leaves_twice_only_once() -> None:
+def test_followers_are_counted_and_leaving_twice_counts_once() -> None:
     hub = Hub()
     clients = [Client(hub, "jobs:1", 10) for _ in range(3)]
     for _ in range(2):
@@ -135,7 +135,7 @@ def test_a_channel_nobody_follows_costs_nothing() -> None:
     assert hub.channels == {}
 
 
-def test_who_has_left_is_written_to_no_more_and_the_last_one_is_noted() -> None:
+def test_a_client_that_left_is_not_written_to_and_an_empty_channel_is_noted() -> None:
     hub = Hub()
     client = Client(hub, "jobs:1", 10)
     hub.leave(client.cursor, now=5.0)
@@ -147,7 +147,7 @@ def test_who_has_left_is_written_to_no_more_and_the_last_one_is_noted() -> None:
     assert hub.idle == {}
 
 
-def test_who_leaves_twice_gives_up_no_channel_that_others_follow_since() -> None:
+def test_leaving_twice_does_not_give_up_a_channel_that_others_follow_now() -> None:
     hub = Hub()
     client = Client(hub, "jobs:1", 10)
     hub.leave(client.cursor, now=5.0)
@@ -160,7 +160,7 @@ def test_who_leaves_twice_gives_up_no_channel_that_others_follow_since() -> None
     assert len(other.got) == 1
 
 
-def test_who_comes_between_two_events_gets_the_second() -> None:
+def test_a_client_that_joins_between_two_events_gets_the_second() -> None:
     hub = Hub()
     first = Client(hub, "jobs:1", 10)
     hub.announce(event(20, 10))
@@ -172,7 +172,7 @@ def test_who_comes_between_two_events_gets_the_second() -> None:
     assert [len(client.got) for client in (first, *others)] == [2, 2, 2]
 
 
-def test_a_final_event_ends_who_wanted_no_more() -> None:
+def test_a_final_event_ends_a_subscription_until_final() -> None:
     hub = Hub()
     client = Client(hub, "jobs:1", 10)
     hub.announce(event(20, 10))
@@ -182,7 +182,7 @@ def test_a_final_event_ends_who_wanted_no_more() -> None:
     assert (before, client.over) == (False, True)
 
 
-def test_a_final_event_ends_nobody_who_is_behind() -> None:
+def test_a_final_event_does_not_end_a_client_that_is_behind() -> None:
     hub = Hub()
     client = Client(hub, "jobs:1", 10)
     hub.announce(event(30, 20))
@@ -191,7 +191,7 @@ def test_a_final_event_ends_nobody_who_is_behind() -> None:
     assert not client.over
 
 
-def test_the_newest_id_heard_of_is_that_of_all_channels() -> None:
+def test_the_newest_id_received_is_that_over_all_channels() -> None:
     hub = Hub()
     for name in ("jobs:1", "jobs:2"):
         Client(hub, name)
@@ -212,7 +212,7 @@ def test_a_live_only_event_moves_no_cursor() -> None:
     assert client.cursor.position == 10
 
 
-def test_a_lost_connection_puts_all_behind() -> None:
+def test_after_a_lost_connection_all_are_behind() -> None:
     hub = Hub()
     clients = [Client(hub, f"jobs:{i}", 10) for i in range(3)]
     hub.all_behind()

@@ -84,7 +84,7 @@ def test_the_whole_log() -> None:
     assert told(read(0)) == []
 
 
-def test_a_made_up_cursor_has_lost_nothing_with_the_data() -> None:
+def test_an_invented_cursor_gets_no_gap_for_lost_data() -> None:
     assert told(read(5, entry(60, None), floor=50)) == [60]
     assert told(read(0, floor=50)) == []
 
@@ -140,14 +140,14 @@ def test_a_floor_above_the_cursor() -> None:
     assert page.position == T + 50
 
 
-def test_a_loss_is_told_where_its_floor_lies() -> None:
+def test_a_gap_stands_where_its_floor_lies() -> None:
     page = read(T + 10, entry(20, 10), entry(60, 20), floor=50)
 
     assert told(page) == [20, GAP, 60]
     assert (page.items[1].id - T, page.items[1].position - T) == (21, 50)
 
 
-def test_each_loss_is_told_in_its_place() -> None:
+def test_each_loss_has_a_gap_in_its_place() -> None:
     entries = [entry(20, 10), entry(40, 20), entry(45, 40), entry(60, 45)]
 
     assert told(read(T + 10, *entries, floor=(5, 30, 50, 70))) == [20, GAP, 40, 45, GAP, 60, GAP]
@@ -159,7 +159,7 @@ def test_several_losses_between_two_events_are_one_gap() -> None:
     assert told(read(T + 10, entry(60, 10), floor=(20, 30, 40))) == [GAP, 60]
 
 
-def test_who_comes_from_below_the_oldest_floor_that_is_known_is_told_at_once() -> None:
+def test_a_cursor_below_the_oldest_known_floor_gets_a_gap_at_once() -> None:
     floors = tuple(range(50, 50 + MAX_FLOORS))
     page = read(T + 10, entry(20, 10), entry(99, 20), floor=floors)
 
@@ -168,17 +168,17 @@ def test_who_comes_from_below_the_oldest_floor_that_is_known_is_told_at_once() -
     assert told(read(T + 10, entry(20, 10), entry(99, 20), floor=floors[1:])) == [20, GAP, 99]
 
 
-def test_a_floor_on_the_next_page_is_told_there() -> None:
+def test_the_gap_of_a_floor_on_the_next_page_comes_with_that_page() -> None:
     assert told(read(T + 10, entry(20, 10), newest=60, floor=50, more=True)) == [20]
     assert told(read(T + 20, entry(60, 20), floor=50)) == [GAP, 60]
 
 
-def test_who_wants_the_whole_log_is_told_where_the_floor_is_crossed() -> None:
+def test_a_reader_of_the_whole_log_gets_the_gap_where_the_floor_lies() -> None:
     assert told(read(0, entry(20, None), entry(30, 20), entry(60, 30), floor=50)) == [20, 30, GAP, 60]
     assert told(read(0, entry(20, None), floor=50)) == [20, GAP]
 
 
-def test_a_reader_who_has_come_past_the_floor_is_not_told_again() -> None:
+def test_a_reader_past_the_floor_gets_no_second_gap() -> None:
     page = read(T + 10, entry(20, 10), floor=50)
 
     assert told(page) == [20, GAP]
@@ -243,7 +243,7 @@ def test_it_reaches_no_further_than_its_entries_where_what_follows_may_be_told_a
     assert (page.position - T, page.horizon - T) == (20, 20)
 
 
-def test_no_gap_is_told_of_what_is_on_the_next_page() -> None:
+def test_events_on_the_next_page_are_not_taken_for_a_gap() -> None:
     assert told(read(0, entry(20, None), newest=90, floor=50, more=True)) == [20]
     assert told(read(T + 50, entry(60, 50), newest=90, more=True)) == [60]
 
@@ -265,7 +265,7 @@ def test_a_poison_entry_is_stepped_over_and_its_place_counts() -> None:
     assert read(T + 10, entry(20, 10, poison=True)).position == T + 20
 
 
-def test_entries_that_are_out_of_order_or_of_the_future_are_not_ours() -> None:
+def test_entries_out_of_order_or_from_the_future_are_skipped() -> None:
     page = read(T + 10, entry(20, 10), entry(15, 10), entry(20, 10), entry(500, 20), entry(30, 20))
 
     assert told(page) == [20, 30]
@@ -306,14 +306,14 @@ def test_the_newest_event_has_expired(since: Since) -> None:
 
 
 @pytest.mark.parametrize("since", ["last", "now"])
-def test_who_asks_for_nothing_old_misses_nothing_that_was_lost(since: Since) -> None:
+def test_since_last_and_now_get_no_gap_for_lost_events(since: Since) -> None:
     page = read(since, newest=30, floor=50)
 
     assert told(page) == []
     assert page.position == T + 50
 
 
-def test_who_asks_for_nothing_old_gets_nothing_old_though_the_id_of_the_newest_is_gone() -> None:
+def test_since_now_and_last_get_no_old_event_even_if_the_newest_id_is_gone() -> None:
     assert read("now", floor=50).position == T + 100  # and not the floor: there may be events above it
     assert read("last", floor=50).position == T + 50
 

@@ -136,7 +136,7 @@ def test_what_was_read_before_the_connection_was_lost_does_not_reach_to_what_was
     assert client.ids == []
 
 
-def test_a_queue_that_grows_too_long_is_given_up_and_read_from_the_log() -> None:
+def test_a_queue_that_grows_too_long_is_dropped_and_read_from_the_log() -> None:
     client = Client()
     client.follow(a=0)
     client.subscription.begin_read()
@@ -148,7 +148,7 @@ def test_a_queue_that_grows_too_long_is_given_up_and_read_from_the_log() -> None
     assert not client.subscription.live
 
 
-def test_a_full_writer_is_given_nothing_more() -> None:
+def test_a_full_writer_is_not_written_to() -> None:
     client = Client()
     client.follow(a=0)
     client.subscription.begin_read()
@@ -172,7 +172,7 @@ def test_ready_carries_its_reference_and_cursors() -> None:
     assert client.got[-1] == {"op": "ready", "ref": 7, "channels": {"a": "10"}}
 
 
-def test_a_channel_that_was_left_while_reading_brings_nothing() -> None:
+def test_a_channel_left_during_a_read_delivers_nothing() -> None:
     client = Client()
     client.follow(a=0, b=0)
     client.subscription.begin_read()
@@ -187,7 +187,7 @@ def test_a_channel_that_was_left_while_reading_brings_nothing() -> None:
     assert client.got[-1] == {"op": "ready", "channels": {"b": "20"}}
 
 
-def test_a_channel_that_was_left_while_reading_brings_nothing_of_what_was_announced_either() -> None:
+def test_a_channel_left_during_a_read_does_not_deliver_its_queued_events_either() -> None:
     client = Client()
     client.follow(a=10, b=10)
     client.subscription.begin_read()
@@ -199,7 +199,7 @@ def test_a_channel_that_was_left_while_reading_brings_nothing_of_what_was_announ
     assert client.subscription.live
 
 
-def test_it_is_over_once_all_channels_are() -> None:
+def test_it_is_done_after_the_final_event_of_every_channel() -> None:
     client = Client(until_final=True)
     client.follow(a="last", b=0)
     client.subscription.begin_read()
@@ -212,7 +212,7 @@ def test_it_is_over_once_all_channels_are() -> None:
 
 @pytest.mark.parametrize("until_final", [False, True])
 @pytest.mark.parametrize("way", ["read", "read and not the newest", "announced meanwhile"])
-def test_a_final_event_that_came_while_it_was_behind_ends_who_wanted_no_more(way: str, until_final: bool) -> None:
+def test_a_final_event_that_came_while_behind_ends_a_subscription_until_final(way: str, until_final: bool) -> None:
     client = Client(until_final=until_final)
     client.follow(a=0)
     client.subscription.begin_read()
@@ -259,7 +259,7 @@ def test_gaps_of_two_channels_at_one_place_are_both_told_and_move_no_cursor() ->
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_one_channel_that_missed_something_holds_up_the_other(busy: bool) -> None:
+def test_a_channel_that_missed_an_event_holds_up_the_other_channels(busy: bool) -> None:
     client = Client()
     client.follow(a=10, b=10)
     client.hub.announce(event("a", 30, 10))  # before the queue was begun, and a replica that lags has not got it
@@ -365,7 +365,7 @@ def test_an_announcement_that_the_log_never_has_does_not_keep_it_reading() -> No
     assert client.subscription.live
 
 
-def test_such_an_announcement_keeps_nobody_reading_whose_other_channel_is_busy() -> None:
+def test_an_announcement_that_the_log_never_has_does_not_keep_it_reading_if_another_channel_is_busy() -> None:
     client = Client()
     client.follow(a=10, b=10)
     client.hub.announce(event("a", 99, 98))
@@ -397,7 +397,7 @@ def test_there_is_no_cursor_to_come_back_with_before_the_first_read() -> None:
     assert client.subscription.positions() == {"b": "10"}
 
 
-def test_what_was_read_is_written_in_one_go_where_its_bytes_say_where_each_event_ends() -> None:
+def test_a_read_page_is_one_write_where_the_wire_format_delimits_events() -> None:
     written: dict[Wire, list[bytes]] = {CHUNK: [], TEXT: []}
     for wire, taken in written.items():
         client = Client(wire, taken.append)

@@ -87,7 +87,7 @@ def test_nobody_is_root_and_nothing_is_written() -> None:
 
 @pytest.mark.parametrize("version", ["1.30", latest_version()])
 @pytest.mark.parametrize("kind", ["Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"])
-def test_kubernetes_takes_it(kind: str, version: str) -> None:
+def test_the_manifests_are_valid_for_kubernetes(kind: str, version: str) -> None:
     """By the schemas of Kubernetes itself, where a name that is unknown is wrong too."""
     manifest = manifests()[kind]
     validate(manifest, version, strict=True)
@@ -96,7 +96,7 @@ def test_kubernetes_takes_it(kind: str, version: str) -> None:
         validate(manifest | {"spec": manifest["spec"] | {"replica": 3}}, version, strict=True)
 
 
-def test_each_manifest_is_looked_at() -> None:
+def test_each_manifest_is_tested() -> None:
     """The kinds of the second file are of operators that bring their own schemas, and a plain map."""
     kinds = [each["kind"] for each in yaml.safe_load_all((FOLDER / "monitoring.yaml").read_text())]
 

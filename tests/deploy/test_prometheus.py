@@ -56,7 +56,7 @@ def expressions() -> list[str]:
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_what_is_asked_for_exists_with_its_labels(expression: str) -> None:
+def test_every_metric_and_label_that_is_queried_exists(expression: str) -> None:
     for name, selector in _SELECTOR.findall(expression):
         row = row_of(name)
         for label, wanted in _LABEL.findall(selector):

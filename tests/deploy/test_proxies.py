@@ -116,7 +116,7 @@ async def test_the_doctor_finds_nothing_wrong(site: Site) -> None:
     assert [finding.text for finding in found if finding.kind == "wrong"] == []
 
 
-async def test_large_requests_get_through_and_figures_do_not(site: Site) -> None:
+async def test_large_requests_get_through_and_metrics_do_not(site: Site) -> None:
     token = make_token(subscribe=["proxy:*"], publish=["proxy:*"])
     async with httpx.AsyncClient(base_url=site.url, headers={"authorization": f"Bearer {token}"}, timeout=20) as client:
         body = [{"channel": "proxy:large", "data": "x" * 60_000} for _ in range(60)]
@@ -131,7 +131,7 @@ async def test_large_requests_get_through_and_figures_do_not(site: Site) -> None
     assert metrics.status_code == 404
 
 
-async def test_who_asks_for_too_much_takes_no_gateway_from_others(site: Site) -> None:
+async def test_a_client_beyond_its_limit_does_not_make_a_gateway_unavailable_to_others(site: Site) -> None:
     """A gateway refuses with 503, as it does when it shuts down; a proxy that took it for dead would refuse everybody."""
     greedy, modest = (make_token(sub=sub, subscribe=["proxy:*"]) for sub in ("greedy", "modest"))
     async with httpx.AsyncClient(base_url=site.url, timeout=20) as client:

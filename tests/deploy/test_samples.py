@@ -26,7 +26,7 @@ def unit() -> str:
     return (ROOT / "deploy" / "gateway.service").read_text()
 
 
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     tool = shutil.which("systemd-analyze")
     need(tool, "systemd-analyze: apt-get install systemd")
     assert tool
@@ -38,7 +38,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     assert (checked.returncode, told) == (0, [])
 
 
-def test_the_unit_gives_settings_that_there_are_and_time_for_the_drain() -> None:
+def test_the_unit_sets_existing_settings_and_leaves_time_to_drain() -> None:
     given = dict(re.findall(r"^Environment=(\w+)=(.*)$", unit(), re.MULTILINE))
     settings = read_settings({name: value for name, value in given.items() if not name.endswith("_FILE")})
     seconds = re.search(r"^TimeoutStopSec=(\d+)$", unit(), re.MULTILINE)
@@ -56,7 +56,7 @@ def test_the_unit_waits_for_a_redis_that_is_not_there_yet() -> None:
     assert "ExecStartPre=-/opt/gateway/bin/gateway check" in lines
 
 
-def test_caddy_takes_the_sample_as_it_stands(tmp_path: Path) -> None:
+def test_caddy_accepts_the_sample_unchanged(tmp_path: Path) -> None:
     """With its certificates too, which the test that runs it leaves out."""
     file = tmp_path / "Caddyfile"
     file.write_text((ROOT / "deploy" / "Caddyfile").read_text())
@@ -66,7 +66,7 @@ def test_caddy_takes_the_sample_as_it_stands(tmp_path: Path) -> None:
     assert not re.search(r'"level":"(warn|error)"', checked.stderr), checked.stderr
 
 
-def test_the_caddyfile_closes_its_blocks_and_hides_tokens_and_figures() -> None:
+def test_the_caddyfile_closes_its_blocks_and_hides_tokens_and_metrics() -> None:
     text = re.sub(r"#.*", "", (ROOT / "deploy" / "Caddyfile").read_text())
 
     assert text.count("{") == text.count("}")
@@ -79,7 +79,7 @@ def compose() -> dict[str, Any]:
     return found
 
 
-def test_compose_takes_the_file_with_nothing_set() -> None:
+def test_compose_accepts_the_file_without_any_setting() -> None:
     tool = shutil.which("docker-compose")
     if tool is None:
         pytest.skip("needs docker-compose: apt-get install docker-compose")
@@ -89,7 +89,7 @@ def test_compose_takes_the_file_with_nothing_set() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_compose_gives_settings_that_there_are_and_time_for_the_drain() -> None:
+def test_compose_sets_existing_settings_and_leaves_time_to_drain() -> None:
     gateway = compose()["services"]["gateway-1"]
     given = gateway["environment"] | {"GATEWAY_JWT_SECRET": "x" * 32}
 

@@ -74,7 +74,7 @@ def test_every_command_runs(name: str, tmp_path: Path) -> None:
                     follower.type(line)
 
 
-def test_every_block_is_run_by_somebody_or_is_no_code() -> None:
+def test_every_code_block_is_run_by_some_test() -> None:
     """A new one of a language that nobody knows: name it with a fence, or say in table.py what it is."""
     unknown = [
         block.where
@@ -87,7 +87,7 @@ def test_every_block_is_run_by_somebody_or_is_no_code() -> None:
     assert unknown == []
 
 
-def test_each_row_of_the_table_speaks_of_something() -> None:
+def test_each_row_of_the_table_names_an_existing_block() -> None:
     texts = [block.text for path in PAGES for block in blocks(path)]
     lines = "\n".join(LINES)
     idle = [pattern for pattern in HERE if not re.search(pattern, lines, re.MULTILINE) and "?<=locust" not in pattern]

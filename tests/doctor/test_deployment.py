@@ -18,7 +18,7 @@ from gateway.doctor.finding import Finding
         (httpx.Response(500, json={"detail": "\x1b[31m\nred"}), r"'\x1b[31m\nred'"),
     ],
 )
-def test_a_refusal_is_told_in_its_own_words_but_escaped(answer: httpx.Response, text: str) -> None:
+def test_a_refusal_is_quoted_and_escaped(answer: httpx.Response, text: str) -> None:
     assert problem_of(answer) == text
 
 

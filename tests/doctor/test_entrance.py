@@ -60,7 +60,7 @@ async def test_a_gateway_that_is_not_there_is_found(deployments: Deployments) ->
     assert "cannot be reached" in at_all.text
 
 
-async def test_over_tls_it_tells_whether_browsers_get_http_2(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_over_tls_it_reports_whether_browsers_get_http_2(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
     (stranger,) = await wrong(f"https://localhost:{deployments.ports['tls']}")
     monkeypatch.setenv("SSL_CERT_FILE", str(deployments.folder / "certificate.pem"))
     found = {}
@@ -75,7 +75,7 @@ async def test_over_tls_it_tells_whether_browsers_get_http_2(deployments: Deploy
     assert (old.kind, "http2" in old.remedy["nginx"]) == ("note", True)
 
 
-async def test_figures_open_to_everybody_are_found(deployments: Deployments) -> None:
+async def test_metrics_open_to_everybody_are_found(deployments: Deployments) -> None:
     (found,) = await wrong(deployments.url("hidden"))
 
     assert found.text.startswith("/metrics is open to everybody")

@@ -38,7 +38,7 @@ async def test_it_notes_why_it_did_not_open(server: Server, kind: type[Stream]) 
 
 
 @KINDS
-async def test_nobody_there_is_told_too(kind: type[Stream]) -> None:
+async def test_a_failed_connection_is_noted_too(kind: type[Stream]) -> None:
     async with kind("http://127.0.0.1:9", "doctor", {}) as stream:
         await stream.ready.wait()
 

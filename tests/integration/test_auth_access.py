@@ -215,14 +215,14 @@ async def test_a_revoked_subject_is_cut_on_every_gateway_within_a_second(servers
     assert await poll(other, token(ann, iat=...), f"user:{ann}") == 401
 
 
-async def test_a_token_issued_after_that_is_good(servers: list[Server], ann: str) -> None:
+async def test_a_token_issued_after_the_revocation_is_good(servers: list[Server], ann: str) -> None:
     at = (await revoke(servers[0], {"sub": ann}, admin=True)).json()["revoked"]["at"]
 
     async with connected(servers[1], token(ann, iat=at + 0.001), f"user:{ann}"):
         pass
 
 
-async def test_a_ticket_and_a_refresh_do_not_get_round_it(server: Server, ann: str) -> None:
+async def test_a_ticket_or_a_refresh_does_not_evade_a_revocation(server: Server, ann: str) -> None:
     old = token(ann, jti=f"{ann}1")
     fresh = token(ann, jti=f"{ann}2")
     async with httpx.AsyncClient(base_url=server.http) as client:
@@ -237,7 +237,7 @@ async def test_a_ticket_and_a_refresh_do_not_get_round_it(server: Server, ann: s
 
 
 @pytest.mark.parametrize("end", ["expired", "revoked"])
-async def test_a_body_that_takes_its_time_does_not_get_round_it(server: Server, shared_redis: Redis, ann: str, end: str) -> None:
+async def test_a_request_with_a_slow_body_does_not_evade_a_revocation(server: Server, shared_redis: Redis, ann: str, end: str) -> None:
     exp = time.time() + (1 if end == "expired" else 60)
     own = token(ann, publish=["jobs:*"], exp=exp)
 
@@ -257,7 +257,7 @@ async def test_a_body_that_takes_its_time_does_not_get_round_it(server: Server, 
     assert not await shared_redis.exists(f"notify:log:{{jobs:{ann}}}")
 
 
-async def test_a_gateway_that_was_away_learns_of_it(servers: list[Server], shared_redis: Redis, ann: str) -> None:
+async def test_a_gateway_that_had_lost_redis_learns_of_a_revocation(servers: list[Server], shared_redis: Redis, ann: str) -> None:
     old = token(ann)
     async with connected(servers[1], old, f"user:{ann}") as socket:
         # As if it had been told while this gateway did not hear.
@@ -269,7 +269,7 @@ async def test_a_gateway_that_was_away_learns_of_it(servers: list[Server], share
     assert [await poll(server, old, f"user:{ann}") for server in servers] == [401, 401]
 
 
-async def test_who_was_revoked_while_it_was_away_reads_nothing_of_what_it_missed(server: Server, shared_redis: Redis, ann: str) -> None:
+async def test_a_subject_revoked_while_redis_was_away_gets_nothing_of_what_it_missed(server: Server, shared_redis: Redis, ann: str) -> None:
     # So many that to learn of ann takes longer than to read a log.
     others = {json.dumps({"sub": f"{ann}-{i}"}): time.time() for i in range(6_000)}
     async with connected(server, token(ann), f"user:{ann}") as socket:
@@ -301,7 +301,7 @@ async def test_who_was_revoked_while_it_was_away_reads_nothing_of_what_it_missed
         ({"sub": "x" * 5000}, {"admin": True}, 413),
     ],
 )
-async def test_only_an_admin_revokes_and_only_what_is_one_thing(server: Server, body: Any, claims: dict[str, Any], status: int) -> None:
+async def test_only_an_admin_revokes_either_a_subject_or_a_token(server: Server, body: Any, claims: dict[str, Any], status: int) -> None:
     assert (await revoke(server, body, **claims)).status_code == status
 
 

@@ -69,7 +69,7 @@ async def stream_status(client: httpx.AsyncClient, query: str, **headers: str) -
 
 
 @pytest.mark.parametrize("way", ["header", "url", "cookie", "ticket"])
-async def test_each_way_to_bring_a_token_opens_each_transport(server: Server, client: httpx.AsyncClient, way: str) -> None:
+async def test_a_token_in_each_place_opens_each_transport(server: Server, client: httpx.AsyncClient, way: str) -> None:
     async def credential() -> tuple[str, dict[str, str]]:
         match way:
             case "header":
@@ -167,7 +167,7 @@ async def test_the_ticket_of_an_expired_token_is_good_for_nothing(client: httpx.
     assert [answer.status_code for answer in answers] == [401, 401, 401, 404]
 
 
-async def test_what_was_brought_on_purpose_outranks_the_cookie(client: httpx.AsyncClient) -> None:
+async def test_an_explicit_credential_outranks_the_cookie(client: httpx.AsyncClient) -> None:
     cookie = {"Cookie": f"notify_token={token('bob')}", "Origin": "https://evil.example"}
 
     answer = await client.get(f"/poll?channel={CHANNEL}&wait=0&token={token('ann')}", headers=cookie)
@@ -175,7 +175,7 @@ async def test_what_was_brought_on_purpose_outranks_the_cookie(client: httpx.Asy
     assert answer.status_code == 200
 
 
-async def test_two_credentials_on_purpose_are_refused(server: Server, client: httpx.AsyncClient) -> None:
+async def test_two_explicit_credentials_are_refused(server: Server, client: httpx.AsyncClient) -> None:
     one, other = token("ann"), token("bob")
 
     for query, headers in (
@@ -276,7 +276,7 @@ async def test_publishing_needs_the_claim_for_each_channel(client: httpx.AsyncCl
     assert answer.json()[1]["status"] == 403
 
 
-async def test_who_may_publish_nothing_is_told_so_before_the_body(server: Server) -> None:
+async def test_without_a_publish_claim_the_refusal_comes_before_the_body(server: Server) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     head = f"POST /publish HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token()}\r\ncontent-length: 8000000\r\n\r\n"
     writer.write(head.encode())

@@ -140,7 +140,7 @@ def test_a_bad_head_is_answered(gateway: Server, data: bytes, status: int) -> No
     assert answer.problem()["detail"]
 
 
-def test_a_wrong_version_is_told_the_right_one(gateway: Server) -> None:
+def test_a_wrong_websocket_version_is_answered_with_the_right_one(gateway: Server) -> None:
     data, _ = HEADS["version 8"]
     with Wire(gateway.port) as wire:
         answer = wire.send(data).answer()
@@ -157,7 +157,7 @@ def test_after_a_bad_head_the_connection_is_closed(gateway: Server, name: str) -
         assert wire.rest() == b""
 
 
-def test_a_client_that_goes_in_the_midst_of_a_head_or_body_leaves_nothing(gateway: Server) -> None:
+def test_a_client_that_leaves_in_the_middle_of_a_head_or_body_leaves_nothing_behind(gateway: Server) -> None:
     for data in (b"", b"GET", request()[:-2], request("/publish", "Content-Length: 9", method="POST") + b"{", upgrade()[:-1]):
         with Wire(gateway.port) as wire:
             assert b"200 OK" not in wire.send(data).end().rest()
@@ -182,7 +182,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("data", ODD.values(), ids=ODD.keys())
-def test_what_is_odd_but_right_is_accepted(gateway: Server, data: bytes) -> None:
+def test_unusual_but_valid_requests_are_accepted(gateway: Server, data: bytes) -> None:
     with Wire(gateway.port) as wire:
         answer = wire.send(data).answer()
 
@@ -191,7 +191,7 @@ def test_what_is_odd_but_right_is_accepted(gateway: Server, data: bytes) -> None
         assert wire.send(frame(b"x", PING)).send(frame(b"", CLOSE)).close_code() != 1006
 
 
-def test_a_head_that_comes_byte_by_byte_is_taken(gateway: Server) -> None:
+def test_a_head_that_arrives_byte_by_byte_is_accepted(gateway: Server) -> None:
     with Wire(gateway.port) as wire:
         for byte in upgrade():
             wire.send(bytes([byte]))
@@ -450,7 +450,7 @@ def test_a_bad_frame_ends_the_connection_with_its_code(gateway: Server, data: by
     assert growth(gateway) - before <= MIB
 
 
-def test_a_client_that_is_sent_away_and_is_gone_already_harms_nobody(gateway: Server) -> None:
+def test_closing_a_client_that_is_already_gone_does_no_harm(gateway: Server) -> None:
     with websocket(gateway.port) as other:
         for data in (frame(b"", BINARY), frame(b'{"op":"ping"}') * 400):
             for end in (frame(b"\x03\xe8", CLOSE), frame(b"", 3)):
@@ -461,7 +461,7 @@ def test_a_client_that_is_sent_away_and_is_gone_already_harms_nobody(gateway: Se
     assert "Traceback" not in gateway.output()
 
 
-def test_answers_that_nobody_takes_are_not_gathered_and_none_is_lost(gateway: Server) -> None:
+def test_answers_to_a_client_that_does_not_read_are_not_buffered_and_none_is_lost(gateway: Server) -> None:
     channels = "&".join(f"channel={number:0128}" for number in range(128))  # 19 KB in each answer
     commands = [frame(b'{"op":"unsubscribe","channels":["none"],"ref":%d}' % number + b" " * 65_000) for number in range(250)]
     before = growth(gateway)
@@ -531,7 +531,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD.keys())
-def test_frames_that_are_odd_but_right_are_taken(gateway: Server, data: bytes) -> None:
+def test_unusual_but_valid_frames_are_accepted(gateway: Server, data: bytes) -> None:
     with websocket(gateway.port) as wire:
         assert wire.send(data).message() == {"op": "ready", "ref": 7, "channels": {"a": wire_cursor(gateway)}}
 
@@ -542,7 +542,7 @@ def wire_cursor(gateway: Server) -> str:
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.002], ids=["at once", "byte by byte"])
-def test_a_command_in_pieces_is_taken(gateway: Server, pause: float) -> None:
+def test_a_fragmented_command_is_accepted(gateway: Server, pause: float) -> None:
     data = frame(SUBSCRIBE + b" " * 200)
     with websocket(gateway.port) as wire:
         for byte in data[:20]:

@@ -62,7 +62,7 @@ def calls(hub: Hub, payload: bytes, channel: str = "a") -> Counter[str]:
     return found
 
 
-def test_a_client_more_costs_an_event_one_write_and_no_call_into_python() -> None:
+def test_another_client_costs_an_event_one_write_and_no_python_call() -> None:
     calls(hub_with(1), announcement(6, 5))  # what is remembered from the first time on is not counted
     few, many = (calls(hub_with(clients), announcement(6, 5)) for clients in (FEW, MANY))
 
@@ -93,7 +93,7 @@ def test_an_event_is_encoded_once_and_all_clients_are_given_the_same_object() ->
 
 
 @pytest.mark.parametrize("wire", [TEXT, FRAME, BLOCK, CHUNK], ids=repr)
-def test_an_event_needs_no_memory_for_a_client_more(wire: Wire) -> None:
+def test_another_client_needs_no_memory_for_an_event(wire: Wire) -> None:
     def peak(clients: int) -> int:
         hub = hub_with(clients, wire)
         hub.announce(parse_announcement("a", announcement(6, 5)))
@@ -170,7 +170,7 @@ async def test_an_open_connection_has_no_task_and_gets_its_events_without_one(re
 
 
 @pytest.mark.parametrize("kind", ["websocket", "sse"])
-async def test_a_connection_more_costs_an_event_no_call_into_the_gateway(redis_url: str, redis: Redis, kind: str) -> None:
+async def test_another_connection_costs_an_event_no_call_into_the_gateway(redis_url: str, redis: Redis, kind: str) -> None:
     settings = Settings(redis_url=redis_url, auth="none")
     app = create_app(settings, stop=nothing)
     calls(Hub(), announcement(6, 5))  # what is remembered from the first time on is not counted

@@ -87,7 +87,7 @@ async def test_the_hosts_middleware_may_add_headers_and_compress(redis_url: str,
             assert ids(await take(transport(f"{address}/notify", "channel=jobs:1"), 1)) == [published]
 
 
-async def test_without_its_lifespan_it_says_so(redis_url: str) -> None:
+async def test_a_host_that_does_not_run_the_lifespan_gets_an_error_that_says_so(redis_url: str) -> None:
     app = Starlette(routes=[Mount("/notify", create_app(Settings(redis_url=redis_url, auth="none")))])
     async with served(app) as address, httpx.AsyncClient() as client:
         answers = [await client.get(f"{address}/notify/{path}") for path in ("sse?channel=jobs:1", "readyz")]

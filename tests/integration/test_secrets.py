@@ -21,7 +21,7 @@ def test_a_line_that_shows_a_secret_is_found(shown: str) -> None:
     assert secrets_in(f"first\nGET /ws?x={shown}& HTTP/1.1\nlast", SETTINGS) == [f"GET /ws?x={shown}& HTTP/1.1"]
 
 
-def test_what_is_no_secret_is_not_taken_for_one() -> None:
+def test_ordinary_text_is_not_taken_for_a_secret() -> None:
     text = "2026-11-21 04:11:36 WARNING gateway.listener: connection to Redis lost\n" + "a" * 43 + "\n" + "0f" * 32 + "\ntoken=…"
 
     assert secrets_in(text, SETTINGS) == []

@@ -224,7 +224,7 @@ async def test_100_first_subscribers_at_once_all_get_the_first_event(server: Ser
     assert [task.result() for task in tasks] == [[first]] * 100
 
 
-async def test_an_event_source_is_stopped_by_204_when_all_is_over(server: Server, publish: Publish, channel: str) -> None:
+async def test_an_event_source_that_reconnects_after_the_final_event_gets_204(server: Server, publish: Publish, channel: str) -> None:
     end = await publish(channel, "completed", final=True)
     async with httpx.AsyncClient() as client:
         answer = await client.get(f"{server.http}/sse?channel={channel}&until=final", headers={"Last-Event-ID": end})

@@ -63,7 +63,7 @@ async def test_nothing_can_be_posted_to_a_page(client: httpx.AsyncClient) -> Non
     ("name", "kind"),
     [("demo.css", "text/css; charset=utf-8"), ("demo.js", "text/javascript; charset=utf-8"), ("icon.svg", "image/svg+xml")],
 )
-async def test_each_file_says_what_it_is(name: str, kind: str) -> None:
+async def test_each_file_has_its_content_type(name: str, kind: str) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=asset(name)), base_url="http://demo") as client:
         response = await client.get("/")
 

@@ -218,7 +218,7 @@ def test_a_job_is_started_and_goes_on_without_its_page(demo: Demo) -> None:
         (b"{", 400, "the body is not JSON: "),
     ],
 )
-def test_a_wrong_order_is_refused_by_name(demo: Demo, body: bytes, status: int, detail: str) -> None:
+def test_an_invalid_request_for_a_job_is_refused_by_name(demo: Demo, body: bytes, status: int, detail: str) -> None:
     response = httpx.post(f"{demo.url}/demo/jobs", content=body, headers={"content-type": "application/json"})
 
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
@@ -236,7 +236,7 @@ def test_a_form_of_another_site_starts_nothing(demo: Demo) -> None:
     assert response.status_code == 415
 
 
-def test_jobs_are_only_posted(demo: Demo) -> None:
+def test_only_post_starts_a_job(demo: Demo) -> None:
     response = httpx.get(f"{demo.url}/demo/jobs")
 
     assert (response.status_code, response.headers["allow"]) == (405, "POST")

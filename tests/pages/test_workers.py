@@ -65,7 +65,7 @@ async def run_job(workers: Workers, log: Log, kind: str) -> list[dict[str, Any]]
         ("import", ["queued", "started", "progress", "failed"]),
     ],
 )
-async def test_each_kind_leaves_its_story_in_the_log(url: str, log: Log, kind: str, types: list[str]) -> None:
+async def test_each_kind_of_job_leaves_its_events_in_the_log(url: str, log: Log, kind: str, types: list[str]) -> None:
     events = await run_job(make_workers(url), log, kind)
 
     assert [event["type"] for event in events] == types
@@ -93,14 +93,14 @@ async def test_a_job_is_in_the_log_when_it_was_started(url: str, log: Log) -> No
         assert [event["type"] for event in await read(log, channel)] == ["queued"]
 
 
-async def test_a_kind_that_is_none_is_refused_by_name() -> None:
+async def test_an_unknown_kind_is_refused_by_name() -> None:
     workers = make_workers("redis://127.0.0.1:1")
 
     with pytest.raises(Unprocessable, match=r"^kind 'te\\x00a': transcode, payment, mailing, report or import is expected$"):
         await workers.start("te\0a")
 
 
-async def test_of_many_at_once_only_so_many_run(url: str, log: Log) -> None:
+async def test_only_a_limited_number_of_jobs_run_at_once(url: str, log: Log) -> None:
     workers = make_workers(url, speed=0.001)
     async with workers.run():
         results = await asyncio.gather(*(workers.start("payment") for _ in range(MAX_JOBS + 10)), return_exceptions=True)

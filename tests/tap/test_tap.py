@@ -69,7 +69,7 @@ async def types(redis: Redis, job: str) -> list[str]:
     return [event["type"] for event in await read(redis, f"jobs:{job}")]
 
 
-async def test_a_jobs_life_is_told_to_its_followers_and_its_owner(redis_url: str, redis: Redis, add: Add) -> None:
+async def test_the_events_of_a_job_go_to_its_followers_and_its_owner(redis_url: str, redis: Redis, add: Add) -> None:
     await add("added", "1", name="cut")
     await add("waiting", "1")
     await add("active", "1", prev="waiting")
@@ -89,7 +89,7 @@ async def test_a_jobs_life_is_told_to_its_followers_and_its_owner(redis_url: str
     ]
 
 
-async def test_what_is_read_again_is_not_told_again(redis_url: str, redis: Redis, add: Add) -> None:
+async def test_an_entry_that_is_read_again_is_not_published_again(redis_url: str, redis: Redis, add: Add) -> None:
     first = await add("added", "1")
     await add("active", "1", prev="waiting")
     await add("progress", "1", data="50")

@@ -45,7 +45,7 @@ async def running(redis_url: str) -> AsyncIterator[tuple[Access, RevocationStore
     await client.aclose()
 
 
-async def test_it_ends_within_a_second_and_not_before(running: tuple[Access, RevocationStore]) -> None:
+async def test_access_ends_within_a_second_of_exp_and_not_before(running: tuple[Access, RevocationStore]) -> None:
     access, _ = running
     reader, other = Reader(grant(seconds=0.3)), Reader(grant())
     access.admit(reader)
@@ -72,7 +72,7 @@ async def test_another_grant_takes_the_place_of_the_first(running: tuple[Access,
     assert not gone.lost.done()
 
 
-async def test_nothing_is_kept_of_those_who_left(running: tuple[Access, RevocationStore]) -> None:
+async def test_nothing_is_kept_of_clients_that_left(running: tuple[Access, RevocationStore]) -> None:
     access, _ = running
     readers = [Reader(grant(seconds=i)) for i in range(1, 1000)]
     for reader in readers:
@@ -84,7 +84,7 @@ async def test_nothing_is_kept_of_those_who_left(running: tuple[Access, Revocati
     assert not access._expiring
 
 
-async def test_who_comes_and_goes_all_the_time_leaves_nothing_to_look_through(running: tuple[Access, RevocationStore]) -> None:
+async def test_clients_that_come_and_go_leave_nothing_to_search_through(running: tuple[Access, RevocationStore]) -> None:
     access, _ = running
     reader = Reader(grant())
     for _ in range(1000):
@@ -94,7 +94,7 @@ async def test_who_comes_and_goes_all_the_time_leaves_nothing_to_look_through(ru
     assert len(access._slots) < 100
 
 
-async def test_who_was_let_in_while_its_token_was_revoked_does_not_stay(running: tuple[Access, RevocationStore]) -> None:
+async def test_a_client_admitted_while_its_token_is_revoked_is_cut(running: tuple[Access, RevocationStore]) -> None:
     access, revoked = running
     late = Reader(grant())
     await access.load()
@@ -111,7 +111,7 @@ async def test_who_was_let_in_while_its_token_was_revoked_does_not_stay(running:
         access.check(late.grant)
 
 
-async def test_what_was_revoked_before_the_start_is_known_to_the_first_caller(redis_url: str) -> None:
+async def test_revocations_from_before_the_start_are_known_to_the_first_caller(redis_url: str) -> None:
     client = redis_client(redis_url)
     old = grant()
     await RevocationStore(client).revoke(sub="ann")
@@ -128,7 +128,7 @@ async def test_what_was_revoked_before_the_start_is_known_to_the_first_caller(re
     await client.aclose()
 
 
-async def test_while_it_cannot_be_known_the_answer_is_not_now(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_revocations_cannot_be_read_the_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOAD_SECONDS", 0.05)
     client = redis_client("redis://127.0.0.1:1")
     access = Access(Feed(client), RevocationStore(client))

@@ -47,7 +47,7 @@ async def test_204_has_no_body_and_says_none() -> None:
     assert not {b"content-type", b"content-length"} & sent.headers.keys()
 
 
-async def test_a_problem_says_when_to_come_back() -> None:
+async def test_a_problem_may_say_when_to_retry() -> None:
     sent = Sent()
     await answer_problem(sent, Unavailable("Redis is away", retry_after=3))
 
@@ -56,7 +56,7 @@ async def test_a_problem_says_when_to_come_back() -> None:
     assert json.loads(sent.messages[1]["body"])["detail"] == "Redis is away"
 
 
-async def test_another_method_is_answered_with_the_right_one() -> None:
+async def test_a_wrong_method_is_answered_with_the_right_one() -> None:
     sent = Sent()
     check_method({"method": "GET"}, "GET", "HEAD")
     with pytest.raises(MethodNotAllowed, match="'PUT': GET or HEAD is expected") as caught:

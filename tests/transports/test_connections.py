@@ -26,11 +26,11 @@ from gateway.transports.connections import Connections, Limits, address_of
         (("a:b", 5), "a:b"),
     ],
 )
-def test_an_address_counts_by_what_one_customer_has(client: tuple[str, int] | None, address: str) -> None:
+def test_an_address_is_counted_whole_or_by_its_ipv6_prefix(client: tuple[str, int] | None, address: str) -> None:
     assert address_of({"client": client}) == address
 
 
-async def test_what_goes_wrong_for_one_connection_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_of_one_connection_does_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
     connections = Connections(Limits(3, 2, 1), 20)
     done = asyncio.Event()
 
@@ -52,7 +52,7 @@ async def test_what_goes_wrong_for_one_connection_ends_nothing_else(caplog: pyte
     running.cancel()
 
 
-def test_what_has_left_makes_room_and_leaves_nothing_behind() -> None:
+def test_a_closed_connection_makes_room_and_leaves_nothing_behind() -> None:
     connections = Connections(Limits(3, 2, 1), 20)
     with connections.counted("a", "ann"), connections.counted("a", "bob"):
         with pytest.raises(Unavailable, match="address"):
@@ -76,7 +76,7 @@ def test_without_limits_of_their_own_addresses_and_subjects_have_any_number() ->
     connections.check_room("a", "ann")
 
 
-def test_who_has_no_address_or_no_sub_is_not_counted_for_one() -> None:
+def test_a_connection_without_an_address_or_subject_is_not_counted_for_one() -> None:
     connections = Connections(Limits(100, 1, 1), 20)
     with connections.counted("", ""):
         connections.check_room("", "")
@@ -110,7 +110,7 @@ class Slow:
         pass
 
 
-async def test_who_takes_nothing_is_cut_and_who_takes_a_little_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_takes_no_bytes_is_cut_and_a_slow_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(module, "STALLED_SECONDS", 0.1)
     connections, stalled, slow = Connections(Limits(100), 20), Slow(0), Slow(1)
@@ -123,7 +123,7 @@ async def test_who_takes_nothing_is_cut_and_who_takes_a_little_is_not(monkeypatc
     assert not slow.cut.is_set()
 
 
-async def test_who_waits_is_asked_to_end() -> None:
+async def test_a_counted_connection_can_be_asked_to_end() -> None:
     connections = Connections(Limits(100), 20)
     ended = []
     with connections.counted("a", "ann", lambda code, reason: ended.append((code, reason))):

@@ -33,7 +33,7 @@ def scope(query: str = "", *headers: tuple[str, str]) -> dict[str, Any]:
         (scope("token=abc&token=abc"), Credential("url", "abc")),
     ],
 )
-def test_what_was_brought_on_purpose_counts_and_then_the_cookie(request_scope: dict[str, Any], expected: Credential | None) -> None:
+def test_explicit_credentials_come_before_the_cookie(request_scope: dict[str, Any], expected: Credential | None) -> None:
     assert find_credential(request_scope) == expected
 
 
@@ -47,7 +47,7 @@ def test_what_was_brought_on_purpose_counts_and_then_the_cookie(request_scope: d
         scope("", ("cookie", "notify_token=secret1; notify_token=secret2")),
     ],
 )
-def test_two_that_differ_are_refused_and_not_quoted(request_scope: dict[str, Any]) -> None:
+def test_two_different_credentials_are_refused_and_not_quoted(request_scope: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match="one is expected") as error:
         find_credential(request_scope)
 

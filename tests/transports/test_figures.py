@@ -72,9 +72,7 @@ async def test_an_event_is_counted_in_and_out_with_its_bytes_and_how_long_it_too
         assert moved(before, after, "gateway_goodbyes_total{1000}") == 1
 
 
-async def test_what_is_no_event_what_is_live_only_and_what_came_before_is_told_apart(
-    gateway: Server, shared_redis: Redis, publish: Publish
-) -> None:
+async def test_malformed_live_only_and_repeated_events_are_counted_apart(gateway: Server, shared_redis: Redis, publish: Publish) -> None:
     channel = f"figures:odd:{gateway.port}"
     stream = websocket(gateway.http, f"channel={channel}&since=0")
     assert (await anext(stream))["op"] == "ready"
@@ -111,7 +109,7 @@ async def test_reads_gaps_and_what_cannot_be_read_in_the_log(gateway: Server, sh
     assert moved(before, after, "gateway_events_in_total{unreadable_entry}") >= 1
 
 
-async def test_refusals_are_told_apart_by_reason(gateway: Server) -> None:
+async def test_refusals_are_counted_by_reason(gateway: Server) -> None:
     before = await figures(gateway.http)
     async with httpx.AsyncClient(verify=False, base_url=gateway.http) as client:
         for path in ("/nothing", "/sse?channel=*", "/ws"):

@@ -24,7 +24,7 @@ FILES = [("/client.js", "text/javascript"), ("/job-progress.js", "text/javascrip
 
 
 @pytest.mark.parametrize(("path", "kind"), [*FILES, ("/openapi.json", "application/json")])
-def test_a_file_is_sent_once_and_then_only_that_it_has_not_changed(server: Server, path: str, kind: str) -> None:
+def test_an_unchanged_file_is_answered_with_304(server: Server, path: str, kind: str) -> None:
     first = httpx.get(server.http + path)
     again = httpx.get(server.http + path, headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})
     other = httpx.get(server.http + path, headers={"If-None-Match": '"other"'})
@@ -39,7 +39,7 @@ def test_a_file_is_sent_once_and_then_only_that_it_has_not_changed(server: Serve
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "br, GZIP ; q=0.5", "gzip, deflate, br"])
-def test_a_file_is_sent_gzipped_to_who_takes_that(server: Server, accepted: str) -> None:
+def test_a_file_is_sent_gzipped_to_clients_that_accept_gzip(server: Server, accepted: str) -> None:
     plain = httpx.get(f"{server.http}/client.js", headers={"Accept-Encoding": "identity"})
     small = httpx.get(f"{server.http}/client.js", headers={"Accept-Encoding": accepted})
     again = httpx.get(f"{server.http}/client.js", headers={"Accept-Encoding": accepted, "If-None-Match": small.headers["etag"]})
@@ -96,7 +96,7 @@ def test_the_description_names_every_route_and_no_other(description: Any) -> Non
     assert routes - {"/ws"} == set(description["paths"])
 
 
-def test_what_the_description_promises_is_answered(server: Server, description: Any) -> None:
+def test_the_answers_are_those_of_the_description(server: Server, description: Any) -> None:
     for path, operations in description["paths"].items():
         for method, operation in operations.items():
             answer = httpx.request(method, server.http + path, json={} if "requestBody" in operation else None)

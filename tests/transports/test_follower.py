@@ -24,7 +24,7 @@ async def test_a_client_is_counted_from_its_beginning_to_its_end(server: Server,
 
 
 @pytest.mark.parametrize("transport", ["ws", "sse"])
-async def test_it_ends_with_its_channels(server: Server, publish: Publish, transport: str) -> None:
+async def test_it_ends_after_the_final_event_of_its_channels(server: Server, publish: Publish, transport: str) -> None:
     id = await publish(f"over:{transport}", "completed", final=True)
 
     assert ids(await take(TRANSPORTS[transport](server.http, f"channel=over:{transport}&until=final"), 1)) == [id]

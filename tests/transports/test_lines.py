@@ -37,11 +37,11 @@ def logged(server: Server, logger: str, message: str) -> list[dict[str, Any]]:
         time.sleep(0.02)
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_an_unknown_value_is_left_out() -> None:
     assert about(subject="ann", address="") == {"about": {"subject": "ann"}}
 
 
-async def test_a_connection_is_told_of_with_its_number_its_subject_and_its_address(gateway: Server) -> None:
+async def test_a_connection_is_logged_with_its_number_subject_and_address(gateway: Server) -> None:
     token = make_token("ann", subscribe=["jobs:*"], exp=time.time() + 1)
     async with websockets.connect(f"{gateway.ws}/ws?channel=jobs:1&token={token}") as socket:
         await socket.wait_closed()
@@ -53,7 +53,7 @@ async def test_a_connection_is_told_of_with_its_number_its_subject_and_its_addre
     assert token not in gateway.output()
 
 
-async def test_a_refusal_is_told_of_without_the_query_string(gateway: Server) -> None:
+async def test_a_refusal_is_logged_without_the_query_string(gateway: Server) -> None:
     token = make_token("bob", subscribe=["other:*"])
     async with httpx.AsyncClient() as client:
         await client.get(f"{gateway.http}/sse?channel=jobs:1&token={token}", headers={"traceparent": TRACE})
@@ -63,7 +63,7 @@ async def test_a_refusal_is_told_of_without_the_query_string(gateway: Server) ->
     assert token not in gateway.output()
 
 
-async def test_the_trace_of_a_publisher_is_told_and_does_not_reach_the_event(gateway: Server) -> None:
+async def test_the_trace_of_a_publisher_is_logged_and_is_no_part_of_the_event(gateway: Server) -> None:
     token = make_token("cid", subscribe=["jobs:*"], publish=["jobs:*"])
     headers = {"traceparent": TRACE, "authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(headers=headers) as client:
@@ -79,7 +79,7 @@ async def test_the_trace_of_a_publisher_is_told_and_does_not_reach_the_event(gat
     assert all(set(event) == {"type", "data", "channel", "id"} for event in received)
 
 
-async def test_an_event_leaves_no_line(gateway: Server) -> None:
+async def test_an_event_is_not_logged(gateway: Server) -> None:
     token = make_token("dan", subscribe=["jobs:*"], publish=["jobs:*"])
     async with websockets.connect(f"{gateway.ws}/ws?channel=jobs:quiet&token={token}") as socket:
         assert json.loads(await socket.recv())["op"] == "ready"

@@ -41,7 +41,7 @@ def test_an_origin_is_compared_as_a_whole(origin: str, allowed: bool) -> None:
             origins.check_ambient(scope(origin=origin))
 
 
-def test_two_origins_are_none() -> None:
+def test_two_origin_headers_count_as_none() -> None:
     both = {"headers": [(b"origin", b"https://app.example"), (b"origin", b"https://evil.example")]}
 
     with pytest.raises(Forbidden):
@@ -60,12 +60,12 @@ def test_a_page_of_the_gateways_own_is_known_by_what_no_page_can_set() -> None:
 @pytest.mark.parametrize(
     "host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "192.0.2.7:80", "gateway", "testserver", "a.localhost:1", "app.example"]
 )
-def test_hosts_that_nobody_else_can_point_here_are_served(host: str) -> None:
+def test_host_names_that_only_this_machine_can_have_are_served(host: str) -> None:
     Origins(("https://app.example",), local=True).check_local(scope(host=host))
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.", "a b", "localhost:x"])
-def test_hosts_that_may_have_been_rebound_are_not(host: str) -> None:
+def test_host_names_that_may_be_rebound_are_refused(host: str) -> None:
     with pytest.raises(Forbidden, match="host"):
         Origins((), local=True).check_local(scope(host=host))
 
@@ -79,6 +79,6 @@ def test_pages_of_this_machine_are_served(origin: str) -> None:
     "origin", ["null", "https://evil.example", "http://localhost.evil.example", "file://", "http://127.0.0.1.evil.example", "http://[", "a"]
 )
 @pytest.mark.parametrize("host", [{"host": "localhost:8000"}, {}], ids=["host", "none"])
-def test_pages_of_elsewhere_are_not(origin: str, host: dict[str, str]) -> None:
+def test_pages_from_elsewhere_are_refused(origin: str, host: dict[str, str]) -> None:
     with pytest.raises(Forbidden, match="origin"):
         Origins((), local=True).check_local(scope(**host, origin=origin))

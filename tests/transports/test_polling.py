@@ -14,7 +14,7 @@ from tests.conftest import Publish
 from tests.support.servers import Server
 
 
-async def test_a_poll_is_answered_when_something_comes(server: Server, publish: Publish) -> None:
+async def test_a_poll_is_answered_when_an_event_comes(server: Server, publish: Publish) -> None:
     channel = f"jobs:{uuid.uuid4().hex}"
     async with httpx.AsyncClient() as client:
         waiting = asyncio.ensure_future(client.get(f"{server.http}/poll?channel={channel}&wait=20"))
@@ -82,7 +82,7 @@ async def test_an_answer_without_room_for_all_has_a_cursor_of_each_channel(serve
     assert old not in got
 
 
-async def test_a_poll_whose_client_goes_leaves_nothing_behind(server: Server) -> None:
+async def test_a_poll_whose_client_leaves_leaves_nothing_behind(server: Server) -> None:
     async with httpx.AsyncClient() as client:
         for _ in range(5):
             with contextlib.suppress(httpx.ReadTimeout):

@@ -149,7 +149,7 @@ async def test_a_refusal_names_the_value(client: httpx.AsyncClient, body: bytes,
     assert named in answer.json()["detail"]
 
 
-async def test_what_is_refused_is_quoted_and_not_at_length(client: httpx.AsyncClient, channel: str) -> None:
+async def test_a_refused_value_is_quoted_in_short(client: httpx.AsyncClient, channel: str) -> None:
     answers = [await client.post("/publish", json={"channel": channel, name: 1}) for name in ("typ", "n" * 100_000)]
 
     assert [answer.status_code for answer in answers] == [422, 422]
@@ -176,7 +176,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Ser
     assert b" 413 " in head
 
 
-async def test_other_methods_are_told_which_is_right(client: httpx.AsyncClient) -> None:
+async def test_other_methods_are_answered_with_the_right_one(client: httpx.AsyncClient) -> None:
     answer = await client.get("/publish")
 
     assert answer.status_code == 405
@@ -184,7 +184,7 @@ async def test_other_methods_are_told_which_is_right(client: httpx.AsyncClient) 
     assert json.loads(answer.content)["detail"] == "method 'GET': POST is expected"
 
 
-async def test_bodies_beyond_what_all_may_hold_are_put_off(redis_url: str) -> None:
+async def test_bodies_beyond_the_memory_bound_get_a_503(redis_url: str) -> None:
     async def slow(done: asyncio.Event) -> AsyncIterator[bytes]:
         yield b'"' + b"x" * 99_990
         await done.wait()

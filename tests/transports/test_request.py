@@ -69,7 +69,7 @@ def test_only_final_ends_a_stream() -> None:
         parse_request(scope("channel=a&until=end"), 128)
 
 
-def test_no_more_channels_than_are_allowed() -> None:
+def test_the_number_of_channels_is_limited() -> None:
     with pytest.raises(BadRequest, match="3 channels: at most 2"):
         parse_request(scope("channel=a&channel=b&channel=c"), 2)
 
@@ -81,7 +81,7 @@ def test_a_wrong_name_comes_with_the_refusal_so_that_a_client_can_go_on_with_the
     assert error.value.problem()["channel"] == "no name"
 
 
-def test_a_value_that_is_no_utf_8_is_not_repeated() -> None:
+def test_a_value_that_is_not_utf_8_is_not_repeated() -> None:
     with pytest.raises(BadRequest) as error:
         query(scope("token=secret%FF"))
 
@@ -89,7 +89,7 @@ def test_a_value_that_is_no_utf_8_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "+1", "1.5", "0x10", "١", "9" * 17, str(2**53 + 1)])
-def test_what_is_no_cursor_is_named(text: str) -> None:
+def test_an_invalid_cursor_is_named(text: str) -> None:
     with pytest.raises(BadRequest, match="cursor "):
         parse_since(text)
 

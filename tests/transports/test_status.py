@@ -20,7 +20,7 @@ def test_it_is_alive_and_ready(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
-def test_who_asks_for_the_head_only_gets_it(server: Server, path: str) -> None:
+def test_a_head_request_gets_only_the_head(server: Server, path: str) -> None:
     with httpx.Client(base_url=server.http) as client:
         head, whole = client.head(path), client.get(path)  # on one connection: a body too many would spoil the second answer
 
@@ -52,7 +52,7 @@ def test_a_redis_that_hangs_makes_it_unready_and_one_that_wakes_ready_again(tmp_
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
-def test_figures_are_for_this_machine_only(server: Server, header: str) -> None:
+def test_metrics_are_for_this_machine_only(server: Server, header: str) -> None:
     here = httpx.get(f"{server.http}/metrics")
     through_a_proxy = httpx.get(f"{server.http}/metrics", headers={header: "1.2.3.4"})
 
@@ -60,12 +60,12 @@ def test_figures_are_for_this_machine_only(server: Server, header: str) -> None:
     assert through_a_proxy.status_code == 404
 
 
-def test_nor_are_they_for_a_page_that_a_browser_on_this_machine_shows(server: Server) -> None:
+def test_metrics_are_not_for_pages_in_a_browser_on_this_machine(server: Server) -> None:
     for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
         assert httpx.get(f"{server.http}/metrics", headers=headers).status_code == 403
 
 
-def test_what_is_not_there_is_named(server: Server) -> None:
+def test_a_path_that_does_not_exist_is_named(server: Server) -> None:
     answer = httpx.get(f"{server.http}/nope%0d%0a")
 
     assert answer.status_code == 404

@@ -25,11 +25,11 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
         b"00-4bf92f3577b34da6a3ce929d0e0e4736-" + b"0" * 16 + b"-01",
     ],
 )
-def test_a_trace_of_another_form_is_no_trace(wrong: bytes) -> None:
+def test_a_malformed_trace_is_ignored(wrong: bytes) -> None:
     assert parse_traceparent([(b"traceparent", wrong)]) == ""
 
 
-def test_two_traces_are_none() -> None:
+def test_two_trace_headers_are_ignored() -> None:
     header = (b"traceparent", TRACE.encode())
 
     assert parse_traceparent([header]) == TRACE

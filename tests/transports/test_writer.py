@@ -42,7 +42,7 @@ async def test_bytes_leave_in_order(join: bool, expected: list[bytes]) -> None:
     assert (carrying.buffered(), carrying.taken()) == (0, 11)
 
 
-async def test_a_client_that_takes_nothing_makes_it_full_and_one_that_takes_gives_room() -> None:
+async def test_a_writer_is_full_while_the_client_does_not_read() -> None:
     client, said = Client(), []
     carrying = writer(client, join=False)
     carrying.on_full = lambda: said.append("full")
@@ -60,7 +60,7 @@ async def test_a_client_that_takes_nothing_makes_it_full_and_one_that_takes_give
     assert carrying.buffered() < LOW_BYTES
 
 
-async def test_who_gives_up_is_heard() -> None:
+async def test_a_disconnect_of_the_client_is_reported() -> None:
     carrying = writer(Client(), join=False)
     carrying.abort()
 

@@ -39,7 +39,7 @@ async def test_a_hundred_racing_tasks_with_one_key_make_one_event_over_few_conne
     assert valkey.redis.info("stats")["total_connections_received"] - before <= 16
 
 
-async def test_tasks_in_a_queue_do_not_wait_for_a_hung_server_one_after_the_other(mute):
+async def test_queued_tasks_wait_for_a_hung_server_together_and_not_in_turn(mute):
     async with AsyncPublisher(mute) as publisher:
         began = time.perf_counter()
         ids = await asyncio.gather(*(publisher.publish("jobs:1", "a") for _ in range(500)))
@@ -48,7 +48,7 @@ async def test_tasks_in_a_queue_do_not_wait_for_a_hung_server_one_after_the_othe
     assert time.perf_counter() - began < LIMIT + 2 * SLACK
 
 
-async def test_a_cancelled_publish_leaves_no_answer_to_the_next(valkey, until):
+async def test_a_cancelled_publish_does_not_leave_its_reply_to_the_next(valkey, until):
     async with AsyncPublisher(valkey.url, timeout=5) as publisher:
         await publisher.publish("jobs:1", "a")
         valkey.hang()
@@ -83,7 +83,7 @@ async def test_a_probe_that_is_cancelled_lets_the_next_call_probe(valkey, until)
         assert await publisher.publish("jobs:1", "b")
 
 
-async def test_a_publish_ends_when_it_is_cancelled_at_whatever_moment(valkey):
+async def test_a_publish_can_be_cancelled_at_any_moment(valkey):
     ends = []
     async with AsyncPublisher(valkey.url, timeout=2) as publisher:  # long enough to be cancelled before it is over
         valkey.hang()
@@ -131,7 +131,7 @@ class Interrupted(Exception):
     """As Celery's soft time limit: raised into the middle of whatever runs."""
 
 
-def test_an_interrupt_goes_through_and_leaves_no_answer_to_the_next(valkey):
+def test_an_interrupt_is_raised_and_does_not_leave_its_reply_to_the_next(valkey):
     def interrupt(*_):
         raise Interrupted
 
@@ -175,7 +175,7 @@ def test_three_hundred_threads_that_publish_at_once_share_few_connections(valkey
     assert valkey.redis.info("stats")["total_connections_received"] - before <= 16
 
 
-def test_threads_that_meet_a_hung_server_wait_once(mute):
+def test_threads_wait_for_a_hung_server_together_and_not_in_turn(mute):
     with Publisher(mute) as publisher, ThreadPoolExecutor(16) as threads:
         results = list(threads.map(lambda _: timed(publisher.publish, "jobs:1", "a"), range(64)))
 

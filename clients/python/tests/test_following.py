@@ -25,7 +25,7 @@ def event(id, channel="jobs:1", **more):
 
 
 @pytest.mark.parametrize("case", cases("endings.json"))
-def test_each_ending_has_its_action(case):
+def test_each_close_code_and_status_has_its_action(case):
     if case["action"] != "ok":
         assert action_after(case["code"]) == case["action"]
 
@@ -51,7 +51,7 @@ def test_messages_move_the_cursors(case):
 
 
 @pytest.mark.parametrize("case", cases("sse.json"))
-def test_the_library_reads_event_streams_as_we_do(case):
+def test_httpx_sse_reads_event_streams_as_we_do(case):
     lines, events = SSELineDecoder(), SSEDecoder()
     read = [events.decode(line.rstrip("\n")) for chunk in case["chunks"] for line in lines.decode(chunk)]
 
@@ -59,7 +59,7 @@ def test_the_library_reads_event_streams_as_we_do(case):
 
 
 @pytest.mark.parametrize("case", [case for case in cases("urls.json") if case.values[0]["transport"] != "poll"])
-def test_where_to_connect(case):
+def test_the_url_of_each_transport(case):
     following = Following(case["cursors"], since=case["since"])
 
     assert address(case["url"], case["transport"]) == case["address"]
@@ -75,7 +75,7 @@ def test_a_subscribe_command_says_where_each_channel_goes_on():
     assert Following([]).subscribe_command() is None
 
 
-def test_an_event_is_whole():
+def test_an_event_has_all_its_fields():
     following = Following(["jobs:1"])
 
     assert following.receive(event("7", final=True), 0) == Event("progress", 1, "jobs:1", "7", final=True)
@@ -95,7 +95,7 @@ def test_nonsense_ends_the_connection_and_not_the_subscription(text):
     assert following.end(ended.value, 0) is not None
 
 
-def test_it_is_over_when_each_channel_is():
+def test_a_subscription_ends_after_the_final_event_of_each_channel():
     following = Following(["jobs:1", "jobs:2"], until_final=True)
     following.receive(event("7", final=True), 0)
     before = following.is_over
@@ -105,7 +105,7 @@ def test_it_is_over_when_each_channel_is():
     assert following.end(Ended(1000, "the channels are over"), 0) is not None  # nothing was said by the gateway yet
 
 
-def test_the_gateway_may_say_that_it_is_over():
+def test_the_gateway_may_end_a_subscription():
     following = Following({"jobs:1": "5"}, until_final=True)
     assert following.end(Ended(204, ""), 0) is None
     following.receive(READY, 0)
@@ -168,7 +168,7 @@ def test_only_a_connection_that_lasted_ends_the_back_off():
     assert waits == [0.5, 1, 2, 0.5]
 
 
-def test_until_one_got_through_the_transports_take_turns():
+def test_the_transports_are_tried_in_turn_until_one_gets_through():
     following = Following(["jobs:1"])
     tried = []
     for _ in range(4):
@@ -190,7 +190,7 @@ def test_a_transport_that_was_chosen_is_kept():
         assert following.transport == transport
 
 
-def test_an_upgrade_that_a_proxy_refuses_makes_way_at_once():
+def test_an_upgrade_that_a_proxy_refuses_moves_to_the_next_transport_at_once():
     following = Following(["jobs:1"])
 
     assert following.end(Ended(426, "Upgrade Required"), 0) == 0
@@ -212,7 +212,7 @@ def test_the_wait_is_between_the_shortest_and_the_longest():
 
 
 @pytest.mark.parametrize("transport", ["ws", "sse", "auto"])
-def test_where_the_way_is_known_a_proxys_error_is_no_reason_to_hurry(transport):
+def test_once_a_transport_has_worked_a_proxys_error_does_not_skip_the_wait(transport):
     # All clients of a gateway that restarts get it at once.
     following = Following(["jobs:1"], transport=transport, dice=lambda: 1)
     if transport == "auto":
@@ -223,7 +223,7 @@ def test_where_the_way_is_known_a_proxys_error_is_no_reason_to_hurry(transport):
     assert following.end(Ended(502, "Bad Gateway"), 2 * LASTING) > 0
 
 
-def test_a_gateway_that_is_not_there_is_no_reason_to_hurry_either():
+def test_a_gateway_that_cannot_be_reached_does_not_skip_the_wait():
     assert Following(["jobs:1"], dice=lambda: 1).end(Ended(0, "refused"), 0) > 0
 
 
@@ -249,12 +249,12 @@ def test_wrong_arguments_are_named(channels, options, named):
         Following(channels, **options)
 
 
-def test_a_single_text_is_no_list_of_channels():
+def test_a_single_string_is_not_a_list_of_channels():
     with pytest.raises(TypeError, match="a list of names"):
         Following("jobs:1")
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://h", "http://"])
-def test_an_address_that_is_none_is_named(url):
+def test_an_invalid_address_is_named(url):
     with pytest.raises(ValueError, match="the gateway's address is expected"):
         address(url, "ws")

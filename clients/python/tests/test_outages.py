@@ -24,7 +24,7 @@ def test_nobody_waits_longer_than_the_timeout(connect, address, request):
     assert publisher.dropped == 51
 
 
-def test_a_name_that_does_not_resolve_holds_nobody_up(connect, monkeypatch, until):
+def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatch, until):
     closed = threading.Event()
 
     def hang(*_args, **_options):
@@ -40,7 +40,7 @@ def test_a_name_that_does_not_resolve_holds_nobody_up(connect, monkeypatch, unti
     assert seconds < LIMIT + SLACK
 
 
-def test_a_hung_server_holds_nobody_up_and_is_used_again_when_it_goes_on(connect, valkey):
+def test_a_hung_server_delays_no_publish_and_is_used_again_when_it_resumes(connect, valkey):
     publisher = connect(valkey.url)
     publisher.publish("jobs:1", "before")
     valkey.hang()
@@ -128,7 +128,7 @@ def test_a_refusal_is_a_drop_with_the_servers_code_and_no_ghost(connect, server,
     pubsub.close()
 
 
-def test_a_replica_refuses_and_its_connections_are_left(connect, valkey, caplog):
+def test_the_connections_to_a_server_that_became_a_replica_are_closed(connect, valkey, caplog):
     publisher = connect(valkey.url)
     publisher.publish("jobs:1", "a")
     before = valkey.redis.info("stats")["total_connections_received"]
@@ -142,7 +142,7 @@ def test_a_replica_refuses_and_its_connections_are_left(connect, valkey, caplog)
     assert valkey.redis.info("stats")["total_connections_received"] == before + 1
 
 
-def test_an_answer_lost_on_the_way_is_asked_for_again_with_the_key(connect, valkey, proxy):
+def test_a_publish_whose_reply_is_lost_is_repeated_with_its_key(connect, valkey, proxy):
     publisher = connect(proxy.url, timeout=10)
     publisher.publish("jobs:1", "a")
     proxy.lose = 1
@@ -154,7 +154,7 @@ def test_an_answer_lost_on_the_way_is_asked_for_again_with_the_key(connect, valk
     assert publisher.dropped == 0
 
 
-def test_an_answer_lost_on_the_way_is_not_asked_for_again_without_a_key(connect, valkey, proxy):
+def test_a_publish_whose_reply_is_lost_is_not_repeated_without_a_key(connect, valkey, proxy):
     publisher = connect(proxy.url)
     publisher.publish("jobs:1", "a")
     proxy.lose = 1
@@ -164,7 +164,7 @@ def test_an_answer_lost_on_the_way_is_not_asked_for_again_without_a_key(connect,
     assert len(valkey.log()) == 2
 
 
-def test_an_answer_that_is_late_is_asked_for_again_with_the_key(connect, valkey, proxy):
+def test_a_publish_whose_reply_is_late_is_repeated_with_its_key(connect, valkey, proxy):
     publisher = connect(proxy.url, timeout=3)
     publisher.publish("jobs:1", "a")
     proxy.hold = 1

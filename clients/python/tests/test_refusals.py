@@ -69,7 +69,7 @@ async def test_a_channel_that_is_not_allowed_is_refused_with_the_gateways_reason
     assert refused.value.code in (403, 4403)
 
 
-async def test_a_token_that_is_no_good_is_refused(guarded, transport):
+async def test_an_invalid_token_is_refused(guarded, transport):
     async with subscribe(guarded.http, ["user:ann"], token="garbage", transport=transport) as events:
         with pytest.raises(Refused) as refused:
             await anext(events)
@@ -78,7 +78,7 @@ async def test_a_token_that_is_no_good_is_refused(guarded, transport):
     assert "garbage" not in str(refused.value)
 
 
-async def test_the_token_function_is_asked_once_more_and_then_it_is_enough(guarded, transport):
+async def test_the_token_function_is_called_once_more_and_no_further(guarded, transport):
     asked = []
 
     async def token():
@@ -138,7 +138,7 @@ async def listening(handle):
         await asyncio.gather(*handlers)
 
 
-async def test_where_websockets_are_refused_sse_gets_through(gateway, publisher, channel):
+async def test_sse_is_used_where_websockets_are_refused(gateway, publisher, channel):
     """A proxy that knows no upgrade, as it answers: 426, and everything else is carried."""
 
     async def handle(reader, writer):
@@ -189,7 +189,7 @@ async def test_an_overloaded_gateway_is_given_the_time_it_asks_for(gateway, publ
     assert all(1 <= later - earlier < 2 for earlier, later in pairwise(at))
 
 
-async def test_accepting_and_closing_at_once_makes_no_storm(caplog):
+async def test_a_gateway_that_accepts_and_closes_at_once_causes_no_reconnect_storm(caplog):
     attempts = []
 
     async def handle(socket):

@@ -28,7 +28,7 @@ async def test_a_job_is_followed_to_its_end(gateway, publisher, channel, transpo
     assert seen[0].channel == channel
 
 
-async def test_a_job_that_is_over_says_so_at_once(gateway, publisher, channel, transport):
+async def test_the_final_event_of_a_job_that_is_over_comes_at_once(gateway, publisher, channel, transport):
     publisher.publish(channel, "progress")
     last = publisher.publish(channel, "completed", final=True)
 
@@ -60,7 +60,7 @@ async def test_a_connection_that_is_cut_again_and_again_loses_nothing(gateway, p
             assert [event.id async for event in events] == ledger
 
 
-async def test_a_gateway_that_goes_is_left_for_another(gateway, redis_url, publisher, channel, transport):
+async def test_when_a_gateway_shuts_down_another_is_used(gateway, redis_url, publisher, channel, transport):
     async with Proxy(0) as proxy, subscribe(f"http://127.0.0.1:{proxy.port}", [channel], transport=transport) as events:
         events._following._dice = lambda: 0.2
         with running_gateway(redis_url) as server:
@@ -75,7 +75,7 @@ async def test_a_gateway_that_goes_is_left_for_another(gateway, redis_url, publi
         assert [event.id for event in await waiting] == ids
 
 
-async def test_a_connection_gone_silent_is_given_up(gateway, publisher, channel, transport):
+async def test_a_silent_connection_is_given_up(gateway, publisher, channel, transport):
     async with Proxy(gateway.port) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         async with subscribe(url, [channel], since="0", transport=transport, silence=1) as events:
@@ -122,7 +122,7 @@ async def test_a_gap_is_told_before_the_next_event(gateway, publisher, channel, 
     assert (told, event.id) == ([channel], last)
 
 
-async def test_a_gap_whose_telling_is_broken_off_is_told_again(gateway, publisher, channel):
+async def test_a_gap_whose_callback_is_cancelled_is_told_again(gateway, publisher, channel):
     told, first = [], asyncio.Event()
 
     async def on_gap(name):
@@ -145,7 +145,7 @@ async def test_a_gap_whose_telling_is_broken_off_is_told_again(gateway, publishe
     assert (told, event.id) == ([channel, channel], last)
 
 
-async def test_whoever_is_being_told_of_a_gap_can_leave(gateway, publisher, channel, transport):
+async def test_the_iteration_can_end_while_a_gap_callback_runs(gateway, publisher, channel, transport):
     telling = asyncio.Event()
 
     async def on_gap(_name):
@@ -202,7 +202,7 @@ async def test_channels_come_and_go_while_iterating(gateway, publisher, channel,
         assert events.cursors == {f"{channel}.b": more}
 
 
-async def test_what_was_unfollowed_and_is_followed_again_begins_where_it_is_told_to(gateway, publisher, channel, transport):
+async def test_a_channel_that_is_followed_again_begins_where_the_call_says(gateway, publisher, channel, transport):
     ids = [publisher.publish(channel, "progress", n) for n in range(3)]
     async with subscribe(gateway.http, [channel, f"{channel}.other"], since="now", transport=transport) as events:
         first = asyncio.ensure_future(take(events, 1))

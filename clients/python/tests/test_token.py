@@ -15,7 +15,7 @@ def claims(token: str) -> dict[str, object]:
     return jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_aud": False})
 
 
-def test_a_line_makes_a_token_that_a_jwt_library_reads() -> None:
+def test_a_token_is_one_that_a_jwt_library_accepts() -> None:
     now = time.time()
 
     found = claims(issue_token(SECRET, "ann", subscribe=["jobs:42", "user:ann"], publish=("x:*",), ttl=60, aud="gateway", jti="t1"))
@@ -28,7 +28,7 @@ def test_a_line_makes_a_token_that_a_jwt_library_reads() -> None:
     assert found["iat"] == pytest.approx(now, abs=5)
 
 
-def test_what_is_not_given_is_not_claimed() -> None:
+def test_a_claim_that_is_not_given_is_left_out() -> None:
     assert set(claims(issue_token(SECRET, "ann"))) == {"sub", "iat", "exp"}
     assert claims(issue_token(SECRET, "ann", subscribe=[]))["subscribe"] == []
 

@@ -34,7 +34,7 @@ NATIVE = """(channel) => {
 }"""
 
 
-def test_a_gateway_that_is_killed_and_another_in_its_place(
+def test_nothing_is_lost_when_a_gateway_is_killed_and_another_takes_its_place(
     make_context: Callable[[int], BrowserContext], shared_redis_url: str, ledger: Ledger, channel: str
 ) -> None:
     port = free_port()
@@ -179,7 +179,7 @@ def test_a_clock_that_is_fast_asks_for_no_token_before_its_time(open_page: Open,
     assert page.evaluate("asked") == 1
 
 
-def test_where_the_storage_is_full_it_connects_all_the_same(
+def test_a_full_local_storage_does_not_keep_it_from_connecting(
     make_context: Callable[[int], BrowserContext], gateway: Server, ledger: Ledger, channel: str
 ) -> None:
     page = open_in(make_context(1), gateway)
@@ -195,7 +195,7 @@ def test_where_the_storage_is_full_it_connects_all_the_same(
     assert page.evaluate("Object.keys(localStorage).some((name) => name.startsWith('notify'))") is False
 
 
-def test_who_comes_back_to_a_tab_does_not_shorten_what_the_gateway_asks_for(
+def test_showing_a_tab_does_not_shorten_the_wait_that_the_gateway_asks_for(
     make_context: Callable[[int], BrowserContext], gateway: Server, channel: str
 ) -> None:
     context = make_context(1)

@@ -76,7 +76,7 @@ def subscriptions(server: Server) -> int:
 
 
 @pytest.mark.parametrize("warned", [True, False], ids=["closed", "crashed"])
-def test_what_only_a_tab_that_is_gone_followed_is_followed_no_more(
+def test_a_channel_that_only_a_closed_tab_followed_is_unsubscribed(
     open_page: Open, gateway: Server, ledger: Ledger, channel: str, warned: bool
 ) -> None:
     wait_connections(gateway, 0)
@@ -119,7 +119,7 @@ SLEEPER = """([channel, cursor]) => {
 }"""
 
 
-def test_a_leader_that_was_put_to_sleep_is_left(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+def test_a_suspended_leader_is_replaced(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
     wait_connections(gateway, 0)
     cursor = ledger.publish(channel)
     sleeper = open_page(gateway)

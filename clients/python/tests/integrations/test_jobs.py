@@ -72,7 +72,7 @@ def test_an_end_is_told_once_for_each_run(connect, valkey):
         assert [event["type"] for event in events(valkey, channel)] == ["failed", "completed"]
 
 
-def test_a_thousand_reports_leave_one(connect, valkey):
+def test_a_hundred_progress_reports_leave_one_in_the_log(connect, valkey):
     jobs = connect(valkey.url)
     for percent in range(100):
         jobs.tell(JOB, "progress", {"percent": percent, "job": "another"})
@@ -81,7 +81,7 @@ def test_a_thousand_reports_leave_one(connect, valkey):
         assert [event["data"] for event in events(valkey, channel)] == [{"percent": 99, "job": "42", "task": "app.resize"}]
 
 
-def test_only_what_is_asked_for_is_told(connect, valkey):
+def test_results_and_errors_are_only_published_if_asked_for(connect, valkey):
     quiet, open_ = connect(valkey.url), connect(valkey.url, Details(results=True, messages=True))
     for run, jobs in enumerate((quiet, open_)):
         job = Job("42", "app.resize", run=str(run))
