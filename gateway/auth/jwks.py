@@ -104,7 +104,7 @@ class Jwks:
         try:
             head = SIGNATURES.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):
-            raise Unauthorized("the token is no JSON Web Token") from None
+            raise Unauthorized("the token is not a JSON Web Token") from None
         algorithm, kid = head.get("alg"), head.get("kid")
         if not isinstance(algorithm, str) or not isinstance(kid, str | None):
             raise Unauthorized("the token's header: alg and kid are expected to be texts")

@@ -73,7 +73,7 @@ def secret_key(secret: str) -> Key:
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except InvalidKeyError:
-        raise ValueError("a PEM or SSH key is no secret: GATEWAY_JWT_PUBLIC_KEY takes a public one") from None
+        raise ValueError("a PEM or SSH key is not a secret: GATEWAY_JWT_PUBLIC_KEY takes a public one") from None
     return Key("HS256", secret.encode())
 
 

@@ -34,7 +34,7 @@ def _verified_claims(token: str, key: Key) -> Claims:
     except jwt.InvalidAlgorithmError:
         raise Unauthorized("the token's algorithm is not that of the key") from None
     except (jwt.PyJWTError, msgspec.DecodeError, ValueError, TypeError, RecursionError):
-        raise Unauthorized("the token is no JSON Web Token") from None
+        raise Unauthorized("the token is not a JSON Web Token") from None
 
 
 class Tokens:
@@ -64,7 +64,7 @@ class Tokens:
         if len(token) > MAX_TOKEN_BYTES:
             raise Unauthorized(f"a token of {len(token)} bytes: at most {MAX_TOKEN_BYTES} are allowed")
         if not token.isascii():
-            raise Unauthorized("the token is no JSON Web Token")
+            raise Unauthorized("the token is not a JSON Web Token")
         if self._generation != self._keys.generation:
             self._generation = self._keys.generation
             self._known.clear()

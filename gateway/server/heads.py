@@ -65,7 +65,7 @@ def check_head(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[
     if version not in ("1.1", "1.0"):
         raise BadRequest(f"HTTP/{version}: HTTP/1.1 is expected")
     if method == b"CONNECT":
-        raise BadRequest("method CONNECT: this is no proxy")
+        raise BadRequest("method CONNECT: this is not a proxy")
     if len(uri) > MAX_URI_BYTES:
         raise UriTooLong(f"an address of {len(uri)} bytes: at most {MAX_URI_BYTES} are allowed")
     _check_address(uri)

@@ -82,9 +82,9 @@ def parse_sentinels(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any
     service, _, database = path.partition("/")
     asked = dict(parse_qsl(query))
     if not service:
-        raise ValueError("the service's name is missing: /mymaster behind the last host")
+        raise ValueError("the service's name is missing: /mymaster after the last host")
     if database and not database.isdecimal():
-        raise ValueError("behind the service's name a number is expected, the database")
+        raise ValueError("after the service's name a number is expected, the database")
     if unknown := asked.keys() - {"sentinel_username", "sentinel_password"}:
         raise ValueError(f"option {min(unknown)!a}: sentinel_username and sentinel_password are known")
     options = {"username": unquote(user) or None, "password": unquote(password) or None, "db": int(database or 0)}
@@ -100,7 +100,7 @@ def _host(text: str) -> tuple[str, int]:
         raise ValueError(f"Sentinel {text!a}: host or host:port is expected")
     if not port.isdecimal() or not 0 < int(port) < 65_536:
         # The text in the port's place is not shown: if the @ was forgotten, it is the password.
-        raise ValueError(f"Sentinel {name!a}: a port from 1 to 65535 is expected behind the colon")
+        raise ValueError(f"Sentinel {name!a}: a port from 1 to 65535 is expected after the colon")
     return name.strip("[]"), int(port)
 
 
@@ -145,7 +145,7 @@ def check_url(url: str) -> None:
     except TypeError as error:
         raise ValueError(f"option {str(error).rpartition(' ')[2]} is unknown") from None
     except (RedisError, AttributeError):
-        raise ValueError("an option behind the ? is wrong") from None
+        raise ValueError("an option after the ? is wrong") from None
 
 
 async def is_elsewhere(client: Redis, connection: AbstractConnection) -> bool:

@@ -71,7 +71,7 @@ class Tickets:
             Unavailable: if Redis is away. Then the ticket may or may not have been used up.
         """
         if not _TICKET.fullmatch(ticket):
-            raise Unauthorized("the ticket is none: take one from POST /tickets")
+            raise Unauthorized("this is not a ticket: take one from POST /tickets")
         try:
             found = await self._client.getdel(self._key(ticket))
         except (RedisError, OSError) as error:

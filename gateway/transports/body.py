@@ -85,7 +85,7 @@ async def read_body(scope: Mapping[str, Any], receive: Receive, most: int, take:
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            raise BadRequest("the body has no end")  # even if the part that has come is valid JSON
+            raise BadRequest("the body is incomplete")  # even if the part that has come is valid JSON
         part = message.get("body", b"")
         take(len(part))
         body += part

@@ -88,7 +88,7 @@ def _check(item: Item, grant: Grant, max_event_bytes: int) -> bytes:
         if (problem := channel_problem(name)) is not None:
             raise Unprocessable(problem)
         if not grant.may_publish(name):
-            raise Forbidden(f"channel {show(name)}: the token does not allow to publish there", channel=name)
+            raise Forbidden(f"channel {show(name)}: the token does not allow publishing there", channel=name)
     for field, value, most in (("keep", item.keep, MAX_KEEP), ("ttl", item.ttl, MAX_TTL)):
         if value is not None and not 1 <= value <= min(most, MAX_CURSOR):
             raise Unprocessable(f"{field} {value}: a whole number from 1 to {most} is expected")
@@ -123,7 +123,7 @@ class PublishEndpoint:
         check_method(scope, "POST")
         grant = await self._services.gate.authenticate(scope)
         if grant.publish == NONE:
-            raise Forbidden("the token allows to publish nothing")
+            raise Forbidden("the token does not allow publishing on any channel")
         with self._budget.request() as take:
             body = await read_body(scope, receive, MAX_BODY_BYTES, take)
             self._services.check_still(grant)

@@ -132,7 +132,7 @@ class Socket(Follower):
                 command = _decode.decode(text)
             except (msgspec.DecodeError, RecursionError) as error:
                 # The text is not quoted, because there may be a token in it.
-                raise BadRequest(f"the command is no JSON object with op: {error}") from None
+                raise BadRequest(f"the command is not a JSON object with op: {error}") from None
             ref = _ref(command.pop("ref", None))
             match command.pop("op", None):
                 case "subscribe":

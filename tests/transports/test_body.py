@@ -30,7 +30,7 @@ async def test_a_body_comes_in_parts() -> None:
     assert await read_body(scope(content_type="application/json; charset=utf-8"), Parts(b"{", b"}"), 10) == b"{}"
 
 
-async def test_what_is_announced_as_too_long_is_not_read() -> None:
+async def test_a_body_whose_length_is_too_large_is_not_read() -> None:
     parts = Parts(b"x")
 
     with pytest.raises(TooLarge):
@@ -38,7 +38,7 @@ async def test_what_is_announced_as_too_long_is_not_read() -> None:
     assert parts.asked == 0
 
 
-async def test_what_turns_out_too_long_is_not_read_on() -> None:
+async def test_a_body_that_turns_out_too_large_is_not_read_further() -> None:
     parts = Parts(*[b"xxxx"] * 10)
 
     with pytest.raises(TooLarge):
@@ -52,7 +52,7 @@ async def test_a_body_that_ends_too_early_is_refused_though_it_may_be_json() -> 
     async def receive() -> dict[str, Any]:
         return messages.pop(0)
 
-    with pytest.raises(BadRequest, match="no end"):
+    with pytest.raises(BadRequest, match="incomplete"):
         await read_body(scope(content_length="3"), receive, 10)
 
 
@@ -62,12 +62,12 @@ async def test_a_body_that_is_compressed_is_refused() -> None:
     assert await read_body(scope(content_encoding="identity"), Parts(b"{}"), 10) == b"{}"
 
 
-async def test_what_says_that_it_is_no_json_is_refused() -> None:
+async def test_another_content_type_than_json_is_refused() -> None:
     with pytest.raises(UnsupportedMedia, match="text/plain"):
         await read_body(scope(content_type="text/plain"), Parts(b"{}"), 10)
 
 
-async def test_all_bodies_together_have_so_much_room() -> None:
+async def test_the_memory_of_all_bodies_together_is_bounded() -> None:
     budget = MemoryBudget(10)
 
     with budget.request() as one, budget.request() as other:

@@ -29,8 +29,8 @@ def test_a_reason_fits_a_close_frame_and_stays_utf_8() -> None:
 @pytest.mark.parametrize(
     ("command", "named"),
     [
-        ("nope", "no JSON object"),
-        ("[1]", "no JSON object"),
+        ("nope", "not a JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"op":"dance"}', "op 'dance'"),
         ("{}", "op None"),
         ('{"op":"subscribe"}', "channels None"),
@@ -65,7 +65,7 @@ async def test_a_refusal_carries_its_reference(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("data", "code"), [(b"\x00\x01", 1003), ("x" * 70_000, 1009)])
-async def test_what_is_no_command_at_all_ends_it(server: Server, data: bytes | str, code: int) -> None:
+async def test_a_message_that_is_no_command_closes_the_connection(server: Server, data: bytes | str, code: int) -> None:
     async with websockets.connect(f"{server.ws}/ws") as socket:
         await socket.send(data)
         with pytest.raises(websockets.ConnectionClosed) as closed:
@@ -75,7 +75,7 @@ async def test_what_is_no_command_at_all_ends_it(server: Server, data: bytes | s
     assert closed.value.rcvd.code == code
 
 
-async def test_so_many_other_channels_may_be_asked_for_in_a_while(server: Server) -> None:
+async def test_the_rate_of_changes_of_channels_is_limited(server: Server) -> None:
     async with websockets.connect(f"{server.ws}/ws") as socket:
         for turn in range(6):
             names = [f"c{turn}-{i}" for i in range(128)]
@@ -112,7 +112,7 @@ async def test_the_channels_of_all_commands_together_are_counted(server: Server)
     assert "129 channels" in answers[1]["detail"]
 
 
-async def test_who_asks_again_for_what_it_follows_may_do_so(server: Server) -> None:
+async def test_subscribing_again_to_the_same_channels_is_allowed(server: Server) -> None:
     async with websockets.connect(f"{server.ws}/ws") as socket:
         for count in range(1, 129):  # as client.js does, for each element of a page: what has no answer yet is asked for once more
             await socket.send(json.dumps({"op": "subscribe", "channels": {f"c{i}": "now" for i in range(count)}, "ref": count}))
@@ -122,7 +122,7 @@ async def test_who_asks_again_for_what_it_follows_may_do_so(server: Server) -> N
     assert {answer["op"] for answer in answers} == {"ready"}
 
 
-async def test_so_many_commands_may_wait_for_redis_and_no_more(redis_url: str) -> None:
+async def test_the_number_of_commands_that_wait_for_redis_is_bounded(redis_url: str) -> None:
     async with Redis.from_url(redis_url, protocol=2) as redis:
         process = (await redis.info("server"))["process_id"]
     with running_gateway(redis_url, before="from gateway.transports import websocket as w; w.MAX_UNANSWERED = 5") as server:
