@@ -13,9 +13,11 @@ import httpx
 import pytest
 import websockets
 
+from gateway.server.run import GRACE_SECONDS
 from tests.support.clients import sse
 from tests.support.figures import figures, figures_when
 from tests.support.servers import Server, running_gateway, workers_of
+from tests.support.wire import Wire, request
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -85,6 +87,14 @@ def test_a_second_signal_ends_it_at_once(redis_url: str, workers: str) -> None:
         asyncio.run(hold_and_end(server))
 
         assert server.process.wait(25) == 0
+
+
+def test_a_connection_on_which_nothing_is_asked_does_not_delay_the_end(redis_url: str) -> None:
+    with running_gateway(redis_url) as server, Wire(server.port, GRACE_SECONDS - 1) as wire:
+        assert wire.send(request()).answer().status == 200
+        server.process.send_signal(signal.SIGTERM)
+
+        assert wire.rest() == b""
 
 
 async def test_ctrl_c_in_a_terminal_drains_the_workers_too(redis_url: str) -> None:
