@@ -29,7 +29,7 @@ from gateway.transports.connections import Connections, Limits
 from gateway.transports.credentials import Gate, OpenGate, TokenGate
 from gateway.transports.figures import watch
 from gateway.transports.files import FileEndpoint
-from gateway.transports.lines import log_refusal
+from gateway.transports.log_lines import log_refusal
 from gateway.transports.origin import Cors, Origins
 from gateway.transports.polling import PollEndpoint
 from gateway.transports.publish import PublishEndpoint

@@ -1,6 +1,6 @@
 """Log lines: text for people, or JSON for machines. Each stays on one line whatever it quotes, and is not repeated again and again.
 
-What a line is about (connection, subject, address) comes from ``extra=about(...)`` (transports/lines.py). It is shown after the message
+What a line is about (connection, subject, address) comes from ``extra=about(...)`` (transports/log_lines.py). It is shown after the message
 in text, and in fields of its own in JSON.
 """
 

@@ -28,7 +28,7 @@ from gateway.server.responses import problem_response
 from gateway.server.site import Site
 from gateway.server.sockets import WebSocketProtocol
 from gateway.server.streams import StreamWriter
-from gateway.transports.lines import about
+from gateway.transports.log_lines import about
 from gateway.transports.writer import EXTENSION
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class HttpProtocol(Connection):
         if self._refused:
             return
         if self._parser is None:
-            self.transport.abort()  # in the midst of an answer there is no place for another
+            self.transport.abort()  # another answer cannot be sent in the middle of one
             return
         if self._deadline is self.site.idle:
             self._set_deadline(self.site.head)
@@ -174,7 +174,7 @@ class HttpProtocol(Connection):
             self._url, self._headers = b"", []
             self.data_received(head + rest)
         elif rest:
-            self._refuse(BadRequest("bytes behind an upgrade's head: a client waits for the answer (RFC 6455, section 4.1)"))
+            self._refuse(BadRequest("bytes after an upgrade's head: a client must wait for the answer (RFC 6455, section 4.1)"))
         else:
             self._upgrade()
 
@@ -227,7 +227,7 @@ class HttpProtocol(Connection):
         if self._answering is None or self._ahead or self._deadline is not None or self.transport.is_closing():
             return False
         if self._refused:
-            self.transport.abort()  # in the midst of an answer there is no place for another
+            self.transport.abort()  # another answer cannot be sent in the middle of one
             return False
         self._answering.end()
         self._parser = self._answering = self._receiving = self.client = None
@@ -250,7 +250,7 @@ class HttpProtocol(Connection):
         if self._answering is None or self._answering.complete:
             self._send_refusal(error)
         elif self._answering.started:
-            self.transport.abort()  # in the midst of an answer there is no place for another
+            self.transport.abort()  # another answer cannot be sent in the middle of one
         elif flooded or self._answering is broken:
             self._answering.end()
             self._send_refusal(error)
@@ -320,4 +320,4 @@ def _reason(error: httptools.HttpParserError) -> GatewayError:
         return cause
     if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError | UnicodeError):
         logger.error("a request's head could not be taken", exc_info=cause)
-    return BadRequest(f"no HTTP request: {error}")
+    return BadRequest(f"not an HTTP request: {error}")

@@ -20,7 +20,7 @@ from gateway import metrics
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
 from gateway.errors import DONE, GOING_AWAY, RESTART, STALLED, Unavailable
-from gateway.transports.lines import about
+from gateway.transports.log_lines import about
 from gateway.transports.writer import Writer
 
 logger = logging.getLogger("gateway.connections")

@@ -15,7 +15,7 @@ from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unproc
 from gateway.store.log import Publication
 from gateway.transports.answers import answer_json, check_method
 from gateway.transports.body import MemoryBudget, read_body, reason
-from gateway.transports.lines import about
+from gateway.transports.log_lines import about
 from gateway.transports.services import Services
 from gateway.transports.trace import parse_traceparent, span
 from gateway.transports.writer import Receive, Send
@@ -126,7 +126,7 @@ class PublishEndpoint:
             raise Forbidden("the token does not allow publishing on any channel")
         with self._budget.request() as take:
             body = await read_body(scope, receive, MAX_BODY_BYTES, take)
-            self._services.check_still(grant)
+            self._services.recheck(grant)
             await self._answer(body, grant, scope, send)
 
     async def _answer(self, body: bytes, grant: Grant, scope: Mapping[str, Any], send: Send) -> None:

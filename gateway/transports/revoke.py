@@ -59,5 +59,5 @@ class RevokeEndpoint:
         if not grant.admin:
             raise Forbidden("the token has no claim admin")
         order = parse_order(await read_body(scope, receive, MAX_BODY_BYTES))
-        self._services.check_still(grant)
+        self._services.recheck(grant)
         await answer_json(send, {"revoked": await self._store.revoke(sub=order.sub, jti=order.jti)})

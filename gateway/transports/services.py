@@ -61,7 +61,7 @@ class Services:
             raise Unavailable("the gateway is shutting down, another one takes over")
         self.connections.check_room(address)
 
-    def check_still(self, grant: Grant) -> None:
+    def recheck(self, grant: Grant) -> None:
         """Check a grant again after the body has come, which may have taken half a minute.
 
         Raises:

@@ -20,7 +20,7 @@ from gateway.core.rate_limit import RateLimit
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
-from gateway.transports.lines import log_refusal
+from gateway.transports.log_lines import log_refusal
 from gateway.transports.request import check_channel, check_number, check_readable, parse_request, parse_since
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, DirectSocket, Receive, Send, SendWriter, Writer, finish

@@ -14,7 +14,7 @@ import pytest
 from uvicorn.config import LOGGING_CONFIG
 
 from gateway.server.logs import log_config
-from gateway.transports.lines import about
+from gateway.transports.log_lines import about
 
 SECRET = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2VjcmV0"
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import websockets
 
-from gateway.transports.lines import about
+from gateway.transports.log_lines import about
 from tests.support.servers import Server, running_gateway
 from tests.support.tokens import SECRET, make_token
 

@@ -1,4 +1,4 @@
-"""Lines: what log lines about a request or a connection say of it, the same everywhere. There are no log lines about events."""
+"""Log lines: what log lines about a request or a connection say of it, the same everywhere. There are no log lines about events."""
 
 from __future__ import annotations
 
