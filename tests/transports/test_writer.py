@@ -43,10 +43,17 @@ async def test_bytes_leave_in_order(join: bool, expected: list[bytes]) -> None:
 
 
 async def test_a_writer_is_full_while_the_client_does_not_read() -> None:
-    client, said = Client(), []
+    client = Client()
+    said: list[str] = []
+    buffered: list[int] = []
     carrying = writer(client, join=False)
-    carrying.on_full = lambda: said.append("full")
-    carrying.on_room = lambda: said.append("room")
+
+    def note(what: str) -> None:
+        said.append(what)
+        buffered.append(carrying.buffered())
+
+    carrying.on_full = lambda: note("full")
+    carrying.on_room = lambda: note("room")
     task = asyncio.ensure_future(carrying.run())
     for _ in range(2 * HIGH_BYTES // 1_000):
         carrying.write(b"x" * 1_000)
@@ -57,6 +64,8 @@ async def test_a_writer_is_full_while_the_client_does_not_read() -> None:
 
     assert waiting == (["full"], True)
     assert said == ["full", "room"]
+    assert HIGH_BYTES < buffered[0] <= HIGH_BYTES + 1_000
+    assert LOW_BYTES - 1_000 <= buffered[1] < LOW_BYTES
     assert carrying.buffered() < LOW_BYTES
 
 
