@@ -65,6 +65,7 @@ class Log:
         self._prefix = prefix
         self._limit = max_event_bytes
         self._library = Library(prefix, max_event_bytes)
+        self._loaded = False  # whether a server that it has reached had our functions
 
     async def open(self, heard: int = 0, source: bytes = b"") -> bytes:
         """Make sure that the server has our functions, and tell it the newest id that this process has heard of.
@@ -84,11 +85,13 @@ class Log:
         # Idle connections may lead to a former master, which still answers reads but lags behind.
         await drop_idle(self._client)
         for _ in range(TRIES):
-            await self._library.load(self._client)
+            if not self._loaded:  # else the server most likely has them: to look costs 50 KB, which takes a poor network seconds
+                await self._library.load(self._client)
             for name in ("check_clock", "sync_clock"):  # the second one writes, which the server may refuse at this moment
                 [answer] = await ask(self._client, [self._library.command(name, 0, heard, source)])
                 if answer is not None:
                     break
+            self._loaded = not isinstance(answer, ResponseError)
             if not _is_missing(answer):
                 break
         if isinstance(answer, Exception):
@@ -103,6 +106,7 @@ class Log:
             missing = [i for i, result in enumerate(results) if _is_missing(result)]
             if not missing:
                 break
+            self._loaded = False
             await self.open()
             for i, result in zip(missing, await self._run_once(name, [calls[i] for i in missing]), strict=True):
                 results[i] = result

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -134,6 +134,22 @@ async def test_a_refusal_stands_in_its_place(log: Log) -> None:
     assert [isinstance(answer, str) for answer in answers] == [True, False, False, True]
     assert isinstance(answers[1], Unprocessable)
     assert "channel 'a b'" in answers[1].detail
+
+
+async def test_who_comes_back_does_not_fetch_the_functions_to_look_at_them(log: Log) -> None:
+    before = (await log._client.info("stats"))["total_net_output_bytes"]
+    await log.open()
+
+    assert (await log._client.info("stats"))["total_net_output_bytes"] - before < 20_000
+
+
+async def test_the_function_for_everybody_is_there_again_once_a_gateway_is_asked_to_publish(log: Log) -> None:
+    with suppress(ResponseError):  # before Redis 7 there is none
+        await log._client.execute_command("FUNCTION", "DELETE", "notify")
+    await log.open()
+    published = await publish(log, "jobs:1", "1")
+
+    assert events(await page(log, "jobs:1", 0)) == published != []
 
 
 async def test_a_server_that_has_forgotten_the_function_is_taught_again(log: Log) -> None:
