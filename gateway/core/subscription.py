@@ -138,7 +138,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         if self._queue is not None:
             self._queued += len(event.json)
             if self._queued > QUEUE_BYTES:
-                # The queue is given up rather than grown. The log is read again anyway, as more was announced than this read brings.
+                # The queue is given up rather than grown: _go_live will find that something was missed, and have the logs read again.
                 self._queue.clear()
             else:
                 self._queue.append((cursor, event))
@@ -146,6 +146,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
             self._offer(cursor, event)
 
     def _offer(self, cursor: Cursor, event: Event) -> None:
+        """Write an event if it comes next, drop it if the client has it, and fall behind if one before it was missed."""
         if event.before <= cursor.position < event.id or not event.id:
             cursor.position = max(cursor.position, event.id)
             self._write(event)
@@ -197,7 +198,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     def _end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
         pages = {cursor: page for cursor, page in pages.items() if self.cursors.get(cursor.channel.name) is cursor}
         fell_behind = self._queue is None  # while the read was under way
-        # The connection to Redis may have been lost then. What was heard since cannot tell whether an older page is up to date.
+        # If it did so because the connection to Redis was lost, what was heard after that cannot show that a page is up to date.
         finished = self._deliver(pages, 0 if fell_behind else heard)
         if fell_behind:
             self.fall_behind()  # what was read has been delivered, the rest is read again
@@ -216,7 +217,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         # The channels were read at different moments: an event beyond the lowest horizon could overtake one of another channel.
         horizon = min([cursor.horizon(page, heard) for cursor, page in pages.items()], default=0)
         items = [(item, cursor) for cursor, page in pages.items() if page.items for item in page.items if item.id <= horizon]
-        if len(items) > 1:
+        if len(items) > 1:  # by id, gaps before events
             items.sort(key=lambda pair: (pair[0].id, pair[0].event is not None, pair[1].channel.name))
         large = len(items) > 1 and sum([page.size for page in pages.values()]) > TURN_BYTES
         stop = end_of_turn([item for item, _ in items], TURN_BYTES) if large else None
@@ -226,7 +227,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
             if item.id > horizon:
                 break
             self._deliver_one(item, cursor)
-        finished = stop is None and self._is_finished(pages.values(), horizon)
+        finished = stop is None and not self._needs_another_read(pages.values(), horizon)
         for cursor, page in pages.items():
             cursor.advance(page, horizon, finished=finished)
         return finished
@@ -241,7 +242,8 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
             cursor.done |= item.event.final
         cursor.position = item.position
 
-    def _is_finished(self, pages: Collection[Page], horizon: int) -> bool:
+    def _needs_another_read(self, pages: Collection[Page], horizon: int) -> bool:
+        """Whether the logs must be read once more; ``must_reach`` says how far that read has to reach."""
         self.must_reach = 0
         complete = True
         for page in pages:
@@ -249,17 +251,17 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
                 self.must_reach = max(self.must_reach, page.position)
             complete &= page.complete
         if not complete:
-            return False
+            return True
         if self.must_reach and not self._waited:
             self._waited = True
-            return False
+            return True
         # Events beyond the horizon were published since the first read, so their announcements are in the queue or on their way.
         # Gaps are not announced.
         if self.must_reach and any(has_gap(page, horizon) for page in pages):
-            return False
+            return True
         self.must_reach = 0
         self._waited = False
-        return True
+        return False
 
     def _tell_ready(self) -> None:
         if not self._expecting:
