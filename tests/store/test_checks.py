@@ -1,4 +1,4 @@
-"""Whether a Redis can keep what the gateway server_problems."""
+"""Whether a Redis can keep what the gateway promises."""
 
 from __future__ import annotations
 
@@ -7,11 +7,27 @@ from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, free_port
 from gateway.store.checks import redis_problems, server_problems
+from tests.support.programs import old_redis_program
 
 
 async def test_a_redis_with_an_append_only_file_keeps_its_promises() -> None:
-    with embedded_server("--appendonly", "yes") as url:
+    with embedded_server("--appendonly", "yes", "--maxmemory", "50mb") as url:
         assert await redis_problems(url, "notify", 65_536) == []
+
+
+async def test_a_policy_of_eviction_is_no_problem_where_memory_has_no_bound() -> None:
+    with embedded_server("--appendonly", "yes", "--maxmemory-policy", "allkeys-lru") as url:
+        async with Redis.from_url(url) as client:
+            assert await server_problems(client, "notify") == []
+
+
+async def test_a_redis_without_functions_is_named() -> None:
+    with embedded_server("--appendonly", "yes", program=old_redis_program()) as url:
+        async with Redis.from_url(url) as client:
+            [line] = await server_problems(client, "notify")
+
+    assert line.startswith("Redis 6.")
+    assert "too old for functions" in line
 
 
 async def test_what_cannot_be_promised_has_a_line_each() -> None:
@@ -57,7 +73,7 @@ async def test_another_database_with_the_same_prefix_is_named(redis_url: str) ->
     assert [line for line in lines if "database" in line] == [
         "Redis database 3: used with the prefix notify too, and pub/sub knows no databases: another GATEWAY_PREFIX is expected"
     ]
-    assert "database" not in str(elsewhere[1])
+    assert [[line[:17] for line in lines if "database" in line] for lines in elsewhere] == [["Redis database 0:"], []]
 
 
 @pytest.mark.parametrize(("missing", "named"), [("&notify:*", "PUBLISH on notify:!check"), ("+@pubsub", "SUBSCRIBE to notify:!check")])
