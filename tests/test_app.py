@@ -1,4 +1,4 @@
-"""The application as a whole."""
+"""The application: its settings, its lifespan, and its end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_feed_that_dies_stops_the_process(redis_url: str) -> None:
     stopped = asyncio.Event()
     gateway = create_app(Settings(redis_url=redis_url, auth="none"), stop=stopped.set)
     async with gateway.run():
-        # A bug in what every announcement goes through: the gravest there can be.
+        # A bug in the code that every announcement passes: the worst there can be.
         gateway.services.feed.listener._take = None  # type: ignore[method-assign,assignment]
         async with asyncio.timeout(10):
             await stopped.wait()
@@ -42,7 +42,7 @@ async def test_a_feed_that_dies_stops_the_process(redis_url: str) -> None:
 
 
 def test_it_runs_on_one_event_loop_after_the_other(redis_url: str) -> None:
-    """As in the tests of an application that it is mounted in, each with a client, and so a loop, of its own."""
+    """As in the tests of an application that mounts it, where each test client runs an event loop of its own."""
     stopped: list[bool] = []
     gateway = create_app(Settings(redis_url=redis_url, auth="none"), stop=lambda: stopped.append(True))
 
@@ -61,7 +61,7 @@ def test_it_runs_on_one_event_loop_after_the_other(redis_url: str) -> None:
 
 
 async def test_it_can_be_stopped_at_any_moment(redis_url: str) -> None:
-    # Among others while a command is on its way to Redis, where Python 3.11 may swallow the cancellation.
+    # Among other moments while a command is sent to Redis, when Python 3.11 may swallow the cancellation.
     for moment in range(40):
         gateway = create_app(Settings(redis_url=redis_url, auth="none"))
         running = gateway.run()

@@ -1,4 +1,4 @@
-"""Who may import whom, and that each module has its test."""
+"""Which package may import which, and that each module has a test file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "gateway").rglob("*.py"))
 
-# A room may import what stands in a row below its own, and its own.
+# A package may import itself and those of the rows below its own.
 ROWS = [
     {"cli"},
     {"pages", "doctor"},
@@ -22,17 +22,17 @@ ROWS = [
     {"core"},
     {"errors"},
 ]
-ANYWHERE_ABOVE = {"embedded", "settings"}  # hang off cli, pages and app only
+TOP_ONLY = {"embedded", "settings"}  # imported by cli, pages, app and server only
 
 
-def room(module: str) -> str:
-    """The room of a module: ``gateway.core.event`` lies in ``core``."""
+def package(module: str) -> str:
+    """The package of a module, or the module itself at the top: ``core`` for ``gateway.core.event``."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else ""
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules of ours that a file imports, wherever in it."""
+    """The modules that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             if node.module == "gateway":
@@ -48,22 +48,22 @@ def name(path: Path) -> str:
 
 
 def row(module: str) -> int:
-    return next(i for i, rooms in enumerate(ROWS) if room(module) in rooms)
+    return next(i for i, packages in enumerate(ROWS) if package(module) in packages)
 
 
 def test_imports_point_downwards() -> None:
     wrong = []
     for path in MODULES:
         importer = name(path)
-        if importer in ("gateway", "gateway.__main__") or room(importer) in ANYWHERE_ABOVE:
+        if importer in ("gateway", "gateway.__main__") or package(importer) in TOP_ONLY:
             continue
         for imported in imports(path):
             if not imported.startswith("gateway."):
                 continue
-            if room(imported) in ANYWHERE_ABOVE:
-                allowed = room(importer) in {"cli", "pages", "app", "server"}
+            if package(imported) in TOP_ONLY:
+                allowed = package(importer) in {"cli", "pages", "app", "server"}
             else:
-                allowed = row(imported) > row(importer) or room(imported) == room(importer)
+                allowed = row(imported) > row(importer) or package(imported) == package(importer)
             if not allowed:
                 wrong.append(f"{importer} imports {imported}")
 
@@ -86,7 +86,7 @@ def test_the_core_knows_no_io() -> None:
         "math",
         "operator",
     }
-    used = {imported.split(".")[0] for path in MODULES if room(name(path)) == "core" for imported in imports(path)}
+    used = {imported.split(".")[0] for path in MODULES if package(name(path)) == "core" for imported in imports(path)}
 
     assert used <= allowed
 

@@ -1,4 +1,4 @@
-"""The private Valkey."""
+"""The embedded Valkey."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_signal_during_the_start_leaves_no_server_behind(monkeypatch: pytest.M
         return started[0]
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises, as a program's own handler may
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a handler that raises, as a program may have one
     try:
         with pytest.raises(KeyboardInterrupt), embedded_server():
             pass

@@ -1,4 +1,4 @@
-"""The feed: behind, then live."""
+"""The feed: clients read the log while they are behind, and get announcements once they are live."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of metrics, and the sums over several workers."""
+"""The metrics: their names and labels, and their sums over several workers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def saved(folder: Path, pid: int, **changed: dict[str, list[float]]) -> None:
-    """What a worker of this process id has left."""
+    """Write the file in which a worker of this process id keeps its metrics."""
     nothing = {name: {value: [0.0] * len(numbers) for value, numbers in cells.items()} for name, cells in metrics.figures().items()}
     (folder / f"{pid}.json").write_text(json.dumps(nothing | changed))
 

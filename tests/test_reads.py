@@ -1,4 +1,4 @@
-"""Reads of logs that are shared."""
+"""Reads of logs, which clients at the same cursor share."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_large_events_of_many_channels_take_few_reads(redis_url: str, redi
 async def test_a_page_is_kept_while_it_is_asked_for_and_dropped_after(
     redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_module, "LINGER_SECONDS", 1_000)  # no sweep but those here
+    monkeypatch.setattr(feed_module, "LINGER_SECONDS", 1_000)  # no other sweeps than those of this test
     async with running(redis_url) as feed:
         id = await publisher(redis)("jobs:1", "progress")
         before = await reads(redis)
@@ -106,7 +106,7 @@ async def test_since_last_gets_the_newest_event_even_before_its_announcement(red
         await publisher(redis)("jobs:1", "started")
         first = Client(feed, "jobs:1", "last")
         await first.until_ready()
-        with SyncRedis.from_url(redis_url) as blocking:  # the event loop stands still: nothing is heard meanwhile
+        with SyncRedis.from_url(redis_url) as blocking:  # blocks the event loop, so that the announcement is not received yet
             blocking.execute_command("FCALL", "notify_publish", 1, "jobs:1", '{"type":"completed","final":true}')
         second = Client(feed, "jobs:1", "last")
         await second.until_ready()
@@ -136,7 +136,7 @@ async def test_a_redis_that_lags_behind_what_was_received_is_corrected_before_it
         async with asyncio.timeout(5):
             while second not in follower.ids:
                 await asyncio.sleep(0.01)
-        # As if commands went to a master that had lagged, while the connection that listens has noticed nothing.
+        # As if commands went to another master that lags behind, while the pub/sub connection has noticed nothing.
         await redis.mset({"notify:clock": first, "notify:last:{jobs:1}": f"{first}0"})
         await redis.rpop("notify:log:{jobs:1}")
         client = Client(feed, "jobs:1", int(first))

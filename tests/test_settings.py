@@ -1,4 +1,4 @@
-"""Settings: what is read, and what each error says."""
+"""Settings: how values are read, and what each error says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backend: its answers, and that nothing else is ever a yes."""
+"""The authorizing backend: how its answers are understood, and that only a valid one grants access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetch: what counts as an answer."""
+"""Fetching over HTTP: which responses count as an answer."""
 
 from __future__ import annotations
 

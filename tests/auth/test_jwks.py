@@ -1,4 +1,4 @@
-"""JWKS: which keys of a set count, and when it is fetched."""
+"""JWKS: which keys of a key set are used, and when the set is fetched."""
 
 from __future__ import annotations
 

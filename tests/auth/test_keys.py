@@ -1,4 +1,4 @@
-"""Keys: each has one algorithm, and weak ones are none."""
+"""Keys: each is used with one algorithm, and weak ones are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures: what is taken over from PyJWT decides as PyJWT does."""
+"""Signatures: what is overridden of PyJWT decides as PyJWT does."""
 
 from __future__ import annotations
 

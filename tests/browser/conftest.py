@@ -1,4 +1,4 @@
-"""A real Chromium, and what npm installs for the tests of the browser client."""
+"""Fixtures for a real Chromium, and for the npm packages that the tests of the browser client need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 NODE = shutil.which("node")
 CLIENT = Path(__file__).parent.parent.parent / "clients" / "js"
 
-expect.set_options(timeout=10_000)  # on a machine that does four things at once
+expect.set_options(timeout=10_000)  # long, because four test workers share the machine
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def context(chromium: Browser) -> Iterator[BrowserContext]:
-    """A browser of a test's own, in whose pages nothing may go wrong."""
+    """A browser context for one test, which fails if a page raises an uncaught error."""
     context = chromium.new_context()
     context.set_default_timeout(10_000)
     errors: list[str] = []
@@ -46,7 +46,7 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture(scope="module")
 def gateway(shared_redis_url: str) -> Iterator[Server]:
-    """Open to everybody."""
+    """A gateway without authentication."""
     with running_gateway(shared_redis_url) as server:
         yield server
         assert "Traceback" not in server.output()
@@ -54,7 +54,7 @@ def gateway(shared_redis_url: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def modules() -> Path:
-    """What npm has installed for the tests, beside the client; that is kept for the next run."""
+    """The folder of the npm packages, installed beside the client if they are not there yet, and kept for the next run."""
     need(NODE, "Node: apt-get install nodejs npm")
     installed = CLIENT / "node_modules"
     wanted = json.loads((CLIENT / "package.json").read_text())["devDependencies"]

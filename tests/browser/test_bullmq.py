@@ -1,4 +1,4 @@
-"""``gateway tap bullmq`` beside real BullMQ workers, which know nothing of it."""
+"""``gateway tap bullmq`` beside real BullMQ workers, which need no change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def read(redis: Redis, channel: str) -> list[Any]:
 
 
 async def is_over(redis: Redis, id: str) -> bool:
-    """Whether the last job's second failure was told."""
+    """Whether the second failure of the last job has been published."""
     types = [event["type"] for event in await read(redis, f"jobs:{id}")]
     return types.count("failed") == 2
 

@@ -1,4 +1,4 @@
-"""The demo's page in Chromium: right at once after a reload, in two tabs, by keyboard, on a phone, without a word on the console."""
+"""The demo page in Chromium: after a reload, in two tabs, with the keyboard, on a phone, and without a message on the console."""
 
 import os
 import re
@@ -19,7 +19,7 @@ RIGHT_AT_ONCE = 1_000  # milliseconds, from the reload on; it takes about 100 on
 
 MakeContext = Callable[..., BrowserContext]
 
-# What Content-Security-Policy forbids is an event of the document, and an error on the console.
+# A violation of the Content-Security-Policy is an event of the document, and an error on the console.
 SPY = "document.addEventListener('securitypolicyviolation', e => console.error('CSP: ' + e.violatedDirective + ' ' + e.blockedURI))"
 
 
@@ -53,7 +53,7 @@ def browser(url: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def said() -> list[str]:
-    """What the pages complained of; there must be nothing at the end of a test."""
+    """Errors and warnings of the pages; there must be none at the end of a test."""
     return []
 
 
@@ -102,7 +102,7 @@ def percent(page: Page, channel: str) -> float:
 
 
 def states_after_reload(page: Page, channel: str, state: str) -> list[str]:
-    """Reload; every state that the job's card has claimed until it shows the right one, which must be soon."""
+    """Reload the page; every state that the job's card has shown until it shows the right one, which must be soon."""
     page.reload(wait_until="commit")
     seen: list[str] = page.evaluate(
         """([channel, state, limit]) => new Promise((resolve, reject) => {

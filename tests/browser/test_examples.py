@@ -1,4 +1,4 @@
-"""The examples for pages, in docs/clients.md and elsewhere, run as they stand there."""
+"""The examples for web pages in docs/clients.md and other documents, run unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.servers import Server
 
 JAVASCRIPT = [block for page in PAGES if not elsewhere(page) for block in blocks(page) if block.language == "javascript"]
 
-# What stands around the examples.
+# The pages and scripts around the examples.
 TANSTACK = """
 import {{ QueryClient, QueryClientProvider, useQuery, useQueryClient }} from "@tanstack/react-query";
 import {{ useEffect }} from "react";
@@ -112,7 +112,7 @@ def test_the_page_of_the_quick_start(page: Page, gateway: Server, publisher: Pub
 
 @pytest.mark.parametrize("block", JAVASCRIPT, ids=lambda block: block.where)
 def test_javascript_can_be_read(modules: Path, block: Block) -> None:
-    """What no other test runs, too."""
+    """All JavaScript of the documents parses, including what no test runs."""
     command = [str(modules / ".bin" / "esbuild"), "--loader=jsx", "--log-level=warning", "--format=esm"]
     done = subprocess.run(command, input=block.text, capture_output=True, text=True, check=False)
 

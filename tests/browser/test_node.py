@@ -1,4 +1,4 @@
-"""What needs Node: the browser client's own tests, its types and its size, and SSE clients from npm."""
+"""Tests that need Node: the browser client's own tests, its types and size, and SSE clients from npm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVENTS = 30  # before each of them, and after the last
 
 
 def node(*arguments: str | Path, cwd: Path = CLIENT, text: str | None = None) -> str:
-    """Run something to its end; what it printed."""
+    """Run a command to its end; its output."""
     done = subprocess.run([*arguments], check=False, cwd=cwd, input=text, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -48,7 +48,7 @@ def gzipped(code: bytes) -> int:
 
 
 def test_the_served_client_is_built_of_the_source_and_small(modules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All that a page loads for ``connect``, tabs included, is one file, which is sent gzipped."""
+    """All that a page loads for ``connect``, with the code for tabs, is one file, which is sent gzipped."""
     build = json.loads((CLIENT / "package.json").read_text())["scripts"]["build"]
     built = tmp_path / "client.min.js"
     assert "--output client.min.js" in build

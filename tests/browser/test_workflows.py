@@ -1,4 +1,4 @@
-"""The workflows of the documentation, run as they stand there: their Python here, their pages in Chromium."""
+"""The workflows of the documentation, run unchanged: their Python here, their pages in Chromium."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_dashboard(work: Work, context: BrowserContext, open_page: Open) -> None
 
 
 async def sign_ups(workflow: Any, folder: Path) -> dict[str, list[str]]:
-    """Two services, of which one is down for a while, and the other begins late; what each has handled."""
+    """Two services, of which one is down for a while and the other starts late; the sign-ups that each has handled."""
     seen: dict[str, list[str]] = {"welcome": [], "newsletter": []}
     both = asyncio.Event()
 

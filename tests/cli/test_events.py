@@ -33,7 +33,7 @@ def test_publish_prints_the_id_and_watch_the_event(redis_url: str) -> None:
 
 @contextmanager
 def watching(channel: str, redis_url: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
-    """``gateway watch``, when it is ready, with what it prints; it is killed if it does not end."""
+    """Run ``gateway watch``; entered once it is ready, and killed if it does not end."""
     command = [sys.executable, "-m", "gateway", "watch", channel]
     environ = os.environ | {"GATEWAY_REDIS_URL": redis_url}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:

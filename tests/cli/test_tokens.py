@@ -1,4 +1,4 @@
-"""``gateway token``, and that a secret is shown to nobody."""
+"""``gateway token``, and that no command shows a secret."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_wrong_usage_exits_with_2_and_shows_no_secret(words: tuple[str, ...]) ->
 
 
 def test_several_processes_are_given_the_secret_and_show_it_to_nobody(shared_redis_url: str) -> None:
-    secret = uuid.uuid4().hex  # of its own: another test, at the same time, shows the usual one on purpose
+    secret = uuid.uuid4().hex  # a secret of its own, because another test that runs at the same time shows the usual one on purpose
     token = run("token", "--sub", "ann", jwt_secret=secret).stdout.strip()
     with running_gateway(shared_redis_url, "--workers", "2", auth="jwt", jwt_secret=secret, log_level="debug") as server:
         statuses = {httpx.get(f"{server.http}/poll?channel=user:ann&wait=0&token={token}").status_code for _ in range(6)}

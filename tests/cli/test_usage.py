@@ -1,4 +1,4 @@
-"""What the commands have in common, as a newcomer sees it."""
+"""What all commands have in common: help, wrong usage, errors of Redis."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def nothing(*_: Any) -> None:
 
 
 def cursor_at(since: Since, heard: int = 0) -> Cursor:
-    """A cursor on a channel that was heard of up to this id."""
+    """A cursor on a channel whose announcements were received up to this id."""
     subscription = Subscription(wire=TEXT, write=nothing, on_behind=nothing, on_done=nothing, on_failed=nothing)
     cursor = Hub().follow(subscription, "a", since)
     cursor.channel.heard = heard

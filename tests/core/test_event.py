@@ -1,4 +1,4 @@
-"""Events: what publishers may write, what is refused and why, and the exact bytes that each kind of client gets."""
+"""Events: what publishers may send, what is refused and why, and the exact bytes on each transport."""
 
 from __future__ import annotations
 

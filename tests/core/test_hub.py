@@ -1,4 +1,4 @@
-"""Which subscriptions follow which channel, and the loop that writes to them."""
+"""The hub: which subscriptions follow which channel, and who is written to when an event is announced."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_for_who_keeps_up_nothing_is_done_but_a_write(monkeypatch: pytest.Monkey
     first, second = hub.announce(event(20, 10)), hub.announce(event(30, 20))
 
     assert [len(client.got) for client in clients] == [2, 2, 2]
-    assert first is second  # who wants which bytes is found out once
+    assert first is second  # the followers are grouped by wire format once
 
 
 def test_what_the_client_has_is_not_sent_again() -> None:

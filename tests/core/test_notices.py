@@ -1,4 +1,4 @@
-"""What a client is told beside events."""
+"""The notices that clients get besides events: their JSON on each transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages: what a reader at any cursor gets from an answer of Redis, and where it is told of a gap."""
+"""Pages: which events a reader at any cursor gets from a reply of Redis, and where it gets a gap notice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much one client may ask for."""
+"""The rate limit of one client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Revocations: which grants they covers."""
+"""Revocations: which grants they cover."""
 
 from __future__ import annotations
 

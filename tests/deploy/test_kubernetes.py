@@ -1,4 +1,4 @@
-"""The manifests: what a deploy that nobody notices needs, and settings that there are."""
+"""The Kubernetes manifests: they use existing settings, and a deployment with them loses no client."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_nobody_is_root_and_nothing_is_written() -> None:
 @pytest.mark.parametrize("version", ["1.30", latest_version()])
 @pytest.mark.parametrize("kind", ["Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"])
 def test_the_manifests_are_valid_for_kubernetes(kind: str, version: str) -> None:
-    """By the schemas of Kubernetes itself, where a name that is unknown is wrong too."""
+    """Against the schemas of Kubernetes itself, which refuse unknown fields too."""
     manifest = manifests()[kind]
     validate(manifest, version, strict=True)
 
@@ -97,7 +97,7 @@ def test_the_manifests_are_valid_for_kubernetes(kind: str, version: str) -> None
 
 
 def test_each_manifest_is_tested() -> None:
-    """The kinds of the second file are of operators that bring their own schemas, and a plain map."""
+    """The second file has only custom resources, whose operators bring their own schemas, and a ConfigMap."""
     kinds = [each["kind"] for each in yaml.safe_load_all((FOLDER / "monitoring.yaml").read_text())]
 
     assert manifests().keys() == {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"}

@@ -1,4 +1,4 @@
-"""Dashboard and alerts ask for metrics that there are, and a real Prometheus answers them."""
+"""The dashboard and the alerts query existing metrics, and a real Prometheus evaluates them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OF_PROMETHEUS = {"instance", "job", "le", "namespace", "pod"}
 
 
 def row_of(name: str) -> Any:
-    """The table's row of a series."""
+    """The metric that a series belongs to."""
     plain = re.sub(r"_(bucket|sum|count)$", "", name)
     row = ROWS.get(name) or (ROWS[plain] if plain in ROWS and ROWS[plain].kind == "histogram" else None)
     assert row is not None, f"there is no metric {name}"
@@ -49,7 +49,7 @@ def alerts() -> Any:
 
 
 def expressions() -> list[str]:
-    """All that is asked of Prometheus."""
+    """All queries of the dashboard and the alerts."""
     asked = [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])]
     rule = yaml.safe_load(list(yaml.safe_load_all((DEPLOY / "kubernetes" / "monitoring.yaml").read_text()))[1]["data"]["config.yaml"])
     return [*asked, *(alert["expr"] for alert in alerts()), rule["rules"][0]["seriesQuery"]]
@@ -94,7 +94,7 @@ PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
 
 
 def promtool(*arguments: object) -> None:
-    """Run it; it says what is wrong."""
+    """Run promtool, which must find nothing wrong."""
     need(PROMTOOL, "promtool: apt-get install prometheus")
     checked = subprocess.run([str(PROMTOOL), *map(str, arguments)], capture_output=True, text=True, check=False)
 
@@ -112,7 +112,7 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def running_prometheus(folder: Path, gateway: Server, token: str) -> Iterator[httpx.Client]:
-    """Prometheus with the sample, which looks at this gateway by both names of its host, twice a second."""
+    """Run Prometheus with the sample configuration; it scrapes this gateway under two host names, twice a second."""
     need(PROMETHEUS, "prometheus: apt-get install prometheus")
     (folder / "token").write_text(token)
     text = (DEPLOY / "prometheus.yml").read_text()
@@ -143,14 +143,14 @@ def running_prometheus(folder: Path, gateway: Server, token: str) -> Iterator[ht
 
 
 def asked(prometheus: httpx.Client, expression: str) -> list[float]:
-    """The values that it answers."""
+    """The values of a query."""
     answer = prometheus.get("/query", params={"query": expression}).json()
     assert answer["status"] == "success", f"{expression}: {answer}"
     return [float(found["value"][1]) for found in answer["data"]["result"]]
 
 
 def rules(prometheus: httpx.Client) -> dict[str, str]:
-    """How each alert does."""
+    """The health of each alert: ``ok``, ``err`` or ``unknown``."""
     groups = prometheus.get("/rules").json()["data"]["groups"]
     return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
 
@@ -163,7 +163,7 @@ def test_a_real_prometheus_answers_each_panel(shared_redis_url: str, tmp_path: P
             httpx.stream("GET", f"{gateway.http}/sse?channel=prometheus&token={token}") as stream,
         ):
             assert stream.status_code == 200, stream.read()
-            deadline = time.monotonic() + 60  # it begins to scrape after five seconds
+            deadline = time.monotonic() + 60  # it starts to scrape after five seconds
             while asked(prometheus, SEEN) != [1.0, 1.0] or "unknown" in rules(prometheus).values():
                 time.sleep(0.2)
                 assert time.monotonic() < deadline, (asked(prometheus, "up"), asked(prometheus, SEEN), rules(prometheus))

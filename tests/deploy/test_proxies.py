@@ -1,4 +1,4 @@
-"""The nginx and the Caddy sample, run for real before two gateways."""
+"""The nginx and the Caddy sample, run in front of two gateways."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tests.support.nginx import free_ports, running_nginx
 from tests.support.servers import Server, running_gateway
 from tests.support.tokens import SECRET, make_token
 
-MOST_OF_ONE = 25  # streams and waiting polls of one subject, in each gateway
+MOST_OF_ONE = 25  # streams and waiting polls that one subject may have in each gateway
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 
 
 def nginx(folder: Path, port: int, gateways: list[Server]) -> AbstractContextManager[None]:
-    """nginx with its sample, with addresses of this machine."""
+    """Run nginx with the sample, its addresses replaced by local ones."""
     text = with_gateways(DEPLOY / "nginx.conf", gateways)
     text = replaced(text, "listen 80;", f"listen 127.0.0.1:{port};")
     return running_nginx(folder, replaced(text, "/dev/stdout", str(folder / "log")), port)
 
 
 def caddy(folder: Path, port: int, gateways: list[Server]) -> AbstractContextManager[None]:
-    """Caddy with its sample, with addresses of this machine and no TLS."""
+    """Run Caddy with the sample, its addresses replaced by local ones, without TLS."""
     text = replaced(with_gateways(DEPLOY / "Caddyfile", gateways), "example.com {", f"http://127.0.0.1:{port} {{")
     return running_caddy(folder, text, port)
 
@@ -97,7 +97,7 @@ async def test_every_transport_gets_through_and_no_token_into_the_log(site: Site
 
 
 async def take_until_ready_and(stream: AsyncGenerator[Message, None], publish: Publish, channel: str) -> list[Message]:
-    """What comes up to ready, and an event published then."""
+    """The messages up to the ready notice, and an event published after that."""
     received = []
     async for message in stream:
         received.append(message)
@@ -132,7 +132,7 @@ async def test_large_requests_get_through_and_metrics_do_not(site: Site) -> None
 
 
 async def test_a_client_beyond_its_limit_does_not_make_a_gateway_unavailable_to_others(site: Site) -> None:
-    """A gateway refuses with 503, as it does when it shuts down; a proxy that took it for dead would refuse everybody."""
+    """A gateway refuses it with 503, as it does when it shuts down; a proxy that takes it for dead would refuse all clients."""
     greedy, modest = (make_token(sub=sub, subscribe=["proxy:*"]) for sub in ("greedy", "modest"))
     async with httpx.AsyncClient(base_url=site.url, timeout=20) as client:
 
@@ -140,7 +140,7 @@ async def test_a_client_beyond_its_limit_does_not_make_a_gateway_unavailable_to_
             return (await client.get(f"/poll?wait={wait}&since=now&channel=proxy:much&token={token}")).status_code
 
         waiting = [asyncio.create_task(ask(greedy, 2)) for _ in range(3 * MOST_OF_ONE)]
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)  # those that are refused end first
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)  # the refused ones end first
         others = [await ask(modest, 0) for _ in range(10)]
         refused = await asyncio.gather(*waiting)
 

@@ -1,4 +1,4 @@
-"""systemd, Caddy, Docker and compose: as far as a tool is to be had, and by what stands in them."""
+"""The samples for systemd, Caddy, Docker and compose: checked by the tool itself where it is installed, and by their text."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_unit_waits_for_a_redis_that_is_not_there_yet() -> None:
 
 
 def test_caddy_accepts_the_sample_unchanged(tmp_path: Path) -> None:
-    """With its certificates too, which the test that runs it leaves out."""
+    """Including TLS, which the test that runs Caddy leaves out."""
     file = tmp_path / "Caddyfile"
     file.write_text((ROOT / "deploy" / "Caddyfile").read_text())
     checked = check(file)

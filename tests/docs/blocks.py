@@ -1,4 +1,4 @@
-"""The blocks of code in the documents, and the commands in the comments of the samples."""
+"""Find the blocks of code in the documents, and the commands in the comments of the deployment samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGES: Final = sorted(
 )
 SAMPLES: Final = sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file())
 
-# What an indented block is in, by how it begins; the first that fits.
+# The language of an indented block, recognised by its beginning; the first match counts.
 PROGRAMS: Final = "gateway|uv|uvx|pip|pipx|python3?|pytest|locust|curl|redis-cli|npm|npx|node|apt-get|docker|docker-compose|kubectl|helm"
 PROGRAMS_OF_SYSTEMS: Final = "systemctl|sysctl|install|nginx|caddy|promtool|export|sudo|git|cd|ulimit|openssl|ssh|wget|brew|make"
 BEGINNINGS: Final = {
@@ -69,7 +69,7 @@ def _block(page: Path, line: int, language: str, lines: list[str]) -> Block:
 
 
 def commented(sample: Path) -> list[Block]:
-    """The commands in a sample's comments: lines that are indented in them."""
+    """The commands in a sample's comments: the indented lines."""
     lines = sample.read_text().splitlines()
     return [
         Block(sample, number, "shell", f"{line[4:]}\n")
@@ -79,6 +79,6 @@ def commented(sample: Path) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """The commands of a block of shell: its lines, those that go on in one."""
+    """The commands of a block of shell; continued lines are joined."""
     joined = re.sub(r"\\\n\s*", "", block.text)
     return [line.removeprefix("$ ") for line in joined.splitlines() if line.strip() and not line.startswith("#")]

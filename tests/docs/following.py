@@ -1,4 +1,4 @@
-"""Follows a page: its commands one after the other, in one shell's environment, against a Valkey and a gateway of its own."""
+"""Run the commands of a page in order, in one shell environment, against a Valkey and a gateway of its own."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ENDED_BY_US = {0, 130, -signal.SIGINT, -signal.SIGTERM}
 
 
 class Follower:
-    """Somebody who types what a page says.
+    """Types the commands of a page, as a reader would.
 
     Args:
-        folder: where; the checkout's files are in it
-        environ: to begin with
-        values: what stands in ``{}`` in the table
+        folder: the working directory, which has the files of the checkout
+        environ: the environment at the beginning
+        values: replacements for the placeholders in ``{}`` in the table
     """
 
     def __init__(self, folder: Path, environ: dict[str, str], values: dict[str, str]) -> None:
@@ -47,7 +47,7 @@ class Follower:
         self._running.close()
 
     def type(self, command: str) -> str:
-        """Run a command, or what is run in its place; what it has printed."""
+        """Run a command, or what the table runs instead; its output."""
         row = row_of(command)
         if row is not None:
             if row.instead is None:
@@ -84,7 +84,7 @@ class Follower:
         return done.stdout
 
     def _begin(self, command: str, lasting: Lasting) -> str:
-        """Start it and see that it does its work; it goes on until the end of the page if the page needs it."""
+        """Start a lasting command and wait until it works; keep it running until the end of the page if the page needs it."""
         running = self._running.enter_context(self._started(command)) if lasting.stays else None
         if running is not None:
             return running.wait(self._values, lasting)
@@ -115,7 +115,7 @@ class Follower:
 
 
 class Running:
-    """A command that goes on."""
+    """A command that runs until it is ended."""
 
     def __init__(self, command: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self._command = command
@@ -123,7 +123,7 @@ class Running:
         self._log = log
 
     def wait(self, values: dict[str, str], lasting: Lasting) -> str:
-        """Wait until it does what it should; what it has printed."""
+        """Wait until it shows that it works; its output."""
         address = lasting.ready.format(**values) if "{" in lasting.ready else None
         deadline = time.monotonic() + SECONDS
         while not (_answers(address) if address else re.search(lasting.ready, self._log.read_text())):
@@ -135,7 +135,7 @@ class Running:
 
 
 def row_of(command: str) -> NotRun | None:
-    """The row of a command that is not run as it stands."""
+    """The row for a command that is not run as it is written."""
     return next((row for row in NOT_RUN if re.search(row.command, command)), None)
 
 

@@ -1,6 +1,6 @@
-"""What the commands of the documents become when they are followed in a test, and which are not run, and why.
+"""How the tests run the commands of the documents: what they replace in them, and which they do not run, and why.
 
-A command that no row speaks of is run as it stands, and has to end with 0. A row that speaks of no command is an error.
+A command without a row is run as it is written, and must exit with 0. A row that matches no command is an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.docs.blocks import ROOT, Block
 
-# Written in the document -> here. Addresses come from the stage: {redis}, {http}; and what takes long is made short.
+# Text in the document -> text that is run. It fills in the addresses {redis} and {http}, and shortens what takes long.
 HERE: Final = {
     r"redis://localhost:6379": "{redis}",
     r"http://(?:127\.0\.0\.1|localhost):8000": "{http}",
@@ -33,7 +33,7 @@ class Lasting:
     """A command that runs until it is ended.
 
     Attributes:
-        command: which
+        command: a regular expression that matches it
         ready: what shows that it does what it should: in its output, or (with ``{``) an address that answers
         stays: whether the page needs it until its end
     """
@@ -58,10 +58,10 @@ class NotRun:
     """A command that is not run as it stands.
 
     Attributes:
-        command: which
-        why: not
-        instead: what is run in its place; ``None`` where nothing can be
-        tool: without which that cannot be either
+        command: a regular expression that matches it
+        why: the reason
+        instead: the command that is run instead; ``None`` for none
+        tool: a program that this one needs
     """
 
     command: str

@@ -1,4 +1,4 @@
-"""The Python and the JSON in the pages: run as they stand there, one block after the other, and read."""
+"""The Python in the pages runs, one block after the other, and the JSON is valid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.docs.blocks import PAGES, ROOT, Block, blocks
 from tests.docs.table import PRELUDES, elsewhere, no_code
 from tests.support.servers import running_gateway
 
-# With ``await`` outside of functions, as in a notebook.
+# ``await`` is allowed outside of functions, as in a notebook.
 NOTEBOOK = """
 import ast, asyncio, sys
 waiting = eval(compile(sys.stdin.read(), sys.argv[1], "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {"__name__": "page"})

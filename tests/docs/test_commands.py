@@ -1,4 +1,4 @@
-"""Every command of every page, typed one after the other as a newcomer would."""
+"""Every command of every page works, in the order in which a newcomer would type them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUN_BY_OTHERS = {"python", "javascript", "html", "json"}  # test_code.py, tests/
 
 
 def typed(path: Path) -> list[Block]:
-    """What a newcomer types who follows this page."""
+    """All commands of a page, in order."""
     if elsewhere(path):
         return []
     found = blocks(path) if path.suffix == ".md" else commented(path)
@@ -40,7 +40,7 @@ LINES = [line for path in FOLLOWED.values() for block in typed(path) for line in
 
 @contextlib.contextmanager
 def newcomer(name: str, folder: Path) -> Iterator[tuple[Follower, Redis]]:
-    """Who follows this page, with a Redis, and a gateway if the page speaks of one that runs."""
+    """A reader of this page, with a Redis, and a running gateway if the page assumes one."""
     text = "\n".join(block.text for block in typed(FOLLOWED[name]))
     settings = SETTINGS.get(name, {"GATEWAY_AUTH": "jwt", "GATEWAY_JWT_SECRET": SECRET})
     with contextlib.ExitStack() as stack:
@@ -75,7 +75,7 @@ def test_every_command_runs(name: str, tmp_path: Path) -> None:
 
 
 def test_every_code_block_is_run_by_some_test() -> None:
-    """A new one of a language that nobody knows: name it with a fence, or say in table.py what it is."""
+    """If this fails for a new block: name its language with a fence, or say in table.py what it is."""
     unknown = [
         block.where
         for path in PAGES

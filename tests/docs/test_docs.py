@@ -25,7 +25,7 @@ from gateway.settings import Settings
 from tests.docs.blocks import PAGES, ROOT, SAMPLES
 
 SETTINGS = {f"GATEWAY_{field.name.upper()}": field.default for field in dataclasses.fields(Settings)}
-NOT_OURS = {"GATEWAY_CMD"}  # how a benchmark starts the gateway
+NOT_OURS = {"GATEWAY_CMD"}  # used by a benchmark that starts the gateway
 SERIES = {row.name for row in metrics.TABLE} | {f"{row.name}_{part}" for row in metrics.TABLE for part in ("bucket", "sum", "count")}
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
@@ -33,14 +33,14 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 
 
 def without_code(text: str) -> str:
-    """The prose: no blocks, no code in a line."""
+    """The prose of a page, without blocks of code and code spans."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^(?:    |\t).*$", "", text, flags=re.MULTILINE)
     return re.sub(r"`[^`\n]*`", "", text)
 
 
 def anchors(page: Path) -> set[str]:
-    """What a heading is called in an address, as forges make it."""
+    """The anchors of a page's headings, as GitHub generates them."""
     titles = re.findall(r"^#+ +(.*?)\s*$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-") for title in titles}
 
@@ -58,7 +58,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The command lines of ours in it: in blocks, and in a line between backticks."""
+    """The ``gateway`` command lines in a text: in blocks, and in code spans."""
     for line in re.findall(r"^(?:    |\t)(?:[A-Z_]+=\S+ )?(?:uv run )?(gateway [a-z].*)$", text, re.MULTILINE):
         yield words(line)
     for line in re.findall(r"`(gateway (?:[a-z]+)(?: [^`\n]*)?)`", text):

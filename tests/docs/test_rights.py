@@ -30,5 +30,5 @@ def test_a_gateway_lives_with_the_rights_that_are_documented(redis_url: str) -> 
             ]
 
         assert statuses == [200] * 5
-        # That one is redis-py's, which goes on without it; Redis 7.0 does not know it, and would refuse a user that may do it.
+        # redis-py sends this one, and works without it; Redis 7.0 does not know it, and refuses a user definition that names it.
         assert {entry[b"object"] for entry in redis.execute_command("ACL", "LOG")} <= {b"client|setinfo"}

@@ -1,4 +1,4 @@
-"""Gateways, and one nginx before them with a server for each thing that can be wrong."""
+"""Gateways, and an nginx in front of them with a server for each mistake that the doctor should find."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ UPGRADE = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $
 GZIP = "gzip on; gzip_types text/event-stream; gzip_min_length 0;"
 GOOD = PROXY + UPGRADE + "proxy_buffering off;"
 
-# name -> the gateway it stands before, and its locations
+# name -> the gateway behind it, and its locations
 SERVERS = {
     "good": ("open", f"location / {{ {GOOD} }}"),
-    # nginx by itself passes on what it has; the compressor behind its buffers waits until it has enough.
+    # Even with buffering nginx passes on what it has; only with compression does it wait until it has enough.
     "buffering": ("open", f"location / {{ {PROXY} {UPGRADE} {GZIP} proxy_buffering on; proxy_ignore_headers X-Accel-Buffering; }}"),
     "idle": ("open", f"location / {{ {GOOD} proxy_read_timeout 2s; }}"),
     "gzip": ("open", f"location / {{ {GOOD} {GZIP} }}"),
@@ -67,12 +67,12 @@ class Deployments:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What gets through does so at once, but on a machine that has much else to do."""
+    """Wait longer for the first event, because the machine may be busy with other tests."""
     monkeypatch.setattr(delivery, "FIRST_SECONDS", 20.0)
 
 
 async def wrong(url: str, **options: Any) -> list[Finding]:
-    """What an examination finds wrong."""
+    """The findings of an examination that are wrong."""
     chosen: dict[str, Any] = {"token": None, "channel": "doctor", "patience": 0.3} | options
     return [finding async for finding in examine(url, **chosen) if finding.kind == "wrong"]
 
@@ -86,7 +86,7 @@ def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment
         jwt = stack.enter_context(running_gateway(redis_url, auth="jwt", jwt_secret=SECRET))
         lost = stack.enter_context(running_gateway(f"redis://127.0.0.1:{stack.enter_context(refusing_port())}", wait=False))
         wait_until_it_listens(lost.process, lost.port, lost.output)
-        ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))  # those of the gateways are taken by now
+        ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))  # chosen now, when the gateways have theirs
         targets = {"open": open_to_all.port, "jwt": jwt.port, "lost": lost.port, "none": stack.enter_context(refusing_port())}
         servers = []
         for name, (target, locations) in SERVERS.items():

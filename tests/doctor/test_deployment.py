@@ -1,4 +1,4 @@
-"""What is told of a deployment in a stranger's words."""
+"""How texts of a deployment are quoted in findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An examination says what is well, and stops where there is no use in looking further."""
+"""An examination reports what is well, and stops where further checks would be useless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor's two streams, straight to a gateway."""
+"""The doctor's two streams, connected to a gateway without a proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fuzz what takes bytes from strangers, guided by coverage. Not part of the tests: it runs for as long as it is told.
+"""Fuzz the parsers of outside bytes, guided by coverage. Not part of the test suite; it runs for as long as you choose.
 
     uv run --with atheris python tests/fuzz/fuzz_bytes.py heads -max_total_time=60
     uv run --with atheris python tests/fuzz/fuzz_bytes.py frames -max_total_time=60
@@ -31,7 +31,7 @@ NAMES += [b"sec-websocket-key", b"sec-websocket-version"]
 
 
 def heads(data: bytes) -> None:
-    """A head as the parser gives it: that is written in C, and coverage does not see into it."""
+    """A head as the parser hands it over. The parser is written in C, so coverage cannot guide the fuzzing there."""
     given = atheris.FuzzedDataProvider(data)
     method, version = given.PickValueInList([b"GET", b"POST"]), given.PickValueInList(["1.1", "1.0", "2.0"])
     uri = given.ConsumeBytes(given.ConsumeIntInRange(0, 200))

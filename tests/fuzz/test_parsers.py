@@ -1,4 +1,4 @@
-"""Each parser of ours takes any text or JSON, or refuses it with an error of its own, in little time."""
+"""Each of our parsers accepts any text or JSON, or refuses it with one of our errors, in little time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of docs/any-language.md, run as they stand there with the real languages."""
+"""The examples of docs/any-language.md, run unchanged in their languages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "any-language.md"
 
 
 def example(section: str, *, client: str = "", instead_of: str = "") -> str:
-    """The indented lines of a section; of those that end with a client's name only that client's."""
+    """The indented lines of a section; of lines that end with a client's name only those of this client."""
     text = PAGE.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
     lines = [line[4:] for line in text.splitlines() if line.startswith("    ")]
     return "\n".join(line for line in lines if not instead_of or client in line or not re.search(instead_of, line))
@@ -60,7 +60,7 @@ async def test_an_example_publishes(shared_redis_url: str, shared_redis: Redis, 
     assert {event["type"] for event in found} == types
 
 
-# What stands around the examples.
+# The programs around the examples.
 SIDEKIQ = """
 require "json"
 {example}

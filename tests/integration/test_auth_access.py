@@ -1,4 +1,4 @@
-"""How access ends while a client is connected: expired, narrowed, revoked; and how it is had without tokens."""
+"""Access of a connected client ends: its token expires, is narrowed or revoked. And access without tokens."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def servers(request: pytest.FixtureRequest, shared_redis_url: str) -> Iterator[l
 
 @pytest.fixture
 def ann() -> str:
-    """A subject of one test's own: what was revoked stays so."""
+    """A subject for one test alone, because a revocation stays."""
     return f"ann-{uuid.uuid4().hex}"
 
 
@@ -73,7 +73,7 @@ async def connected(server: Server, token: str, *channels: str) -> AsyncIterator
 
 
 async def bye(server: Server, token: str, channel: str, started: asyncio.Event) -> dict[str, Any]:
-    """The last that an event stream says before it ends."""
+    """The last message of an event stream before it ends."""
     async with (
         httpx.AsyncClient(timeout=10) as client,
         aconnect_sse(client, "GET", f"{server.http}/sse?channel={channel}&token={token}") as source,
@@ -260,7 +260,7 @@ async def test_a_request_with_a_slow_body_does_not_evade_a_revocation(server: Se
 async def test_a_gateway_that_had_lost_redis_learns_of_a_revocation(servers: list[Server], shared_redis: Redis, ann: str) -> None:
     old = token(ann)
     async with connected(servers[1], old, f"user:{ann}") as socket:
-        # As if it had been told while this gateway did not hear.
+        # As if the revocation had been announced while this gateway was not connected.
         await shared_redis.zadd("notify:revoked", {json.dumps({"sub": ann}): time.time()})
         await shared_redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         await asyncio.wait_for(socket.wait_closed(), 5)
@@ -270,7 +270,7 @@ async def test_a_gateway_that_had_lost_redis_learns_of_a_revocation(servers: lis
 
 
 async def test_a_subject_revoked_while_redis_was_away_gets_nothing_of_what_it_missed(server: Server, shared_redis: Redis, ann: str) -> None:
-    # So many that to learn of ann takes longer than to read a log.
+    # So many revocations that loading them takes longer than reading a log.
     others = {json.dumps({"sub": f"{ann}-{i}"}): time.time() for i in range(6_000)}
     async with connected(server, token(ann), f"user:{ann}") as socket:
         await shared_redis.zadd("notify:revoked", others)

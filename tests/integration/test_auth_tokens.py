@@ -1,4 +1,4 @@
-"""Who brings what token, how, and what is answered: over every transport, with direct writes and without."""
+"""Authentication with tokens in every place of a request, over every transport, with direct writes and without."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.tokens import SECRET, make_token, part
 
 ORIGIN = "https://app.example"
 CHANNEL = "user:ann"
-SECRETS: set[str] = {SECRET}  # what no line of output may hold
+SECRETS: set[str] = {SECRET}  # must not be in any line of output
 
 
 def token(*arguments: Any, **claims: Any) -> str:
@@ -46,7 +46,7 @@ async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def closed(server: Server, query: str, **headers: str) -> tuple[int, str]:
-    """How a WebSocket ends that is not let in: the handshake succeeds, because a page cannot read a refused one."""
+    """The close code of a WebSocket that is refused. Its handshake succeeds, because a page cannot read a refused one."""
     async with websockets.connect(f"{server.ws}/ws?{query}", additional_headers=headers) as socket:
         with pytest.raises(websockets.ConnectionClosed) as error:
             await asyncio.wait_for(socket.recv(), 5)

@@ -1,4 +1,4 @@
-"""Whatever a stranger sends has a clear answer in time, leaves no traceback, and the next client is served."""
+"""Whatever a client sends, it gets a clear answer in time, there is no traceback, and the next client is served."""
 
 from __future__ import annotations
 

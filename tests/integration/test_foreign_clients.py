@@ -1,4 +1,4 @@
-"""SSE clients of other people: each connects, is cut again and again, resumes with the id of its last event, and loses nothing."""
+"""Other people's SSE clients: cut again and again, each resumes with the id of its last event and loses nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def gateway(shared_redis_url: str) -> Iterator[Server]:
 
 
 class Log:
-    """What one client received, and where it goes on."""
+    """What one client received, and the id after which it resumes."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, str]] = []

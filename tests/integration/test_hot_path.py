@@ -1,4 +1,4 @@
-"""What an event and an idle client may cost, counted and not timed: no machine is too slow for it."""
+"""What an event and an idle client may cost: calls and objects are counted, not timed, so that a slow machine passes too."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def nothing(*_: Any) -> None:
 
 
 def hub_with(clients: int, wire: Wire = FRAME) -> Hub:
-    """Clients that are live on one channel, and whose writes go nowhere without a call into Python."""
+    """A hub with clients that are live on one channel; their writes are discarded without a Python call."""
     hub = Hub()
     for _ in range(clients):
         write = deque[bytes](maxlen=0).append
@@ -48,7 +48,7 @@ def announcement(id: int, before: int) -> bytes:
 
 
 def calls(hub: Hub, payload: bytes, channel: str = "a") -> Counter[str]:
-    """What is called by the gateway's code, and what of it, by kind, for an announcement."""
+    """The calls that an announcement causes in the gateway's code, and from it, counted by kind."""
     found = Counter[str]()
 
     def count(frame: FrameType, kind: str, _argument: object) -> None:
@@ -105,7 +105,7 @@ def test_another_client_needs_no_memory_for_an_event(wire: Wire) -> None:
         finally:
             tracemalloc.stop()
 
-    # The list of those who are to have it is 8 bytes for each; the smallest object would be 16 with its place in it.
+    # The list of the followers takes 8 bytes for each; even the smallest object would take 16, with its place in the list.
     assert peak(MANY) - peak(FEW) < 16 * (MANY - FEW)
 
 

@@ -1,4 +1,4 @@
-"""The gateway inside somebody else's application."""
+"""The gateway mounted in another ASGI application."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAGE = "https://app.example"
 
 @contextlib.asynccontextmanager
 async def served(app: object) -> AsyncIterator[str]:
-    """The application under uvicorn as it comes."""
+    """Serve the application with plain uvicorn."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=2))  # type: ignore[arg-type]
     running = asyncio.ensure_future(server.serve())
@@ -102,7 +102,7 @@ async def test_a_host_that_does_not_run_the_lifespan_gets_an_error_that_says_so(
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 async def test_a_host_may_cancel_the_call_at_any_moment_after_the_client_has_gone(redis_url: str, kind: str) -> None:
-    """With a cancel scope of anyio's, as Starlette's test client does; anyio knows its cancellations by their words."""
+    """With a cancel scope of anyio's, as Starlette's test client does; anyio recognises its cancellations by their message."""
     gateway = create_app(Settings(redis_url=redis_url, auth="none"))
     path = "/ws" if kind == "websocket" else "/sse"
     request: dict[str, Any] = {"type": kind, "path": path, "method": "GET", "headers": [], "query_string": b"channel=jobs:1"}

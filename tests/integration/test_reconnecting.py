@@ -1,4 +1,4 @@
-"""Clients that come and go between two gateways while much is published: each log equals the ledger.
+"""Clients that reconnect to two gateways in turn while events are published receive exactly the events of the ledger.
 
 The whole size, 200 clients and 10,000 events, takes a minute or two: ``uv run pytest tests/integration/test_reconnecting.py tests/faults
 -k ledger --full``.
@@ -36,7 +36,7 @@ def gateways(shared_redis_url: str) -> Iterator[list[Server]]:
 
 
 class Client:
-    """Follows two channels over WebSocket, or one over SSE or polling; comes back with its cursors, each time elsewhere."""
+    """Follows two channels over WebSocket, or one over SSE or polling; reconnects with its cursors, each time to the other gateway."""
 
     def __init__(self, number: int, run: str, gateways: list[Server]) -> None:
         self.kind = ("ws", "ws", "sse", "ws", "ws", "sse", "ws", "poll")[number % 8]

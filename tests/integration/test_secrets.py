@@ -1,4 +1,4 @@
-"""What no gateway may show, whatever test it runs for: ``running_gateway`` searches the output of each of them when it ends."""
+"""No gateway prints a secret: ``running_gateway`` searches the output of each gateway when it ends, and this tests that search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job over every transport, with direct writes and without."""
+"""Following channels over every transport, with direct writes and without."""
 
 from __future__ import annotations
 

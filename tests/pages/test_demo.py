@@ -1,4 +1,4 @@
-"""The demo as a newcomer starts it: a process, the lines it prints, the page's own endpoint, and its end."""
+"""``gateway demo`` as a newcomer runs it: its start, the lines it prints, the endpoint of its page, and its end."""
 
 import itertools
 import os
@@ -36,7 +36,7 @@ def find(pattern: str, text: str) -> str:
 
 
 class Demo:
-    """A demo that runs, and what it has printed."""
+    """A running demo, and what it has printed."""
 
     def __init__(self, *command: str, **environ: str) -> None:
         before = time.monotonic()
@@ -53,14 +53,14 @@ class Demo:
         self.url = find(r"Open\s+(\S+)", self.printed)
 
     def line(self, beginning: str) -> str:
-        """The printed command that begins so."""
+        """The printed command that begins like this."""
         return find(rf"\n    ({beginning}.*)\n", self.printed)
 
     def valkey(self) -> tuple[str, int]:
         return "127.0.0.1", int(find(r"redis://127\.0\.0\.1:(\d+)", self.printed))
 
     def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
-        """Send it a signal; its exit code, and all that it said on stderr."""
+        """Send it a signal; its exit code and its stderr."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=5)
         return self.process.returncode, errors
@@ -83,7 +83,7 @@ def demo() -> Iterator[Demo]:
 
 
 def shell(command: str) -> str:
-    """What a pasted command prints."""
+    """The output of a pasted command."""
     result = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True, cwd=ROOT, env=ENVIRON, timeout=20)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
@@ -91,7 +91,7 @@ def shell(command: str) -> str:
 
 @contextmanager
 def following(command: str) -> Iterator[Callable[[int], list[str]]]:
-    """Run the printed curl; the function given waits for the ids of so many events."""
+    """Run the printed curl; yields a function that waits for so many events and returns their ids."""
     if not shutil.which("curl"):
         pytest.skip("no curl: apt-get install curl")
     with subprocess.Popen(["/bin/sh", "-c", "exec " + command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
@@ -125,7 +125,7 @@ def test_it_is_up_within_five_seconds_and_the_lines_it_prints_work() -> None:
 
 
 def workers(demo: Demo) -> list[str]:
-    """The Celery workers of this demo that run."""
+    """The running Celery workers of this demo."""
     port = f":{demo.valkey()[1]}"
     listing = subprocess.run(["ps", "-ww", "-A", "-o", "args"], check=True, capture_output=True, text=True).stdout
     return [line for line in listing.splitlines() if "gateway.pages.queue" in line and port in line]

@@ -1,4 +1,4 @@
-"""Queue: jobs as tasks of a real Celery worker on a real Valkey, and what is left of it."""
+"""The demo's queue: jobs run as tasks of a real Celery worker on a real Valkey, and nothing is left of it at the end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_workers(url: str) -> QueuedWorkers:
 
 
 async def types(workers: QueuedWorkers, url: str, kind: str) -> list[str]:
-    """Start a job; what its log says when it is over."""
+    """Start a job; the types of its events when it is over."""
     channel = await workers.start(kind)
     client = redis_client(url)
     log = Log(client)

@@ -1,4 +1,4 @@
-"""The entries of BullMQ's stream in our words."""
+"""How the entries of BullMQ's stream become events."""
 
 from __future__ import annotations
 

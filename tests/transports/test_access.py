@@ -1,4 +1,4 @@
-"""Access: who reads, and the moment from which they may not."""
+"""Access: connected clients lose it when their token expires or is revoked."""
 
 from __future__ import annotations
 

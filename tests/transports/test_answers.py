@@ -1,4 +1,4 @@
-"""Whole answers."""
+"""Complete HTTP responses and problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Body: refused before it is read where that can be known."""
+"""Reading a request's body, which is refused as early as possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is counted for what; cutting and heartbeats are tested over real sockets in tests/server/test_edge.py."""
+"""How connections are counted and limited; tests/server/test_edge.py tests stalled clients and heartbeats over real sockets."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_connection_without_an_address_or_subject_is_not_counted_for_one() -> 
 
 
 class Slow:
-    """A connection with bytes that wait, of which it takes so many between two looks."""
+    """A connection with waiting bytes, whose client takes this many between two checks."""
 
     transport = "sse"
     grant = Grant.everything()

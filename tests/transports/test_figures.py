@@ -1,4 +1,4 @@
-"""Each metric moves when its thing happens."""
+"""Each metric changes when what it counts happens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.servers import Server, running_gateway
 
 @pytest.fixture(scope="module")
 def gateway(shared_redis_url: str) -> Iterator[Server]:
-    """One with our protocols, for what is the same under any."""
+    """A gateway with our own server protocols; the metrics do not depend on them."""
     with running_gateway(shared_redis_url) as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""What is served as it stands, or gzipped: the browser client, and a description that says what is really there."""
+"""Static files, plain or gzipped: the browser client, and the OpenAPI description, which must match the real endpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Origins: compared as a whole, and what a gateway without authentication takes for its own machine."""
+"""Origins: how they are compared, and which hosts a gateway without authentication takes for its own machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a poll gathers."""
+"""Long polling: what an answer contains."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ async def test_bodies_beyond_the_memory_bound_get_a_503(redis_url: str) -> None:
         async with httpx.AsyncClient(base_url=server.http, timeout=20) as client:
             first = asyncio.ensure_future(client.post("/publish", content=slow(done)))
             async with asyncio.timeout(10):
-                # Until the first has come so far; what comes in one piece is held for no time.
+                # Until the first body has been read so far; a body that arrives in one piece is not held at all.
                 while (second := await client.post("/publish", content=b'"xxxxxxxxxx"')).status_code == 422:
                     await asyncio.sleep(0.02)
             done.set()

@@ -1,4 +1,4 @@
-"""What a request asks for."""
+"""The query and headers of a request: channels, cursors, and options."""
 
 from __future__ import annotations
 

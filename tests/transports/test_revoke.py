@@ -1,4 +1,4 @@
-"""What is an order to revoke."""
+"""``POST /revoke``: which bodies are accepted."""
 
 from __future__ import annotations
 

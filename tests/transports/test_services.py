@@ -1,4 +1,4 @@
-"""When a further stream may be opened."""
+"""The services that endpoints share: when a stream may be opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether events get through."""
+"""The endpoints for health and metrics, and paths that do not exist."""
 
 from __future__ import annotations
 

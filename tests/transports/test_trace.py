@@ -1,4 +1,4 @@
-"""traceparent: which form is taken, where it is told, and the span of a publish."""
+"""The traceparent header: which values are accepted, where they are logged, and the span of a publish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client may say over a WebSocket, and what it is answered."""
+"""The commands of a WebSocket client, and how they are answered."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_the_rate_of_changes_of_channels_is_limited(server: Server) -> Non
 def test_a_ping_keeps_it_open(shared_redis_url: str) -> None:
     with running_gateway(shared_redis_url, heartbeat_seconds="1") as server, websocket(server.port, "/ws?channel=jobs:none") as wire:
         coming = (opcode for opcode, _ in iter(wire.frame, None))
-        since_ready = dropwhile(lambda opcode: opcode == PING, coming)  # whose turn may come before the log was read
+        since_ready = dropwhile(lambda opcode: opcode == PING, coming)  # the ping may be answered before the log was read
         opcodes = [next(since_ready) for _ in range(2)]
 
     assert opcodes == [TEXT, PING]  # ready, and then nothing happens
@@ -114,7 +114,7 @@ async def test_the_channels_of_all_commands_together_are_counted(server: Server)
 
 async def test_subscribing_again_to_the_same_channels_is_allowed(server: Server) -> None:
     async with websockets.connect(f"{server.ws}/ws") as socket:
-        for count in range(1, 129):  # as client.js does, for each element of a page: what has no answer yet is asked for once more
+        for count in range(1, 129):  # like client.js, which sends channels without an answer again for each new element of a page
             await socket.send(json.dumps({"op": "subscribe", "channels": {f"c{i}": "now" for i in range(count)}, "ref": count}))
         answers = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(128)]
 

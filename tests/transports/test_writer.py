@@ -1,4 +1,4 @@
-"""The writer for servers that have no direct writes."""
+"""The writer for ASGI servers that offer no direct writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of client.js in Chromium, before gateways that are open to everybody, and that ask for tokens."""
+"""Fixtures for client.js in Chromium: a gateway without authentication and one with tokens, pages, and publishers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def channel() -> str:
 
 @pytest.fixture(scope="module")
 def gateway(shared_redis_url: str) -> Iterator[Server]:
-    """Open to everybody."""
+    """A gateway without authentication."""
     with running_gateway(shared_redis_url, heartbeat_seconds="1") as server:
         yield server
         assert "Traceback" not in server.output()
@@ -44,7 +44,7 @@ def gateway(shared_redis_url: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def guarded(shared_redis_url: str) -> Iterator[Server]:
-    """Asks for tokens."""
+    """A gateway that requires tokens."""
     with running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET) as server:
         yield server
         assert "Traceback" not in server.output()
@@ -53,7 +53,7 @@ def guarded(shared_redis_url: str) -> Iterator[Server]:
 
 @pytest.fixture
 def make_context(chromium: Browser) -> Iterator[Callable[[int], BrowserContext]]:
-    """Makes browsers of their own: 0 with all transports, 1 without WebSocket, 2 without SSE either."""
+    """Makes separate browser contexts: at level 0 with all transports, at 1 without WebSocket, at 2 without SSE either."""
     contexts = []
     errors: list[str] = []
 

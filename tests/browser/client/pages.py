@@ -1,4 +1,4 @@
-"""What the pages of these tests run, and what is asked of them."""
+"""The script that the test pages run, and functions that read its results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Open = Callable[..., Page]
 
 SECONDS = 10.0
 
-# What every page of these tests runs first. The log is what the handlers got, in order.
+# Every test page runs this first. `log` holds the ids that the handlers received on each channel, in order.
 PAGE = """async () => {
     const { connect } = await import("/client.js");
     window.connect = connect;
@@ -36,10 +36,10 @@ PAGE = """async () => {
     };
 }"""
 
-# As a proxy that knows no WebSocket, and one that keeps streams back until they end.
+# A WebSocket that always fails, as behind a proxy that does not support upgrades.
 NO_WEBSOCKET = "window.WebSocket = class { constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: '' })) } close() {} };"
 
-# As a long way: what has come to the browser reaches the page half a second later. `came` counts the events.
+# A slow network: a message reaches the page half a second after the browser has it. `came` counts the events the browser has.
 SLOW_WEBSOCKET = """window.WebSocket = class extends WebSocket {
     set onmessage(handler) {
         super.onmessage = (message) => {
@@ -51,7 +51,7 @@ SLOW_WEBSOCKET = """window.WebSocket = class extends WebSocket {
 
 
 class Ledger:
-    """Publishes as a worker does, and keeps what was acknowledged."""
+    """Publishes as a worker does, and keeps the acknowledged ids by channel."""
 
     def __init__(self, publisher: Publisher) -> None:
         self.publisher = publisher
@@ -90,7 +90,7 @@ def wait_live(page: Page) -> None:
 
 
 def wait_for_log(page: Page, channel: str, ids: list[str]) -> None:
-    """Wait until the page has so many events of a channel, and see that they are those of the ledger."""
+    """Wait until the page has as many events of a channel, and check that they are these, without a gap."""
     page.wait_for_function("([channel, count]) => (log[channel] ?? []).length >= count", arg=[channel, len(ids)])
 
     assert page.evaluate("log")[channel] == ids
@@ -98,7 +98,7 @@ def wait_for_log(page: Page, channel: str, ids: list[str]) -> None:
 
 
 def transport(page: Page) -> int:
-    """0 WebSocket, 1 SSE, 2 long polling: what the client remembers."""
+    """The level of transport that the client has stored: 0 WebSocket, 1 SSE, 2 long polling."""
     found: int = page.evaluate("[2, 1].find((level) => localStorage[`notify ${location.origin}/${level}`] > Date.now()) ?? 0")
     return found
 

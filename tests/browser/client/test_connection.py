@@ -1,4 +1,4 @@
-"""client.js loses its connection, its transport or its token, and comes back without a loss."""
+"""client.js reconnects after it has lost its connection, its transport or its token, and loses no event."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_nothing_is_lost_when_a_gateway_is_killed_and_another_takes_its_place(
         native = open_in(make_context(0), server)
         native.evaluate(NATIVE, channel)
         for page in (*pages, native):
-            page.set_default_timeout(30_000)  # the longest wait before it comes back is 20 s
+            page.set_default_timeout(30_000)  # the longest wait before a reconnect is 20 s
         for page in pages:
             wait_live(page)
         ledger.publish(channel)

@@ -1,4 +1,4 @@
-"""client.js follows jobs: whatever happens in between, every log that a page keeps equals the ledger."""
+"""client.js follows jobs: whatever happens meanwhile, a page receives exactly the events of the ledger."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_reload_in_the_middle_and_after_the_end(open_page: Open, gateway: Serv
 
 
 def test_what_is_unfollowed_and_followed_at_once_begins_anew(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
-    """What was still on the way for the first time does not stand before what is asked for the second time."""
+    """Events that are still under way for the first subscription are not delivered to the second one."""
     for _ in range(3):
         ledger.publish(channel)
     page = open_page(gateway)

@@ -1,4 +1,4 @@
-"""client.js shares a connection among tabs, and no tab loses or doubles an event by that."""
+"""client.js shares one connection among tabs, without losing or repeating an event in any of them."""
 
 from __future__ import annotations
 
