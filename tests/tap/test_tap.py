@@ -1,4 +1,4 @@
-"""The tap on streams as BullMQ writes them: what is told, by whom, and how often. The real BullMQ is in tests/browser."""
+"""The tap on streams as BullMQ writes them: which events it publishes, and how often. tests/browser has the real BullMQ."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def running(url: str, **options: Any) -> AsyncIterator[Tap]:
     client = redis_client(url)
     log = Log(client)
     await log.open()
-    tap = Tap("films", client, client, log, prefix="notify", since="0", **options)
+    tap = Tap("films", client, client, log, prefix="notify", **{"since": "0"} | options)
     task = asyncio.create_task(tap.run())
     yield tap
     task.cancel()
@@ -59,7 +59,7 @@ async def read(redis: Redis, channel: str) -> list[Any]:
 
 
 async def wait_position(redis: Redis, position: str) -> None:
-    """Wait until a tap has read so far, and stored that."""
+    """Wait until a tap has read up to here and stored that position."""
     async with asyncio.timeout(20):
         while await redis.get("notify:tap:{bull:films}:position") != position.encode():
             await asyncio.sleep(0.01)
@@ -103,6 +103,44 @@ async def test_an_entry_that_is_read_again_is_not_published_again(redis_url: str
 
     assert await types(redis, "1") == ["queued", "started", "failed"]
     assert await redis.lrange("notify:log:{jobs:1}", 0, -1) == told
+
+
+async def test_the_first_tap_begins_with_what_comes_from_now_on(redis_url: str, redis: Redis, add: Add) -> None:
+    before = await add("added", "1")
+    async with running(redis_url, since="now"):
+        await wait_position(redis, before)
+        await wait_position(redis, await add("added", "2"))
+
+    assert [await types(redis, job) for job in ("1", "2")] == [[], ["queued"]]
+
+
+async def test_events_that_were_trimmed_before_they_were_read_are_warned_of(
+    redis_url: str, redis: Redis, add: Add, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await add("added", "1")
+    async with running(redis_url):
+        await wait_position(redis, first)
+    warned = [caplog.text]
+    await redis.set("notify:tap:{bull:films}:position", "1-0")
+    async with running(redis_url):
+        await wait_position(redis, first)
+    warned.append(caplog.text)
+
+    assert ["BullMQ has trimmed its events" in text for text in warned] == [False, True]
+
+
+async def test_a_redis_that_was_away_is_read_on(
+    redis_url: str, redis: Redis, add: Add, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda *_: 0.01)
+    async with running(redis_url), asyncio.timeout(20):
+        await wait_position(redis, await add("added", "1"))
+        while "it is tried again" not in caplog.text:
+            await redis.client_kill_filter(_type="normal", skipme=True)
+            await asyncio.sleep(0.01)
+        await wait_position(redis, await add("added", "2"))
+
+    assert await types(redis, "2") == ["queued"]
 
 
 async def test_a_lost_lease_loses_no_event(redis_url: str, redis: Redis, add: Add) -> None:
