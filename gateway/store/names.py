@@ -11,13 +11,18 @@ import ipaddress
 import socket
 import threading
 from contextlib import suppress
+from typing import Final
+
+STALE_SECONDS: Final = 3.0  # a lookup older than that may take many more, although name servers answer again by now: nobody joins it
+
+Found = list[str] | OSError
 
 
 class Names:
-    """Resolves names. Callers that ask for the same name at the same time share one lookup. For use on one event loop."""
+    """Resolves names. Callers that ask for the same name within ``STALE_SECONDS`` share one lookup. For use on one event loop."""
 
     def __init__(self) -> None:
-        self._pending: dict[str, asyncio.Future[list[str] | OSError]] = {}
+        self._pending: dict[str, tuple[asyncio.Future[Found], float]] = {}  # and when each began
 
     async def find(self, host: str) -> list[str]:
         """The addresses of a host, best first.
@@ -27,24 +32,27 @@ class Names:
         """
         with suppress(ValueError):
             return [str(ipaddress.ip_address(host))]
-        pending = self._pending.get(host)
-        if pending is None:
-            loop = asyncio.get_running_loop()
-            pending = self._pending[host] = loop.create_future()
-            threading.Thread(target=self._look_up, args=(host, loop), name="names", daemon=True).start()
+        loop = asyncio.get_running_loop()
+        pending, began = self._pending.get(host, (None, 0.0))
+        if pending is None or loop.time() - began > STALE_SECONDS:
+            pending = loop.create_future()
+            self._pending[host] = pending, loop.time()
+            threading.Thread(target=self._look_up, args=(host, pending, loop), name="names", daemon=True).start()
         found = await asyncio.shield(pending)
         if isinstance(found, OSError):
             raise OSError(*found.args)  # a new one for each caller, because raising it changes its traceback
         return found
 
-    def _look_up(self, host: str, loop: asyncio.AbstractEventLoop) -> None:
-        found: list[str] | OSError
+    def _look_up(self, host: str, pending: asyncio.Future[Found], loop: asyncio.AbstractEventLoop) -> None:
+        found: Found
         try:
             found = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
         except (OSError, UnicodeError) as error:
             found = OSError(*error.args)
         with suppress(RuntimeError):  # the event loop may be closed by now
-            loop.call_soon_threadsafe(self._answer, host, found)
+            loop.call_soon_threadsafe(self._answer, host, pending, found)
 
-    def _answer(self, host: str, found: list[str] | OSError) -> None:
-        self._pending.pop(host).set_result(found)
+    def _answer(self, host: str, pending: asyncio.Future[Found], found: Found) -> None:
+        if self._pending.get(host, (None, 0.0))[0] is pending:
+            del self._pending[host]
+        pending.set_result(found)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.store import names as names_module
 from gateway.store.connect import redis_client
 from gateway.store.names import Names
 
@@ -44,6 +45,24 @@ async def test_who_asks_while_nobody_answers_shares_one_look_up(monkeypatch: pyt
 
     assert found == again == ["10.0.0.1", "10.0.0.2"]
     assert asked == ["redis.test"]
+
+
+async def test_a_look_up_that_takes_long_is_not_waited_for_by_who_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver("10.0.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    monkeypatch.setattr(names_module, "STALE_SECONDS", 0.01)
+    names = Names()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await names.find("redis.test")
+    first, resolver.answers = resolver.answers, threading.Event()
+    resolver.answers.set()
+    second = await names.find("redis.test")
+    first.set()  # nobody asks for this answer any more
+    await asyncio.sleep(0.05)
+    third = await names.find("redis.test")
+
+    assert second == third == ["10.0.0.1"]
 
 
 async def test_a_name_without_an_address_is_an_error_for_each_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
