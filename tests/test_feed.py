@@ -22,7 +22,7 @@ from tests.faults.proxy import Proxy
 from tests.support.feeds import Client, hanging, reads, running
 
 
-async def test_who_keeps_up_costs_no_read(redis_url: str, redis: Redis) -> None:
+async def test_a_client_that_keeps_up_causes_no_read(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         client = Client(feed, "jobs:1", 0)
         await client.until_ready()
@@ -37,7 +37,7 @@ async def test_who_keeps_up_costs_no_read(redis_url: str, redis: Redis) -> None:
         assert client.subscription.live
 
 
-async def test_after_a_loss_nobody_reads_on_before_those_who_listen_beside_know_what_they_missed(redis_url: str, redis: Redis) -> None:
+async def test_after_a_lost_connection_nobody_reads_before_other_listeners_have_caught_up(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         lost = asyncio.Event()
         caught_up = feed.listen("!beside", lambda _: None, lost.set)
@@ -58,7 +58,7 @@ async def test_after_a_loss_nobody_reads_on_before_those_who_listen_beside_know_
         assert (before, client.ids) == ([], [published])
 
 
-async def test_after_a_second_loss_nobody_reads_before_the_channel_is_heard_again(redis_url: str, redis: Redis) -> None:
+async def test_after_a_second_lost_connection_nobody_reads_before_the_channel_is_subscribed_again(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         losses = [asyncio.Event(), asyncio.Event()]
         remaining = iter(losses)
@@ -87,7 +87,7 @@ async def test_after_a_second_loss_nobody_reads_before_the_channel_is_heard_agai
         assert client.ids == [published]
 
 
-async def test_a_full_client_is_behind_and_reads_on_when_there_is_room(redis_url: str, redis: Redis) -> None:
+async def test_a_client_with_a_full_buffer_is_behind_and_reads_on_when_there_is_room(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         client = Client(feed, "jobs:1", 0)
         await client.until_ready()
@@ -127,7 +127,7 @@ async def test_a_slow_client_holds_one_page_and_leaves_none_behind(redis_url: st
         assert PAGE_BYTES / 2 < held < PAGE_BYTES + 10_000
 
 
-async def test_a_channel_nobody_follows_is_given_up_after_a_while(redis_url: str, redis: Redis) -> None:
+async def test_a_channel_without_followers_is_unsubscribed_after_a_while(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         client = Client(feed, "jobs:1", 0)
         await client.until_ready()
@@ -141,7 +141,7 @@ async def test_a_channel_nobody_follows_is_given_up_after_a_while(redis_url: str
         assert "jobs:1" not in feed.hub.channels
 
 
-async def test_a_job_is_over_for_who_has_its_final_event(redis_url: str, redis: Redis) -> None:
+async def test_a_job_is_over_for_a_client_that_has_its_final_event(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         first = int(await publisher(redis)("jobs:1", "progress"))
         end = int(await publisher(redis)("jobs:1", "completed", final=True))
@@ -150,7 +150,7 @@ async def test_a_job_is_over_for_who_has_its_final_event(redis_url: str, redis: 
         assert not await feed.is_over({"jobs:1": end, "jobs:2": end})
 
 
-async def test_a_redis_without_its_data_is_told_of_once_and_not_read_for_ever(redis_url: str, redis: Redis) -> None:
+async def test_after_redis_lost_its_data_a_client_gets_one_gap_and_reads_only_a_few_times(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         published = [await publisher(redis)("jobs:1", "progress", i) for i in range(3)]
         watcher = Client(feed, "jobs:1", 0)
@@ -172,7 +172,7 @@ async def test_a_redis_without_its_data_is_told_of_once_and_not_read_for_ever(re
         assert used <= 3
 
 
-async def test_a_channel_that_cannot_be_read_holds_up_nobody_else(redis_url: str, redis: Redis) -> None:
+async def test_a_channel_that_cannot_be_read_does_not_delay_others(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         await redis.set("notify:log:{jobs:bad}", "not a list")
         bad, good = Client(feed, "jobs:bad", 0), Client(feed, "jobs:good", 0)
@@ -184,7 +184,7 @@ async def test_a_channel_that_cannot_be_read_holds_up_nobody_else(redis_url: str
         assert bad.subscription.live
 
 
-async def test_who_comes_while_redis_hangs_is_greeted_all_the_same(redis_url: str, redis: Redis) -> None:
+async def test_a_client_that_connects_while_redis_hangs_is_greeted(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         async with hanging(redis):
             client = Client(feed, "jobs:1", greeting=b'"hello"')
@@ -198,7 +198,7 @@ async def test_who_comes_while_redis_hangs_is_greeted_all_the_same(redis_url: st
         assert client.got.count("hello") == 1
 
 
-async def test_a_forged_announcement_does_not_keep_anybody_reading(redis_url: str, redis: Redis) -> None:
+async def test_a_forged_announcement_does_not_keep_clients_reading(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         Client(feed, "jobs:1", 0)
         published = await publisher(redis)("jobs:1", "progress")
@@ -212,7 +212,7 @@ async def test_a_forged_announcement_does_not_keep_anybody_reading(redis_url: st
         assert await reads(redis) - before <= 2
 
 
-async def test_who_keeps_up_is_told_too_where_another_master_has_written_in_between(redis_url: str, redis: Redis) -> None:
+async def test_a_client_that_keeps_up_gets_a_gap_too_if_another_master_has_recorded_events(redis_url: str, redis: Redis) -> None:
     # As when the server was demoted, and promoted again without what the other one took, and no connection was closed.
     async with running(redis_url) as feed:
         client = Client(feed, "jobs:1", 0)
@@ -258,7 +258,7 @@ async def pings(redis: Redis) -> int:
 
 
 @pytest.mark.parametrize("refuse_writes", [fill_memory, lose_replicas, fill_disk])
-async def test_from_a_redis_that_takes_no_writes_is_read_on(
+async def test_a_redis_that_refuses_writes_is_still_read(
     redis_url: str, redis: Redis, refuse_writes: Callable[[Redis], Awaitable[None]]
 ) -> None:
     async with running(redis_url) as feed:
@@ -287,7 +287,7 @@ def port_of(url: str) -> str:
     return url.rpartition(":")[2]
 
 
-async def test_who_heard_of_a_second_master_is_told_of_a_gap_where_the_address_leads_to_now(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clients_of_an_old_master_get_a_gap_when_the_address_leads_to_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     # The old master is well, and takes events until the gateway finds that the address has moved. What the new one has taken by then
     # lies in part below the cursors of those who follow the old one.
     monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.05)

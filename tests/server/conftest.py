@@ -1,4 +1,4 @@
-"""An application of a test's own under our protocols."""
+"""Serve an application that a test has written with our server protocols."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Serve = Callable[[App], Awaitable[int]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Runs an application under our protocols; gives its port."""
+    """A function that serves an ASGI application with our server protocols and returns its port."""
     running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
     async def start(app: App) -> int:

@@ -1,4 +1,4 @@
-"""What a connection has whatever is said on it."""
+"""What all connections have in common: back-pressure and deadlines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.server.site import Site
 
 
 class Listening(Connection):
-    """Notes what comes, and when its time is over."""
+    """A connection that keeps the bytes it receives and notes a missed deadline."""
 
     def __init__(self, site: Site, transport: asyncio.Transport) -> None:
         super().__init__(site)
@@ -49,7 +49,7 @@ async def pair() -> AsyncIterator[tuple[Listening, socket.socket]]:
         await asyncio.sleep(0)
 
 
-async def test_who_waits_for_room_goes_on_once_there_is_some(pair: tuple[Listening, socket.socket]) -> None:
+async def test_a_writer_that_waits_for_room_continues_once_there_is_some(pair: tuple[Listening, socket.socket]) -> None:
     connection, client = pair
     connection.transport.write(b"x" * 1_000_000)
     waited = connection.drained
@@ -61,7 +61,7 @@ async def test_who_waits_for_room_goes_on_once_there_is_some(pair: tuple[Listeni
     assert connection.drained is None
 
 
-async def test_a_client_that_is_to_wait_is_heard_later_and_whole(pair: tuple[Listening, socket.socket]) -> None:
+async def test_data_of_a_paused_client_is_received_later_and_complete(pair: tuple[Listening, socket.socket]) -> None:
     connection, client = pair
     connection.pause_reading()
     connection.pause_reading()

@@ -1,4 +1,4 @@
-"""One timer for many."""
+"""Deadlines: one timer for many of the same length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from gateway.server.deadlines import Deadlines
 
 
-async def test_the_late_are_told_in_their_order_and_who_was_in_time_is_not() -> None:
+async def test_missed_deadlines_are_reported_in_order_and_met_ones_are_not() -> None:
     told: list[str] = []
     over = asyncio.Event()
 
@@ -21,7 +21,7 @@ async def test_the_late_are_told_in_their_order_and_who_was_in_time_is_not() -> 
         deadlines.add(who)
     deadlines.remove("in time")
     deadlines.remove("never there")
-    deadlines.add("again")  # its time begins anew
+    deadlines.add("again")  # its time starts again
     deadlines.add("last")
 
     async with asyncio.timeout(10):
@@ -29,7 +29,7 @@ async def test_the_late_are_told_in_their_order_and_who_was_in_time_is_not() -> 
     assert told == ["first", "second", "again", "last"]
 
 
-async def test_who_comes_later_has_its_whole_time() -> None:
+async def test_a_later_deadline_has_its_whole_time() -> None:
     loop = asyncio.get_running_loop()
     ended: dict[str, float] = {}
     over = asyncio.Event()
@@ -51,7 +51,7 @@ async def test_who_comes_later_has_its_whole_time() -> None:
     assert ended["sooner"] < ended["later"]
 
 
-async def test_one_whose_end_fails_holds_up_nobody() -> None:
+async def test_a_callback_that_fails_does_not_delay_others() -> None:
     loop = asyncio.get_running_loop()
     failed: list[object] = []
     loop.set_exception_handler(lambda _, context: failed.append(context["exception"]))

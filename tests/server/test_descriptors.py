@@ -8,7 +8,7 @@ import pytest
 
 from gateway.server.descriptors import raise_limit
 
-# Lower from step to step, as only the superuser may raise them again.
+# The limits only go down, because only root may raise them again.
 LIMITS = [(256, 1024), (512, 512), (64, 100)]
 
 SCRIPT = """
@@ -27,7 +27,7 @@ def test_the_limit_is_raised_and_some_descriptors_are_kept_back() -> None:
     assert done.stdout.splitlines() == ["1024 1024 1024 960", "512 512 512 448", "100 100 100 50"]
 
 
-def test_a_system_that_does_not_tell_its_own_bound_is_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_refuses_the_limit_is_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def setrlimit(_: int, limits: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""A shutdown that nobody notices."""
+"""A shutdown closes connections spread over time, answers polls, and exits cleanly."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_streams_are_closed_one_after_the_other_and_the_exit_is_clean(redi
     assert exit_code == 0
 
 
-async def test_while_it_drains_it_is_not_ready_and_takes_nobody(redis_url: str) -> None:
+async def test_a_draining_gateway_is_not_ready_and_refuses_new_clients(redis_url: str) -> None:
     with running_gateway(redis_url, drain_seconds="3") as server:
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(2)]
         server.process.send_signal(signal.SIGTERM)
@@ -63,7 +63,7 @@ async def test_while_it_drains_it_is_not_ready_and_takes_nobody(redis_url: str) 
     assert int(stream.headers["retry-after"]) >= 1
 
 
-async def test_a_poll_is_answered_and_a_stream_is_told_when_to_come_back(redis_url: str) -> None:
+async def test_a_drain_answers_polls_and_tells_streams_when_to_reconnect(redis_url: str) -> None:
     with running_gateway(redis_url, drain_seconds="1") as server:
         async with httpx.AsyncClient(timeout=30) as client, client.stream("GET", f"{server.http}/sse?channel=jobs:1") as stream:
             poll = asyncio.ensure_future(client.get(f"{server.http}/poll?channel=jobs:1&wait=30&since=now"))
@@ -114,7 +114,7 @@ async def test_ctrl_c_in_a_terminal_drains_the_workers_too(redis_url: str) -> No
 
 async def hold_and_end(server: Server) -> None:
     async with AsyncExitStack() as stack:
-        for _ in range(3):  # so that one of two workers has two, and a drain that lasts
+        for _ in range(3):  # so that one of the two workers has two streams to close, and its drain takes a while
             await stack.enter_async_context(websockets.connect(f"{server.ws}/ws?channel=jobs:1"))
         server.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.5)

@@ -1,4 +1,4 @@
-"""The deadlines and limits of the edge, over real sockets."""
+"""The deadlines and limits towards clients, over real sockets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def closed_after(sockets: list[socket.socket], seconds: float) -> tuple[dict[socket.socket, float], dict[socket.socket, bytes]]:
-    """When each was closed by the gateway, counted from now, and what it sent."""
+    """For each connection: seconds from now until the gateway closed it, and what the gateway sent."""
     started = dripped = time.monotonic()
     ended: dict[socket.socket, float] = {}
     came = dict.fromkeys(sockets, b"")
@@ -119,7 +119,7 @@ def test_5_000_slow_heads_are_closed_within_10_seconds_and_others_are_served(gat
             sock.close()
 
     assert len(ended) == number
-    assert max(ended.values()) < 17  # looked for once a second, and this process and others want the processors too
+    assert max(ended.values()) < 17  # the gateway checks once a second, and the machine may be busy
     assert all(came[sock] == b"" for sock in sockets[:5])
     assert all(b"HTTP/1.1 408 " in came[sock] for sock in sockets[5:])
     assert max(latencies) < 4  # a fifth of a second on a quiet machine
@@ -141,7 +141,7 @@ def test_an_unread_body_that_does_not_end_closes_the_connection(gateway: Server)
         assert b"HTTP/1.1 408" in wire.rest()
 
 
-# Readers that stop
+# Clients that stop reading
 
 
 @linux
@@ -178,7 +178,7 @@ def test_slow_pings_without_reading_cost_no_memory(gateway: Server) -> None:
     with Wire(gateway.port, receive_buffer=4_096) as wire:
         wire.send(upgrade())
         time.sleep(0.1)
-        for _ in range(12):  # as fast as is allowed, and what is allowed at once besides
+        for _ in range(12):  # at the allowed rate, after the allowed burst
             wire.send(frame(b"x" * 125, PING) * 50)
             time.sleep(0.1)
 
@@ -187,7 +187,7 @@ def test_slow_pings_without_reading_cost_no_memory(gateway: Server) -> None:
         assert wire.frame() == (10, b"x" * 125)
 
 
-# Numbers
+# Limits on the number of connections
 
 
 @contextlib.contextmanager
@@ -255,7 +255,7 @@ def test_there_are_no_more_connections_than_allowed(limited: Server) -> None:
     ],
     ids=["alone", "behind what the client says itself", "IPv6, counted by its network"],
 )
-def test_behind_a_trusted_proxy_the_address_is_the_one_that_it_tells(limited: Server, one: str, other: str) -> None:
+def test_behind_a_trusted_proxy_the_address_is_the_forwarded_one(limited: Server, one: str, other: str) -> None:
     def data(forwarded: str) -> bytes:
         return upgrade("/ws?channel=a", f"X-Forwarded-For: {forwarded}")
 
@@ -267,7 +267,7 @@ def test_behind_a_trusted_proxy_the_address_is_the_one_that_it_tells(limited: Se
 
         assert status(limited, data(one), "127.0.0.9") == 503
         assert status(limited, data(other), "127.0.0.9") == 101
-        assert status(limited, data(one), "127.0.0.40") == 101  # whom nobody trusts, and who is counted as itself
+        assert status(limited, data(one), "127.0.0.40") == 101  # not trusted, so counted by its own address
 
 
 def test_one_sub_has_no_more_connections_than_allowed(shared_redis_url: str) -> None:
@@ -296,7 +296,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 @linux
-def test_when_sockets_run_out_new_ones_are_refused_and_the_connected_live_on(shared_redis_url: str) -> None:
+def test_beyond_the_limit_of_open_files_new_clients_are_refused_and_the_connected_stay(shared_redis_url: str) -> None:
     before = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))"
     with running_gateway(shared_redis_url, before=before) as server, websocket(server.port, "/ws?channel=out") as client:
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (200, 200)
@@ -316,7 +316,7 @@ def test_when_sockets_run_out_new_ones_are_refused_and_the_connected_live_on(sha
 
 
 @linux
-def test_when_descriptors_run_out_the_connected_live_on_and_it_recovers(shared_redis_url: str) -> None:
+def test_when_descriptors_run_out_the_connected_stay_and_the_gateway_recovers(shared_redis_url: str) -> None:
     with running_gateway(shared_redis_url) as server, websocket(server.port, "/ws?channel=files") as client:
         assert client.message()["op"] == "ready"
         pid = server.process.pid

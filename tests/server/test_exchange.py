@@ -1,4 +1,4 @@
-"""Requests and their answers, over real sockets."""
+"""HTTP requests and responses, over real sockets."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_a_connection_serves_one_request_after_the_other(serve: Serve) -> 
     assert last.endswith(b"\r\n\r\n/c")
 
 
-async def test_a_connection_has_no_limit_but_each_head_on_it(serve: Serve) -> None:
+async def test_the_size_limit_is_for_each_head_and_not_for_the_connection(serve: Serve) -> None:
     def client(wire: Wire) -> list[bytes]:
         return [wire.send(request("/a", "Cookie: " + "b" * 20_000)).answer().body for _ in range(5)]
 
@@ -94,7 +94,7 @@ async def test_a_later_head_must_come_in_time_too(serve: Serve, monkeypatch: pyt
     assert await asyncio.to_thread(client) == ([b"/a", b"/a"], [408, 408])
 
 
-async def test_a_connection_on_which_nothing_follows_an_answer_is_closed(serve: Serve) -> None:
+async def test_an_idle_connection_is_closed(serve: Serve) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         site = receive.__self__._http.site
         site.idle.seconds = 0.05
@@ -103,7 +103,7 @@ async def test_a_connection_on_which_nothing_follows_an_answer_is_closed(serve: 
     assert await ask(serve, app, lambda wire: (wire.send(request("/")).answer().body, wire.rest())) == (b"done", b"")
 
 
-async def test_requests_that_are_sent_ahead_are_answered_in_their_order(serve: Serve) -> None:
+async def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
     def client(wire: Wire) -> list[bytes]:
         ahead = (
             request("/1", "Content-Length: 2", method="POST")
@@ -121,7 +121,7 @@ async def test_requests_that_are_sent_ahead_are_answered_in_their_order(serve: S
 @pytest.mark.parametrize(
     "wrong", [b"what is this\r\n\r\n", request("/c", host=None), post("/c", 2, "Transfer-Encoding: chunked"), upgrade("/c") + b"early"]
 )
-async def test_what_is_wrong_is_told_behind_the_answers_to_what_came_before(serve: Serve, wrong: bytes) -> None:
+async def test_an_error_comes_after_the_answers_to_earlier_requests(serve: Serve, wrong: bytes) -> None:
     def client(wire: Wire) -> tuple[list[bytes], int, bytes]:
         wire.send(post("/a", 2) + b"xy" + request("/b") + wrong)
         return [wire.answer().body for _ in range(2)], wire.answer().status, wire.rest()
@@ -129,7 +129,7 @@ async def test_what_is_wrong_is_told_behind_the_answers_to_what_came_before(serv
     assert await ask(serve, echo, client) == ([b"/axy", b"/b"], 400, b"")
 
 
-async def test_a_request_that_breaks_off_is_no_reason_not_to_answer_the_one_before(serve: Serve) -> None:
+async def test_a_request_that_breaks_off_does_not_prevent_the_answer_to_the_one_before(serve: Serve) -> None:
     head = request("/b", "Transfer-Encoding: chunked", method="POST")
 
     def client(wire: Wire) -> tuple[bytes, int, bytes]:
@@ -139,7 +139,7 @@ async def test_a_request_that_breaks_off_is_no_reason_not_to_answer_the_one_befo
     assert await ask(serve, echo, client) == (b"/a", 400, b"")
 
 
-async def test_an_offer_of_another_protocol_costs_a_request_nothing(serve: Serve) -> None:
+async def test_an_upgrade_header_for_another_protocol_is_ignored(serve: Serve) -> None:
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
 
     def client(wire: Wire) -> list[bytes]:
@@ -154,7 +154,9 @@ async def test_an_offer_of_another_protocol_costs_a_request_nothing(serve: Serve
     [(b"no request\r\n\r\n", b"Invalid method"), (request("/b", host="a/b"), b"header host")],
     ids=["no request", "no host"],
 )
-async def test_what_is_wrong_behind_an_offer_is_told(serve: Serve, caplog: pytest.LogCaptureFixture, behind: bytes, detail: bytes) -> None:
+async def test_an_error_after_an_ignored_upgrade_is_answered(
+    serve: Serve, caplog: pytest.LogCaptureFixture, behind: bytes, detail: bytes
+) -> None:
     offered = request("/a", "Connection: Upgrade", "Upgrade: h2c")
 
     assert detail in await ask(serve, echo, lambda wire: wire.send(offered + behind).rest())
@@ -167,11 +169,11 @@ async def test_a_connection_header_that_only_looks_like_an_upgrade_is_answered(s
     assert await ask(serve, echo, lambda wire: wire.send(head).answer().body) == b"/a"
 
 
-async def test_an_address_may_end_behind_its_host(serve: Serve) -> None:
+async def test_a_url_may_end_after_its_host(serve: Serve) -> None:
     assert await ask(serve, echo, lambda wire: wire.send(request("http://a")).answer().body) == b"/"
 
 
-async def test_a_client_that_says_no_more_is_answered(serve: Serve) -> None:
+async def test_a_client_that_has_half_closed_is_answered(serve: Serve) -> None:
     def client(wire: Wire) -> bytes:
         return wire.send(request("/a") + request("/b")).end().rest()
 
@@ -181,7 +183,7 @@ async def test_a_client_that_says_no_more_is_answered(serve: Serve) -> None:
     assert answer.endswith(b"\r\n\r\n/b")
 
 
-async def test_a_body_whose_length_is_not_told_comes_in_chunks(serve: Serve) -> None:
+async def test_a_body_of_unknown_length_is_sent_in_chunks(serve: Serve) -> None:
     answer = await ask(serve, echo, lambda wire: wire.send(request("/chunks", "Connection: close")).rest())
 
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -189,7 +191,7 @@ async def test_a_body_whose_length_is_not_told_comes_in_chunks(serve: Serve) -> 
     assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
 
 
-async def test_an_older_client_gets_it_without_chunks_and_the_connection_ends(serve: Serve) -> None:
+async def test_an_http_1_0_client_gets_it_without_chunks_and_the_connection_ends(serve: Serve) -> None:
     answer = await ask(serve, echo, lambda wire: wire.send(request("/chunks", "Connection: keep-alive", version="HTTP/1.0")).rest())
 
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -199,7 +201,7 @@ async def test_an_older_client_gets_it_without_chunks_and_the_connection_ends(se
 
 
 @pytest.mark.parametrize(("path", "method"), [("/a", "HEAD"), ("/chunks", "HEAD"), ("/204", "GET"), ("/304", "GET")])
-async def test_where_no_body_may_be_none_is_sent(serve: Serve, path: str, method: str) -> None:
+async def test_no_body_is_sent_where_none_is_allowed(serve: Serve, path: str, method: str) -> None:
     def client(wire: Wire) -> bytes:
         return wire.send(request(path, method=method) + request("/next", "Connection: close")).rest()
 
@@ -210,7 +212,7 @@ async def test_where_no_body_may_be_none_is_sent(serve: Serve, path: str, method
     assert rest.endswith(b"\r\n\r\n/next")
 
 
-async def test_a_body_is_given_as_it_comes_and_a_big_one_waits_until_it_is_asked_for(serve: Serve) -> None:
+async def test_a_body_is_passed_on_as_it_arrives_and_a_big_one_when_it_is_read(serve: Serve) -> None:
     sizes: list[int] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -246,7 +248,7 @@ async def test_the_end_of_a_body_may_come_after_the_rest_of_it(serve: Serve) -> 
     assert await ask(serve, app, client) == b"a"
 
 
-async def test_a_big_body_that_nobody_wants_is_read_past(serve: Serve) -> None:
+async def test_a_big_body_that_is_not_wanted_is_skipped(serve: Serve) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await say(send, scope["path"].encode())
 
@@ -257,7 +259,7 @@ async def test_a_big_body_that_nobody_wants_is_read_past(serve: Serve) -> None:
     assert await ask(serve, app, client) == [b"/1", b"/2"]
 
 
-async def test_a_client_that_waits_before_its_body_is_told_to_go_on(serve: Serve) -> None:
+async def test_a_client_that_expects_100_continue_gets_it(serve: Serve) -> None:
     def client(wire: Wire) -> tuple[bytes, bytes]:
         wire.send(post("/", 2, "Expect: 100-continue"))
         told = wire.take(25)
@@ -266,7 +268,7 @@ async def test_a_client_that_waits_before_its_body_is_told_to_go_on(serve: Serve
     assert await ask(serve, echo, client) == (b"HTTP/1.1 100 Continue\r\n\r\n", b"/hi")
 
 
-async def test_a_client_that_was_refused_is_not_told_to_go_on(serve: Serve) -> None:
+async def test_a_refused_client_gets_no_100_continue(serve: Serve) -> None:
     told: list[Any] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -279,11 +281,11 @@ async def test_a_client_that_was_refused_is_not_told_to_go_on(serve: Serve) -> N
     assert told == [{"type": "http.disconnect"}]
 
 
-async def test_a_client_that_waits_and_whose_body_is_not_wanted_is_answered_at_once(serve: Serve) -> None:
+async def test_a_client_whose_body_is_not_wanted_gets_its_answer_instead_of_100_continue(serve: Serve) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"n", "more_body": True})
-        waiting = asyncio.ensure_future(receive())  # for the end of the connection, as frameworks do
+        waiting = asyncio.ensure_future(receive())  # waits for the disconnect, as frameworks do
         await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"o"})
         await waiting
@@ -295,7 +297,7 @@ async def test_a_client_that_waits_and_whose_body_is_not_wanted_is_answered_at_o
     assert await ask(serve, app, client) == (403, b"no")
 
 
-async def test_who_has_answered_is_told_that_nothing_more_comes(serve: Serve) -> None:
+async def test_after_the_answer_the_application_receives_a_disconnect(serve: Serve) -> None:
     seen: list[str] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -308,7 +310,7 @@ async def test_who_has_answered_is_told_that_nothing_more_comes(serve: Serve) ->
     assert seen == ["http.request", "http.disconnect"]
 
 
-async def test_an_application_whose_client_is_gone_is_told_and_may_go_on_writing(serve: Serve) -> None:
+async def test_an_application_whose_client_is_gone_receives_a_disconnect_and_may_still_send(serve: Serve) -> None:
     seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -392,7 +394,7 @@ async def test_an_application_that_fails_is_answered_for_or_its_connection_ends(
     assert len([record for record in caplog.records if record.name == "gateway.edge"]) == 1
 
 
-async def test_a_head_is_sent_with_the_first_of_its_body(serve: Serve) -> None:
+async def test_a_head_is_sent_together_with_the_first_part_of_its_body(serve: Serve) -> None:
     asked = asyncio.Event()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -415,7 +417,7 @@ async def test_a_head_is_sent_with_the_first_of_its_body(serve: Serve) -> None:
     assert await ask(serve, app, client) == (b"HTTP/1.1 500", b"HTTP/1.1 200")
 
 
-async def test_nothing_may_follow_an_answer(serve: Serve) -> None:
+async def test_sending_after_the_answer_is_an_error(serve: Serve) -> None:
     failed: list[str] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -13,7 +13,7 @@ kinds = st.tuples(st.sampled_from([0, 1, 125, 126, 300]), st.booleans(), st.bool
 
 
 @given(st.lists(kinds, max_size=12), st.integers(1, 700))
-def test_frames_are_counted_however_they_are_cut(sent: list[tuple[int, bool, bool]], step: int) -> None:
+def test_frames_are_counted_however_their_bytes_are_split(sent: list[tuple[int, bool, bool]], step: int) -> None:
     stream = b"".join(frame(b" " * size, fin=fin, masked=masked) for size, fin, masked in sent)
     counter = FrameCounter(0)
 
@@ -31,7 +31,7 @@ def test_long_frames_are_counted_too(step: int) -> None:
 
 
 def feed(counter: FrameCounter, parts: Iterable[bytes]) -> int:
-    """The code of what was wrong, 0 for nothing."""
+    """Feed bytes; the close code of an error, 0 for none."""
     try:
         for part in parts:
             counter.feed(part, 0)
@@ -48,7 +48,7 @@ def test_a_length_that_is_not_in_its_shortest_form_is_a_protocol_error(size: int
     assert feed(counter, (data[start : start + step] for start in range(0, len(data), step))) == 1002
 
 
-def test_so_many_frames_at_once_and_no_more() -> None:
+def test_the_number_of_frames_at_once_is_limited() -> None:
     counter = FrameCounter(0)
     counter.feed(frame(b"x", PING) * FRAMES_AT_ONCE, 0)
 
@@ -58,7 +58,7 @@ def test_so_many_frames_at_once_and_no_more() -> None:
     assert caught.value.code == 1008
 
 
-def test_with_time_there_may_be_more_but_never_more_than_at_once() -> None:
+def test_the_allowance_of_frames_refills_up_to_its_limit() -> None:
     counter = FrameCounter(0)
     counter.feed(frame() * FRAMES_AT_ONCE, 0)
     counter.feed(frame() * int(FRAMES_PER_SECOND), 1)
@@ -69,14 +69,14 @@ def test_with_time_there_may_be_more_but_never_more_than_at_once() -> None:
 
 
 @given(st.lists(st.binary(max_size=200), max_size=20))
-def test_any_bytes_are_taken_or_refused_and_nothing_is_kept_but_part_of_a_header(parts: list[bytes]) -> None:
+def test_any_bytes_are_accepted_or_refused_and_only_part_of_a_header_is_kept(parts: list[bytes]) -> None:
     counter = FrameCounter(0)
 
     assert feed(counter, parts) in (0, 1002, 1008)
     assert len(counter._header) < 14
 
 
-def test_nothing_but_one_whole_pong_is_taken_for_one() -> None:
+def test_only_a_whole_pong_is_taken_for_one() -> None:
     pong = frame(b"ok", PONG)
     others = [frame(b"ok"), frame(b"ok", PING), frame(b"ok", PONG, fin=False), frame(b"ok", PONG, masked=False)]
     others += [pong[:-1], pong[:2], b"", pong + pong, pong + frame(b"ok")]

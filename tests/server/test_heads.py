@@ -27,7 +27,7 @@ def test_a_head_says_whether_it_upgrades_and_whether_a_body_follows() -> None:
     assert not check_head(b"POST", "1.1", b"/", [HOST, (b"content-length", b"0")]).has_body
 
 
-def test_a_head_says_whether_the_client_waits_before_its_body() -> None:
+def test_a_head_says_whether_the_client_expects_100_continue() -> None:
     waiting, length = (b"expect", b"100-Continue"), (b"content-length", b"5")
 
     assert check_head(b"POST", "1.1", b"/", [HOST, length, waiting]).expects_continue
@@ -37,13 +37,13 @@ def test_a_head_says_whether_the_client_waits_before_its_body() -> None:
 
 
 @pytest.mark.parametrize("offers", [[b"websocket"], [b"h2c, WebSocket"], [b"websocket", b"h2c"], [b"h2c", b"websocket"]])
-def test_websocket_is_taken_from_all_that_is_offered(offers: list[bytes]) -> None:
+def test_websocket_is_chosen_among_the_offered_protocols(offers: list[bytes]) -> None:
     headers = [field for field in UPGRADE if field[0] != b"upgrade"] + [(b"upgrade", offer) for offer in offers]
 
     assert check_head(b"GET", "1.1", b"/ws", headers, upgrading=True).key
 
 
-def test_an_offer_that_is_not_taken_leaves_a_request_as_it_is() -> None:
+def test_an_upgrade_header_that_is_ignored_leaves_an_ordinary_request() -> None:
     offers = [HOST, (b"connection", b"Upgrade"), (b"upgrade", b"h2c")]
 
     assert check_head(b"POST", "1.1", b"/", [*offers, (b"content-length", b"5")], upgrading=True) == Head(offers_other=True, has_body=True)
@@ -52,7 +52,7 @@ def test_an_offer_that_is_not_taken_leaves_a_request_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("coding", [b"gzip, chunked", b",chunked", b""])
-def test_a_coding_that_would_be_left_in_the_body_is_refused(coding: bytes) -> None:
+def test_a_transfer_coding_that_is_not_decoded_is_refused(coding: bytes) -> None:
     with pytest.raises(BadRequest, match="transfer-encoding"):
         check_head(b"POST", "1.1", b"/", [HOST, (b"transfer-encoding", coding)])
 
@@ -93,7 +93,7 @@ def test_a_bad_host_is_refused(host: bytes) -> None:
         check_head(b"GET", "1.1", b"/", [(b"host", host)])
 
 
-def test_an_older_version_of_websocket_is_told_the_one_that_is_known() -> None:
+def test_an_older_websocket_version_is_answered_with_the_supported_one() -> None:
     with pytest.raises(UpgradeRequired) as caught:
         check_head(b"GET", "1.1", b"/ws", [*UPGRADE[:-1], (b"sec-websocket-version", b"8")], upgrading=True)
 
@@ -103,7 +103,7 @@ def test_an_older_version_of_websocket_is_told_the_one_that_is_known() -> None:
 
 
 @pytest.mark.parametrize("uri", [b"http:///path?token=secret", b"http://a:99999/path?token=secret", b"/path?token=secret#", b"path"])
-def test_an_error_tells_the_path_and_not_the_query(uri: bytes) -> None:
+def test_an_error_names_the_path_and_not_the_query(uri: bytes) -> None:
     with pytest.raises(BadRequest, match="address") as caught:
         check_head(b"GET", "1.1", uri, [HOST])
 
@@ -122,7 +122,7 @@ VALUES = st.one_of(st.binary(max_size=30), st.sampled_from([value for _, value i
     st.lists(st.tuples(st.sampled_from(NAMES), VALUES), max_size=10),
     st.booleans(),
 )
-def test_any_head_is_taken_or_refused_with_an_answer_that_is_http(
+def test_any_head_is_accepted_or_refused_with_a_valid_response(
     method: bytes, version: str, uri: bytes, headers: list[tuple[bytes, bytes]], upgrading: bool
 ) -> None:
     refused, head = None, PLAIN
@@ -137,7 +137,7 @@ def test_any_head_is_taken_or_refused_with_an_answer_that_is_http(
 
 
 class Response:
-    """What a client's parser calls."""
+    """The callbacks of a client's parser."""
 
     complete = False
 

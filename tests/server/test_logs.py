@@ -27,7 +27,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def as_it_was() -> Iterator[None]:
-    """Logging belongs to the process: leaves it as it was found."""
+    """Restore the logging of this process after the test."""
     loggers = [logging.getLogger(name) for name in (None, "gateway", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate, logger.disabled) for logger in loggers]
     yield
@@ -38,7 +38,7 @@ def as_it_was() -> Iterator[None]:
 
 
 def configured(kind: str, **repeats: float) -> io.StringIO:
-    """What is logged from now on, at the level that tells most."""
+    """Configure logging at level debug; the stream that the lines go to."""
     stream = io.StringIO()
     config = log_config("debug", kind)
     config["filters"]["repeats"] |= repeats
@@ -52,27 +52,27 @@ def output(kind: str, as_it_was: None) -> io.StringIO:
     return configured(kind)
 
 
-def test_our_own_lines_are_told_at_the_level_that_is_set(output: io.StringIO) -> None:
+def test_our_own_lines_are_logged_at_the_level_that_is_set(output: io.StringIO) -> None:
     logging.getLogger("gateway.feed").debug("a line")
 
     assert "a line" in output.getvalue()
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "websockets.server", "httpx", "asyncio"])
-def test_what_libraries_say_of_each_request_is_left_out(output: io.StringIO, name: str) -> None:
+def test_the_lines_of_libraries_for_each_request_are_left_out(output: io.StringIO, name: str) -> None:
     for level in (5, logging.DEBUG, logging.INFO):
         logging.getLogger(name).log(level, '%s - "WebSocket %s" [accepted]', "127.0.0.1:5", f"/ws?token={SECRET}")
 
     assert output.getvalue() == ""
 
 
-def test_what_libraries_warn_of_is_told(output: io.StringIO) -> None:
+def test_warnings_of_libraries_are_logged(output: io.StringIO) -> None:
     logging.getLogger("uvicorn.error").error("Exception in ASGI application")
 
     assert "Exception in ASGI application" in output.getvalue()
 
 
-def test_it_holds_where_uvicorn_has_configured_logging_before(kind: str, as_it_was: None) -> None:
+def test_it_works_after_uvicorn_has_configured_logging(kind: str, as_it_was: None) -> None:
     logging.config.dictConfig(LOGGING_CONFIG)
     output = configured(kind)
 
@@ -94,7 +94,7 @@ def test_a_line_stays_one_line_whatever_is_in_it(output: io.StringIO, kind: str,
         assert not any(character in lines[0] for character in "\x00\x1b")
 
 
-def test_whom_a_line_is_about_is_told_and_cannot_forge_one(output: io.StringIO, kind: str) -> None:
+def test_the_fields_of_a_line_are_logged_and_cannot_forge_another(output: io.StringIO, kind: str) -> None:
     logging.getLogger("gateway").info("ended with %d", 4401, extra=about(connection="7-41", subject="ann\nb", address=""))
 
     line = output.getvalue()
@@ -106,7 +106,7 @@ def test_whom_a_line_is_about_is_told_and_cannot_forge_one(output: io.StringIO, 
         assert line.endswith("INFO    gateway: ended with 4401 (connection 7-41, subject ann\\nb)\n")
 
 
-def test_no_line_of_an_exception_passes_for_one_of_ours(output: io.StringIO, kind: str) -> None:
+def test_no_line_of_a_traceback_looks_like_one_of_ours(output: io.StringIO, kind: str) -> None:
     try:
         raise ValueError("a\n2026-11-21 10:00:00 INFO    gateway: all is well\x1b[31m")  # noqa: TRY301
     except ValueError:
@@ -121,7 +121,7 @@ def lines_of(output: io.StringIO, kind: str) -> list[str]:
     return [json.loads(line)["message"] if kind == "json" else line.split(": ", 1)[1] for line in output.getvalue().splitlines()]
 
 
-def test_the_same_line_is_told_a_few_times_and_then_counted(kind: str, as_it_was: None) -> None:
+def test_a_repeated_line_is_logged_a_few_times_and_then_counted(kind: str, as_it_was: None) -> None:
     output = configured(kind, lines=3, seconds=0.3)
     for i in range(50):
         logging.getLogger("gateway.feed").warning("channel %s: dropped", i)
@@ -142,7 +142,7 @@ def test_the_same_line_is_told_a_few_times_and_then_counted(kind: str, as_it_was
     assert last == ["channel 50: dropped"]
 
 
-def test_what_ends_the_process_is_told_each_time(kind: str, as_it_was: None) -> None:
+def test_a_line_about_the_end_of_the_process_is_never_suppressed(kind: str, as_it_was: None) -> None:
     output = configured(kind, lines=1, seconds=60)
     for _ in range(3):
         logging.getLogger("gateway").critical("the feed has died")
@@ -150,8 +150,8 @@ def test_what_ends_the_process_is_told_each_time(kind: str, as_it_was: None) -> 
     assert len(lines_of(output, kind)) == 3
 
 
-def test_what_is_logged_as_the_process_ends_does_not_hold_it_up() -> None:
-    # As futures do that nobody has asked for their exceptions, when the interpreter lets go of them.
+def test_logging_while_the_process_ends_does_not_delay_it() -> None:
+    # Like futures whose exceptions nobody has read, when the interpreter deletes them.
     program = """if True:
         import gc, logging.config
         from gateway.server.logs import log_config
@@ -174,8 +174,8 @@ def test_what_is_logged_as_the_process_ends_does_not_hold_it_up() -> None:
     assert ended.returncode == 0
 
 
-def test_what_is_logged_in_the_midst_of_logging_is_told(output: io.StringIO, kind: str) -> None:
-    # The garbage collector runs in between, and has something to say of what it finds.
+def test_a_line_logged_while_another_is_being_logged_is_not_lost(output: io.StringIO, kind: str) -> None:
+    # As if the garbage collector ran in between, and deleted something that logs a line.
     class Interrupted(str):
         __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What is relied upon of uvicorn and websockets, neither of which promises it: a new version that changes it must fail here."""
+"""Undocumented behaviour of uvicorn and websockets that we rely upon: a version that changes it must fail here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.server.conftest import Serve
 from tests.support.wire import CLOSE, Wire, frame, request, upgrade, websocket
 
 
-def test_what_is_relied_upon_of_uvicorn_and_websockets_is_there() -> None:
+def test_uvicorn_and_websockets_have_what_we_rely_upon() -> None:
     state = ServerState()
     protocol = inspect.signature(HttpToolsProtocol).parameters
     server = inspect.getsource(Server)
@@ -120,7 +120,7 @@ async def test_the_writer_tells_when_it_is_full_and_when_there_is_room(serve: Se
     assert received > HIGH_BYTES
 
 
-async def test_a_head_is_given_to_the_application_as_it_came(serve: Serve) -> None:
+async def test_a_head_reaches_the_application_unchanged(serve: Serve) -> None:
     scopes: list[dict[str, Any]] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -163,7 +163,7 @@ async def test_frames_pass_both_ways_and_a_close_is_answered(serve: Serve) -> No
     assert await asyncio.to_thread(client) == [(1, b"cba"), (CLOSE, b"\x110bye")]
 
 
-async def test_trailers_are_no_headers(serve: Serve) -> None:
+async def test_trailers_do_not_become_headers(serve: Serve) -> None:
     seen: list[Any] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -185,7 +185,7 @@ async def test_trailers_are_no_headers(serve: Serve) -> None:
 
 
 async def leave_it(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Answers, or leaves a stream or a WebSocket behind."""
+    """Sends a response, or returns while a stream or a WebSocket stays open."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -202,7 +202,7 @@ async def leave_it(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def test_nothing_of_a_connection_has_to_wait_for_the_garbage_collector(serve: Serve) -> None:
+async def test_no_object_of_a_closed_connection_waits_for_the_garbage_collector(serve: Serve) -> None:
     port = await serve(leave_it)
 
     def there() -> int:

@@ -1,4 +1,4 @@
-"""The heads of answers."""
+"""The heads of HTTP responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.errors import Unavailable
 from gateway.server.responses import DefaultFields, problem_response, response_head
 
 
-def test_a_head_is_written_as_it_was_given() -> None:
+def test_a_head_is_written_unchanged() -> None:
     head = response_head(200, ((b"content-type", b"text/plain; charset=utf-8"), (b"X-Empty", b""), (b"x-high", b"\xe9\t")))
 
     assert head.status_line == b"HTTP/1.1 200 OK\r\n"
@@ -18,7 +18,7 @@ def test_a_head_is_written_as_it_was_given() -> None:
     assert (head.length, head.closes) == (None, False)
 
 
-def test_what_concerns_the_connection_is_read_from_it() -> None:
+def test_the_length_and_the_connection_header_are_read_from_the_head() -> None:
     assert response_head(200, ((b"Content-Length", b"7"),)).length == 7
     assert response_head(200, ((b"connection", b"Close"),)).closes
     assert response_head(200, ((b"connection", b"upgrade , close"),)).closes
@@ -46,7 +46,7 @@ def test_a_status_without_a_phrase_has_none() -> None:
         (b"transfer-encoding", b"chunked"),
     ],
 )
-def test_a_field_that_is_none_is_refused(field: tuple[bytes, bytes]) -> None:
+def test_an_invalid_header_field_is_refused(field: tuple[bytes, bytes]) -> None:
     with pytest.raises(ValueError, match=r"header|invalid literal"):
         response_head(200, ((b"x", b"y"), field))
 

@@ -1,4 +1,4 @@
-"""Serving, in one process and in several."""
+"""Serving in one process and in several workers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_listening_socket_is_bound_at_once() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux: TCP_NOTSENT_LOWAT")
-def test_the_kernel_keeps_little_for_a_client_that_takes_nothing() -> None:
+def test_the_kernel_buffers_little_for_a_client_that_takes_nothing() -> None:
     sent = 0
     with bind(Settings(port=0)) as listener, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -43,7 +43,7 @@ def test_the_kernel_keeps_little_for_a_client_that_takes_nothing() -> None:
     assert sent < 2 * UNSENT_BYTES
 
 
-def test_the_collector_of_garbage_has_little_to_do_with_many_clients() -> None:
+def test_the_garbage_collector_is_set_to_run_seldom() -> None:
     before = gc.get_threshold()
     try:
         _Config(lambda: None, log_config=None).load()
@@ -55,7 +55,7 @@ def test_the_collector_of_garbage_has_little_to_do_with_many_clients() -> None:
         gc.unfreeze()
 
 
-async def test_several_workers_give_the_same_events(redis_url: str, redis: Redis) -> None:
+async def test_all_workers_deliver_the_same_events(redis_url: str, redis: Redis) -> None:
     with running_gateway(redis_url, "--workers", "3") as server:
         publish = publisher(redis)
         first = await publish("jobs:1", "started")
@@ -78,11 +78,11 @@ def test_a_worker_that_dies_is_replaced(redis_url: str) -> None:
 
 
 def open_of(sockets: list[websockets.ClientConnection]) -> int:
-    """How many of them are open, as far as their ends here know."""
+    """How many of them are open, as seen from this side."""
     return sum(socket.state is websockets.State.OPEN for socket in sockets)
 
 
-async def test_any_worker_tells_the_figures_of_all_and_no_count_falls_when_one_dies(redis_url: str, redis: Redis) -> None:
+async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(redis_url: str, redis: Redis) -> None:
     with running_gateway(redis_url, "--workers", "2") as server:
         sockets = await asyncio.gather(*(websockets.connect(f"{server.ws}/ws?channel=jobs:1&since=now") for _ in range(16)))
         for socket in sockets:

@@ -1,4 +1,4 @@
-"""Scopes: what an application is told of a request."""
+"""The ASGI scopes of requests and upgrades."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def http_scope(site: Site, uri: bytes) -> dict[str, Any]:
         (b"http://host", "/", b"/", b""),
     ],
 )
-async def test_an_address_is_taken_apart(site: Site, uri: bytes, path: str, raw_path: bytes, query: bytes) -> None:
+async def test_a_url_is_parsed(site: Site, uri: bytes, path: str, raw_path: bytes, query: bytes) -> None:
     scope = http_scope(site, uri)
 
     assert (scope["type"], scope["scheme"], scope["http_version"], scope["method"]) == ("http", "http", "1.1", "GET")
@@ -48,7 +48,7 @@ async def test_an_address_is_taken_apart(site: Site, uri: bytes, path: str, raw_
     assert (scope["root_path"], scope["client"], scope["headers"], scope["state"]) == ("/base", ("192.0.2.1", 5), [HOST], {"shared": 1})
 
 
-async def test_what_one_request_changes_the_next_does_not_see(site: Site) -> None:
+async def test_a_change_of_one_scope_does_not_reach_the_next(site: Site) -> None:
     first = http_scope(site, b"/")
     first["state"]["shared"] = first["extensions"]["mine"] = first["asgi"]["version"] = "changed"
 

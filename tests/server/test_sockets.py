@@ -84,7 +84,7 @@ async def test_an_application_may_close_what_was_closed_for_another_reason_meanw
 
 
 async def staying(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Echoes, one message after the other; ``end`` ends it."""
+    """An application that returns, and then echoes each message; ``end`` closes the connection."""
     await receive()
     await send({"type": "websocket.accept", "subprotocol": (scope["subprotocols"] or [None])[-1]})
     direct = scope["extensions"][EXTENSION]
@@ -124,7 +124,7 @@ async def test_a_connection_may_outlive_the_call_and_takes_one_message_after_the
     assert await asyncio.to_thread(client) == ["b", (PONG, b""), (1, b"1!"), (1, b"2!"), (1, b"3!"), (CLOSE, b"\x03\xe8"), b""]
 
 
-async def test_who_is_gone_before_it_stays_is_told(serve: Serve) -> None:
+async def test_a_client_that_left_before_stay_was_called_is_reported(serve: Serve) -> None:
     outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -161,7 +161,7 @@ async def test_no_parser_is_made_for_a_client_that_only_answers_pings(serve: Ser
     assert await asyncio.to_thread(client) == (True, (1, b"a!"), False)
 
 
-async def test_who_does_not_answer_a_close_is_closed_soon(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_answer_a_close_is_cut_soon(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "CLOSE_SECONDS", 0.05)
     port = await serve(staying)
 
@@ -172,7 +172,7 @@ async def test_who_does_not_answer_a_close_is_closed_soon(serve: Serve, monkeypa
     assert await asyncio.to_thread(client) == b"\x88\x02\x03\xe8"
 
 
-async def test_who_breaks_the_rules_and_does_not_go_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_violates_the_protocol_and_stays_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "LINGER_SECONDS", 0.05)
     connections: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""Responses that go on when the application has returned."""
+"""Streams that continue after the application has returned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.wire import Wire, request
 
 
 class App:
-    """Leaves a stream behind, and keeps its writer."""
+    """An application that starts a stream, returns, and keeps its writer."""
 
     def __init__(self) -> None:
         self.stayed: list[bool] = []
@@ -34,7 +34,7 @@ class App:
             pass
 
 
-async def test_it_goes_on_without_a_task_and_is_ended_by_whoever_writes(serve: Serve) -> None:
+async def test_a_stream_continues_without_a_task_and_is_ended_by_its_writer(serve: Serve) -> None:
     app = App()
     port = await serve(app)
 
@@ -61,7 +61,7 @@ async def test_it_goes_on_without_a_task_and_is_ended_by_whoever_writes(serve: S
 
 
 @pytest.mark.parametrize("way", ["close", "bytes"])
-async def test_it_ends_when_the_client_goes_or_says_something_in_between(serve: Serve, way: str) -> None:
+async def test_a_stream_ends_when_the_client_leaves_or_sends_anything(serve: Serve, way: str) -> None:
     app = App()
     port = await serve(app)
 
@@ -95,7 +95,7 @@ async def test_what_comes_behind_the_last_request_of_a_connection_does_not_end_i
     assert answer.endswith(http_chunk(b"begun") + b"0\r\n\r\n")
 
 
-async def test_it_cannot_stay_where_another_request_waits_behind_it(serve: Serve) -> None:
+async def test_a_stream_cannot_stay_if_another_request_is_waiting(serve: Serve) -> None:
     app = App()
     port = await serve(app)
 
@@ -111,7 +111,7 @@ async def test_it_cannot_stay_where_another_request_waits_behind_it(serve: Serve
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux: tcpi_bytes_acked")
-async def test_it_tells_how_much_the_client_has_taken(serve: Serve) -> None:
+async def test_a_stream_knows_how_much_the_client_has_taken(serve: Serve) -> None:
     app = App()
     reader, writer = await asyncio.open_connection("127.0.0.1", await serve(app))
     writer.write(request("/"))

@@ -1,4 +1,4 @@
-"""Whether a Redis can keep what the gateway promises."""
+"""The checks of a Redis: settings and rights without which the gateway cannot keep its guarantees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.store.checks import redis_problems, server_problems
 from tests.support.programs import old_redis_program
 
 
-async def test_a_redis_with_an_append_only_file_keeps_its_promises() -> None:
+async def test_a_redis_with_an_append_only_file_has_no_problem() -> None:
     with embedded_server("--appendonly", "yes", "--maxmemory", "50mb") as url:
         assert await redis_problems(url, "notify", 65_536) == []
 
@@ -30,7 +30,7 @@ async def test_a_redis_without_functions_is_named() -> None:
     assert "too old for functions" in line
 
 
-async def test_what_cannot_be_promised_has_a_line_each() -> None:
+async def test_each_problem_has_a_line() -> None:
     with embedded_server("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as url:
         async with Redis.from_url(url) as client:
             lines = await server_problems(client, "notify")
@@ -55,7 +55,7 @@ async def test_a_redis_that_is_away_is_one_problem() -> None:
 
 
 async def test_a_node_of_a_cluster_is_named() -> None:
-    # Its second port would lie among those that the system gives away.
+    # A port that is free: the default one for the cluster bus may be in use.
     with embedded_server("--appendonly", "yes", "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as url:
         lines = await redis_problems(url, "notify", 65_536)
 

@@ -1,4 +1,4 @@
-"""How Redis is reached: by its own address, and by its Sentinels."""
+"""Connecting to Redis, by its own address and through Sentinels."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_no_sentinel_is_forgotten_when_many_ask_at_once(tmp_path: Path) ->
         await sentinel.close()
         await redis.close()
 
-    assert kept == known[::-1]  # the one that answers comes first
+    assert kept == known[::-1]  # the first to answer is tried first next time
 
 
 async def test_redis_and_its_sentinels_have_passwords_of_their_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Connections to Redis: what is written to them, and what comes back."""
+"""Connections to Redis: commands, replies, and failures in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Lua on a server that gateways of several versions use at once."""
+"""The Redis functions, on a server that gateways of several releases use at the same time."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ async def test_the_functions_are_loaded_once(client: Redis) -> None:
     assert all("@" not in line for line in Library("notify", 1).codes["notify"].splitlines() if "PREFIX" in line)
 
 
-async def test_an_older_release_leaves_the_function_of_a_newer_one(client: Redis, version: Version) -> None:
+async def test_an_older_release_does_not_replace_the_function_of_a_newer_one(client: Redis, version: Version) -> None:
     for release in ("0.9.2", "0.10.0", "0.9.10", "0.10"):
         await version(release).load(client)
 
     assert await publish_of(client) == "0.10.0"
 
 
-async def test_the_same_release_with_other_settings_brings_its_own(client: Redis) -> None:
+async def test_the_same_release_with_other_settings_loads_its_own_function(client: Redis) -> None:
     for limit in (65_536, 10, 65_536):
         await Library("notify", limit, "1.0.0").load(client)
         with pytest.raises(Exception, match="the event") as caught:
@@ -93,19 +93,19 @@ async def test_each_release_reads_with_its_own_function(client: Redis, version: 
     assert (await reads_of(client, newer), await reads_of(client, older)) == ("2.0.0", "1.0.0")
 
 
-async def test_a_newer_release_takes_away_what_older_ones_left_once(client: Redis, version: Version) -> None:
+async def test_a_newer_release_removes_the_functions_of_older_ones_once(client: Redis, version: Version) -> None:
     older, newer = version("1.0.0"), version("2.0.0")
     await older.load(client)
     await newer.load(client)
     assert await names(client) == set(newer.codes)
 
-    # One of them still runs, and misses its library.
+    # A gateway of an older release still runs, and finds its functions gone.
     await older.load(client)
     await newer.load(client)
     assert await names(client) == set(newer.codes) | set(older.codes)
 
 
-async def test_what_is_not_ours_stays(client: Redis, version: Version) -> None:
+async def test_functions_that_are_not_ours_stay(client: Redis, version: Version) -> None:
     stays = {"notify_backup", "notify_0123456z", "notify2", "notify_01234567"}
     for name in stays:
         await client.execute_command("FUNCTION", "LOAD", f"#!lua name={name}\nredis.register_function('{name}', function() return 1 end)")
@@ -137,7 +137,7 @@ async def test_two_releases_run_side_by_side_and_nobody_is_refused(client: Redis
 
     async def start_others() -> None:
         for release in ("1.0.0", "2.0.0") * 10:
-            await version(release).load(client)  # a process that starts sweeps
+            await version(release).load(client)  # a process removes old functions when it starts
             await asyncio.sleep(0.005)
 
     await asyncio.gather(*map(work, logs), start_others())

@@ -1,4 +1,4 @@
-"""The one pub/sub connection, and what becomes of it."""
+"""The pub/sub connection: subscriptions, and how its loss is noticed and mended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.tls import tls_before
 
 
 class Heard:
-    """What a listener says."""
+    """Keeps what a listener reports."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, bytes]] = []
@@ -69,11 +69,11 @@ async def until(condition, seconds: float = 10) -> None:
 
 
 async def looks(client: Redis) -> int:
-    """How often somebody asked this server who follows a channel."""
+    """How often this server was asked for the subscribers of a channel."""
     return int((await client.info("commandstats")).get("cmdstat_pubsub|numsub", {}).get("calls", 0))
 
 
-async def test_what_is_announced_after_the_confirmation_is_heard(redis_url: str, redis: Redis) -> None:
+async def test_announcements_after_the_confirmation_are_received(redis_url: str, redis: Redis) -> None:
     heard = Heard()
     async with listening(redis_url, heard) as listener:
         for name in ("a", "b"):
@@ -90,7 +90,7 @@ async def test_what_is_announced_after_the_confirmation_is_heard(redis_url: str,
 @pytest.mark.parametrize("url", ["unix://{path}", "unix://{path}?db=1", "{address}?protocol=3&decode_responses=yes"])
 async def test_a_unix_socket_and_options_meant_for_other_programs(url: str) -> None:
     heard = Heard()
-    # Not below pytest's folder: macOS takes 103 bytes, and its own folder for temporary files has a long name.
+    # Not in pytest's folder, whose path is too long: macOS allows 103 bytes for a socket.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, embedded_server("--unixsocket", f"{folder}/s") as address:
         async with listening(url.format(path=f"{folder}/s", address=address), heard, "a") as listener:
             await listener.confirmed(["a"])
@@ -102,7 +102,7 @@ async def test_a_unix_socket_and_options_meant_for_other_programs(url: str) -> N
     assert heard.messages == [("a", b"1")]
 
 
-async def test_over_tls_it_hears_the_same_also_when_much_is_said(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+async def test_announcements_are_received_over_tls_even_if_they_are_many(redis_url: str, redis: Redis, tmp_path: Path) -> None:
     heard = Heard()
     async with tls_before(int(redis_url.rpartition(":")[2]), tmp_path) as port:
         url = f"rediss://localhost:{port}?ssl_ca_certs={tmp_path / 'certificate.pem'}"
@@ -117,7 +117,7 @@ async def test_over_tls_it_hears_the_same_also_when_much_is_said(redis_url: str,
     assert heard.connected == 1
 
 
-async def test_a_server_whose_certificate_is_no_good_is_told_nothing(
+async def test_nothing_is_sent_to_a_server_with_an_invalid_certificate(
     redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard = Heard()
@@ -128,7 +128,7 @@ async def test_a_server_whose_certificate_is_no_good_is_told_nothing(
     assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
 
 
-async def test_what_is_given_up_is_heard_no_longer(redis_url: str, redis: Redis) -> None:
+async def test_announcements_of_an_unsubscribed_channel_are_not_received(redis_url: str, redis: Redis) -> None:
     heard = Heard()
     async with listening(redis_url, heard) as listener:
         listener.subscribe("a")
@@ -145,7 +145,7 @@ async def test_what_is_given_up_is_heard_no_longer(redis_url: str, redis: Redis)
     assert heard.messages == [("b", b"2")]
 
 
-async def test_what_is_given_up_and_wanted_again_at_once_is_heard(redis_url: str, redis: Redis) -> None:
+async def test_a_channel_unsubscribed_and_subscribed_again_at_once_is_received(redis_url: str, redis: Redis) -> None:
     heard = Heard()
     async with listening(redis_url, heard) as listener:
         listener.subscribe("a")
@@ -162,7 +162,7 @@ async def test_what_is_given_up_and_wanted_again_at_once_is_heard(redis_url: str
     assert [name for name, _ in heard.messages] == ["a", "b", "c"]
 
 
-async def test_what_is_given_up_while_redis_is_away_is_not_asked_for_again(redis_url: str, redis: Redis) -> None:
+async def test_a_channel_unsubscribed_while_redis_is_away_is_not_subscribed_again(redis_url: str, redis: Redis) -> None:
     heard = Heard()
     async with (
         Proxy(int(redis_url.rpartition(":")[2])) as way,
@@ -191,7 +191,7 @@ async def test_what_is_given_up_while_redis_is_away_is_not_asked_for_again(redis
     assert [name for name, _ in heard.messages] == ["b", "c", "e"]
 
 
-async def test_who_waits_for_a_confirmation_has_it_from_the_next_connection() -> None:
+async def test_a_pending_confirmation_comes_from_the_next_connection() -> None:
     listener = Listener(Redis(), "notify", on_message=lambda *_: None, on_lost=lambda: None, on_connected=Heard().on_connected)
     gone = [f"gone{i}" for i in range(10)]
     for name in gone:
@@ -211,7 +211,7 @@ async def test_who_waits_for_a_confirmation_has_it_from_the_next_connection() ->
         await waiting
 
 
-async def test_no_more_are_asked_for_than_redis_may_hold_answers_for(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_unconfirmed_subscriptions_is_bounded(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener_module, "UNCONFIRMED", 100)
     monkeypatch.setattr(listener_module, "BATCH", 50)
     names = [f"c{i}" for i in range(600)]
@@ -244,7 +244,7 @@ async def test_thousands_are_subscribed_in_few_commands(redis_url: str, redis: R
     assert (await redis.info("commandstats"))["cmdstat_subscribe"]["calls"] <= 6
 
 
-async def test_a_killed_connection_is_told_and_comes_back(redis_url: str, redis: Redis) -> None:
+async def test_a_killed_connection_is_reported_and_opened_again(redis_url: str, redis: Redis) -> None:
     heard = Heard()
     async with listening(redis_url, heard) as listener:
         listener.subscribe("a")
@@ -260,9 +260,7 @@ async def test_a_killed_connection_is_told_and_comes_back(redis_url: str, redis:
     assert heard.connected == 11
 
 
-async def test_a_server_that_has_nothing_to_say_is_asked_whether_it_is_there(
-    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_server_is_pinged(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener_module, "PING_SECONDS", 0.02)
     async with listening(redis_url, Heard(), "a"), asyncio.timeout(5):
         while (await redis.info("commandstats")).get("cmdstat_ping", {}).get("calls", 0) < 3:
@@ -296,7 +294,7 @@ async def test_a_server_that_hangs_or_dies_is_noticed_within_3_seconds(tmp_path:
         server.wait()
 
 
-async def test_a_burst_leaves_turns_to_others_and_keeps_its_order(redis_url: str, redis: Redis) -> None:
+async def test_a_burst_leaves_turns_of_the_loop_to_others_and_keeps_its_order(redis_url: str, redis: Redis) -> None:
     heard, most, seen = Heard(), 0, 0
     async with listening(redis_url, heard) as listener:
         listener.subscribe("a")
@@ -314,7 +312,7 @@ async def test_a_burst_leaves_turns_to_others_and_keeps_its_order(redis_url: str
     assert most <= 4 * MESSAGES_AT_ONCE
 
 
-async def test_an_error_in_what_hears_is_no_loss_of_the_connection() -> None:
+async def test_an_error_of_the_callback_is_raised_and_not_taken_for_a_lost_connection() -> None:
     with embedded_server() as url:
         client = redis_client(url)
 
@@ -334,7 +332,7 @@ async def test_an_error_in_what_hears_is_no_loss_of_the_connection() -> None:
     assert group.group_contains(ZeroDivisionError)
 
 
-async def test_killed_every_50_ms_it_goes_on_and_forgets_no_channel(redis_url: str, redis: Redis) -> None:
+async def test_killed_every_50_ms_it_reconnects_and_forgets_no_channel(redis_url: str, redis: Redis) -> None:
     heard = Heard()
     names = [f"c{i}" for i in range(50)]
     async with listening(redis_url, heard) as listener:
@@ -353,7 +351,7 @@ async def test_killed_every_50_ms_it_goes_on_and_forgets_no_channel(redis_url: s
 
 
 @pytest.mark.parametrize("garbage", [b"?this is not Redis\r\n", b"-ERR no\r\n", b"$9999999999999999999\r\n", b"*1\r\n*1\r\n?"])
-async def test_a_server_that_talks_nonsense_is_left_and_tried_again(garbage: bytes) -> None:
+async def test_a_server_that_violates_the_protocol_is_disconnected_and_tried_again(garbage: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             while data := await reader.read(4096):
@@ -372,7 +370,7 @@ async def test_a_server_that_talks_nonsense_is_left_and_tried_again(garbage: byt
 
 
 async def test_an_address_that_leads_to_another_server_is_followed_there(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The old one is well, closes nothing, and still believes that it is the master.
+    # The old master is well, closes no connection, and still believes to be the master.
     monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.1)
     heard = Heard()
     with embedded_server() as other:
@@ -394,8 +392,8 @@ async def test_an_address_that_leads_to_another_server_is_followed_there(redis_u
     assert heard.lost == 2  # the end of the test is one, too
 
 
-async def test_a_server_that_never_knew_what_is_followed_is_not_left_for_that(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Something between that keeps the pub/sub connections itself, or gives each connection another server.
+async def test_a_server_that_never_had_our_subscriptions_is_not_disconnected(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As with a proxy that keeps pub/sub connections itself, or sends each connection to another server.
     monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.02)
     heard = Heard()
     with embedded_server() as other:
@@ -414,8 +412,8 @@ async def test_a_server_that_never_knew_what_is_followed_is_not_left_for_that(re
     assert lost == 0
 
 
-async def test_a_server_that_becomes_a_replica_is_left(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It goes on to say what its new master announces, but for what came while the two were finding each other.
+async def test_a_server_that_becomes_a_replica_is_disconnected(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It passes on what its new master announces, except what was announced before the two were connected.
     monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.02)
     heard = Heard()
     async with listening(redis_url, heard, "a") as listener:

@@ -31,7 +31,7 @@ async def log(request: pytest.FixtureRequest) -> AsyncIterator[Log]:
         case "redis 7":
             program = shutil.which("redis-server", path="/usr/local/bin:/usr/bin")
             if program is None:
-                pytest.skip("needs Redis 7: apt install redis-server")  # also in CI: Valkey's functions are the same
+                pytest.skip("needs Redis 7: apt install redis-server")  # skipped even in CI, because Valkey's functions behave the same
         case _:
             program = old_redis_program()
     with embedded_server(program=program) as url:
@@ -88,13 +88,13 @@ async def test_a_page_is_cut_at_its_size_and_says_so(log: Log) -> None:
     assert events(first) + events(rest) == ids
 
 
-async def test_what_was_trimmed_is_a_gap_and_only_for_who_missed_it(log: Log) -> None:
+async def test_trimmed_events_are_a_gap_only_for_readers_that_missed_them(log: Log) -> None:
     ids = await publish(log, "jobs:1", *"12345", keep=3)
 
     assert [gaps(await page(log, "jobs:1", cursor)) for cursor in (0, ids[0], ids[1], ids[4])] == [1, 1, 0, 0]
 
 
-async def test_a_log_that_is_gone_is_a_gap_and_only_for_who_missed_something(log: Log) -> None:
+async def test_a_deleted_log_is_a_gap_only_for_readers_that_missed_something(log: Log) -> None:
     ids = await publish(log, "jobs:1", "1", "2")
     await log._client.delete("notify:log:{jobs:1}")
     before = [gaps(await page(log, "jobs:1", cursor)) for cursor in ids]
@@ -105,7 +105,7 @@ async def test_a_log_that_is_gone_is_a_gap_and_only_for_who_missed_something(log
     assert events(await page(log, "jobs:1", ids[1])) == later
 
 
-async def test_a_strangers_text_under_a_key_of_ours_keeps_nobody_from_reading(log: Log) -> None:
+async def test_foreign_text_under_a_key_of_ours_does_not_prevent_reading(log: Log) -> None:
     for key in ("clock", "holder", "last:{jobs:1}"):
         for text in ("", "gar bage", "-1", "9" * 40):
             [first] = await publish(log, "jobs:1", "1")
@@ -116,7 +116,7 @@ async def test_a_strangers_text_under_a_key_of_ours_keeps_nobody_from_reading(lo
             assert events(await page(log, "jobs:1", first)) == [second]
 
 
-async def test_data_that_is_gone_is_a_gap_on_every_channel(log: Log) -> None:
+async def test_lost_data_is_a_gap_on_every_channel(log: Log) -> None:
     [cursor] = await publish(log, "jobs:1", "1")
     await log._client.flushall()
     await log.open()
@@ -126,7 +126,7 @@ async def test_data_that_is_gone_is_a_gap_on_every_channel(log: Log) -> None:
     assert gaps(await page(log, "jobs:other", 0)) == 0
 
 
-async def test_a_refusal_stands_in_its_place(log: Log) -> None:
+async def test_a_refusal_comes_in_the_place_of_its_event(log: Log) -> None:
     answers = await log.append(
         [Publication("jobs:1", b"1"), Publication("a b", b"1"), Publication("jobs:1", b"{"), Publication("jobs:1", b"2")]
     )
@@ -152,7 +152,7 @@ async def test_the_function_for_everybody_is_there_again_once_a_gateway_is_asked
     assert events(await page(log, "jobs:1", 0)) == published != []
 
 
-async def test_a_server_that_has_forgotten_the_function_is_taught_again(log: Log) -> None:
+async def test_the_function_is_loaded_again_if_the_server_has_lost_it(log: Log) -> None:
     await log._client.execute_command("SCRIPT", "FLUSH")
     if log._library._hashes is None:
         await log._client.execute_command("FUNCTION", "FLUSH")
@@ -182,7 +182,7 @@ async def _messages(listening, count):
             yield message
 
 
-async def test_a_redis_that_is_away_is_said() -> None:
+async def test_an_unavailable_redis_is_an_error() -> None:
     client = redis_client("redis://127.0.0.1:1")
     with pytest.raises(Unavailable, match="Redis is away"):
         await Log(client).append([Publication("jobs:1", b"1")])
@@ -211,7 +211,7 @@ async def test_a_long_log_is_read_to_its_end_page_by_page(log: Log) -> None:
 
 
 async def watched(log: Log, since: Since, size: int = BYTES) -> tuple[Page, list[list[str]]]:
-    """A page, and the commands that it took."""
+    """Read a page; the page and the commands that Redis ran for it."""
     async with log._client.monitor() as monitor:
         found = await page(log, "jobs:1", since, size)
         await log._client.echo("end")
@@ -222,8 +222,8 @@ async def watched(log: Log, since: Since, size: int = BYTES) -> tuple[Page, list
 
 
 @pytest.mark.parametrize("place", [None, 0, 50])
-async def test_hardly_more_is_looked_at_than_is_given(log: Log, place: int | None) -> None:
-    """Redis does nothing else while it looks."""
+async def test_a_read_examines_hardly_more_than_it_returns(log: Log, place: int | None) -> None:
+    """While Redis examines a log, it does nothing else."""
     ids = await publish(log, "jobs:1", *(f'"{"x" * 8_000}"' for _ in range(100)))
     found, commands = await watched(log, 0 if place is None else ids[place], 65_536)
 
@@ -232,7 +232,7 @@ async def test_hardly_more_is_looked_at_than_is_given(log: Log, place: int | Non
 
 
 @pytest.mark.parametrize("size", [10, 1_000, 2_500])
-async def test_a_page_tells_what_follows(log: Log, size: int) -> None:
+async def test_a_page_says_which_event_follows_it(log: Log, size: int) -> None:
     ids = await publish(log, "jobs:1", *(f'"{"x" * 900}"' for _ in range(5)))
     found = await page(log, "jobs:1", ids[0], size)
     given = events(found)
@@ -241,7 +241,7 @@ async def test_a_page_tells_what_follows(log: Log, size: int) -> None:
     assert found.horizon == ids[1 + len(given)] - 1
 
 
-async def test_nothing_is_looked_at_for_who_has_the_newest(log: Log) -> None:
+async def test_nothing_is_examined_for_a_reader_that_has_the_newest_event(log: Log) -> None:
     ids = await publish(log, "jobs:1", *map(str, range(10)))
     found, commands = await watched(log, ids[-1])
 
@@ -304,7 +304,7 @@ async def test_more_poison_than_a_page_holds_is_stepped_over_in_one_read(log: Lo
 
 
 async def recorded(log: Log, *entries: str) -> None:
-    """As if this server had recorded these all the time ago."""
+    """Record these events as if they had been published long ago."""
     await log._client.rpush("notify:log:{jobs:1}", *entries)
     await log._client.set("notify:last:{jobs:1}", entries[-1].split(" ")[0] + "0")
     holder = await log._client.get("notify:holder")
@@ -314,7 +314,7 @@ async def recorded(log: Log, *entries: str) -> None:
 
 @pytest.mark.parametrize("shared", [3, 6, 8])
 async def test_events_that_lie_hours_apart_are_read_and_collapsed_like_others(log: Log, shared: int) -> None:
-    """Of the id before it an entry holds only the digits that its own has not."""
+    """An entry stores of the id before it only the digits in which the two differ."""
     [now] = await publish(log, "jobs:2", "1")
     old = int(str(now)[:shared].ljust(16, "0"))
     await recorded(log, f"{old} 0\n1")
@@ -366,7 +366,7 @@ async def test_a_key_of_a_wrong_kind_spoils_only_its_own_channel(log: Log) -> No
 
 
 class Restartable:
-    """A server that can be killed and started again with what it has on disk."""
+    """A server that can be killed and started again with its data on disk."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
@@ -384,7 +384,7 @@ class Restartable:
 
 
 async def gaps_after_restart(server: Restartable, *, save: bool) -> int:
-    """How many gaps a reader who has everything is told of, once the server was killed and came back."""
+    """Kill the server and start it again; how many gaps a reader that had everything gets then."""
     client = redis_client(f"redis://127.0.0.1:{server.port}")
     log = Log(client)
     try:
@@ -422,7 +422,7 @@ async def test_functions_that_are_loaded_again_have_lost_nothing(log: Log) -> No
     assert (gaps(found), events(found)) == (0, [later])
 
 
-async def test_nobody_is_refused_because_the_log_is_opened_again_meanwhile(log: Log) -> None:
+async def test_opening_the_log_again_refuses_no_event(log: Log) -> None:
     opened = asyncio.Event()
 
     async def publish_on() -> int:
@@ -441,7 +441,7 @@ async def test_nobody_is_refused_because_the_log_is_opened_again_meanwhile(log: 
     assert sum(await asyncio.gather(*publishing)) > 50
 
 
-async def test_what_was_heard_of_and_is_not_known_was_lost(log: Log) -> None:
+async def test_events_that_were_received_and_redis_does_not_know_were_lost(log: Log) -> None:
     [cursor] = await publish(log, "jobs:1", "1")
     await log.open(cursor + 1_000)
 
@@ -450,7 +450,7 @@ async def test_what_was_heard_of_and_is_not_known_was_lost(log: Log) -> None:
 
 
 async def test_a_server_that_begins_another_history_has_lost_nothing(log: Log) -> None:
-    # As it does without being promoted, some time after its last replica has left.
+    # As a server does by itself, some time after its last replica has left.
     holder = await log._client.get("notify:holder")
     assert isinstance(holder, bytes)
     await log._client.set("notify:holder", holder[:41] + b"0" * 40 + holder[81:])
@@ -459,7 +459,7 @@ async def test_a_server_that_begins_another_history_has_lost_nothing(log: Log) -
     assert await log._client.get("notify:holder") == holder
 
 
-async def test_it_is_told_once_what_was_heard_of(log: Log) -> None:
+async def test_redis_is_told_once_of_the_newest_received_id(log: Log) -> None:
     [cursor] = await publish(log, "jobs:1", "1")
     await log.open(cursor + 1_000)
     holder = await log._client.get("notify:holder")

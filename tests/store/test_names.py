@@ -1,4 +1,4 @@
-"""Names that are looked up, with a resolver that answers when the test wants."""
+"""Looking up host names, with a resolver that answers when the test wants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.store.names import Names
 
 
 class Resolver:
-    """Takes the place of the system's; what it is asked waits for ``answers``."""
+    """Replaces the system's resolver; a lookup waits until the test answers it."""
 
     def __init__(self, *addresses: str) -> None:
         self.asked: list[str] = []
@@ -30,7 +30,7 @@ class Resolver:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self._addresses]
 
 
-async def test_who_asks_while_nobody_answers_shares_one_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lookups_of_one_name_at_the_same_time_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver("10.0.0.1", "10.0.0.2", "10.0.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     names = Names()
@@ -65,7 +65,7 @@ async def test_a_look_up_that_takes_long_is_not_waited_for_by_who_comes_later(mo
     assert second == third == ["10.0.0.1"]
 
 
-async def test_a_name_without_an_address_is_an_error_for_each_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_without_an_address_is_an_error_for_every_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver()
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     names = Names()

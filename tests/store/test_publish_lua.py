@@ -32,7 +32,7 @@ SCRIPT = f"{FILLED}\nreturn answer(publish, KEYS[1], ARGV)\n"
 
 @contextmanager
 def started(program: str) -> Iterator[redis.Redis]:
-    # Not below pytest's folder: macOS takes 103 bytes for a socket, and its own folder for temporary files has a long name.
+    # Not in pytest's folder, whose path is too long: macOS allows 103 bytes for a socket.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield from running(program, folder)
 
@@ -69,7 +69,7 @@ def old_redis() -> Iterator[redis.Redis]:
 
 
 def entry_parts(entry: bytes) -> tuple[str, str, str, bytes]:
-    """id, whole id before, label, JSON."""
+    """The parts of a log entry: its id, the whole id before it, its label, its JSON."""
     head, json = entry.split(b"\n", 1)
     id, before, *label = head.decode().split(" ")
     return id, before if before == "0" else id[: -len(before)] + before, label[0] if label else "", json
@@ -204,7 +204,7 @@ def test_a_key_is_not_remembered_for_an_event_that_was_refused(store: Store) -> 
     assert store.publish(1, "KEY", "k") == store.log()[0][0]
 
 
-def test_only_what_keep_says_stays_and_the_rest_shows_as_missing(store: Store) -> None:
+def test_keep_limits_the_log_and_the_rest_shows_as_missing(store: Store) -> None:
     ids = [store.publish(number, "KEEP", 3) for number in range(5)]
 
     assert [(ids[2], ids[1]), (ids[3], ids[2]), (ids[4], ids[3])] == [entry[:2] for entry in store.log()]
@@ -256,7 +256,7 @@ def test_the_newest_id_lives_long_enough_after_an_event_with_a_short_ttl(store: 
     assert store.redis.ttl("notify:last:{jobs:1}") >= DAY + DAY
 
 
-def test_ids_that_lie_far_apart_are_kept_whole(store: Store) -> None:
+def test_ids_that_are_far_apart_are_stored_whole(store: Store) -> None:
     first = store.publish(1)
     apart = [int(first) - far for far in (7_000_000, 700_000_000, 70_000_000_000, 10**14)]
     for id in apart:
@@ -283,7 +283,7 @@ def test_the_id_before_is_known_after_the_newest_id_was_evicted(store: Store) ->
     assert first == store.log()[1][1]
 
 
-def test_events_with_one_label_take_each_others_place_and_are_all_announced(store: Store) -> None:
+def test_events_with_one_label_replace_each_other_and_are_all_announced(store: Store) -> None:
     pubsub = store.redis.pubsub()
     pubsub.subscribe("notify:jobs:1")
     pubsub.get_message(timeout=1)
@@ -295,7 +295,7 @@ def test_events_with_one_label_take_each_others_place_and_are_all_announced(stor
     pubsub.close()
 
 
-def test_another_event_between_ends_collapsing(store: Store) -> None:
+def test_an_event_in_between_ends_collapsing(store: Store) -> None:
     for label in ("a", "a", None, "a", "b", "b"):
         store.publish(0, *(("COLLAPSE", label) if label else ()))
 
@@ -310,7 +310,7 @@ def test_a_label_of_any_bytes_stays_on_one_line(store: Store) -> None:
 
 
 @pytest.mark.parametrize("entry", [b"99999999999999999999999999 0 \n{}", b"9999999999999999 0 \n{}", b"5 99999999999999999999 \n{}"])
-def test_a_strangers_entry_in_the_log_precedes_no_event(store: Store, entry: bytes) -> None:
+def test_a_foreign_entry_in_the_log_does_not_count_as_the_event_before(store: Store, entry: bytes) -> None:
     store.redis.rpush("notify:log:{jobs:1}", entry)
     pubsub = store.redis.pubsub()
     pubsub.subscribe("notify:jobs:1")
@@ -322,7 +322,7 @@ def test_a_strangers_entry_in_the_log_precedes_no_event(store: Store, entry: byt
     pubsub.close()
 
 
-def test_a_strangers_entry_in_the_log_is_not_replaced(store: Store) -> None:
+def test_a_foreign_entry_in_the_log_is_not_replaced(store: Store) -> None:
     store.redis.rpush("notify:log:{jobs:1}", "not an entry")
     id = store.publish(1, "COLLAPSE", "x")
 
@@ -387,7 +387,7 @@ def test_json_passes_through_byte_for_byte(store: Store) -> None:
     assert [entry[3] for entry in store.log()] == GOOD
 
 
-def test_what_is_no_event_is_refused_in_one_printable_line_and_leaves_nothing(store: Store) -> None:
+def test_invalid_json_is_refused_in_one_printable_line_and_leaves_nothing(store: Store) -> None:
     refusals = [store.refusal(event) for event in BAD]
 
     assert [text for text in refusals if not text.startswith("INVALID ") or not text.isprintable() or len(text) > 300] == []
@@ -413,7 +413,7 @@ def is_json(text: bytes) -> bool:
     return True
 
 
-def test_what_is_accepted_is_what_a_strict_parser_accepts(store: Store) -> None:
+def test_exactly_what_a_strict_parser_accepts_is_accepted(store: Store) -> None:
     whole = [b'[1.5,-2e3,0,"x\\n\\u00e9",null,true,{"k":-0.1}]', b'[1,2.0,"a.b",-3]', '"1.\\"é😀"'.encode(), b"-12.5e+3"]
     pieces = [bytes([byte]) for byte in b'0123456789.-+eE"\\{}[],: \n\t\r\x00\x01\x1f\x7fxuna/\x0b\x0c']
     pieces += [b"\xc3", b"\xa9", b"\xed\xa0\x80", b"\xf0\x9f", b"NaN", b"1.", b"-.", b'\\"', b"\xe2\x80\xa8"]
@@ -440,7 +440,7 @@ def test_what_is_accepted_is_what_a_strict_parser_accepts(store: Store) -> None:
 
 
 @pytest.mark.parametrize("channel", ["", "a b", "*", "jobs:\n", "é", "-a", "a" * 129, "a{b}", "a\0", "[a-z]"])
-def test_what_is_no_channel_is_refused(store: Store, channel: str) -> None:
+def test_an_invalid_channel_is_refused(store: Store, channel: str) -> None:
     assert store.refusal(b"1", channel=channel).startswith("INVALID channel '")
     assert store.redis.dbsize() == 0
 
@@ -469,13 +469,13 @@ def test_a_wrong_option_is_refused_by_name_and_value(store: Store, options: tupl
     assert store.redis.dbsize() == 0
 
 
-def test_the_greatest_options_are_taken(store: Store) -> None:
+def test_the_largest_options_are_accepted(store: Store) -> None:
     store.publish(1, "KEEP", 10_000, "TTL", 2_592_000, "KEY", "x" * 512, "COLLAPSE", "y" * 512)
 
     assert 2_592_000 - 2 <= store.redis.ttl("notify:log:{jobs:1}") <= 2_592_000
 
 
-def test_the_longest_channel_is_taken(store: Store) -> None:
+def test_the_longest_channel_is_accepted(store: Store) -> None:
     store.publish(1, channel="c" * 128)
 
     assert store.redis.llen(f"notify:log:{{{'c' * 128}}}") == 1
@@ -533,7 +533,7 @@ def test_too_few_replicas_refuse_with_their_own_code(store: Store) -> None:
     assert store.redis.dbsize() == 0
 
 
-def test_a_strangers_value_under_a_key_of_ours_refuses_before_anything_is_announced(store: Store) -> None:
+def test_a_foreign_value_under_a_key_of_ours_is_refused_before_anything_is_announced(store: Store) -> None:
     pubsub = store.redis.pubsub()
     pubsub.subscribe("notify:jobs:1")
     pubsub.get_message(timeout=1)
@@ -556,7 +556,7 @@ def test_a_short_channel_costs_less_than_a_kibibyte(store: Store) -> None:
     assert size < 1024, size
 
 
-def test_what_a_strangers_value_refused_is_not_the_newest_event(store: Store) -> None:
+def test_an_event_refused_because_of_a_foreign_value_is_not_the_newest(store: Store) -> None:
     first = store.publish(1)
     log: Any = store.redis.dump("notify:log:{jobs:1}")
     for options in ((), ("COLLAPSE", "x")):
@@ -624,7 +624,7 @@ def test_the_newest_32_floors_are_kept(valkey: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "gar bage", "-1", "1e300", "nan", "9" * 40])
-def test_a_strangers_text_under_a_key_of_ours_is_mended_by_the_next_event(store: Store, text: str) -> None:
+def test_a_foreign_text_under_a_key_of_ours_is_replaced_by_the_next_event(store: Store, text: str) -> None:
     first = store.publish(1)
     store.redis.set("notify:last:{jobs:1}", text)
     store.redis.set("notify:holder", text)

@@ -1,4 +1,4 @@
-"""Replies as their bytes come: one at a time, or several of a busy connection."""
+"""Receiving replies: one at a time, or gathered on a busy connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MESSAGE = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n"
 
 @contextlib.asynccontextmanager
 async def connected() -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]:
-    """A transport, and the other end of its connection."""
+    """A transport, and the socket at the other end of its connection."""
     near, far = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
     try:
@@ -26,7 +26,7 @@ async def connected() -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]:
         far.close()
 
 
-async def test_messages_of_a_busy_connection_are_gathered_and_one_that_comes_alone_is_not_kept() -> None:
+async def test_messages_of_a_busy_connection_are_gathered_and_a_single_one_is_not_delayed() -> None:
     listened: list[bool] = []
     came = asyncio.Event()
     async with connected() as (transport, server), asyncio.timeout(30):
@@ -51,7 +51,7 @@ async def test_messages_of_a_busy_connection_are_gathered_and_one_that_comes_alo
     assert GATHER_SECONDS[0] <= receiver._gather <= GATHER_SECONDS[1]
 
 
-async def test_after_as_many_messages_as_are_taken_at_once_the_next_is_heard() -> None:
+async def test_a_message_beyond_a_full_batch_is_received_too() -> None:
     taken: list[object] = []
     async with connected() as (transport, server), asyncio.timeout(10):
         transport.set_protocol(Receiver(taken.append, transport))
@@ -64,7 +64,7 @@ async def test_after_as_many_messages_as_are_taken_at_once_the_next_is_heard() -
             await asyncio.sleep(0.001)
 
 
-async def test_what_is_not_redis_is_lost() -> None:
+async def test_bytes_that_are_not_redis_lose_the_connection() -> None:
     async with connected() as (transport, server), asyncio.timeout(10):
         receiver = Receiver(print, transport)
         transport.set_protocol(receiver)
@@ -74,7 +74,7 @@ async def test_what_is_not_redis_is_lost() -> None:
             await receiver.wait()
 
 
-async def test_a_busy_connection_that_ends_is_lost() -> None:
+async def test_the_end_of_a_busy_connection_is_noticed() -> None:
     async with connected() as (transport, server), asyncio.timeout(30):
         receiver = Receiver(lambda _reply: None, transport)
         transport.set_protocol(receiver)
@@ -87,7 +87,7 @@ async def test_a_busy_connection_that_ends_is_lost() -> None:
             await receiver.wait()
 
 
-async def test_what_a_connection_still_holds_when_it_is_given_up_is_not_taken() -> None:
+async def test_messages_left_in_a_closed_connection_are_not_received() -> None:
     taken: list[object] = []
     async with connected() as (transport, _server), asyncio.timeout(30):
         receiver = Receiver(taken.append, transport)

@@ -1,4 +1,4 @@
-"""RevocationStore: kept, told, and bounded."""
+"""RevocationStore: revocations are stored, announced, and bounded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def kept(store: RevocationStore, since: float = 0) -> list[Revocation]:
     return [revocation async for revocation in store.read(since)]
 
 
-async def test_what_was_revoked_is_kept_and_told(shared_redis: Redis) -> None:
+async def test_a_revocation_is_stored_and_announced(shared_redis: Redis) -> None:
     store = RevocationStore(shared_redis, "a")
     async with shared_redis.pubsub() as hearing:
         await hearing.subscribe("a:!revoked")
@@ -55,7 +55,7 @@ async def test_more_than_one_page_is_read(shared_redis: Redis, monkeypatch: pyte
     assert [revocation.sub for revocation in await kept(store)] == [f"s{i}" for i in range(25)]
 
 
-async def test_so_many_are_kept_and_the_old_make_room(shared_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_revocations_is_bounded_and_the_oldest_go(shared_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_REVOCATIONS", 2)
     store = RevocationStore(shared_redis, "d")
     await store.revoke(sub="a")
@@ -70,6 +70,6 @@ async def test_so_many_are_kept_and_the_old_make_room(shared_redis: Redis, monke
     assert [revocation.sub for revocation in await kept(store)] == ["b", "c"]
 
 
-async def test_without_redis_it_is_not_done() -> None:
+async def test_without_redis_nothing_is_revoked() -> None:
     with pytest.raises(Unavailable):
         await RevocationStore(redis_client("redis://127.0.0.1:1")).revoke(sub="ann")

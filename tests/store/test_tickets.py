@@ -63,7 +63,7 @@ async def test_redis_keeps_only_a_hash_of_it_and_not_for_long(client: Redis) -> 
     assert 0 < await client.ttl(keys[0]) <= SECONDS
 
 
-async def test_one_subject_cannot_fill_redis_with_them(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_subject_cannot_fill_redis_with_tickets(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", 10_000)
     tickets = Tickets(client)
     results = [await asyncio.gather(tickets.issue(GRANT), return_exceptions=True) for _ in range(100)]
@@ -77,7 +77,7 @@ async def test_one_subject_cannot_fill_redis_with_them(client: Redis, monkeypatc
 
 
 @pytest.mark.parametrize("ticket", ["", "x", "x" * 44, "*" * 43, "x" * 100_000, "a\r\nb", "é" * 43])
-async def test_what_is_no_ticket_is_refused_without_asking(ticket: str) -> None:
+async def test_an_invalid_ticket_is_refused_without_asking_redis(ticket: str) -> None:
     nowhere = redis_client("redis://127.0.0.1:1")
 
     with pytest.raises(Unauthorized) as error:
@@ -86,7 +86,7 @@ async def test_what_is_no_ticket_is_refused_without_asking(ticket: str) -> None:
     assert len(ticket) < 2 or ticket not in error.value.detail
 
 
-async def test_without_redis_it_is_not_now() -> None:
+async def test_without_redis_the_answer_is_503() -> None:
     tickets = Tickets(redis_client("redis://127.0.0.1:1"))
 
     with pytest.raises(Unavailable):
