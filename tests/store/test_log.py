@@ -105,6 +105,14 @@ async def test_a_deleted_log_is_a_gap_only_for_readers_that_missed_something(log
     assert events(await page(log, "jobs:1", ids[1])) == later
 
 
+async def test_where_the_record_of_losses_was_evicted_anything_may_be_lost(log: Log) -> None:
+    first, second = await publish(log, "jobs:1", "1", "2")
+    await log._client.delete("notify:holder")
+    pages = [await page(log, "jobs:1", since) for since in (first, second)]
+
+    assert [(events(found), gaps(found)) for found in pages] == [([second], 1), ([], 0)]
+
+
 async def test_foreign_text_under_a_key_of_ours_does_not_prevent_reading(log: Log) -> None:
     for key in ("clock", "holder", "last:{jobs:1}"):
         for text in ("", "gar bage", "-1", "9" * 40):
