@@ -1,4 +1,4 @@
-"""Clients that check at every message whether what docs/protocol.md promises still holds."""
+"""Clients that check after every message whether the guarantees of docs/protocol.md still hold."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def parse_block(block: bytes) -> tuple[int | None, dict[str, Any]]:
 
 @dataclass
 class Track:
-    """What one client knows of one channel.
+    """What one client has received on one channel.
 
     Attributes:
-        position: it has everything up to here, or was told; ``None`` before its first message
-        cursor: what it would come back with
-        came: where it stood when it came: before the newest event in the log if it asked for that, else behind the newest of all
-        anew: it came without a cursor
-        begins: and is not ready yet
-        snapshot: it asked for the newest event and the log had one; with how often the log had been cut then
-        told: what a gap stands for that was told since the last event: all of it, or what the next event leaves behind
+        position: up to this id it has received every event or a gap notice; ``None`` before its first message
+        cursor: the cursor with which it would reconnect
+        came: its position when it subscribed: before the newest event in the log for ``last``, else after the newest of all channels
+        anew: it subscribed without a cursor
+        begins: it has asked for ``last`` or ``now`` and is not ready yet
+        snapshot: ``cuts`` of the channel at the moment when it asked for ``last`` and the log had an event; otherwise ``None``
+        told: missing events that a gap notice since the last event may stand for
     """
 
     position: int | None
@@ -47,7 +47,7 @@ class Track:
 
 
 class Client:
-    """One client with one connection after the other. Everything that is written to it is checked at once."""
+    """A client, across its connections. Everything that is written to it is checked at once."""
 
     def __init__(self, redis: RedisModel, *, one_cursor: bool) -> None:
         self.redis = redis
@@ -59,7 +59,7 @@ class Client:
         self.subscription: Subscription | None = None
         self.problems: list[str] = []
 
-    # Coming and going
+    # Subscribing and leaving
 
     def come(self, process: Process, wanted: dict[str, Since], room: int) -> None:
         self.process = process
@@ -105,13 +105,13 @@ class Client:
         self.process.feed.leave(self.subscription)
         self.process = self.subscription = None
 
-    # What it is told
+    # What it receives
 
     def take(self, subscription: Subscription, data: bytes) -> None:
         if subscription is not self.subscription:
             self.problems.append(f"written after it left: {data!r}")
             return
-        # Several blocks may come in one write, and each fills the writer by one.
+        # One write may hold several blocks, and each takes up room for one message.
         for message in re.split(rb"(?<=\n\n)(?=.)", data) if self.one_cursor else [data]:
             try:
                 self.check(*(parse_block(message) if self.one_cursor else (None, json.loads(message))))
@@ -149,7 +149,7 @@ class Client:
 
     def check_gap(self, name: str) -> None:
         track = self.tracks[name]
-        # Who asked for nothing old stands, until the first message says where, somewhere behind the moment it came.
+        # Without a cursor its position is unknown until the first message, but not before that of its subscription.
         position = track.came if track.position is None else track.position
         missing = {event.id for event in self.redis.ledger[name].values() if event.id > position and event.gone and not event.collapsed}
         assert missing - track.received or position <= self.redis.lossy, f"a gap of {name} where nothing is missing"
@@ -179,7 +179,7 @@ class Client:
         position = track.position or 0
         mine = self.subscription.cursors.get(name) if self.subscription else None
         if track.begins or position < EARLIEST or (mine is not None and mine.position < EARLIEST):
-            # It asked for what the log holds, or for the newest of it, and need not be told what Redis had lost by then.
+            # It asked for the whole log or its newest event, and gets no gap for what Redis had lost by then.
             position = max(position, self.redis.lossy)
         if track.anew:
             position = max(position, min(self.redis.lossy, track.came))

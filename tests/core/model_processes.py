@@ -1,6 +1,6 @@
-"""Gateway processes before the model of Redis: the feed with its core, its shared reads and the listener's book-keeping.
+"""Gateway processes connected to the model of Redis: the feed with its core, its shared reads, and the listener's subscriptions.
 
-Only the sockets are left out. What is on its way stays there until a step lets it arrive.
+Only the sockets are left out: what is sent stays under way until a step of the test lets it arrive.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.core.redis_model import Connection, RedisModel
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop that turns when it is told to, and whose clock goes when it is told to."""
+    """An event loop whose turns and clock the test controls."""
 
     now = 0.0
 
@@ -35,7 +35,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 @contextmanager
 def inside(loop: VirtualLoop) -> Iterator[None]:
-    """Act as a callback of the loop would, without a turn of it."""
+    """Run code as if in a callback of the loop, without a turn of it."""
     asyncio._set_running_loop(loop)
     try:
         yield
@@ -45,7 +45,7 @@ def inside(loop: VirtualLoop) -> Iterator[None]:
 
 @dataclass(eq=False)
 class Request:
-    """Reads on their way: run by Redis one by one, answered together."""
+    """A pipeline of reads under way: Redis runs them one by one, and the replies arrive together."""
 
     calls: list[Any]
     answered: asyncio.Future[list[Any]]
@@ -53,7 +53,7 @@ class Request:
 
 
 class ModelLog(Log):
-    """The log, with its commands going to the model."""
+    """The log, whose commands go to the model."""
 
     def __init__(self, requests: list[Request]) -> None:
         super().__init__(Redis())
@@ -70,7 +70,7 @@ class ModelLog(Log):
 
 
 class Tasks:
-    """Stands for the feed's task group."""
+    """Replaces the feed's task group."""
 
     def __init__(self) -> None:
         self.running: set[asyncio.Task[None]] = set()
@@ -86,7 +86,7 @@ class Tasks:
 
 
 class Process:
-    """One gateway process, as far as the feed goes."""
+    """The feed of one gateway process."""
 
     def __init__(self, redis: RedisModel) -> None:
         self.redis = redis
@@ -106,7 +106,7 @@ class Process:
         self.redis.connections.append(self.connection)
 
     def lose(self) -> None:
-        """The end of the connection is noticed, and what it had not read is gone."""
+        """The process notices the end of its connection; what it had not read is lost."""
         if self.connection is not None:
             self.redis.connections.remove(self.connection)
             self.connection = None

@@ -1,6 +1,6 @@
-"""A model of what publish.lua and read.lua keep in Redis, and of the ledger that no Redis has: all that was ever recorded.
+"""A model of the data that publish.lua and read.lua keep in Redis, with a ledger of everything that was ever recorded.
 
-It answers with the bytes that Redis would, so the gateway's own code takes them apart. Two things are left out, because no
+It replies with the same bytes as Redis, so that the gateway's own code parses them. Two cases are left out, because no
 reader could see them: a log evicted together with the key of its newest id (as if the channel had never had an event); and
 a clock set back behind ids that are lost at the same time.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 START = 1_800_000_000_000_000
 ENTRY = re.compile(rb"(\d{16}) (\d+) ?([^\n]*)\n")
-PAGE = 3  # entries of one read, to have pages that are not the last
+PAGE = 3  # entries of one read: few, so that most logs need several pages
 
 
 @dataclass
@@ -23,13 +23,13 @@ class Recorded:
 
     id: int
     json: bytes
-    collapsed: bool = False  # a later one took its place in the log
-    gone: bool = False  # it was taken from the log; a snapshot may have brought it back
+    collapsed: bool = False  # a later event has replaced it in the log
+    gone: bool = False  # it was removed from the log, though a snapshot may have restored it
 
 
 @dataclass(eq=False)
 class Connection:
-    """The pub/sub connection of one process: what Redis has written to it and the process has not read."""
+    """The pub/sub connection of one gateway process, with what Redis has written to it and the process has not read yet."""
 
     alive: bool = True
     subscribed: set[str] = field(default_factory=set)
@@ -41,8 +41,8 @@ class RedisModel:
 
     Attributes:
         ledger: by channel and id
-        lossy: ids up to this one may have been lost with Redis's data
-        cuts: how often the head of a channel's log was taken away
+        lossy: events up to this id may have been lost with Redis's data
+        cuts: how often entries were removed from a channel's log
     """
 
     def __init__(self, channels: list[str]) -> None:
@@ -120,10 +120,10 @@ class RedisModel:
             head[3] = b"%b %b" % (following[1], following[2]) if following else 1
         return [*head, *entries]
 
-    # What happens to it
+    # Faults
 
     def set_clock_back(self, by: int) -> None:
-        """Not behind what was lost: a clock set back and data lost at once is more than anyone could mend."""
+        """Set the clock back, but not behind ids that may have been lost: nothing could detect that."""
         self.time = max(self.time - by, self.lossy + 1)
 
     def holds(self, channel: str) -> set[int]:
@@ -137,7 +137,7 @@ class RedisModel:
             self.ledger[channel][id].gone = True
 
     def cut(self, channel: str) -> None:
-        """Expired or evicted: the log is gone, the key with its newest id outlives it."""
+        """The log expires or is evicted; the key with the channel's newest id stays."""
         self._drop(channel, [])
 
     def _lose(self) -> None:
@@ -145,7 +145,7 @@ class RedisModel:
         self.time = max(self.time, self.lossy + 1)
 
     def flush(self) -> None:
-        """All keys are gone, the process goes on."""
+        """All keys are deleted while the server keeps running."""
         self._lose()
         self.clock = {}
         self.floors = []
@@ -154,11 +154,11 @@ class RedisModel:
             self.cut(channel)
 
     def save(self) -> None:
-        """A snapshot: what a restart without an append-only file, or a replica that lags, begins with."""
+        """Save a snapshot, from which a restart without an append-only file, or a replica that lags, begins."""
         self._saved = dict(self.clock), list(self.floors), {name: list(log) for name, log in self.logs.items()}, dict(self.newest)
 
     def restart(self, *, keeps_all: bool) -> None:
-        """The process is another one; it begins with the last snapshot, or has an append-only file and keeps all."""
+        """Start a new server process, from its append-only file if it keeps all, or else from the last snapshot."""
         for connection in self.connections:
             connection.alive = False
         self.run += 1

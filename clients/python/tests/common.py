@@ -6,14 +6,14 @@ import time
 from notify_client import AsyncPublisher
 
 LIMIT = 0.5
-SLACK = 0.5  # of a shared, busy machine
+SLACK = 0.5  # for a busy machine
 
 SECRET = "a secret of at least thirty-two bytes"
 TRANSPORTS = ("ws", "sse")
 
 
 class Twin:
-    """AsyncPublisher with the methods of Publisher, on a loop of its own."""
+    """AsyncPublisher with the blocking methods of Publisher, on an event loop of its own."""
 
     def __init__(self, *args, **kwargs):
         self._runner = asyncio.Runner()

@@ -1,4 +1,4 @@
-"""Real servers for the tests: Valkey, an old Redis, and a proxy that loses answers."""
+"""Real servers for the tests: Valkey, an old Redis, gateways, and a proxy that loses replies."""
 
 import signal
 import socket
@@ -34,7 +34,7 @@ def library(prefix="notify"):
 
 
 class Server:
-    """A server of its own port that can be killed, hung and started again with nothing in it."""
+    """A Redis server on a port of its own that can be killed, paused, and started again without data."""
 
     def __init__(self, program, folder):
         self.program = program
@@ -88,7 +88,7 @@ def valkey_program():
 
 @pytest.fixture
 def valkey(valkey_program, tmp_path) -> Iterator[Server]:
-    """Valkey with the function loaded, as after a gateway's start."""
+    """Valkey with the function loaded, as a gateway does at its start."""
     server = Server(valkey_program, tmp_path)
     server.load()
     yield server
@@ -104,9 +104,13 @@ def old_redis(tmp_path) -> Iterator[Server]:
 
 
 class Proxy:
-    """Passes bytes on to a server.
+    """Forwards connections to a Redis server, and discards replies on command.
 
-    ``lose``: how many answers to swallow, each time ending the connection; ``hold``: how many to swallow and do nothing more.
+    Attributes:
+        lose: how many replies to discard, closing the connection each time
+        hold: how many replies to discard, keeping the connection open
+        lost: how many replies were discarded
+        match: only replies to requests that contain these bytes are discarded
     """
 
     def __init__(self, port):
@@ -155,7 +159,7 @@ def proxy(valkey) -> Iterator[Proxy]:
 
 @pytest.fixture(params=[Publisher, Twin], ids=["threads", "asyncio"])
 def connect(request):
-    """Makes publishers of one kind, then of the other."""
+    """A function that makes publishers; each test runs once with the blocking kind and once with the asyncio kind."""
     made = []
 
     def make(*args, **kwargs):
@@ -169,7 +173,7 @@ def connect(request):
 
 @pytest.fixture
 def black_hole() -> Iterator[str]:
-    """An address whose SYNs are dropped: the backlog of a listener that accepts nothing is full."""
+    """An address that does not answer connection attempts, because the backlog of its listener is full."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         waiting = []
         for _ in range(4):
@@ -183,7 +187,7 @@ def black_hole() -> Iterator[str]:
 
 @pytest.fixture
 def mute() -> Iterator[str]:
-    """A server that accepts and never answers."""
+    """A server that accepts connections and never replies."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
 

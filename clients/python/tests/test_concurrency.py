@@ -1,4 +1,4 @@
-"""Publishers shared by threads, tasks, event loops and forked processes, and calls that are broken off."""
+"""Publishers shared by threads, tasks, event loops and forked processes, and calls that are interrupted."""
 
 import asyncio
 import gc
@@ -128,7 +128,7 @@ def test_one_loop_after_the_other_may_have_more_to_publish_than_there_are_connec
 
 
 class Interrupted(Exception):
-    """As Celery's soft time limit: raised into the middle of whatever runs."""
+    """Like Celery's soft time limit, which is raised in the middle of any code."""
 
 
 def test_an_interrupt_is_raised_and_does_not_leave_its_reply_to_the_next(valkey):

@@ -1,4 +1,4 @@
-"""What a subscriber decides: the cases that all clients share, and what is Python's own."""
+"""What a subscriber decides: the test vectors that all clients share, and what only the Python client does."""
 
 import json
 from pathlib import Path
@@ -213,7 +213,7 @@ def test_the_wait_is_between_the_shortest_and_the_longest():
 
 @pytest.mark.parametrize("transport", ["ws", "sse", "auto"])
 def test_once_a_transport_has_worked_a_proxys_error_does_not_skip_the_wait(transport):
-    # All clients of a gateway that restarts get it at once.
+    # Otherwise all clients of a gateway that restarts would reconnect at the same time.
     following = Following(["jobs:1"], transport=transport, dice=lambda: 1)
     if transport == "auto":
         following.end(Ended(426, "Upgrade Required"), 0)

@@ -1,4 +1,4 @@
-"""Both publishers while Redis is away, hangs, refuses or loses an answer: what is dropped, and that nobody waits."""
+"""Both publishers while Redis is away, hangs, refuses, or loses a reply: what is dropped, and that no call waits for long."""
 
 import logging
 import socket

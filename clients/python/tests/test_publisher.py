@@ -1,4 +1,4 @@
-"""Both publishers against real servers: what is recorded, and by which way."""
+"""Both publishers against real servers: what is recorded, and whether through the function or the script."""
 
 import json
 from importlib import resources

@@ -1,4 +1,4 @@
-"""Subscriptions that are refused, and those that something stands in the way of."""
+"""Subscriptions that a gateway refuses, and those that a proxy or an overload gets in the way of."""
 
 import asyncio
 import ssl
@@ -118,12 +118,12 @@ async def test_a_wrong_request_is_refused(gateway, transport):
             await anext(events)
 
 
-# What stands in the way
+# Proxies and overloads
 
 
 @asynccontextmanager
 async def listening(handle):
-    """A server of raw bytes; gives its address."""
+    """A server that replies with raw bytes; yields its address."""
     handlers = []
 
     async def serve(reader, writer):

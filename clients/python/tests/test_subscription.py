@@ -1,4 +1,4 @@
-"""Subscriptions against real gateways: over both transports, cut, in tasks and in scripts, and nothing lost."""
+"""Subscriptions against real gateways, over both transports, in tasks and in scripts: nothing is lost when they are cut."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Tokens that a backend makes."""
+"""``issue_token``, with which a backend makes tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of all queues need: worker processes, and a look at what was published."""
+"""What the tests of all queues need: worker processes, and the events that were published."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ HERE = "clients.python.tests.integrations"
 
 
 def need(library):
-    """A queue's library; without it the module is skipped, with the line that installs it. In CI it fails instead."""
+    """Import a queue's library. Without it the test module is skipped, or fails in CI."""
     try:
         return importlib.import_module(library)
     except ImportError:
@@ -28,7 +28,7 @@ def need(library):
 
 
 class Log:
-    """What was published."""
+    """The logs of the channels."""
 
     def __init__(self, url):
         self.url = url
@@ -42,7 +42,7 @@ class Log:
         return [event["type"] for event in self.read(channel)]
 
     def wait(self, channel, type, seconds=15):
-        """The events of a channel once one of this type is there."""
+        """Wait for an event of this type; all events of its channel."""
         deadline = time.monotonic() + seconds
         while type not in self.types(channel):
             assert time.monotonic() < deadline, f"{channel}: {self.read(channel)}"
@@ -52,7 +52,7 @@ class Log:
 
 @contextmanager
 def running(*command, python=(sys.executable,), **environ):
-    """A worker as a process of its own."""
+    """Run a worker process; print its output if the test fails."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen([*python, *command], cwd=ROOT, env=os.environ | environ, stdout=output, stderr=output)
         try:

@@ -1,4 +1,4 @@
-"""arq: the jobs of a real worker report. It wants redis < 6, so it runs in an environment of its own, which uv makes."""
+"""arq: the jobs of a real worker publish their progress. arq needs redis < 6, so it runs in an environment of its own, made by uv."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What is told of jobs, what it costs, and that no job waits for it."""
+"""The events that jobs publish, what they cost, and that no job waits for them."""
 
 import asyncio
 import logging
@@ -131,7 +131,7 @@ def test_a_report_costs_less_than_a_third_of_a_millisecond(valkey):
         took.append(time.perf_counter() - began)
 
     print(f"a report takes {statistics.median(took) * 1e3:.3f} ms, the fastest tenth {statistics.quantiles(took, n=10)[0] * 1e3:.3f} ms")
-    assert statistics.quantiles(took, n=10)[0] < 0.000_3  # the others waited for a machine that does other things, too
+    assert statistics.quantiles(took, n=10)[0] < 0.000_3  # only the fastest count, because the machine may be busy
 
 
 def test_a_job_whose_start_was_dropped_tells_its_end(connect, valkey):
