@@ -1,8 +1,8 @@
-"""What a token adds to a handshake: CPU of the gateway per WebSocket opened and closed, with and without authentication.
+"""What does a token add to a handshake? CPU of the gateway for each WebSocket opened and closed, with and without authentication.
 
     uv run python loadtest/experiments/authorised-handshake/measure.py
 
-Rounds of each kind alternate, and the median of each is taken, because other work on the machine disturbs them.
+The kinds take turns in each round, and the median of each is taken, because other work on the machine disturbs single rounds.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
     ):
         kinds: dict[str, tuple[Server, Callable[[], bytes]]] = {
             "no authentication": (open_gateway, lambda: b""),
-            "no authentication, a header as long": (open_gateway, lambda: one),
+            "no authentication, with the same header": (open_gateway, lambda: one),
             "a token seen before": (gateway, lambda: one),
             "a token never seen": (gateway, lambda: bearer(make_token(exp=4e9, jti=str(next(count))))),
         }

@@ -1,10 +1,10 @@
-"""Does it pay to compress an event once for all of its clients? CPU for each delivery, bytes on the wire.
+"""Does it pay to compress an event once for all of its clients? Measures CPU and bytes on the wire for each delivery.
 
 uv run --group loadtest python loadtest/experiments/compressed-events/measure.py        two minutes
 
 A WebSocket frame that is compressed on its own may go to every client that negotiated ``server_no_context_takeover`` (RFC 7692,
-section 7.1.1.1). The prototype sends such frames to clients that have negotiated nothing, and look for nothing but the moment of
-publishing, which follows in a frame of its own.
+section 7.1.1.1). The prototype sends such frames without negotiation, which is enough here: the measuring clients do not decode
+frames and only search for the time of publishing, which follows in a second, uncompressed frame.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KEPT: Final = 1_000
 
 
 def rows(size: int) -> list[dict[str, object]]:
-    """Data as a dashboard is sent it, of about so many bytes of JSON."""
+    """Rows such as a dashboard receives, of about this many bytes of JSON."""
     chance = random.Random(size)
     found: list[dict[str, object]] = []
     while len(json.dumps(found)) < size - 60:
@@ -51,20 +51,20 @@ def rows(size: int) -> list[dict[str, object]]:
 
 
 def deflate(data: bytes, level: int = LEVEL) -> bytes:
-    """A message on its own, ending on a whole byte (RFC 7692, section 7.2.1)."""
+    """Compress a message on its own, ending on a byte boundary (RFC 7692, section 7.2.1)."""
     packer = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
     return (packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def compressed_frame(event: events.Event) -> bytes:
-    """A compressed frame, and one that says when the event was published."""
+    """A compressed frame with the event, and an uncompressed one with the time of publishing."""
     stamp = re.search(rb"\^\d+\^", event.json)
     frame = events.text_frame(deflate(event.json))
     return bytes((frame[0] | RESERVED_BIT,)) + frame[1:] + events.text_frame(stamp[0] if stamp else b"")
 
 
 def serve() -> None:
-    """The gateway, with such frames."""
+    """Run the gateway with such frames."""
     events.FRAME.event = compressed_frame
     from gateway.cli import main  # noqa: PLC0415
 
@@ -107,7 +107,7 @@ def run(target: Target, work: tuple[int, int, float], folder: Path, url: str) ->
 
 
 def kept() -> float:
-    """KiB that one compressor takes which is kept for a connection, as with context takeover."""
+    """KiB of a compressor that is kept for a connection, as context takeover needs it."""
     process = psutil.Process()
     before = process.memory_info().rss
     packers = [zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS) for _ in range(KEPT)]

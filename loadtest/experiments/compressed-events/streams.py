@@ -20,13 +20,13 @@ EVENTS: Final = 3
 
 
 def block(data: bytes) -> bytes:
-    """Deflated by a compressor of its own, open at its end: it refers to nothing before it, so it may follow anything."""
+    """A deflated block by a fresh compressor, without an end mark. It refers to nothing before it, so it may follow any other block."""
     packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
 
 
 def one_member(number: int, data: bytes) -> bytes:
-    """One gzip member for the whole stream, of shared blocks."""
+    """One gzip member for the whole stream: its head, then blocks that all clients share."""
     return (HEAD if number == 0 else b"") + block(data)
 
 
@@ -58,7 +58,7 @@ async def main() -> None:
     seen: defaultdict[str, int] = defaultdict(int)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, EOFError, asyncio.CancelledError):  # the browser ends when it likes
+        with suppress(OSError, EOFError, asyncio.CancelledError):  # the browser may close the connection at any time
             await respond(reader, writer)
         writer.close()
 
@@ -72,7 +72,7 @@ async def main() -> None:
             for number in range(EVENTS):
                 writer.write(chunk(WAYS[name](number, b"data: %b\n\n" % (b"x" * 2_000))))
                 await asyncio.sleep(0.5)
-            await asyncio.sleep(5)  # what came is to be seen before the stream ends
+            await asyncio.sleep(5)  # the events must reach the page before the stream ends
         elif path.startswith("/seen?"):
             seen[path.split("?")[1]] += 1
             writer.write(b"Content-Length: 0\r\n\r\n")

@@ -42,7 +42,7 @@ WAYS: Final[dict[str, tuple[tuple[int, int, int], Callable[[], None]]]] = {
 
 
 def serve() -> None:
-    """The gateway, with another collector."""
+    """Run the gateway with the settings of the garbage collector named in WAY."""
     server.COLLECT_AFTER, gc.freeze = WAYS[os.environ["WAY"]]  # type: ignore[misc]
     from gateway.cli import main  # noqa: PLC0415
 
@@ -50,7 +50,7 @@ def serve() -> None:
 
 
 def with_way(target: Target, way: str) -> Target:
-    """The gateway, with another collector."""
+    """The target with other settings of the garbage collector."""
 
     def command(place: Place) -> list[str]:
         words = list(target.command(place))

@@ -1,4 +1,4 @@
-"""CPU of one event from the bytes of Redis to the write, with so many KiB of other memory touched since the one before.
+"""What does an event cost from the bytes of Redis to the write, if this many KiB of other memory were read since the event before?
 
 python loadtest/experiments/gathered-reads/stages.py [KiB]
 """
@@ -22,7 +22,7 @@ CLIENTS, EVENTS = 2_000, 8_000
 
 
 class Socket:
-    """Takes what is written and reads nothing."""
+    """A transport that discards what is written and has nothing to read."""
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...

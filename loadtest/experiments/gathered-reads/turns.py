@@ -1,8 +1,9 @@
-"""CPU of gateways for an event to one client of 2,000, by turns of 400 events, beside limit's: what one tree of sources pays and another.
+"""Compare source trees: the gateway's CPU for an event to one of 2,000 clients, in turns of 400 events, beside the program ``limit``.
 
 python loadtest/experiments/gathered-reads/turns.py <folder of fan and limit, built> <name>=<tree> ... [--turns 40] [--rate 2000]
 
-A name that ends in -sse is followed by SSE. Turns are short, so that what else the machine does falls on all alike; the middle half counts.
+Where a name ends in -sse, the clients use SSE. Turns are short, so that other work on the machine disturbs all alike; the middle half of
+them counts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gateway.cli import
 
 
 def cpu(pid: int) -> float:
-    """Microseconds that a process has run."""
+    """Microseconds of CPU that a process has used."""
     return sum(int(task.joinpath("schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e3
 
 
@@ -55,7 +56,7 @@ class Target:
         self.recorded = bool(tree)
 
     def publish(self, client: redis.Redis, rate: float) -> float:
-        """Publish ``EVENTS`` at so many a second; the server's CPU for each, in microseconds."""
+        """Publish ``EVENTS`` events at this rate; microseconds of the server's CPU for each."""
         before, start = cpu(self.server.pid), time.time()
         for number in range(1, EVENTS + 1):
             self.sent += 1

@@ -1,10 +1,10 @@
-"""What a handshake costs: CPU of the gateway for each connection, from accept to its ready notice, in a storm of them.
+"""What does a handshake cost? CPU of the gateway for each connection, from accept to its ready notice, when many connect at once.
 
     uv run python loadtest/experiments/handshake-cost/measure.py
     uv run python loadtest/experiments/handshake-cost/measure.py --tree ../before --tree . --kinds ws-none-own,sse-none-own
 
-A kind is transport, token (``none``, ``known``, ``new``) and channel (``own``, ``shared``). The trees (checkouts) take turns in each
-round, because other work on the machine disturbs them. The CPU is that of the scheduler's account, in nanoseconds (Linux).
+A kind is made of transport, token (``none``, ``known``, ``new``) and channel (``own``, ``shared``). Several trees (checkouts) take turns
+in each round, because other work on the machine disturbs them. The CPU comes from Linux's ``schedstat``, in nanoseconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.tokens import SECRET, make_token
 
 KINDS = ["-".join(kind) for kind in itertools.product(("ws", "sse"), ("none", "known", "new"), ("own", "shared"))]
 UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-SWEEP_SECONDS = 3.3  # until the gateway has given up the channels of the round before
+SWEEP_SECONDS = 3.3  # until the gateway has unsubscribed the channels of the round before
 DEADLINE_SECONDS = 60.0
 
 numbers = itertools.count()
@@ -41,7 +41,7 @@ def cpu(server: Server) -> int:
 
 
 class Storm:
-    """Connections that are opened so many at once, and wait for their ready notice."""
+    """Opens connections, this many at once, and waits for their ready notices."""
 
     def __init__(self, server: Server, requests: list[bytes]) -> None:
         self._address = ("127.0.0.1", server.port)
@@ -133,14 +133,14 @@ def main() -> None:
             settings["prefix"] = f"tree{trees.index(tree)}"  # what an older one has in Redis may look different
             before = f"import sys\nsys.path.insert(0, {tree!r})"
             servers[tree, closed] = stack.enter_context(running_gateway(url, before=before, log_level="warning", **settings))
-        free = dict.fromkeys(servers.values(), 0.0)  # -> when all channels of its last round are given up
+        free = dict.fromkeys(servers.values(), 0.0)  # -> when it has unsubscribed the channels of its last round
         for number in range(-1, options.rounds):
             for (kind, tree), costs in found.items():
                 server = servers[tree, "-none-" not in kind]
                 time.sleep(max(0.0, free[server] - time.monotonic()))
                 cost = one_round(server, kind, options)
                 free[server] = time.monotonic() + (SWEEP_SECONDS if kind.endswith("own") else 0.3)
-                if number >= 0:  # the first warms up
+                if number >= 0:  # the first round only warms up
                     costs.append(cost)
     for (kind, tree), values in found.items():
         every = " ".join(f"{value:.0f}" for value in values)

@@ -1,4 +1,4 @@
-"""What does a gateway do when nothing happens? Microseconds of CPU for each second that a connection is open and idle.
+"""What does a gateway do when nothing happens? Microseconds of CPU a second for each idle connection.
 
 uv run --group loadtest python loadtest/experiments/idle-connections/measure.py [--clients 10000]        a minute and a half
 """
@@ -19,7 +19,7 @@ from gateway.embedded import embedded_server  # noqa: E402 - the path had to be 
 from loadtest.compare.measure import compile_programs, cpu, started  # noqa: E402
 from loadtest.compare.target import GATEWAY  # noqa: E402
 
-SECONDS = 20.0  # one heartbeat of all
+SECONDS = 20.0  # every client gets one heartbeat in this time
 
 
 def idle(clients: int, folder: Path, redis_url: str, target: int) -> float:

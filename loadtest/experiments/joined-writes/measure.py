@@ -2,7 +2,7 @@
 
 uv run python loadtest/experiments/joined-writes/measure.py        some seconds; needs strace
 
-A gateway with one client on 20 channels; 20 events come in one go, in a pipeline to Redis, or one by one.
+One client follows 20 channels; 20 events are published in one pipeline, or one by one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROUNDS: Final = 50
 
 
 async def publish(redis: Redis, name: str, *, pipelined: bool) -> None:
-    """An event on each channel (or all on one)."""
+    """Publish an event on each channel."""
     names = [f"{name}:{number}" for number in range(CHANNELS)]
     pipeline = redis.pipeline(transaction=False)
     for channel in names:
@@ -50,7 +50,7 @@ async def writes(port: int, pid: int, redis: Redis, *, pipelined: bool, path: st
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write("\r\n".join([*lines, "", ""]).encode())
     await reader.readuntil(b"ready")
-    await publish(redis, name, pipelined=True)  # the first event after a change lines up the followers
+    await publish(redis, name, pipelined=True)  # the first event after a subscription prepares the list of followers
     await asyncio.sleep(0.3)
     log = folder / f"{name}.strace"
     options = ["strace", "-f", "-s", "40", "-e", "trace=write,writev,sendto,sendmsg", "-p", str(pid), "-o", log]

@@ -1,4 +1,4 @@
-"""What does a client cost that comes back and has missed some events?
+"""What does a client cost that reconnects and has missed some events?
 
 uv run --group loadtest python loadtest/experiments/joined-writes/replay.py        half a minute
 """

@@ -2,8 +2,8 @@
 
 uv run --group loadtest python loadtest/experiments/one-process-per-core/measure.py        a minute
 
-Who gets how many of 2,000 WebSockets, what a handshake costs, and what becomes of clients whose connection waits in the kernel for a
-process that dies.
+Measures how 2,000 WebSockets are spread over the processes, what a handshake costs, and what becomes of clients whose connections are
+waiting in the kernel for a process that dies.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ Start = Callable[[int, dict[str, str]], Sequence[Sequence[str]]]
 
 
 def inherited(port: int, environ: dict[str, str]) -> Sequence[Sequence[str]]:
-    """As ``gateway serve --workers`` does it."""
+    """One command that starts all processes: ``gateway serve --workers``."""
     return [[sys.executable, "-m", "gateway", "serve", "--port", str(port), "--workers", str(WORKERS)]]
 
 
 def reuse_port(port: int, environ: dict[str, str]) -> Sequence[Sequence[str]]:
-    """A gateway each, whose sockets share the port."""
+    """A command for each process, whose listening sockets share the port."""
     return [[sys.executable, __file__, "--port", str(port)]] * WORKERS
 
 
 def serve() -> None:
-    """A gateway whose listening socket lets others have its port, too."""
+    """Run a gateway whose listening socket shares its port with others."""
     bind = socket.socket.bind
 
     def shared(self: socket.socket, address: tuple[str, int]) -> None:
@@ -102,7 +102,7 @@ def sockets(process: psutil.Process, port: int) -> int:
 
 
 async def connect(port: int, number: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """So many WebSockets on one channel, some at a time."""
+    """Open WebSockets on one channel, up to ``AT_ONCE`` at the same time."""
     head, room = GATEWAY[0].request(port).encode(), asyncio.Semaphore(AT_ONCE)
 
     async def one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -116,7 +116,7 @@ async def connect(port: int, number: int) -> list[tuple[asyncio.StreamReader, as
 
 
 def spread(start: Start, redis_url: str) -> tuple[list[int], float]:
-    """How many clients each process has, and what each of them cost."""
+    """How many clients each process has, and microseconds of CPU for each handshake."""
     with gateways(start, redis_url) as (port, serving), asyncio.Runner() as runner:
         before = sum(map(cpu, serving))
         clients = runner.run(connect(port, CLIENTS))
@@ -128,7 +128,7 @@ def spread(start: Start, redis_url: str) -> tuple[list[int], float]:
 
 
 def death(start: Start, redis_url: str) -> tuple[int, int]:
-    """One process stands still, clients connect, then it is killed: how many are served, and how many are not."""
+    """Pause one process, let clients connect, then kill it: how many clients are served, and how many are not."""
 
     async def watch(port: int, victim: psutil.Process) -> tuple[int, int]:
         victim.send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What a publish costs a Redis that has slept before it: CPU of its main thread for each call, variants by turns, call by call (Linux).
+"""What does a publish cost a Redis that was idle before it? CPU of its main thread for each call; variants take turns call by call (Linux).
 
 python loadtest/experiments/publish-cost/cold.py redis-server [folder with a publish.lua and a read.lua] ...
 """

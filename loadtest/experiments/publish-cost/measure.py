@@ -1,4 +1,4 @@
-"""What a recorded publish costs Redis: time in the function, CPU of the server, bytes of a short channel.
+"""What does a recorded publish cost Redis? Time in the function, CPU of the server, and bytes of a short channel.
 
 python loadtest/experiments/publish-cost/measure.py [redis-server or valkey-server]
 """

@@ -1,4 +1,4 @@
-"""What a read of a log costs Redis: time in the function, for logs short and long, of small events and large ones.
+"""What does a read of a log cost Redis? Time in the function, for short and long logs of small and large events.
 
 python loadtest/experiments/publish-cost/reads.py [redis-server or valkey-server]
 """
@@ -19,7 +19,7 @@ LIBRARY = Library("notify", 65_536)
 
 
 def fill(client: redis.Redis, channel: str, count: int, size: int) -> list[str]:
-    """Publish so many events of so many bytes; their ids."""
+    """Publish events of this size; their ids."""
     ids: list[str] = []
     for begin in range(0, count, 100):
         pipeline = client.pipeline(transaction=False)
@@ -31,7 +31,7 @@ def fill(client: redis.Redis, channel: str, count: int, size: int) -> list[str]:
 
 
 def measure(client: redis.Redis, channel: str, since: str, times: int) -> tuple[float, int]:
-    """The lowest of five rounds, us; and how many entries came."""
+    """The lowest of five rounds in microseconds, and the number of entries that were read."""
     rounds: list[float] = []
     answers: list[Any] = []
     for _ in range(5):

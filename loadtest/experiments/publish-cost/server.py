@@ -1,4 +1,4 @@
-"""A Redis or Valkey of its own for the scripts beside this one."""
+"""Run a Redis or Valkey for the other scripts of this folder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 
 def any_server() -> str:
-    """The program, where none is named."""
+    """The program to use if none is named."""
     return shutil.which("redis-server") or shutil.which("valkey-server") or "valkey-server"
 
 
 @contextmanager
 def running(program: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, empty and without persistence, until left."""
+    """Run a server without data and persistence while the context is open."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen([program, "--port", str(port), "--save", "", "--dir", folder], stdout=subprocess.DEVNULL)
         try:

@@ -1,4 +1,4 @@
-"""Which Python? What a handshake and an event cost with each of the interpreters named.
+"""Which Python? What a handshake and an event cost with each of the given interpreters.
 
 for version in 3.11 3.12 3.13; do uv venv --python $version /tmp/$version && uv pip install --python /tmp/$version/bin/python -e .; done
 uv run --group loadtest python loadtest/experiments/python-versions/measure.py /tmp/3.*/bin/python        four minutes

@@ -1,4 +1,4 @@
-"""What does it cost to hear an announcement from Redis? redis-py's pub/sub, and the gateway's listener.
+"""What does it cost to receive an announcement from Redis? Compares redis-py's pub/sub with the gateway's listener.
 
 uv run python loadtest/experiments/redis-listener/measure.py        half a minute
 """
@@ -25,13 +25,13 @@ from gateway.store.listener import Listener  # noqa: E402
 
 MESSAGES: Final = 40_000
 AT_ONCE: Final = 100
-PAUSE: Final = 0.01  # between the floods of 100: 10,000 a second
+PAUSE: Final = 0.01  # between bursts of 100 messages: 10,000 a second
 ROUNDS: Final = 3
 PAYLOAD: Final = b'1795215462557031 1795215462557030\n{"type":"progress","data":{"percent":40,"text":"converting page after page"}}'
 
 
 def publish(url: str) -> None:
-    """In a process of its own, so that it is not counted."""
+    """Publish from a process of its own, whose CPU is not counted."""
     with redis.Redis.from_url(url) as client:
         for _ in range(MESSAGES // AT_ONCE):
             pipeline = client.pipeline(transaction=False)
@@ -42,7 +42,7 @@ def publish(url: str) -> None:
 
 
 class Count:
-    """How many have come."""
+    """Counts the messages that have arrived."""
 
     def __init__(self) -> None:
         self.heard = 0
@@ -56,7 +56,7 @@ class Count:
 
 @asynccontextmanager
 async def listen(url: str, protocol: int, count: Count) -> AsyncIterator[None]:
-    """redis-py, as its documentation shows it."""
+    """Receive with redis-py, as its documentation shows."""
     async with Redis.from_url(url, protocol=protocol) as client, client.pubsub() as pubsub:
         await pubsub.subscribe("notify:a")
 
@@ -72,7 +72,7 @@ async def listen(url: str, protocol: int, count: Count) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def ours(url: str, protocol: int, count: Count) -> AsyncIterator[None]:
-    """The gateway's."""
+    """Receive with the gateway's listener."""
 
     async def nothing() -> None:
         pass

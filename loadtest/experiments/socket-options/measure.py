@@ -1,8 +1,8 @@
-"""TCP_NODELAY, SO_SNDBUF, TCP_NOTSENT_LOWAT: what is set, what a slow client holds in the kernel, what an event costs.
+"""TCP_NODELAY, SO_SNDBUF, TCP_NOTSENT_LOWAT: what is set, how much the kernel buffers for a slow client, what an event costs.
 
 uv run --group loadtest python loadtest/experiments/socket-options/measure.py        a minute and a half; needs ss
 
-Each is set on the listening socket, whose connections have it from there, in place of what the gateway sets itself.
+Each option is set on the listening socket, from which its connections inherit it, in place of what the gateway sets itself.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TOGETHER: Final = Work(clients=2_000, events=60, rate=15)
 
 
 def serve() -> None:
-    """The gateway with an option."""
+    """Run the gateway with the option named in OPTION."""
     listen = socket.socket.listen
 
     def small(self: socket.socket, backlog: int = 128) -> None:
@@ -72,7 +72,7 @@ def with_option(target: Target, option: str) -> Target:
 
 
 def held(port: int) -> tuple[int, int]:
-    """KiB that the kernel holds of what clients have still to take, on the gateway's side and on theirs, for each."""
+    """KiB for each client that the kernel buffers, on the gateway's side and on the client's."""
     lines = subprocess.run(["ss", "-tmnH", f"( sport = :{port} or dport = :{port} )"], capture_output=True, text=True, check=True).stdout
     sides: dict[bool, list[int]] = {True: [], False: []}
     for local, sizes in re.findall(r"^ESTAB +\d+ +\d+ +\S+:(\d+) .*?skmem:\((.*?)\)", lines.replace("\n\t", " "), re.MULTILINE):
@@ -82,7 +82,7 @@ def held(port: int) -> tuple[int, int]:
 
 
 async def slow(port: int, url: str, head: bytes) -> tuple[int, int]:
-    """Clients that take nothing, and more events than anybody keeps for them."""
+    """Connect clients that read nothing, publish more than is buffered for them, and return what ``held`` finds."""
     clients = []
     for _ in range(SLOW):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_024)
@@ -102,7 +102,7 @@ async def slow(port: int, url: str, head: bytes) -> tuple[int, int]:
 
 
 def nodelay(target: Target, folder: Path, url: str) -> int:
-    """How often TCP_NODELAY is set for a connection."""
+    """How many times TCP_NODELAY is set for a connection."""
     log = folder / "strace"
     with tempfile.TemporaryDirectory(dir=folder) as own, started(target, Path(own), folder, url) as (place, server):
         tracer = subprocess.Popen(["strace", "-f", "-e", "trace=setsockopt", "-p", str(server.pid), "-o", log], stderr=subprocess.DEVNULL)
