@@ -1,6 +1,6 @@
 """What does it cost to receive an announcement from Redis? Compares redis-py's pub/sub with the gateway's listener.
 
-uv run python loadtest/experiments/redis-listener/measure.py        half a minute
+uv run python loadtest/experiments/redis-listener/measure.py        a minute
 """
 
 from __future__ import annotations
