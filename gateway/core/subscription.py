@@ -1,14 +1,18 @@
 """Subscription: one client's cursors, its queue, and whether it is behind.
 
-A subscription is either *live* or *behind*. While it is live, the hub writes each event that comes next after a cursor at once. While
-it is behind, the client is given nothing but what is read from the log, in these steps:
+While a client is *live*, the hub writes each event that comes next after a cursor at once. In the two other states it has asked for
+reads with ``on_behind`` (unless it is ``full`` or ``closed``) and is given nothing but what they bring:
 
-    fall_behind()   something may have been missed, the writer is full, or channels were added; ``on_behind`` is called
-    begin_read()    from now on announcements are queued, within a bound
-    end_read()      the pages are delivered in order of id, then the queued events, each if it comes next after its cursor;
-                    the subscription is live again if nothing is missing
+    state     live   _queue  an announcement is        what leads out of it
+    live      True   None    written if it comes next  fall_behind(), pause(), add(): behind
+    behind    False  None    dropped                   begin_read(): queueing
+    queueing  False  a list  queued, within a bound    end_read(): live if nothing is missing; otherwise the feed begins another read
+                                                       fall_behind(), pause(), add(): behind; end_read() still delivers its pages
 
-Events of several channels are delivered in the order of their ids, because an SSE client has one cursor for all its channels.
+end_read() delivers the pages in order of id, then the queued events, each if it comes next after its cursor. The order of ids holds
+over all channels, because an SSE client has one cursor for all of them. But the channels are read at different moments, so what one
+page has beyond the reach of the others is held back for one more read (``_waited``), which must come that far (``must_reach``).
+A new subscription counts as live, because it has no channels. The states of each cursor are in core/cursor.py.
 """
 
 from __future__ import annotations
@@ -58,9 +62,9 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         greeting: bytes that come before all others; they are held back until then, so that both leave in one write
         cursors: one for each channel, by its name
         live: whether the client has everything, so that events are written as they are announced
-        full: whether the writer holds as much as it may; set by ``pause`` and ``resume``
-        reading: whether a task of the feed is reading the log for this client
-        closed: whether the client is gone, or is being sent away
+        full: whether the writer holds as much as it may: from ``pause`` to ``resume``, and no read is asked for in between
+        reading: whether a task of the feed has this client in hand: from ``on_behind`` until it finds it live, full or closed
+        closed: whether the client has left, for good; set by the feed
         must_reach: the next read is useful only if it reaches this id
         stats: the counters of the client's wire format, shared by all its clients; set by the hub
     """
