@@ -1,4 +1,17 @@
-"""Cursor: where one client stands on one channel, and how far a page of the channel's log carries it."""
+"""Cursor: where one client stands on one channel, and how far a page of the channel's log carries it.
+
+    state    since  unread  live   what leads out of it
+    new      set    True    False  advance(), which learns the position that "last" or "now" stands for: as from unread
+    unread   None   True    False  advance(): read if ``finished``, otherwise unread, and the log is read again
+    read     None   False   False  the subscription goes live: live; it falls behind: unread
+    live     None   False   True   the subscription falls behind: unread; other channels are added to it: read
+
+A cursor that begins at an id is unread from the start. One that was removed is not live, and its pages are ignored.
+
+Of the ids, ``position`` is where the client stands: it has everything up to there. ``channel.heard`` is the newest announcement. What was
+announced up to ``covered`` is in what was read, or Redis has lost it. So something is missing while ``heard`` is above both, and the
+subscription cannot go live. ``announced`` is what ``heard`` was when queueing began: up to there only a page can help, not the queue.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +32,7 @@ class Cursor:
         write: the subscription's, kept here for the hot path
         position: the id up to which the client has everything; meaningless while ``since`` is set
         since: where the first read begins; ``None`` once that is done
-        announced: the newest id announced on the channel when queueing began
+        announced: the newest id announced on the channel when queueing began; the queue has nothing up to it
         covered: announcements up to this id are dealt with, even if ``position`` is lower because Redis lost its data
         live: whether the next event may be written at once
         unread: whether the log must be read first
