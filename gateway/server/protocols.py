@@ -7,6 +7,19 @@ through httptools.
 
 The transports find a writer for direct writes in ``scope["extensions"]``. uvicorn would build a frame or a chunk for each client and
 await each ``send``; writing bytes that are already encoded to the transport costs a third of that.
+
+A connection is in one of these states, or in two: a body is taken while its request is answered or waits for its turn.
+
+    state                shown by            deadline   what leads out of it
+    waiting for a head   none of the below   head, idle a head: answering, and taking a body if there is one; that of a WebSocket: handed
+                                                        over; too late: closed if no byte of it has come, otherwise refused
+    taking a body        _receiving          body       its end; late or broken: refused
+    answering            _busy()             none       answered(): waiting for a head, or closed; hand_over(): handed over
+      others wait        ... and _ahead      none       answered(): answering the first of them; until then reading pauses
+    refused              _refused            lingering  the deadline: aborted. The error is sent after the answers to earlier requests (and
+                                                        is _refusal so long); if one of them has begun: aborted at once
+    handed over          _parser is None     none       nothing here: a StreamWriter has the rest of the answer, and bytes from the client
+                                                        abort; or a WebSocketProtocol has the transport, and this object is empty
 """
 
 from __future__ import annotations
