@@ -3,6 +3,17 @@
 uvicorn's protocol parses the head again, answers it by way of two header objects, and keeps both of them, three queues and a parser for
 as long as the connection lasts: 15 KiB and 200 us. Here the answer is one template, and there is no parser until the client sends
 something (server/conversation.py).
+
+    _state      what it means                               what leads out of it
+    CONNECTING  the application has not answered the head   it accepts: OPEN; it refuses or fails: CLOSED; bytes come: aborted
+    OPEN        messages go both ways                       _close(): CLOSING; the client's close frame: CLOSED; a violation: FAILED
+    CLOSING     our close frame was sent, messages that     the client's close frame or _timer: the transport is closed;
+                come are dropped                            a violation: FAILED
+    FAILED      the same, but all that comes is dropped     _timer: the transport is aborted
+    CLOSED      nothing may be sent any more                nothing; connection_lost() leads here from every state
+
+A message waits in ``_messages`` for ``receive``, or after ``detach`` for ``_on_message``, which has one in hand while ``_handling``. An
+OPEN connection is not read from (``_reading`` is false) while one of the client's waits or is in hand: it cannot send faster than that.
 """
 
 from __future__ import annotations
