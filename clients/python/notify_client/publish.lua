@@ -15,6 +15,14 @@
 --   notify:holder               the server that holds the data (its run id and replication id), and then the floors: ids at which
 --                               data may have been lost, oldest first.
 --
+-- An id is the host's time in microseconds, or one more than the clock if that is higher (next_id). Where events may have been lost, the
+-- clock first moves up to a floor, which lies between what may be gone and what follows (open_clock). With short ids:
+--   A is empty; publish at 20    floor 20, id 21    clock 21, holder "A 20"       log 21 (after 0)
+--   publish at 30                id 30              clock 30, holder "A 20"       log 21, 30 (after 21)
+--   A acknowledges 40 and dies before its replica B has it; B is promoted
+--   publish at 50, on B          floor 50, id 51    clock 51, holder "B 20 50"    log 21, 30, 51 (after 30)
+-- 51 comes after 30 there, so only the floor tells of the loss: every reader below it gets a gap before 51.
+--
 -- Everything is checked before the first write, and Redis refuses the whole script when its memory is full or it is a read-only
 -- replica. So an event is never half recorded, and nothing is announced that was not stored.
 
@@ -217,8 +225,7 @@ local newest, opened
 --
 -- As long as the clock stands where this library left it, nobody else has written to the data. Otherwise it is opened, and so it is
 -- at least once a second: a server that is demoted and promoted again may have the same clock as before, but not what another master
--- recorded in between. The clock is opened before the event is recorded, so that the floor lies exactly between what an earlier
--- holder of the data acknowledged and what this one does.
+-- recorded in between. It is opened before the event is recorded, so that the floor lies below the id of that.
 local function next_id(call)
   local time = call('TIME')
   local second, micro = time[1], time[2]
