@@ -201,7 +201,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
 
     def _end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
         pages = {cursor: page for cursor, page in pages.items() if self.cursors.get(cursor.channel.name) is cursor}
-        fell_behind = self._queue is None  # while the read was under way
+        fell_behind = self._queue is None or self.full  # while the read was under way, or before it began
         # If it did so because the connection to Redis was lost, what was heard after that cannot show that a page is up to date.
         finished = self._deliver(pages, 0 if fell_behind else heard)
         if fell_behind:

@@ -163,6 +163,24 @@ def test_a_full_writer_is_not_written_to() -> None:
     assert client.calls == calls + 1
 
 
+def test_a_writer_that_was_full_before_the_read_began_is_not_live_after_it() -> None:
+    """It may become full while the subscription to a new channel is waiting for Redis's confirmation."""
+    client = Client()
+    client.follow(a=0)
+    client.subscription.pause()
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, clock=10))
+    client.hub.announce(event("a", 20, 10))
+    while_full = (client.ids, client.subscription.live)
+    client.subscription.resume()
+    client.subscription.begin_read()
+    client.read(a=answer("a", 20, clock=20))
+
+    assert while_full == ([10], False)
+    assert client.ids == [10, 20]
+    assert client.subscription.live
+
+
 def test_ready_carries_its_reference_and_cursors() -> None:
     client = Client()
     client.follow(7, a="last")

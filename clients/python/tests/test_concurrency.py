@@ -66,7 +66,7 @@ async def test_a_cancelled_publish_does_not_leave_its_reply_to_the_next(valkey, 
 
 
 async def test_a_probe_that_is_cancelled_lets_the_next_call_probe(valkey, until):
-    async with AsyncPublisher(valkey.url) as publisher:
+    async with AsyncPublisher(valkey.url, timeout=2) as publisher:
         valkey.hang()
         assert await publisher.publish("jobs:1", "a") is None
         probe = None
