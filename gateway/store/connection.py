@@ -6,7 +6,7 @@ They take the place of redis-py's, which do much more in Python, and leave some 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import hiredis
@@ -21,8 +21,8 @@ from gateway.store.names import Names
 UNSENT_BYTES: Final = 65_536  # with more bytes unsent, a writer waits until the server takes some
 
 
-def direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A subclass of redis-py's connection class that packs commands in C, writes them without a task, and resolves names by ``Names``.
+class _Direct(AbstractConnection):
+    """Stands before redis-py's connection class: packs commands in C, writes without a task, and resolves names by ``Names``.
 
     redis-py packs each argument in Python, which takes 1 us, and writes under ``asyncio.wait_for`` in a task, which takes as long again
     and before Python 3.12 can swallow a cancellation (python/cpython#86296), so that a loop that was cancelled goes on for ever.
@@ -31,56 +31,61 @@ def direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
     nothing in asyncio (only the next read does), ``RuntimeError`` in uvloop, and ``AttributeError`` in redis-py if another task has
     just closed it.
     """
-    names = Names()
 
-    class Connection(base):  # type: ignore[valid-type, misc]
-        async def _connect(self) -> None:
-            if issubclass(base, UnixDomainSocketConnection):
-                await super()._connect()
-                return
-            failure: OSError | None = None
-            async with asyncio.timeout(self.socket_connect_timeout):
-                for address in await names.find(self.host):
-                    self._address = address
-                    try:
-                        await super()._connect()
-                    except OSError as error:
-                        failure = error
-                    else:
-                        return
-            raise failure or OSError("the host has no address")
+    _names: Names
+    _writer: Any  # None once another task has closed the connection
 
-        def _connection_arguments(self) -> dict[str, Any]:
-            arguments = {**super()._connection_arguments(), "host": self._address}
-            if "ssl" in arguments:
-                arguments["server_hostname"] = self.host  # the name that the certificate must be for
-            return arguments
+    async def _connect(self) -> None:
+        connect: Callable[[], Awaitable[None]] = super()._connect  # type: ignore[safe-super]  # that of redis-py's class
+        if isinstance(self, UnixDomainSocketConnection):
+            await connect()
+            return
+        failure: OSError | None = None
+        async with asyncio.timeout(self.socket_connect_timeout):
+            for address in await self._names.find(self.host):
+                self._address = address
+                try:
+                    await connect()
+                except OSError as error:
+                    failure = error
+                else:
+                    return
+        raise failure or OSError("the host has no address")
 
-        def pack_command(self, *args: Any) -> list[bytes]:
-            return [hiredis.pack_command((*args[0].split(), *args[1:]))]
+    def _connection_arguments(self) -> dict[str, Any]:
+        arguments = {**super()._connection_arguments(), "host": self._address}  # type: ignore[misc]
+        if "ssl" in arguments:
+            arguments["server_hostname"] = self.host  # the name that the certificate must be for
+        return arguments
 
-        async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
-            if not self.is_connected:
-                await self.connect_check_health(check_health=False)
-            if check_health:
-                await self.check_health()
-            try:
-                # Not with writelines: before Python 3.12.9 and 3.13.2 drain does not wait after it (python/cpython#127655).
-                self._writer.write(b"".join(command))
-                if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES:
-                    async with asyncio.timeout(self.socket_timeout):
-                        await self._writer.drain()
-            except TimeoutError:
-                await self.disconnect(nowait=True)
-                raise RedisTimeoutError("the server takes no bytes") from None
-            except (OSError, RuntimeError, AttributeError) as error:
-                await self.disconnect(nowait=True)
-                raise RedisConnectionError(f"the connection is closed: {error}") from error
-            except BaseException:  # half a command may have been sent
-                await self.disconnect(nowait=True)
-                raise
+    def pack_command(self, *args: Any) -> list[bytes]:
+        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 
-    return Connection
+    async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:  # type: ignore[override]
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health:
+            await self.check_health()  # type: ignore[no-untyped-call]
+        try:
+            # Not with writelines: before Python 3.12.9 and 3.13.2 drain does not wait after it (python/cpython#127655).
+            self._writer.write(b"".join(command))
+            if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES:
+                async with asyncio.timeout(self.socket_timeout):
+                    await self._writer.drain()
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise RedisTimeoutError("the server takes no bytes") from None
+        except (OSError, RuntimeError, AttributeError) as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"the connection is closed: {error}") from error
+        except BaseException:  # half a command may have been sent
+            await self.disconnect(nowait=True)
+            raise
+
+
+def direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    """A subclass of redis-py's connection class that writes directly. Its connections share one ``Names``."""
+    return type("Connection", (_Direct, base), {"_names": Names()})
 
 
 async def ask(client: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
