@@ -14,8 +14,9 @@ import hiredis
 
 MESSAGES_AT_ONCE: Final = 64  # handled in one turn of the event loop: each may go to thousands of clients
 BUSY_SECONDS: Final = 0.002  # a connection is busy if bytes come within this time after the last ones
-GATHER_SECONDS: Final = (0.002, 0.004)  # shortest and longest pause between two reads of a busy connection, in which messages gather
+GATHER_SECONDS: Final = (0.002, 0.005)  # shortest and longest pause between two reads of a busy connection, in which messages gather
 TOGETHER: Final = 12  # messages that should gather in a pause: with more of them each gains little and waits longer
+LENGTHEN: Final = 1.05  # times the last pause, at most: one slow moment of a publisher must not make the events after it late
 READ_BYTES: Final = 65_536  # read at once after a pause
 
 
@@ -23,11 +24,22 @@ class Lost(Exception):
     """The connection is gone; the text says why."""
 
 
+def next_pause(pause: float, taken: int) -> float:
+    """How long to wait before the next read of a busy connection, so that about ``TOGETHER`` messages come meanwhile.
+
+    Args:
+        pause: the one before the last read, in seconds
+        taken: how many messages that read has brought, at least 1
+    """
+    shortest, longest = GATHER_SECONDS
+    return min(longest, max(shortest, pause * min(LENGTHEN, TOGETHER / taken)))
+
+
 class Receiver(asyncio.Protocol):
     """Takes replies as the bytes come; from a busy connection, several at a time after a pause of some milliseconds.
 
     Being woken, reading, and loading code and data into the CPU's caches again costs as much as three messages. With pauses, 2,000
-    events a second that go to one client each cost half as much CPU and arrive 2 ms later. A message that comes alone is not held back
+    events a second that go to one client each cost half as much CPU and arrive 3 ms later. A message that comes alone is not held back
     (loadtest/experiments/gathered-reads).
 
     Args:
@@ -88,8 +100,7 @@ class Receiver(asyncio.Protocol):
         self.heard_at = self._loop.time()
         self._parser.feed(data)
         if taken := self._take_some():
-            shortest, longest = GATHER_SECONDS
-            self._gather = min(longest, max(shortest, self._gather * TOGETHER / taken))
+            self._gather = next_pause(self._gather, taken)
             self._loop.call_later(self._gather, self._read_gathered)
 
     def _resume(self) -> None:

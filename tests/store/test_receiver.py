@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.store.receiver import GATHER_SECONDS, MESSAGES_AT_ONCE, Lost, Receiver
+from gateway.store.receiver import GATHER_SECONDS, MESSAGES_AT_ONCE, TOGETHER, Lost, Receiver, next_pause
 
 MESSAGE = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n"
 
@@ -49,6 +49,37 @@ async def test_messages_of_a_busy_connection_are_gathered_and_a_single_one_is_no
     assert listened[0]
     assert len(listened) == sent
     assert GATHER_SECONDS[0] <= receiver._gather <= GATHER_SECONDS[1]
+
+
+def pauses_at(rate: float, pause: float, seconds: float) -> list[float]:
+    """The pauses while this many messages come each second."""
+    pauses = []
+    while seconds > 0:
+        pause = next_pause(pause, max(1, round(rate * pause)))
+        pauses.append(pause)
+        seconds -= pause
+    return pauses
+
+
+@pytest.mark.parametrize("rate", [100, 1_000, 3_000, 4_000, 5_000, 20_000])
+@pytest.mark.parametrize("before", GATHER_SECONDS)
+def test_the_pause_settles_where_twelve_messages_come_in_it(rate: float, before: float) -> None:
+    shortest, longest = GATHER_SECONDS
+
+    settled = pauses_at(rate, before, 1.0)[-20:]
+
+    wanted = min(longest, max(shortest, TOGETHER / rate))
+    assert all(wanted * 0.9 <= pause <= wanted * 1.1 for pause in settled)
+
+
+def test_a_pause_grows_little_by_little_and_shrinks_at_once() -> None:
+    shortest, longest = GATHER_SECONDS
+
+    after_a_slow_moment = next_pause(0.003, 1)
+    after_a_burst = next_pause(longest, MESSAGES_AT_ONCE)
+
+    assert 0.003 < after_a_slow_moment < 0.0033
+    assert after_a_burst == shortest
 
 
 async def test_a_message_beyond_a_full_batch_is_received_too() -> None:
