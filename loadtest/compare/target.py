@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,14 @@ def _node_version(package: str) -> Callable[[], str | None]:
     return version
 
 
+def _program_version(program: str) -> Callable[[], str | None]:
+    def version() -> str | None:
+        found = re.search(r"\d+\.\d+\.[\w.-]+", _output(program, "version") or "")
+        return found and found[0]
+
+    return version
+
+
 def _filled(name: str, place: Place, **values: object) -> str:
     """Write a peer's configuration file with its port, its folder and these values; the path of the file."""
     path = place.folder / name
@@ -191,7 +200,7 @@ OTHERS: Final = (
         publish_path="/api/publish",
         headers={"Content-Type": "application/json"},
         body=lambda room, event: json.dumps({"channel": room, "data": json.loads(event)}),
-        version=lambda: _output("centrifugo", "version"),
+        version=_program_version("centrifugo"),
         install="https://github.com/centrifugal/centrifugo/releases, version 6.5.1 or later",
     ),
     Target(
@@ -205,7 +214,7 @@ OTHERS: Final = (
             "Authorization": "Bearer " + jwt.encode({"mercure": {"publish": ["*"]}}, MERCURE_SECRET, algorithm="HS256"),
         },
         body=lambda room, event: urlencode({"topic": room, "data": event}),
-        version=lambda: _output("mercure", "version"),
+        version=_program_version("mercure"),
         install="https://github.com/dunglas/mercure/releases",
     ),
 )
