@@ -28,14 +28,9 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
 
 
 class Revocations:
-    """The revocations of the last 30 days.
-
-    Attributes:
-        newest: when the newest of them was made, in seconds since 1970; 0 if there is none
-    """
+    """The revocations of the last 30 days."""
 
     def __init__(self) -> None:
-        self.newest = 0.0
         self._subjects: dict[str, float] = {}
         self._ids: dict[str, float] = {}
 
@@ -44,7 +39,6 @@ class Revocations:
 
     def add(self, revocation: Revocation) -> None:
         """Remember a revocation; one that is known already changes nothing."""
-        self.newest = max(self.newest, revocation.at)
         for kept, name in ((self._subjects, revocation.sub), (self._ids, revocation.jti)):
             if name is not None:
                 kept[name] = max(kept.get(name, 0.0), revocation.at)

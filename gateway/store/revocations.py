@@ -67,14 +67,16 @@ class RevocationStore:
         return revocation
 
     async def read(self, since: float) -> AsyncIterator[Revocation]:
-        """The revocations since this time (seconds since 1970), oldest first.
+        """The revocations since this time (seconds since 1970), newest first.
 
         Raises:
             RedisError, OSError: if Redis is away.
         """
+        # Newest first, because pages count from their end of the set: what is revoked again meanwhile moves to the newest end, and what
+        # is too old goes from the other one. Counted from there, the next page would begin too late and leave some out.
         start = 0
         while True:
-            found: Any = await self._client.zrangebyscore(self._key, since, "+inf", start=start, num=PAGE, withscores=True)
+            found: Any = await self._client.zrevrangebyscore(self._key, "+inf", since, start=start, num=PAGE, withscores=True)
             for member, at in found:
                 try:
                     kept = _decode.decode(member)

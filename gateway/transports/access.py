@@ -143,15 +143,20 @@ class Access:
 
     async def _follow(self) -> None:
         caught_up = self._feed.listen(NAME, self._hear, self._lost.set)
+        # The newest revocation that was read. One that is heard does not count, nor does a read that fails on its way: older ones that
+        # were not read yet would then never be.
+        newest = 0.0
         while True:
             self._lost.clear()
             await self._feed.listener.confirmed([NAME])
             try:
-                async for revocation in self._store.read(self._revocations.newest - OVERLAP_SECONDS):
-                    self._revocations.add(revocation)
+                found = [revocation async for revocation in self._store.read(newest - OVERLAP_SECONDS)]
             except (RedisError, OSError):
                 await asyncio.sleep(random.uniform(0.1, 0.5))
                 continue
+            for revocation in found:
+                self._revocations.add(revocation)
+                newest = max(newest, revocation.at)
             self._enforce()
             self.loaded = True
             self._loading.set()

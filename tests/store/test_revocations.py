@@ -42,7 +42,7 @@ async def test_a_subject_that_is_revoked_again_is_kept_once_with_the_newest_time
     last = await store.revoke(sub="ann")
     other = await store.revoke(jti="t1")
 
-    assert await kept(store) == [last, other]
+    assert await kept(store) == [other, last]
     assert await kept(store, since=other.at) == [other]
 
 
@@ -52,7 +52,40 @@ async def test_more_than_one_page_is_read(shared_redis: Redis, monkeypatch: pyte
     await shared_redis.zadd("c:revoked", {msgspec.json.encode({"sub": f"s{i}"}): i for i in range(25)})
     await shared_redis.zadd("c:revoked", {b"junk": 5})
 
-    assert [revocation.sub for revocation in await kept(store)] == [f"s{i}" for i in range(25)]
+    assert [revocation.sub for revocation in await kept(store)] == [f"s{i}" for i in reversed(range(25))]
+
+
+async def test_none_is_left_out_if_others_are_revoked_again_while_they_are_read(
+    shared_redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 10)
+    store = RevocationStore(shared_redis, "e")
+    await shared_redis.zadd("e:revoked", {msgspec.json.encode({"sub": f"s{i}"}): time.time() - 100 + i for i in range(25)})
+    subjects = set()
+
+    async for revocation in store.read(0):
+        subjects.add(revocation.sub)
+        if len(subjects) == 1:
+            await store.revoke(sub="s3")
+            await store.revoke(sub="s20")
+
+    assert subjects >= {f"s{i}" for i in range(25)} - {"s3", "s20"}  # these two were announced
+
+
+async def test_none_is_left_out_if_older_ones_go_while_they_are_read(shared_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE", 10)
+    store = RevocationStore(shared_redis, "f")
+    old = time.time() - KEEP_SECONDS - 100
+    await shared_redis.zadd("f:revoked", {msgspec.json.encode({"sub": f"old{i}"}): old + i for i in range(5)})
+    await shared_redis.zadd("f:revoked", {msgspec.json.encode({"sub": f"s{i}"}): time.time() - 100 + i for i in range(25)})
+    subjects = set()
+
+    async for revocation in store.read(0):
+        subjects.add(revocation.sub)
+        if len(subjects) == 1:
+            await store.revoke(sub="new")
+
+    assert subjects >= {f"s{i}" for i in range(25)}
 
 
 async def test_the_number_of_revocations_is_bounded_and_the_oldest_go(shared_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +100,7 @@ async def test_the_number_of_revocations_is_bounded_and_the_oldest_go(shared_red
     await shared_redis.zadd("d:revoked", {msgspec.json.encode({"sub": "a"}): time.time() - KEEP_SECONDS - 1})
     await store.revoke(sub="c")
 
-    assert [revocation.sub for revocation in await kept(store)] == ["b", "c"]
+    assert [revocation.sub for revocation in await kept(store)] == ["c", "b"]
 
 
 async def test_without_redis_nothing_is_revoked() -> None:

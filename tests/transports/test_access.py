@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from gateway.core.grant import Grant, Patterns
+from gateway.core.revocations import Revocation
 from gateway.errors import GatewayError, Unauthorized, Unavailable
 from gateway.feed import Feed
 from gateway.store.connect import redis_client
@@ -122,6 +124,38 @@ async def test_revocations_from_before_the_start_are_known_to_the_first_caller(r
     await access.load()
     with pytest.raises(Unauthorized):
         access.check(old)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await client.aclose()
+
+
+async def test_one_that_is_heard_before_the_stored_ones_could_be_read_hides_none_of_them(redis_url: str) -> None:
+    client = redis_client(redis_url)
+    stored = time.time() - 600
+    await client.zadd("notify:revoked", {msgspec.json.encode(Revocation(sub="ann")): stored})
+    witness = Reader(grant("bob"))
+
+    class Failing(RevocationStore):
+        failed = False
+
+        async def read(self, since: float) -> AsyncIterator[Revocation]:
+            if not self.failed:
+                self.failed = True
+                await self.revoke(sub="bob")
+                await asyncio.wait_for(witness.lost, 5)
+                raise OSError
+            async for revocation in super().read(since):
+                yield revocation
+
+    feed = Feed(client)
+    access = Access(feed, Failing(client))
+    access.admit(witness)
+    tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
+    await access.load()
+
+    with pytest.raises(Unauthorized, match="revoked"):
+        access.check(Grant(subject="ann", subscribe=Patterns(), expires=time.time() + 60, issued=stored - 1))
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
