@@ -32,7 +32,7 @@ class Read(msgspec.Struct, eq=False):
     """A read of one channel's log: to be sent, on its way, or answered.
 
     Attributes:
-        size: how many bytes it may bring
+        budget: how many bytes it may bring
         answered: set once the whole pipeline is answered; a future for each read would cost every client 2 us
         sent: whether it is on its way, or answered
         page: what was read, or the error that came instead; ``None`` until it is answered
@@ -40,7 +40,7 @@ class Read(msgspec.Struct, eq=False):
 
     channel: Channel
     since: Since
-    size: int
+    budget: int
     answered: asyncio.Event
     sent: bool = False
     page: Page | BaseException | None = None
@@ -101,25 +101,26 @@ class Reads:
         Returns:
             for each cursor a read. Once it is answered, its page is a ``RedisError`` or an ``OSError`` if Redis is away or has refused
         """
-        # The bytes are shared out among the channels that still have a lot to read. A channel that was read to its end brings little,
-        # and one whose page lies ahead of the others needs none. Mostly a single channel is left, and with an equal share for each
-        # channel it would get only a few events with each read.
-        share = long_share = _share_of(len(cursors))
+        # The bytes are divided among the channels that still have a lot to read. A channel that was read to its end brings little, and
+        # one whose page lies ahead of the others keeps its budget, so that it is given the same page again. Mostly a single channel is
+        # left, and with an equal budget for each channel it would get only a few events with each read.
+        budget = long_budget = _budget_for(len(cursors))
         if sum(map(_read_budget, cursors)) <= READ_BYTES:
-            long_share = _share_of(sum([cursor.more and not cursor.read_budget for cursor in cursors]))
+            long_budget = _budget_for(sum([cursor.more and not cursor.read_budget for cursor in cursors]))
         asked = {}
         for cursor in cursors:
-            cursor.read_budget = cursor.read_budget or (long_share if cursor.more else share)
-            asked[cursor] = self._share(cursor, cursor.read_budget, must_reach)
+            cursor.read_budget = cursor.read_budget or (long_budget if cursor.more else budget)
+            asked[cursor] = self._share_or_begin(cursor, must_reach)
         return asked
 
-    def _share(self, cursor: Cursor, size: int, must_reach: int) -> Read:
-        channel, since = cursor.channel, cursor.start
+    def _share_or_begin(self, cursor: Cursor, must_reach: int) -> Read:
+        """A read that another client has asked for, if one will do, or else a new one."""
+        channel, since, budget = cursor.channel, cursor.start, cursor.read_budget
         reads = self._reads.get(channel)
         if reads is None:
             reads = self._reads[channel] = self._older.pop(channel, {})
         if reads:
-            read = reads.get((since, size))
+            read = reads.get((since, budget))
             if read is not None and self._is_reusable(read, must_reach):
                 metrics.SHARED_READS.value += 1
                 return read
@@ -127,13 +128,14 @@ class Reads:
         if not self._batch:
             self._answered = asyncio.Event()
             asyncio.get_running_loop().call_soon(self._send)
-        read = reads[since, size] = Read(channel, since, size, self._answered)
+        read = reads[since, budget] = Read(channel, since, budget, self._answered)
         self._batch.append(read)
         if len(self._batch) == READS_IN_PIPELINE:
             self._send()
         return read
 
     def _drop_old(self, reads: Shared) -> None:
+        """Drop the pages of one channel that are of no use any more, and the oldest ones beyond ``KEPT_BYTES``."""
         kept = 0
         for key, read in reversed(list(reads.items())):
             if read.page is None:
@@ -190,7 +192,7 @@ class Reads:
         heard = [read.channel.heard for read in batch]
         for read in batch:
             read.sent = True
-        pages = await self._log.read([(read.channel.name, read.since, read.size) for read in batch])
+        pages = await self._log.read([(read.channel.name, read.since, read.budget) for read in batch])
         if not accept_stale and min([page.clock for page in pages if isinstance(page, Page)], default=newest) < newest:
             return False
         for read, page, id in zip(batch, pages, heard, strict=True):
@@ -202,7 +204,7 @@ class Reads:
 
 
 @lru_cache(256)
-def _share_of(count: int) -> int:
+def _budget_for(count: int) -> int:
     """The bytes that each of so many reads may bring."""
-    # A power of two, so that clients with slightly different numbers of channels ask for the same size and can share their reads.
+    # A power of two, so that clients with slightly different numbers of channels ask for the same budget and can share their reads.
     return min(PAGE_BYTES, 1 << (READ_BYTES // max(1, count)).bit_length() - 1)
