@@ -125,22 +125,20 @@ class TokenGate:
         self._backend = backend
 
     async def authenticate(self, scope: Scope, channels: Iterable[str] = ()) -> Grant:
-        grant = await self._grant(scope, find_credential(scope), channels)
-        access = self._access
-        if not access.loaded:
-            await access.load()
-        access.check(grant)
-        return grant
+        return await self._checked(await self._grant(scope, find_credential(scope), channels))
 
     async def verify(self, token: str) -> Grant:
         if self._tokens is not None:
             grant = await self._tokens.verify(token)
         else:
             grant = await self._ask(None, f"Bearer {token}", ())
-        access = self._access
-        if not access.loaded:
-            await access.load()
-        access.check(grant)
+        return await self._checked(grant)
+
+    async def _checked(self, grant: Grant) -> Grant:
+        """The grant, if it is valid. What was revoked may not be known yet, shortly after the start: then that is waited for."""
+        if not self._access.loaded:
+            await self._access.load()
+        self._access.check(grant)
         return grant
 
     async def _grant(self, scope: Scope, credential: Credential | None, channels: Iterable[str]) -> Grant:
