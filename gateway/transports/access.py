@@ -44,33 +44,33 @@ class Holder(Protocol):
 
 
 class Access:
-    """All clients that read, and the revocations known to this process.
-
-    Attributes:
-        loaded: whether the stored revocations have been read
-    """
+    """All clients that read, and the revocations known to this process."""
 
     def __init__(self, feed: Feed, store: RevocationStore) -> None:
         self._feed = feed
         self._store = store
         self._revocations = Revocations()
-        self.loaded = False
-        self._loading = asyncio.Event()
-        self._lost = asyncio.Event()
+        self._loaded = asyncio.Event()  # set once the stored revocations have been read
+        self._lost = asyncio.Event()  # set when a revocation may have been missed
         self._holders: dict[Holder, float] = {}  # -> the slot in which its grant expires
         self._expiring: dict[float, dict[Holder, None]] = {}  # slot -> the holders
         self._slots: list[float] = []  # a heap of the slots, among them some that have become empty
         self._sooner = asyncio.Event()  # set when a slot comes before all others
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the stored revocations have been read."""
+        return self._loaded.is_set()
 
     # For the clients
 
     def admit(self, holder: Holder) -> None:
         """Watch over a holder until it is dismissed. It loses access at once if its grant was revoked since it was checked."""
         expires = holder.grant.expires
-        due = math.ceil(expires / SLOT_SECONDS) * SLOT_SECONDS if expires < math.inf else math.inf
-        self._holders[holder] = due
-        if due < math.inf:
-            self._expire_at(due, holder)
+        slot = math.ceil(expires / SLOT_SECONDS) * SLOT_SECONDS if expires < math.inf else math.inf
+        self._holders[holder] = slot
+        if slot < math.inf:
+            self._expire_at(slot, holder)
         if self._revocations.covers(holder.grant):
             holder.on_access_lost(_revoked())
 
@@ -78,7 +78,7 @@ class Access:
         holders = self._expiring.get(slot)
         if holders is None:
             holders = self._expiring[slot] = {}
-            if len(self._slots) > 2 * len(self._expiring) + 64:
+            if len(self._slots) > 2 * len(self._expiring) + 64:  # most of them are empty
                 self._slots = sorted(self._expiring)
             else:
                 heappush(self._slots, slot)
@@ -88,12 +88,12 @@ class Access:
 
     def dismiss(self, holder: Holder) -> None:
         """Stop watching over a holder."""
-        due = self._holders.pop(holder, math.inf)
-        holders = self._expiring.get(due)
+        slot = self._holders.pop(holder, math.inf)
+        holders = self._expiring.get(slot)
         if holders is not None:
             holders.pop(holder, None)
             if not holders:
-                del self._expiring[due]
+                del self._expiring[slot]
 
     def change(self, holder: Holder, grant: Grant) -> None:
         """Give a holder another grant."""
@@ -105,7 +105,7 @@ class Access:
         """Wait until the revocations are known, for ``LOAD_SECONDS`` at most; ``loaded`` says whether they are."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LOAD_SECONDS):
-                await self._loading.wait()
+                await self._loaded.wait()
 
     def check(self, grant: Grant) -> None:
         """Check that a grant is still valid.
@@ -158,8 +158,7 @@ class Access:
                 self._revocations.add(revocation)
                 newest = max(newest, revocation.at)
             self._enforce()
-            self.loaded = True
-            self._loading.set()
+            self._loaded.set()
             if not self._lost.is_set():
                 caught_up.set()  # only now do clients read what they missed: those revoked while Redis was away must not
             await self._lost.wait()
