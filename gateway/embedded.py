@@ -127,7 +127,8 @@ def _wait(process: subprocess.Popen[bytes], program: str, port: int) -> None:
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise NoServer(f"{program} ended with {process.returncode}")
-        with socket.socket() as probe:
+        # A server that is busy, or about to end, may accept the connection and then not answer, or close it: that is asked again.
+        with socket.socket() as probe, contextlib.suppress(OSError):
             probe.settimeout(1)
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 probe.sendall(b"PING\r\n")

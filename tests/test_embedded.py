@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,25 @@ def test_it_runs_only_while_the_context_is_open() -> None:
 
 def test_a_server_that_does_not_start_is_an_error() -> None:
     with pytest.raises(NoServer, match="ended with"), embedded_server("--no-such-option", "1"):
+        pass
+
+
+CLOSES_AND_ENDS = f"""#!{sys.executable} -S
+import socket, struct, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
+connection = listener.accept()[0]
+connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a close resets it
+connection.close()
+sys.exit(3)
+"""
+
+
+def test_a_server_that_ends_while_it_is_asked_for_an_answer_is_an_error(tmp_path: Path) -> None:
+    program = tmp_path / "server"
+    program.write_text(CLOSES_AND_ENDS)
+    program.chmod(0o755)
+
+    with pytest.raises(NoServer, match="ended with 3"), embedded_server(program=str(program)):
         pass
 
 
