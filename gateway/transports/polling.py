@@ -19,7 +19,7 @@ from gateway.transports.answers import answer, check_method
 from gateway.transports.connections import address_of
 from gateway.transports.request import check_readable, parse_request, wait_seconds
 from gateway.transports.services import Services
-from gateway.transports.writer import HIGH_BYTES, Receive, Send
+from gateway.transports.writer import HIGH_BYTES, Receive, Send, until_gone
 
 READ_SECONDS: Final = 5.0  # for the first read of the log, however short the wait
 
@@ -131,7 +131,7 @@ class PollEndpoint:
         services = self._services
         services.feed.follow(collector.subscription, channels)
         services.access.admit(collector)
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive))
         try:
             await _collect(collector, wait, gone)
             if gone.done():
@@ -163,8 +163,3 @@ async def _collect(collector: Collector, wait: float, gone: asyncio.Future[None]
 
 async def _changed(collector: Collector) -> None:
     await collector.changed.wait()
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

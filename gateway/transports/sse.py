@@ -20,7 +20,7 @@ from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.request import check_readable, parse_request
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter, finish
+from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter, finish, until_gone
 
 HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
@@ -110,7 +110,7 @@ class SseEndpoint:
             if detached:
                 stream.detached()
             else:
-                await (_carry(writer, receive) if isinstance(writer, SendWriter) else _until_gone(receive))
+                await (_carry(writer, receive) if isinstance(writer, SendWriter) else until_gone(receive))
         finally:
             if not detached:
                 stream.leave()
@@ -120,13 +120,8 @@ def _body_message(data: bytes) -> MutableMapping[str, Any]:
     return {"type": "http.response.body", "body": data, "more_body": True}
 
 
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 async def _carry(writer: SendWriter, receive: Receive) -> None:
-    tasks = [asyncio.ensure_future(work) for work in (writer.run(), writer.aborted(), _until_gone(receive))]
+    tasks = [asyncio.ensure_future(work) for work in (writer.run(), writer.aborted(), until_gone(receive))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

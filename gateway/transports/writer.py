@@ -77,6 +77,12 @@ class DirectSocket(Writer, Protocol):
         """The message has been handled, so the next one may come."""
 
 
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client of an HTTP request is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def finish(tasks: Collection[asyncio.Future[None]]) -> None:
     """Cancel tasks and wait until they have ended. Their errors are ignored.
 
