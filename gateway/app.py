@@ -40,7 +40,7 @@ from gateway.transports.sse import SseEndpoint
 from gateway.transports.status import LiveEndpoint, MetricsEndpoint, ReadyEndpoint
 from gateway.transports.tickets import TicketEndpoint
 from gateway.transports.websocket import WebSocketEndpoint
-from gateway.transports.writer import Receive, Send
+from gateway.transports.writer import Message, Receive, Send
 
 if TYPE_CHECKING:
     from gateway.auth.keys import Keys
@@ -81,7 +81,7 @@ async def _refuse(scope: Mapping[str, Any], send: Send, error: GatewayError) -> 
         await answer_problem(send, error)
     elif "websocket.http.response" in scope.get("extensions", {}):
 
-        async def as_response(message: MutableMapping[str, Any]) -> None:
+        async def as_response(message: Message) -> None:
             await send({**message, "type": "websocket." + message["type"]})
 
         await answer_problem(as_response, error)

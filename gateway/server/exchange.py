@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.event import http_chunk
 from gateway.server.responses import DefaultFields, response_head
+from gateway.transports.writer import Message
 
 if TYPE_CHECKING:
     from gateway.server.protocols import HttpProtocol
 
 HIGH_BODY_BYTES: Final = 65_536  # of a body that the application has not asked for yet; with more, reading from the client pauses
-
-Message = MutableMapping[str, Any]
 
 logger = logging.getLogger("gateway.edge")
 

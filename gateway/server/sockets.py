@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64encode
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from hashlib import sha1
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +35,7 @@ from gateway.server.conversation import ABNORMAL, Conversation, Received
 from gateway.server.frames import Violation
 from gateway.server.responses import DefaultFields, lines
 from gateway.server.streams import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
-from gateway.transports.writer import HIGH_BYTES
+from gateway.transports.writer import HIGH_BYTES, Message
 
 if TYPE_CHECKING:
     from gateway.server.protocols import HttpProtocol
@@ -47,7 +47,6 @@ _ACCEPT: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nCon
 
 CONNECTING, OPEN, CLOSING, FAILED, CLOSED = range(5)
 
-Message = MutableMapping[str, Any]
 Fields = list[tuple[bytes, bytes]]
 
 logger = logging.getLogger("gateway.edge")

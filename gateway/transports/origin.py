@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Awaitable, MutableMapping
+from collections.abc import Awaitable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from gateway.core.event import show
 from gateway.errors import Forbidden
 from gateway.transports.answers import ALWAYS, answer_problem
 from gateway.transports.request import Endpoint, Scope, header, headers
-from gateway.transports.writer import Receive, Send
+from gateway.transports.writer import Message, Receive, Send
 
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 
@@ -120,7 +120,7 @@ class Cors:
             return self._preflight(found[0], send, allowed=allowed)
         extra = (VARY, *_permission(found[0])) if allowed else (VARY,)
 
-        def send_with(message: MutableMapping[str, Any]) -> Awaitable[None]:
+        def send_with(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 # A new list, because the middleware of a host application may add to it.
                 message = {**message, "headers": [*message["headers"], *extra]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from gateway import metrics
@@ -20,7 +20,7 @@ from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.request import check_readable, parse_request
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, DirectStream, Receive, Send, SendWriter, finish, until_gone
+from gateway.transports.writer import EXTENSION, DirectStream, Message, Receive, Send, SendWriter, finish, until_gone
 
 HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
@@ -37,7 +37,7 @@ def retry_line(least: int, most: int) -> bytes:
     return b"retry: %d\n" % (least + int(random.random() * (most - least)))  # saves three calls of randint for each client
 
 
-async def _after_detach(message: MutableMapping[str, Any]) -> None:
+async def _after_detach(message: Message) -> None:
     """Takes the place of ASGI's send once the application's call is over."""
 
 
@@ -116,7 +116,7 @@ class SseEndpoint:
                 stream.leave()
 
 
-def _body_message(data: bytes) -> MutableMapping[str, Any]:
+def _body_message(data: bytes) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": True}
 
 

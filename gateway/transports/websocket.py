@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -23,7 +23,7 @@ from gateway.transports.follower import Follower
 from gateway.transports.log_lines import log_refusal
 from gateway.transports.request import check_channel, check_number, check_readable, parse_request, parse_since
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, DirectSocket, Receive, Send, SendWriter, Writer, finish
+from gateway.transports.writer import EXTENSION, DirectSocket, Message, Receive, Send, SendWriter, Writer, finish
 
 logger = logging.getLogger("gateway.websocket")
 
@@ -73,11 +73,11 @@ class Socket(Follower):
 
     # What the client sends
 
-    def on_message(self, message: MutableMapping[str, Any]) -> None:
+    def on_message(self, message: Message) -> None:
         """Handle a message on a detached connection, which has no task of its own."""
         self._services.connections.spawn(self._handle_detached(message))
 
-    async def _handle_detached(self, message: MutableMapping[str, Any]) -> None:
+    async def _handle_detached(self, message: Message) -> None:
         try:
             try:
                 await self.handle(message)
@@ -107,7 +107,7 @@ class Socket(Follower):
         with suppress(RuntimeError):  # the connection is being closed already
             await self.goodbye(error.close_code, error.detail)
 
-    async def handle(self, message: Mapping[str, Any]) -> None:
+    async def handle(self, message: Message) -> None:
         """Carry out the command in a message, or answer with an error notice.
 
         Raises:

@@ -15,8 +15,9 @@ EXTENSION: Final = "gateway.writer"
 HIGH_BYTES: Final = 131_072  # with more bytes waiting, a writer is full
 LOW_BYTES: Final = 32_768  # with fewer bytes waiting, a full writer has room again
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Message = MutableMapping[str, Any]  # of ASGI, as are the next two
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
 
 
 def nothing() -> None:
@@ -66,7 +67,7 @@ class DirectStream(Writer, Protocol):
 class DirectSocket(Writer, Protocol):
     """The writer of a WebSocket under our own server (server/sockets.py)."""
 
-    def detach(self, on_message: Callable[[MutableMapping[str, Any]], None]) -> bool:
+    def detach(self, on_message: Callable[[Message], None]) -> bool:
         """Let the connection outlive the application's call; ``False`` if the client is gone already.
 
         Args:
@@ -106,7 +107,7 @@ class SendWriter:
         join: whether the bytes of several writes may go into one message
     """
 
-    def __init__(self, send: Send, message: Callable[[bytes], MutableMapping[str, Any]], *, join: bool) -> None:
+    def __init__(self, send: Send, message: Callable[[bytes], Message], *, join: bool) -> None:
         self.on_full: Callable[[], object] = nothing
         self.on_room: Callable[[], object] = nothing
         self.on_gone: Callable[[], object] = nothing
