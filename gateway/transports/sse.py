@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 from gateway import metrics
 from gateway.core.event import BLOCK, CHUNK, http_chunk
+from gateway.core.grant import Grant
 from gateway.errors import OVERLOADED, RESTART
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.connections import address_of
@@ -47,9 +48,23 @@ class Stream(Follower):
     __slots__ = ()
     transport = "sse"
 
-    def detached(self) -> None:
-        """The stream goes on without a task, and its response is in the hands of the writer."""
+    def detach(self) -> bool:
+        """Leave the response to the writer, so that it goes on without a task; ``False`` if that is not possible."""
+        if isinstance(self.writer, SendWriter) or not cast("DirectStream", self.writer).detach():
+            return False
         self._send = _after_detach
+        return True
+
+    async def carry(self, receive: Receive) -> None:
+        """Wait for the end of a response that could not be detached; a writer over ``send`` needs tasks for that."""
+        if not isinstance(self.writer, SendWriter):
+            await until_gone(receive)
+            return
+        tasks = [asyncio.ensure_future(work) for work in (self.writer.run(), self.writer.aborted(), until_gone(receive))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await finish(tasks)
 
     def write(self, data: bytes) -> None:
         """Write lines that are neither an event nor a notice."""
@@ -92,37 +107,32 @@ class SseEndpoint:
             await answer(send, 204, b"", b"")
             return
         services.connections.check_room(address, grant.subject)
-        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        direct: DirectStream | None = scope.get("extensions", {}).get(EXTENSION)
-        begin = retry_line(*RETRY_MS)
-        head = b"" if direct is None else direct.take_head()
-        if not head:
-            await send({"type": "http.response.body", "body": begin, "more_body": True})
-        writer = direct or SendWriter(send, _body_message, join=True)
-        wire = BLOCK if direct is None else CHUNK
-        greeting = head and head + http_chunk(begin)
-        stream = Stream(services, grant, writer, send, wire, until_final=request.until_final, greeting=greeting)
+        stream = await self._begin(scope, send, grant, until_final=request.until_final)
         detached = False
         try:
             stream.open(address, request.channels)
             metrics.HANDSHAKE["sse"].observe(time.perf_counter() - started)
-            detached = direct is not None and direct.detach()
-            if detached:
-                stream.detached()
-            else:
-                await (_carry(writer, receive) if isinstance(writer, SendWriter) else until_gone(receive))
+            detached = stream.detach()
+            if not detached:
+                await stream.carry(receive)
         finally:
             if not detached:
                 stream.leave()
 
+    async def _begin(self, scope: Mapping[str, Any], send: Send, grant: Grant, *, until_final: bool) -> Stream:
+        """Start the response."""
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        direct: DirectStream | None = scope.get("extensions", {}).get(EXTENSION)
+        writer = direct or SendWriter(send, _body_message, join=True)
+        wire = BLOCK if direct is None else CHUNK
+        retry = retry_line(*RETRY_MS)
+        greeting = b""
+        if direct is not None and (head := direct.take_head()):
+            greeting = head + http_chunk(retry)  # both leave with the first events, in one write
+        else:
+            await send(_body_message(retry))
+        return Stream(self._services, grant, writer, send, wire, until_final=until_final, greeting=greeting)
+
 
 def _body_message(data: bytes) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": True}
-
-
-async def _carry(writer: SendWriter, receive: Receive) -> None:
-    tasks = [asyncio.ensure_future(work) for work in (writer.run(), writer.aborted(), until_gone(receive))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await finish(tasks)

@@ -21,7 +21,7 @@ from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMan
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.log_lines import log_refusal
-from gateway.transports.request import check_channel, check_number, check_readable, parse_request, parse_since
+from gateway.transports.request import StreamRequest, check_channel, check_number, check_readable, parse_request, parse_since
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, DirectSocket, Message, Receive, Send, SendWriter, Writer, finish
 
@@ -70,6 +70,23 @@ class Socket(Follower):
         if isinstance(self.writer, SendWriter):
             await self.writer.flushed()
         await self._send({"type": "websocket.close", "code": code, "reason": close_reason(reason)})
+
+    def detach(self) -> bool:
+        """Let the connection go on without a task; ``False`` if that is not possible."""
+        return not isinstance(self.writer, SendWriter) and cast("DirectSocket", self.writer).detach(self.on_message)
+
+    async def carry(self, receive: Receive) -> None:
+        """Serve a connection whose writer goes over ``send``, which needs tasks of its own."""
+        if not isinstance(self.writer, SendWriter):
+            return  # it could not be detached, because the client is gone
+        serve = asyncio.ensure_future(self.serve(receive))
+        others = [asyncio.ensure_future(work) for work in (self.writer.run(), self.writer.aborted())]
+        try:
+            await asyncio.wait([serve, *others], return_when=asyncio.FIRST_COMPLETED)
+            if serve.done():
+                await serve
+        finally:
+            await finish((serve, *others))
 
     # What the client sends
 
@@ -234,12 +251,9 @@ class WebSocketEndpoint:
         await receive()
         await send({"type": "websocket.accept"})
         try:
-            # A page cannot read the status of a refused upgrade, but it can read a close code.
-            request = parse_request(scope, services.max_channels)
-            grant = await services.gate.authenticate(scope, request.channels)
-            check_readable(grant, request.channels)
-            services.connections.check_room(address, grant.subject)
+            request, grant = await self._authenticate(scope, address)
         except GatewayError as error:
+            # A page cannot read the status of a refused upgrade, but it can read a close code.
             metrics.refused(error)
             log_refusal(scope, error)
             await send({"type": "websocket.close", "code": error.close_code, "reason": close_reason(error.detail)})
@@ -251,21 +265,17 @@ class WebSocketEndpoint:
         try:
             socket.open(address, request.channels)
             metrics.HANDSHAKE["websocket"].observe(time.perf_counter() - started)
-            detached = direct is not None and direct.detach(socket.on_message)
-            if isinstance(writer, SendWriter):
-                await _carry(writer, socket, receive)
+            detached = socket.detach()
+            if not detached:
+                await socket.carry(receive)
         finally:
             if not detached:
                 socket.leave()
 
-
-async def _carry(writer: SendWriter, socket: Socket, receive: Receive) -> None:
-    """Serve a connection without direct writes, which needs tasks of its own."""
-    serve = asyncio.ensure_future(socket.serve(receive))
-    others = [asyncio.ensure_future(work) for work in (writer.run(), writer.aborted())]
-    try:
-        await asyncio.wait([serve, *others], return_when=asyncio.FIRST_COMPLETED)
-        if serve.done():
-            await serve
-    finally:
-        await finish((serve, *others))
+    async def _authenticate(self, scope: Mapping[str, Any], address: str) -> tuple[StreamRequest, Grant]:
+        """What an upgrade asks for, and the grant that allows it."""
+        request = parse_request(scope, self._services.max_channels)
+        grant = await self._services.gate.authenticate(scope, request.channels)
+        check_readable(grant, request.channels)
+        self._services.connections.check_room(address, grant.subject)
+        return request, grant
