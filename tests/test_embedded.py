@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import pytest
 from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
-from gateway.embedded import NoServer, embedded_server
+from gateway.embedded import NoServer, embedded_server, free_port
 
 
 def test_it_runs_only_while_the_context_is_open() -> None:
@@ -23,6 +25,15 @@ def test_it_runs_only_while_the_context_is_open() -> None:
 
     with pytest.raises(RedisConnectionError), Redis.from_url(url) as client:
         client.ping()
+
+
+def test_a_free_port_is_one_that_nobody_has_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = free_port()
+        drawn = iter([taken.getsockname()[1], free])
+        monkeypatch.setattr(random, "randrange", lambda *_: next(drawn))
+
+        assert free_port() == free
 
 
 def test_a_server_that_does_not_start_is_an_error() -> None:

@@ -11,9 +11,18 @@ from redis.asyncio import Redis
 from gateway import feed as feed_module
 from gateway import reads as reads_module
 from gateway.core.page import Page, Since
-from gateway.reads import KEPT_BYTES, PAGE_BYTES
+from gateway.reads import KEPT_BYTES, PAGE_BYTES, READ_BYTES, _budget_for
 from tests.conftest import publisher
 from tests.support.feeds import Client, reads, running
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 100, 128, 10_000])
+def test_the_reads_of_a_client_together_bring_what_one_may_bring_or_up_to_half_less(count: int) -> None:
+    budget = _budget_for(count)
+
+    assert budget.bit_count() == 1  # so that clients with other numbers of channels ask for the same
+    assert budget * max(1, count) <= READ_BYTES
+    assert budget == PAGE_BYTES or 2 * budget * count > READ_BYTES
 
 
 async def test_a_thousand_clients_that_resume_at_one_cursor_share_one_read(redis_url: str, redis: Redis) -> None:

@@ -9,12 +9,14 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 
 import pytest
 import websockets
 from redis.asyncio import Redis
 
-from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, _Config, bind
+from gateway.metrics import FOLDER
+from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, _Config, _figures_folder, bind
 from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
@@ -53,6 +55,20 @@ def test_the_garbage_collector_is_set_to_run_seldom() -> None:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+def test_workers_are_served_without_a_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError("read-only")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.delenv(FOLDER, raising=False)
+    served = False
+    with _figures_folder():
+        served = FOLDER not in os.environ
+
+    assert served
+    assert "(read-only): /metrics tells what one worker has counted" in caplog.text
 
 
 async def test_all_workers_deliver_the_same_events(redis_url: str, redis: Redis) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from uvicorn.protocols.utils import ClientDisconnected
 
 from gateway.server import sockets
 from gateway.transports.writer import EXTENSION
@@ -45,6 +46,28 @@ async def test_an_upgrade_that_is_refused_is_answered_and_closed(serve: Serve, p
             return answer.status, answer.body, wire.rest()
 
     assert await asyncio.to_thread(client) == (status, body, b"")
+
+
+async def test_after_a_refusal_nothing_more_is_sent(serve: Serve) -> None:
+    outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.close"})
+        try:
+            await send({"type": "websocket.accept"})
+        except ClientDisconnected:
+            outcome.set_result(True)
+
+    port = await serve(app)
+
+    def client() -> int:
+        with Wire(port) as wire:
+            return wire.send(upgrade()).answer().status
+
+    assert await asyncio.to_thread(client) == 403
+    async with asyncio.timeout(5):
+        assert await outcome
 
 
 async def test_an_application_that_fails_ends_with_a_close_frame(serve: Serve) -> None:

@@ -211,6 +211,14 @@ async def test_a_pending_confirmation_comes_from_the_next_connection() -> None:
         await waiting
 
 
+@pytest.mark.parametrize("names", [[], ["unknown"]])
+async def test_channels_that_nobody_asked_for_are_not_waited_for(names: list[str]) -> None:
+    listener = Listener(Redis(), "notify", on_message=lambda *_: None, on_lost=lambda: None, on_connected=Heard().on_connected)
+
+    async with asyncio.timeout(5):
+        await listener.confirmed(names)
+
+
 async def test_the_number_of_unconfirmed_subscriptions_is_bounded(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener_module, "UNCONFIRMED", 100)
     monkeypatch.setattr(listener_module, "BATCH", 50)

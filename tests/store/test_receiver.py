@@ -82,6 +82,19 @@ def test_a_pause_grows_little_by_little_and_shrinks_at_once() -> None:
     assert after_a_burst == shortest
 
 
+async def test_the_pause_before_the_next_read_follows_what_the_last_one_has_brought() -> None:
+    taken: list[object] = []
+    async with connected() as (transport, server):
+        receiver = Receiver(taken.append, transport)
+        before = receiver._gather
+        transport.pause_reading()
+        server.send(MESSAGE * 3 * TOGETHER)
+        receiver._read_gathered()
+
+    assert len(taken) == 3 * TOGETHER
+    assert receiver._gather == next_pause(before, 3 * TOGETHER) < before
+
+
 async def test_a_message_beyond_a_full_batch_is_received_too() -> None:
     taken: list[object] = []
     async with connected() as (transport, server), asyncio.timeout(10):

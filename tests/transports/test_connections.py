@@ -52,6 +52,23 @@ async def test_an_error_of_one_connection_does_not_affect_others(caplog: pytest.
     running.cancel()
 
 
+async def test_what_is_to_be_done_for_a_connection_after_the_end_is_left_undone() -> None:
+    connections = Connections(Limits(3), 20)
+    begun: list[bool] = []
+
+    async def begin() -> None:
+        begun.append(True)
+
+    running = asyncio.ensure_future(connections.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    connections.spawn(begin())
+    await asyncio.sleep(0)
+
+    assert begun == []
+
+
 def test_a_closed_connection_makes_room_and_leaves_nothing_behind() -> None:
     connections = Connections(Limits(3, 2, 1), 20)
     with connections.counted("a", "ann"), connections.counted("a", "bob"):
@@ -83,21 +100,22 @@ def test_a_connection_without_an_address_or_subject_is_not_counted_for_one() -> 
 
 
 class Slow:
-    """A connection with waiting bytes, whose client takes this many between two checks."""
+    """A connection with so many waiting bytes, whose client takes so many between two checks."""
 
     transport = "sse"
     grant = Grant.everything()
     subscription = Subscription(wire=BLOCK, write=print, on_behind=print, on_done=print, on_failed=print)
 
-    def __init__(self, takes: int) -> None:
+    def __init__(self, takes: int, waiting: int = 1_000) -> None:
         self.writer: Any = self
+        self._waiting = waiting
         self.cut = asyncio.Event()
         self.abort = self.cut.set
         self._takes = takes
         self._taken = 0
 
     def buffered(self) -> int:
-        return 1_000
+        return self._waiting
 
     def taken(self) -> int:
         self._taken += self._takes
@@ -113,14 +131,15 @@ class Slow:
 async def test_a_client_that_takes_no_bytes_is_cut_and_a_slow_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(module, "STALLED_SECONDS", 0.1)
-    connections, stalled, slow = Connections(Limits(100), 20), Slow(0), Slow(1)
-    for connection in (slow, stalled):
+    connections, stalled, slow, idle = Connections(Limits(100), 20), Slow(0), Slow(1), Slow(0, waiting=0)
+    for connection in (idle, slow, stalled):
         connections.add(connection, "")
     running = asyncio.ensure_future(connections.run())
     await asyncio.wait_for(stalled.cut.wait(), 5)
     running.cancel()
 
     assert not slow.cut.is_set()
+    assert not idle.cut.is_set()
 
 
 async def test_a_counted_connection_can_be_asked_to_end() -> None:
