@@ -2,7 +2,16 @@
 
 Three things show what is missing: each log entry names the id that precedes it, the channel's newest id is stored apart from the log,
 and Redis keeps *floors*, which are ids at which it may have lost data. From them a reader at any cursor can see every gap, and never
-sees one where nothing can be missing.
+sees one where nothing can be missing. With short ids, a reader at 10 whom Redis answers with the entries 20 (after 10), 40 (after 30) and
+60 (after 40), a floor at 50 and 70 as the channel's newest id is given:
+
+    item  its place  cursor after it  because
+    20    20         20               it comes after 10
+    gap   21         30               40 comes after 30, which was trimmed
+    40    40         40
+    gap   41         50               there is a floor between 40 and 60
+    60    60         60
+    gap   61         70               the log ends before 70
 """
 
 from __future__ import annotations
@@ -97,8 +106,13 @@ class Page(msgspec.Struct):  # a Struct, because msgspec creates it in C and eve
     heard: int = 0
 
 
+def _crossed(floors: Iterable[int], position: int, end: int) -> int:
+    """The last floor between two places of a reader, 0 for none. Events may be lost there even if the chain of ids is whole."""
+    return max((floor for floor in floors if position < floor <= end), default=0) if position >= EARLIEST else 0
+
+
 def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
-    """The items for a reader at this cursor, with a gap wherever the chain of ids has a hole, and the cursor after them."""
+    """The items for a reader at this cursor, with a gap wherever something is missing, and the cursor after them."""
     if cursor > answer.clock:
         # The reader has an id that Redis does not know, so Redis has lost its newest data. If it has lost all, the cursor stays as
         # it is: a cursor of 0 would mean that the reader has seen nothing and can miss nothing.
@@ -109,21 +123,18 @@ def _walk(cursor: int, answer: Answer) -> tuple[list[Item], int]:
     floors = [floor for floor in answer.floors if floor > cursor]
     if len(floors) == MAX_FLOORS:
         floors.insert(0, cursor + 1)  # older floors may have been dropped from the list, so there may be a gap right here
-
-    def crossed(end: int) -> int:
-        """The last floor between the position and this id, 0 for none. Events may be lost there even if the chain of ids is whole."""
-        return max((floor for floor in floors if position < floor <= end), default=0) if position >= EARLIEST else 0
-
     for entry in answer.entries:
         if not position < entry.id <= answer.clock:
             continue  # not written by publish.lua, whose ids rise and never exceed the clock
-        if (gone := max(entry.before, crossed(entry.id)) if floors else entry.before) > position:
+        gone = max(entry.before, _crossed(floors, position, entry.id)) if floors else entry.before  # the last id missing before it
+        if gone > position:
             items.append(Item(position + 1, None, min(gone, entry.id - 1)))
         if entry.event is not None:
             items.append(Item(entry.id, entry.event, entry.id))
         position = entry.id
     if not answer.more:
-        if (gone := max(answer.newest, crossed(answer.floor))) > position:
+        gone = max(answer.newest, _crossed(floors, position, answer.floor))
+        if gone > position:
             items.append(Item(position + 1, None, gone))
         # The reader has everything now. Its cursor moves up to the last floor, so that it is told of any loss after that one.
         position = max(position, gone, answer.floor)
@@ -142,15 +153,18 @@ def _reach(answer: Answer, position: int) -> int:
     return id - 1 if is_next else position
 
 
+def _begin(since: Literal["last", "now"], answer: Answer) -> tuple[list[Item], int]:
+    """The items for a reader without a cursor, and its cursor after them."""
+    items = [Item(entry.id, entry.event, entry.id) for entry in answer.entries if entry.event is not None] if answer.entries else []
+    if not answer.newest and since == "now":
+        return items, answer.clock  # not the floor: the log may hold events above it even if the channel's newest id has been lost
+    # All readers of a channel without events get the same cursor, the floor, so that they can share later reads.
+    return items, max(answer.newest, answer.floor) or answer.clock
+
+
 def make_page(since: Since, answer: Answer) -> Page:
     """The answer as seen by a reader that begins there."""
-    if isinstance(since, int):
-        items, position = _walk(since, answer)
-    else:
-        items = [Item(entry.id, entry.event, entry.id) for entry in answer.entries if entry.event is not None] if answer.entries else []
-        # All readers of a channel without events get the same cursor, the floor, so that they can share later reads. Not with "now",
-        # because the log may hold events above the floor even if the channel's newest id has been lost.
-        position = (max(answer.newest, answer.floor) if answer.newest or since == "last" else 0) or answer.clock
+    items, position = _walk(since, answer) if isinstance(since, int) else _begin(since, answer)
     return Page(
         items=items,
         position=position,

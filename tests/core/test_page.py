@@ -97,6 +97,13 @@ def test_a_reader_at_or_behind_the_floor() -> None:
 # A gap where something is
 
 
+def test_the_example_at_the_top_of_the_module() -> None:
+    page = read(T + 10, entry(20, 10), entry(40, 30), entry(60, 40), floor=50, newest=70)
+
+    items = [(GAP if item.event is None else item.event.id - T, item.id - T, item.position - T) for item in page.items]
+    assert items == [(20, 20, 20), (GAP, 21, 30), (40, 40, 40), (GAP, 41, 50), (60, 60, 60), (GAP, 61, 70)]
+
+
 def test_trimmed() -> None:
     page = read(T + 10, entry(30, 20), entry(40, 30))
 
