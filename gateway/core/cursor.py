@@ -99,20 +99,19 @@ class Cursor:
         self.unread = not finished
         self.more = not page.complete
         items = page.items
-        if not (finished or page.position <= horizon or (items and items[0].id <= horizon)):
-            if self.since is not None:
-                # Even if nothing was delivered, the first read fixes the positions that "last" and "now" stand for: a poll may be
-                # answered, with its cursors, before this channel's items are delivered.
-                self.position = items[0].id - 1 if items else page.position
-                self.since = None
-                self.read_budget = 0
-            return
+        if finished or page.position <= horizon or (items and items[0].id <= horizon):
+            self.position = max(self.position, min(page.position, horizon))
+            if not items or items[-1].id <= horizon:
+                self.covered = page.heard
+                self.done |= page.final
+        elif self.since is not None:
+            # The page lies beyond the horizon. Even so the first read fixes the positions that "last" and "now" stand for: a poll may
+            # be answered, with its cursors, before this channel's items are delivered.
+            self.position = items[0].id - 1 if items else page.position
+        else:
+            return  # the page lies beyond the horizon, so it is asked for again, with the same budget
         self.since = None
         self.read_budget = 0
-        self.position = max(self.position, min(page.position, horizon))
-        if not items or items[-1].id <= horizon:
-            self.covered = page.heard
-            self.done |= page.final
 
 
 is_unread: Final = attrgetter("unread")
