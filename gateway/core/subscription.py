@@ -84,7 +84,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     must_reach: int = 0
     stats: WireStats = UNCOUNTED
     _queue: list[tuple[Cursor, Event]] | None = None
-    _queued: int = 0
+    _queued_bytes: int = 0
     _waited: bool = False  # all logs were read to their ends but at different moments, and one more read has been asked for
     _expecting: tuple[tuple[Ref, list[Cursor]], ...] = ()  # ready notices that are due, with the cursors they wait for
     _placed: bool = False  # the client has an id with which it can come back
@@ -140,8 +140,8 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     def miss(self, cursor: Cursor, event: Event) -> None:
         """Queue, write or drop an announcement that the hub could not write at once."""
         if self._queue is not None:
-            self._queued += len(event.json)
-            if self._queued > QUEUE_BYTES:
+            self._queued_bytes += len(event.json)
+            if self._queued_bytes > QUEUE_BYTES:
                 # The queue is given up rather than grown: _go_live will find that something was missed, and have the logs read again.
                 self._queue.clear()
             else:
@@ -177,7 +177,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     def begin_read(self) -> None:
         """Queue announcements from now on: they bring what is published after the read."""
         self._queue = []
-        self._queued = 0
+        self._queued_bytes = 0
         for cursor in self.cursors.values():
             cursor.announced = cursor.channel.heard
 
@@ -201,8 +201,8 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
 
     def _end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
         pages = {cursor: page for cursor, page in pages.items() if self.cursors.get(cursor.channel.name) is cursor}
-        fell_behind = self._queue is None or self.full  # while the read was under way, or before it began
-        # If it did so because the connection to Redis was lost, what was heard after that cannot show that a page is up to date.
+        fell_behind = self._queue is None or self.full  # while the read was under way; or it was full before that, and still is
+        # If the connection to Redis was lost meanwhile, what was heard after that cannot show that a page is up to date.
         finished = self._deliver(pages, 0 if fell_behind else heard)
         if fell_behind:
             self.fall_behind()  # what was read has been delivered, the rest is read again
@@ -220,18 +220,17 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         """
         # The channels were read at different moments: an event beyond the lowest horizon could overtake one of another channel.
         horizon = min([cursor.horizon(page, heard) for cursor, page in pages.items()], default=0)
-        items = [(item, cursor) for cursor, page in pages.items() if page.items for item in page.items if item.id <= horizon]
-        if len(items) > 1:  # by id, gaps before events
-            items.sort(key=lambda pair: (pair[0].id, pair[0].event is not None, pair[1].channel.name))
+        items = _in_order(pages, horizon)
         large = len(items) > 1 and sum([page.size for page in pages.values()]) > TURN_BYTES
-        stop = end_of_turn([item for item, _ in items], TURN_BYTES) if large else None
-        if stop is not None:
-            horizon, self.must_reach = stop, 0
+        turn_end = end_of_turn([item for item, _ in items], TURN_BYTES) if large else None
+        if turn_end is not None:
+            horizon = turn_end
         for item, cursor in items:
             if item.id > horizon:
                 break
             self._deliver_one(item, cursor)
-        finished = stop is None and not self._needs_another_read(pages.values(), horizon)
+        self.must_reach = 0
+        finished = turn_end is None and not self._needs_another_read(pages.values(), horizon)
         for cursor, page in pages.items():
             cursor.advance(page, horizon, finished=finished)
         return finished
@@ -247,8 +246,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         cursor.position = item.position
 
     def _needs_another_read(self, pages: Collection[Page], horizon: int) -> bool:
-        """Whether the logs must be read once more; ``must_reach`` says how far that read has to reach."""
-        self.must_reach = 0
+        """Whether the logs must be read once more; sets ``must_reach`` to how far that read has to reach."""
         complete = True
         for page in pages:
             if page.position > horizon:
@@ -292,7 +290,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
             cursor.live = self.live
 
     def _take_queue(self, queue: list[tuple[Cursor, Event]]) -> None:
-        if self.live and any(c.announced > max(c.position, c.covered) for c in self.cursors.values()):
+        if any(c.announced > max(c.position, c.covered) for c in self.cursors.values()):
             self.fall_behind()  # something was announced before the queue was begun, but was not in the log when that was read
         for cursor, event in queue:
             if self.live and self.cursors.get(cursor.channel.name) is cursor:
@@ -330,3 +328,11 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     def positions(self) -> dict[str, str]:
         """The cursors by channel, as the client may send them back. Channels that have not been read yet are left out."""
         return {name: str(cursor.position) for name, cursor in self.cursors.items() if cursor.since is None}
+
+
+def _in_order(pages: Mapping[Cursor, Page], horizon: int) -> list[tuple[Item, Cursor]]:
+    """The items of all pages up to the horizon, in the order in which they are delivered: by id, gaps before events."""
+    items = [(item, cursor) for cursor, page in pages.items() if page.items for item in page.items if item.id <= horizon]
+    if len(items) > 1:
+        items.sort(key=lambda pair: (pair[0].id, pair[0].event is not None, pair[1].channel.name))
+    return items
