@@ -1,4 +1,4 @@
-"""Feed: connects Redis to the clients. A client that is behind is read for from the log, the others get events as they are announced.
+"""Feed: connects Redis to the clients. It reads the log for those that are behind, and gives the others what is announced.
 
 Clients that fall behind in the same turn of the event loop share one task here until they are live again. A client that keeps up has no
 task.
@@ -67,7 +67,7 @@ class Feed:
             on_message=self._hear,
             on_lost=self._lose,
             on_connected=self._open,
-            on_master=self._note_own,
+            on_master=self._note_master,
         )
         self.probe = Probe(self.listener, self.log)
         self.reads = Reads(self.log, self.hub)
@@ -78,8 +78,8 @@ class Feed:
         self._tasks: asyncio.TaskGroup | None = None
         self._reserved: dict[str, Callable[[bytes], None]] = {self.probe.name: self.probe.receive, FLOOR: self._hear_floor}
         self._on_lost: list[tuple[Callable[[], None], asyncio.Event]] = []
-        self._source = b""  # the holder of the data that this process has heard of; see Log.open
-        self._own = 0  # the newest id heard when that holder was last known to be the master
+        self._holder = b""  # the server that holds the data, as Log.open gave it
+        self._heard_of_master = 0  # the newest id heard when that server was last known to be the master
 
     # For the owner
 
@@ -177,12 +177,12 @@ class Feed:
         if self.listener.relayed:
             # What was heard lately may have come from the new master, passed on by the old one. What the old one has announced itself
             # after the promotion of the new one is not in the new one's data, so that one must hear of it first.
-            await self.log.open(self._own, self._source)
-            self._source = b""
-        self._source = await self.log.open(self.hub.heard, self._source)
+            await self.log.open(self._heard_of_master, self._holder)
+            self._holder = b""  # of what was heard since it is not known which of the two it comes from
+        self._holder = await self.log.open(self.hub.heard, self._holder)
 
-    def _note_own(self) -> None:
-        self._own = self.hub.heard
+    def _note_master(self) -> None:
+        self._heard_of_master = self.hub.heard
 
     def _lose(self) -> None:
         self._read_on()
@@ -235,6 +235,8 @@ class Feed:
             raise Unavailable(f"Redis is away: {type(error).__name__}") from error
         return all(not isinstance(page, RedisError) and page.final and not page.items for page in pages)
 
+    # For those that are behind
+
     def catch_up(self, subscription: Subscription) -> None:
         """Read the log for a subscription that is behind, until it is live. To be given to it as ``on_behind``."""
         if not subscription.reading and self._tasks is not None:
@@ -284,6 +286,7 @@ class Feed:
             await self.listener.confirmed(names)  # there may be a new connection by now
 
     def _is_to_read(self, subscription: Subscription) -> bool:
+        """Whether to read on for a client. One that is live, full or gone is no longer in this feed's hands after that."""
         if not (subscription.live or subscription.full or subscription.closed):
             return True
         subscription.reading = False

@@ -67,14 +67,14 @@ class Log:
         self._library = Library(prefix, max_event_bytes)
         self._loaded = False  # whether a server that it has reached had our functions
 
-    async def open(self, heard: int = 0, source: bytes = b"") -> bytes:
+    async def open(self, heard: int = 0, holder: bytes = b"") -> bytes:
         """Make sure that the server has our functions, and tell it the newest id that this process has heard of.
 
         To be called at start and after each loss of the connection, because a server that came back empty knows neither.
 
         Args:
             heard: the newest id heard of
-            source: who held the data when it was heard, as an earlier call returned it; empty if that is not known
+            holder: who held the data when it was heard, as an earlier call returned it; empty if that is not known
 
         Returns:
             who holds the data now
@@ -88,7 +88,7 @@ class Log:
             if not self._loaded:  # else the server most likely has them: to look costs 50 KB, which takes a poor network seconds
                 await self._library.load(self._client)
             for name in ("check_clock", "sync_clock"):  # the second one writes, which the server may refuse at this moment
-                [answer] = await ask(self._client, [self._library.command(name, 0, heard, source)])
+                [answer] = await ask(self._client, [self._library.command(name, 0, heard, holder)])
                 if answer is not None:
                     break
             self._loaded = not isinstance(answer, ResponseError)
@@ -96,8 +96,8 @@ class Log:
                 break
         if isinstance(answer, Exception):
             raise answer
-        holder: bytes = answer
-        return holder
+        present: bytes = answer
+        return present
 
     async def _run(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """Run one of our functions once for each list of arguments. A refused call has its exception as its result."""
