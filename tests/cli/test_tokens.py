@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 import uuid
 
@@ -11,6 +10,7 @@ import jwt
 import pytest
 
 from tests.support.command import invoke, run
+from tests.support.processes import processes
 from tests.support.servers import running_gateway
 from tests.support.tokens import SECRET
 
@@ -54,11 +54,11 @@ def test_several_processes_are_given_the_secret_and_show_it_to_nobody(shared_red
     token = run("token", "--sub", "ann", jwt_secret=secret).stdout.strip()
     with running_gateway(shared_redis_url, "--workers", "2", auth="jwt", jwt_secret=secret, log_level="debug") as server:
         statuses = {httpx.get(f"{server.http}/poll?channel=user:ann&wait=0&token={token}").status_code for _ in range(6)}
-        processes = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        commands = "\n".join(process.command for process in processes())
         output = server.output()
 
     assert statuses == {200}
-    assert "gateway serve" in processes
-    assert secret not in processes
+    assert "gateway serve" in commands
+    assert secret not in commands
     assert secret not in output
     assert token not in output

@@ -23,6 +23,7 @@ from gateway.pages.demo import ASSETS, greeting
 from gateway.pages.queue import is_installed
 from gateway.pages.workers import KINDS
 from gateway.settings import Settings
+from tests.support.processes import processes
 
 ROOT = Path(__file__).parents[2]
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
@@ -127,8 +128,7 @@ def test_it_is_up_within_five_seconds_and_the_lines_it_prints_work() -> None:
 def workers(demo: Demo) -> list[str]:
     """The running Celery workers of this demo."""
     port = f":{demo.valkey()[1]}"
-    listing = subprocess.run(["ps", "-ww", "-A", "-o", "args"], check=True, capture_output=True, text=True).stdout
-    return [line for line in listing.splitlines() if "gateway.pages.queue" in line and port in line]
+    return [process.command for process in processes() if "gateway.pages.queue" in process.command and port in process.command]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

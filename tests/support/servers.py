@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from gateway.embedded import free_port
+from tests.support.processes import processes
 
 START_SECONDS = 20.0
 
@@ -123,6 +124,4 @@ def workers_of(server: Server, count: int = 2) -> list[int]:
     while server.output().count("events get through Redis") < count:
         assert time.monotonic() < deadline, server.output()
         time.sleep(0.02)
-    # pgrep -f, because it matches whole command lines; ps cuts them at $COLUMNS.
-    listed = subprocess.run(["pgrep", "-f", "-P", str(server.process.pid), "spawn_main"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in listed.stdout.split()]
+    return [process.pid for process in processes() if process.parent == server.process.pid and "spawn_main" in process.command]

@@ -3,13 +3,13 @@
 import importlib
 import os
 import signal
-import subprocess
 import time
 
 import pytest
 from redis import Redis
 
 from clients.python.tests.integrations.support import HERE, need, running
+from tests.support.processes import processes
 
 rq = need("rq")
 
@@ -122,8 +122,8 @@ def test_a_job_whose_worker_is_killed_is_reported_by_the_next_worker(queue, redi
         lonely = type(queue)("lonely", connection=queue.connection)
         job = enqueue(lonely, "wait", meta={"notify_owner": "cas"})
         wait_for_status(job, "started")
-        horses = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
-        for pid in (process.pid, *map(int, horses)):
+        horses = [other.pid for other in processes() if other.parent == process.pid]
+        for pid in (process.pid, *horses):
             os.kill(pid, signal.SIGKILL)
     registry = lonely.started_job_registry
     for entry in queue.connection.zrange(registry.key, 0, -1):
