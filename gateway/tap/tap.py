@@ -100,11 +100,8 @@ class Tap:
                 await self._client.eval(_RELEASE, 1, self._lease, self._me)
 
     async def _acquire(self) -> bool:
-        now = asyncio.get_running_loop().time()
         taken = await self._client.set(self._lease, self._me, nx=True, px=int(LEASE_SECONDS * 1000))
-        taken = taken or await self._client.get(self._lease) == self._me.encode()
-        self._until = now + LEASE_SECONDS / 2 if taken else 0.0
-        return bool(taken)
+        return bool(taken) or await self._client.get(self._lease) == self._me.encode()
 
     async def _save(self, position: bytes) -> bool:
         """Store the position and extend the lease.
