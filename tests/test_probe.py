@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from redis.asyncio import Redis
 
 from gateway.feed import Feed
-from gateway.probe import AWAY_SECONDS
+from gateway.probe import AWAY_SECONDS, READY_SECONDS, Probe
+from gateway.store.listener import Listener
+from gateway.store.log import Log
 from tests.support.feeds import hanging, running
 
 
@@ -24,6 +27,20 @@ async def test_ready_means_that_a_probe_has_come_back_lately(redis_url: str, red
         async with hanging(redis):
             await until_ready(feed, expected=False)
         await until_ready(feed, expected=True)
+
+
+async def test_the_newest_probe_that_came_back_tells_how_long_ago_events_got_through() -> None:
+    client = Redis()
+    listener = Listener(client, "notify", on_message=print, on_lost=print, on_connected=print)
+    probe = Probe(listener, Log(client))
+    problems = [probe.problem]
+    for seconds_ago in (60, 0, 30):
+        probe.receive(str(time.monotonic_ns() - seconds_ago * 10**9).encode())
+        problems.append(probe.problem)
+
+    none = "no probe has come back from Redis in the last 4.5 s"
+    assert problems == [none, none, "", ""]
+    assert 0 <= probe.age < READY_SECONDS
 
 
 async def test_a_lost_connection_makes_it_unready_before_a_probe_is_missed(

@@ -154,6 +154,25 @@ async def test_a_redis_that_lags_behind_what_was_received_is_corrected_before_it
         assert [message["op"] for message in client.got] == ["gap", "ready"]
 
 
+async def test_a_redis_that_stays_behind_is_believed_in_the_end(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def open_without_effect(*_: object) -> bytes:
+        return b""
+
+    async with running(redis_url) as feed:
+        follower = Client(feed, "jobs:1", 0)
+        await follower.until_ready()
+        first, second = [await publisher(redis)("jobs:1") for _ in range(2)]
+        async with asyncio.timeout(5):
+            while second not in follower.ids:
+                await asyncio.sleep(0.01)
+        await redis.set("notify:clock", first)
+        monkeypatch.setattr(feed.log, "open", open_without_effect)
+        client = Client(feed, "jobs:1", int(first))
+        await client.until_ready()
+
+        assert [message["op"] for message in client.got] == ["gap", "ready"]
+
+
 async def test_the_kept_pages_of_many_channels_are_bounded(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reads_module, "SHARED_BYTES", 20_000)
     async with running(redis_url) as feed:

@@ -183,6 +183,40 @@ async def test_a_client_that_has_half_closed_is_answered(serve: Serve) -> None:
     assert answer.endswith(b"\r\n\r\n/b")
 
 
+async def test_a_server_that_stops_answers_what_was_sent_ahead(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        connection = receive.__self__._http
+        if scope["path"] == "/a":
+            while not connection._ahead:
+                await asyncio.sleep(0.001)
+            connection.shutdown()
+        await echo(scope, receive, send)
+
+    answers = await ask(serve, app, lambda wire: wire.send(request("/a") + request("/b")).rest())
+
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert answers.endswith(b"\r\n\r\n/b")
+
+
+async def test_a_connection_on_which_an_answer_is_awaited_is_not_idle(serve: Serve) -> None:
+    begun = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        receive.__self__._http.site.idle.seconds = 0.01
+        first = (await receive())["body"]
+        begun.set()
+        rest = await body_of(receive)
+        await asyncio.sleep(0.1)
+        await say(send, first + rest)
+
+    def client(wire: Wire) -> bytes:
+        wire.send(post("/a", 2) + b"x")
+        begun.wait(10)
+        return wire.send(b"y").answer().body
+
+    assert await ask(serve, app, client) == b"xy"
+
+
 async def test_a_body_of_unknown_length_is_sent_in_chunks(serve: Serve) -> None:
     answer = await ask(serve, echo, lambda wire: wire.send(request("/chunks", "Connection: close")).rest())
 

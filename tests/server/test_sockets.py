@@ -11,7 +11,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from gateway.server import sockets
 from gateway.transports.writer import EXTENSION
 from tests.server.conftest import Serve
-from tests.support.wire import CLOSE, PING, PONG, Wire, frame, upgrade, websocket
+from tests.support.wire import CLOSE, PING, PONG, Answer, Wire, frame, upgrade, websocket
 
 FAILED = b"Internal Server Error"
 
@@ -29,23 +29,28 @@ async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "body"),
+    ("path", "status", "fields", "body"),
     [
-        ("/start", 503, b"full!"),
-        ("/close", 403, b""),
-        ("/raise", 500, b"Internal Server Error"),
-        ("/return", 500, b"Internal Server Error"),
+        ("/start", 503, {"retry-after": "7"}, b"full!"),
+        ("/close", 403, {}, b""),
+        ("/raise", 500, {}, b"Internal Server Error"),
+        ("/return", 500, {}, b"Internal Server Error"),
     ],
 )
-async def test_an_upgrade_that_is_refused_is_answered_and_closed(serve: Serve, path: str, status: int, body: bytes) -> None:
+async def test_an_upgrade_that_is_refused_is_answered_and_closed(
+    serve: Serve, path: str, status: int, fields: dict[str, str], body: bytes
+) -> None:
     port = await serve(refuse)
 
-    def client() -> tuple[int, bytes, bytes]:
+    def client() -> tuple[Answer, bytes]:
         with Wire(port) as wire:
-            answer = wire.send(upgrade(path)).answer()
-            return answer.status, answer.body, wire.rest()
+            return wire.send(upgrade(path)).answer(), wire.rest()
 
-    assert await asyncio.to_thread(client) == (status, body, b"")
+    answer, rest = await asyncio.to_thread(client)
+
+    assert (answer.status, answer.body, rest) == (status, body, b"")
+    usual = {"content-length": str(len(body)), "connection": "close", "content-type": "text/plain; charset=utf-8"}
+    assert usual | fields == {name: value for name, value in answer.headers.items() if name not in ("date", "server")}
 
 
 async def test_after_a_refusal_nothing_more_is_sent(serve: Serve) -> None:

@@ -242,6 +242,49 @@ async def test_the_number_of_unconfirmed_subscriptions_is_bounded(redis_url: str
     assert 50 <= max(ahead) <= 150
 
 
+async def test_more_is_asked_for_only_once_enough_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "UNCONFIRMED", 2)
+    monkeypatch.setattr(listener_module, "BATCH", 2)
+    listener = Listener(Redis(), "notify", on_message=print, on_lost=print, on_connected=print)
+    for number in range(6):
+        listener.subscribe(f"c{number}")
+    asked_for = 0
+
+    class Connection:
+        async def send_command(self, command: str, *names: bytes, check_health: bool) -> None:
+            nonlocal asked_for
+            asked_for += len(names)
+
+    sending = asyncio.ensure_future(listener._send(Connection()))  # type: ignore[arg-type]
+    seen = []
+    for _ in range(3):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        seen.append(asked_for)
+        listener._take([b"subscribe", b"notify:c", 1])
+    sending.cancel()
+
+    assert seen == [4, 4, 6]
+
+
+async def test_the_pauses_between_attempts_to_connect_grow_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "BACKOFF", (0.001, 0.006))
+    monkeypatch.setattr("random.uniform", lambda _least, most: most)
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    async with listening(f"redis://127.0.0.1:{free_port()}", Heard()), asyncio.timeout(10):
+        while len(pauses) < 4:
+            await sleep(0.001)
+
+    assert pauses[:4] == [0.002, 0.004, 0.006, 0.006]
+
+
 async def test_thousands_are_subscribed_in_few_commands(redis_url: str, redis: Redis) -> None:
     async with listening(redis_url, Heard()) as listener:
         names = [f"c{i}" for i in range(5_000)]

@@ -108,6 +108,20 @@ async def test_a_message_beyond_a_full_batch_is_received_too() -> None:
             await asyncio.sleep(0.001)
 
 
+async def test_nothing_more_is_read_until_the_rest_of_a_burst_is_taken() -> None:
+    taken: list[object] = []
+    async with connected() as (transport, _server), asyncio.timeout(10):
+        receiver = Receiver(taken.append, transport)
+        transport.set_protocol(receiver)
+        receiver.data_received(MESSAGE * 2 * MESSAGES_AT_ONCE)
+        read_on = transport.is_reading()
+        while not transport.is_reading():
+            await asyncio.sleep(0)
+
+    assert not read_on
+    assert len(taken) == 2 * MESSAGES_AT_ONCE
+
+
 async def test_bytes_that_are_not_redis_lose_the_connection() -> None:
     async with connected() as (transport, server), asyncio.timeout(10):
         receiver = Receiver(print, transport)

@@ -89,6 +89,25 @@ async def test_the_events_of_a_job_go_to_its_followers_and_its_owner(redis_url: 
     ]
 
 
+async def test_a_job_whose_beginning_was_not_read_is_looked_up(redis_url: str, redis: Redis, add: Add) -> None:
+    await redis.hset("bull:films:1", mapping={"name": "cut", "data": '{"notify_owner":"ann"}', "ats": "1"})
+    last = await add("delayed", "1", delay="5")
+    async with running(redis_url):
+        await wait_position(redis, last)
+
+    expected = [{"type": "retrying", "data": {"job": "1", "task": "cut"}}]
+    assert [await read(redis, channel) for channel in ("jobs:1", "user:ann")] == [expected, expected]
+
+
+async def test_only_the_jobs_of_late_are_remembered(redis_url: str, redis: Redis, add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_JOBS", 2)
+    async with running(redis_url) as tap:
+        for job in ("1", "2", "1", "3"):
+            await wait_position(redis, await add("added", job))
+
+        assert list(tap._jobs) == ["1", "3"]
+
+
 async def test_an_entry_that_is_read_again_is_not_published_again(redis_url: str, redis: Redis, add: Add) -> None:
     first = await add("added", "1")
     await add("active", "1", prev="waiting")

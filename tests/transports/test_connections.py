@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from typing import Any
 
 import pytest
 
+from gateway import metrics
 from gateway.core.event import BLOCK
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
@@ -113,6 +115,8 @@ class Slow:
         self.abort = self.cut.set
         self._takes = takes
         self._taken = 0
+        self.beats = 0
+        self.goodbyes: list[int] = []
 
     def buffered(self) -> int:
         return self._waiting
@@ -122,10 +126,10 @@ class Slow:
         return self._taken
 
     def beat(self) -> None:
-        pass
+        self.beats += 1
 
     async def goodbye(self, code: int, reason: str) -> None:
-        pass
+        self.goodbyes.append(code)
 
 
 async def test_a_client_that_takes_no_bytes_is_cut_and_a_slow_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +144,44 @@ async def test_a_client_that_takes_no_bytes_is_cut_and_a_slow_one_is_not(monkeyp
 
     assert not slow.cut.is_set()
     assert not idle.cut.is_set()
+
+
+async def test_heartbeats_go_to_those_who_have_room_for_them() -> None:
+    connections, live, full, closed = Connections(Limits(100), 0.01), Slow(1), Slow(1), Slow(1)
+    for connection in (full, closed, live):
+        connection.subscription = copy(Slow.subscription)
+        connections.add(connection, "")
+    full.subscription.full = closed.subscription.closed = True
+    running = asyncio.ensure_future(connections.run())
+    async with asyncio.timeout(5):
+        while live.beats < 2:
+            await asyncio.sleep(0.001)
+    running.cancel()
+
+    assert (full.beats, closed.beats) == (0, 0)
+
+
+async def test_a_connection_that_is_ended_twice_is_told_once() -> None:
+    connections, connection = Connections(Limits(100), 20), Slow(1)
+    connections.add(connection, "")
+    running = asyncio.ensure_future(connections.run())
+    await asyncio.sleep(0)
+    for code in (1012, 4401):
+        connections.end(connection, code, "over")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    running.cancel()
+
+    assert connection.goodbyes == [1012]
+
+
+async def test_a_waiting_poll_is_shown_by_the_metrics() -> None:
+    shown = metrics.CONNECTIONS["poll"]
+    before = shown.value
+    with Connections(Limits(100), 20).counted("a", "ann"):
+        during = shown.value
+
+    assert (during, shown.value) == (before + 1, before)
 
 
 async def test_a_counted_connection_can_be_asked_to_end() -> None:
