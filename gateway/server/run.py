@@ -31,6 +31,9 @@ GRACE_SECONDS: Final = 5  # for requests that are left after the drain
 # The thresholds of the garbage collector. It runs less often than by default, because the objects of 10,000 clients stay, and going
 # through them again and again costs 7 % of their handshakes (loadtest/experiments/garbage-collector).
 COLLECT_AFTER: Final = (10_000, 20, 50)
+# For a worker to answer its supervisor, and to start when another one takes its place. Some on a small share of a core need more than
+# uvicorn's 5 s for that, and would be killed and started again for ever. In a restart by SIGHUP some would be left as they were.
+WORKER_SECONDS: Final = 15
 KEEP_ALIVE_SECONDS: Final = 65  # longer than the 60 s after which proxies close an idle connection
 
 
@@ -72,6 +75,7 @@ def server_config(app: str | Callable[..., Any], settings: Settings, **others: A
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_worker_healthcheck=WORKER_SECONDS,
         **others,
     )
 

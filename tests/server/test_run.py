@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 import websockets
@@ -96,6 +97,16 @@ def test_a_worker_that_dies_is_replaced(redis_url: str) -> None:
 def open_of(sockets: list[websockets.ClientConnection]) -> int:
     """How many of them are open, as seen from this side."""
     return sum(socket.state is websockets.State.OPEN for socket in sockets)
+
+
+def test_workers_that_need_long_to_start_are_waited_for(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slowly = "import sys, time\nif '--multiprocessing-fork' in sys.orig_argv: time.sleep(6)"
+    (tmp_path / "sitecustomize.py").write_text(slowly)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with running_gateway(redis_url, "--workers", "2") as server:
+        assert len(workers_of(server)) == 2
+        assert "failed" not in server.output()
 
 
 async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(redis_url: str, redis: Redis) -> None:
