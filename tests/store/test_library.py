@@ -38,7 +38,7 @@ def version(tmp_path: Path) -> Version:
         publish, read = (LUA / "publish.lua").read_text(), (LUA / "read.lua").read_text()
         (folder / "publish.lua").write_text(publish.replace("'the event is missing'", f"'missing in {release}'"))
         (folder / "read.lua").write_text(
-            read.replace("local answers = {}", f"local answers = {{}}\n  if #channels == 0 then return '{release}' end")
+            read.replace("local replies = {}", f"local replies = {{}}\n  if #channels == 0 then return '{release}' end")
         )
         return Library("notify", 65_536, release, folder)
 
