@@ -16,7 +16,7 @@ from gateway.transports.services import NOT_RUNNING, Services
 from gateway.transports.writer import Receive, Send
 
 _METHODS: Final = ("GET", "HEAD")  # some monitoring tools send HEAD
-_PROXIES: Final = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
+_PROXIES: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip", b"via")  # how the names of headers begin that proxies add
 
 
 class LiveEndpoint:
@@ -71,7 +71,7 @@ class MetricsEndpoint:
 
 def _is_local(scope: Mapping[str, Any]) -> bool:
     client = scope.get("client")
-    if not client or any(name in _PROXIES for name, _ in scope["headers"]):
+    if not client or any(name.startswith(_PROXIES) for name, _ in scope["headers"]):
         return False
     try:
         return ipaddress.ip_address(client[0]).is_loopback

@@ -51,7 +51,7 @@ def test_a_redis_that_hangs_makes_it_unready_and_one_that_wakes_ready_again(tmp_
     assert alive.status_code == 200
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded", "X-Real-IP", "Via"])
 def test_metrics_are_for_this_machine_only(server: Server, header: str) -> None:
     here = httpx.get(f"{server.http}/metrics")
     through_a_proxy = httpx.get(f"{server.http}/metrics", headers={header: "1.2.3.4"})
