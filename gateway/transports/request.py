@@ -56,11 +56,11 @@ def _unquote(text: bytes) -> str:
     return unquote_to_bytes(text.replace(b"+", b" ")).decode()
 
 
-def parse_since(text: str) -> Since:
+def parse_since(text: str, channel: str | None = None) -> Since:
     """Parse a cursor, ``last`` or ``now``.
 
     Raises:
-        BadRequest: if the text is none of these.
+        BadRequest: if the text is none of these; it names the channel, if it is the cursor of one.
     """
     if text == "last":
         return "last"
@@ -69,7 +69,8 @@ def parse_since(text: str) -> Since:
     try:
         return parse_cursor(text)
     except Malformed:
-        raise BadRequest(f"cursor {show(text)}: {CURSOR_RULE}, or last, or now") from None
+        whose = "" if channel is None else f"channel {show(channel)}: "
+        raise BadRequest(f"{whose}cursor {show(text)}: {CURSOR_RULE}, or last, or now", channel=channel) from None
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ def parse_request(scope: Scope, max_channels: int, *, required: bool = False) ->
 def _channel(value: str) -> tuple[str, Since | None]:
     name, comma, cursor = value.partition(",")
     check_channel(name)
-    return name, parse_since(cursor) if comma else None
+    return name, parse_since(cursor, name) if comma else None
 
 
 def _last_id(value: str) -> int | None:

@@ -47,6 +47,16 @@ def test_the_header_of_a_browser_that_comes_back_outranks_what_the_page_wrote_in
         channels("channel=a&lastEventId=5", ("last-event-id", "x"))
 
 
+def test_a_wrong_cursor_names_its_channel() -> None:
+    with pytest.raises(BadRequest, match=r"^channel 'b': cursor 'x'") as refused:
+        channels("channel=a,5&channel=b,x")
+
+    assert refused.value.channel == "b"
+    with pytest.raises(BadRequest, match=r"^cursor 'x'") as refused:
+        channels("channel=a&since=x")
+    assert refused.value.channel is None
+
+
 def test_a_client_with_a_cursor_has_been_here_before() -> None:
     assert not parse_request(scope("channel=a&since=0"), 128).resumed
     assert parse_request(scope("channel=a,5"), 128).resumed
