@@ -175,12 +175,15 @@ class Log:
         return pages
 
     def _answer(self, channel: str, reply: list[Any]) -> Answer:
-        clock, floors, newest, more, *raw = reply
+        """Parse a reply of read.lua."""
+        clock, floors, last, more, *raw = reply
         entries = [entry for data in raw if (entry := self._entry(channel, data)) is not None] if raw else []
-        last = int(newest[:-1] or 0) or (entries[-1].id if entries and not more else 0)
-        final = newest[-1:] in FINAL or (not newest and bool(entries) and bool(entries[-1].event and entries[-1].event.final))
+        newest, final = int(last[:-1] or 0), last[-1:] in FINAL
+        if not newest and entries and not more:  # Redis has lost the channel's newest id, but not its log
+            event = entries[-1].event
+            newest, final = entries[-1].id, event is not None and event.final
         next_entry = _next_entry(more) if isinstance(more, bytes) else None
-        return Answer(int(clock), _floors(floors), last, final, bool(more), entries, next_entry)
+        return Answer(int(clock), _floors(floors), newest, final, bool(more), entries, next_entry)
 
     def _entry(self, channel: str, data: bytes) -> Entry | None:
         try:
