@@ -102,3 +102,35 @@ def test_the_answers_are_those_of_the_description(server: Server, description: A
             answer = httpx.request(method, server.http + path, json={} if "requestBody" in operation else None)
             known = set(operation["responses"])
             assert str(answer.status_code) in known, (method, path, answer.status_code)
+
+
+def test_a_problem_with_a_channel_fits_the_description_even_if_its_name_is_not_allowed(server: Server, description: Any) -> None:
+    problem = httpx.get(f"{server.http}/poll", params={"channel": "a b"}).json()
+
+    assert problem["channel"] == "a b"
+    assert description["components"]["schemas"]["Problem"]["properties"]["channel"].keys() == {"type", "description"}
+
+
+@pytest.mark.parametrize(
+    "channel", ["jobs:42", "a,0", "a,now", "a,last", "a,1795215462557031", "", "a b", "*", "a,", "a,x", "a,1,2", "c" * 129]
+)
+def test_the_description_allows_the_channels_that_may_be_followed(server: Server, description: Any, channel: str) -> None:
+    status = httpx.get(f"{server.http}/poll", params={"channel": channel, "wait": 0}).status_code
+
+    assert bool(re.search(description["components"]["schemas"]["Followed"]["pattern"], channel)) == (status == 200)
+
+
+def test_the_requests_that_the_description_shows_are_accepted(server: Server, description: Any) -> None:
+    followed = description["components"]["parameters"]["channel"]["examples"]
+    published = description["paths"]["/publish"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    answers = [httpx.get(f"{server.http}/poll", params={"channel": shown["value"], "wait": 0}) for shown in followed.values()]
+    answers += [httpx.post(f"{server.http}/publish", json=shown["value"]) for shown in published.values()]
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert "problem" not in "".join(answer.headers["content-type"] for answer in answers)
+    assert all("ids" in item for item in answers[-1].json())
+
+
+def test_the_description_says_that_metrics_need_no_token_on_this_machine(server: Server, description: Any) -> None:
+    assert httpx.get(f"{server.http}/metrics").status_code == 200
+    assert {} in description["paths"]["/metrics"]["get"]["security"]
