@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -43,7 +44,7 @@ ASSETS: Final = {
     "/demo/icon.svg": "icon.svg",
 }
 
-HELLO: Final = '{"type":"progress","data":{"title":"From your terminal","text":"Hello from redis-cli","percent":50}}'
+HELLO: Final = '{"type":"progress","data":{"title":"From your terminal","text":"Half way","percent":50}}'
 GOODBYE: Final = '{"type":"completed","final":true,"data":{"title":"From your terminal","text":"Hello from gateway publish"}}'
 
 
@@ -143,12 +144,12 @@ def greeting(settings: Settings, *, private: bool) -> str:
     address = f"http://127.0.0.1:{settings.port}"
     port = (settings.redis_url or "").rpartition(":")[2]
     where, environment = (f"-p {port}", f"GATEWAY_REDIS_URL={settings.redis_url} ") if private else ('-u "$GATEWAY_REDIS_URL"', "")
-    cli = next((name for name in ("redis-cli", "valkey-cli") if shutil.which(name)), "redis-cli")
-    gateway = "gateway" if shutil.which("gateway") and "UV" not in os.environ else "uv run gateway"
+    cli = next((name for name in ("redis-cli", "valkey-cli") if shutil.which(name)), None)
+    publish = f"{environment}{_typed()} publish jobs:hello"
     commands = (
         f"curl -N '{address}/sse?channel=jobs:hello'",
-        f"{cli} {where} FCALL {settings.prefix}_publish 1 jobs:hello '{HELLO}'",
-        f"{environment}{gateway} publish jobs:hello '{GOODBYE}'",
+        f"{cli} {where} FCALL {settings.prefix}_publish 1 jobs:hello '{HELLO}'" if cli else f"{publish} '{HELLO}'",
+        f"{publish} '{GOODBYE}'",
     )
     lines = [
         "",
@@ -162,6 +163,13 @@ def greeting(settings: Settings, *, private: bool) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _typed() -> str:
+    """What to type to run this program once more: without uv, it may be in an environment that is not on the PATH."""
+    if "UV" in os.environ:
+        return "uv run gateway"
+    return "gateway" if shutil.which("gateway") else f"{shlex.quote(sys.executable)} -m gateway"
 
 
 def _listen(port: int) -> socket.socket:

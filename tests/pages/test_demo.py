@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -56,6 +57,10 @@ class Demo:
     def line(self, beginning: str) -> str:
         """The printed command that begins like this."""
         return find(rf"\n    ({beginning}.*)\n", self.printed)
+
+    def commands(self) -> list[str]:
+        """All that it has printed, to be pasted into a terminal."""
+        return re.findall(r"^ {4}(\S.*)$", self.printed, re.MULTILINE)
 
     def valkey(self) -> tuple[str, int]:
         return "127.0.0.1", int(find(r"redis://127\.0\.0\.1:(\d+)", self.printed))
@@ -118,8 +123,7 @@ def test_it_is_up_within_five_seconds_and_the_lines_it_prints_work() -> None:
         assert httpx.get(demo.url).status_code == 200
 
         with following(demo.line("curl")) as heard:
-            ids = [shell(demo.line("redis-cli")).strip('"')] if shutil.which("redis-cli") else []
-            ids.append(shell(demo.line("GATEWAY_REDIS_URL=")))
+            ids = [shell(command).strip('"') for command in demo.commands()[1:]]
             assert heard(len(ids)) == ids
         newest = httpx.get(f"{demo.url}/poll?channel=jobs:hello").json()["events"]
         assert [(event["id"], event["data"]["text"]) for event in newest] == [(ids[-1], "Hello from gateway publish")]
@@ -187,8 +191,41 @@ def test_without_a_valkey_it_says_how_to_get_one(tmp_path: Path) -> None:
     )
 
 
-def test_a_redis_that_is_set_is_used() -> None:
-    with embedded_server() as url, running("-c", FAST, GATEWAY_REDIS_URL=url, GATEWAY_PREFIX="other") as demo:
+def tool(folder: Path, name: str) -> None:
+    """Put a command of this name into the folder."""
+    (folder / name).write_text("#!/bin/sh\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("tools", [["redis-cli"], ["valkey-cli"], []])
+def test_only_commands_that_this_machine_has_are_printed(tools: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in tools:
+        tool(tmp_path, name)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("UV", "/usr/bin/uv")
+
+    hello, goodbye = greeting(Settings(redis_url="redis://127.0.0.1:7000", port=80), private=True).split("\n    ")[2:]
+
+    assert hello.startswith(f"{tools[0]} -p 7000 FCALL " if tools else "GATEWAY_REDIS_URL=redis://127.0.0.1:7000 uv run gateway publish ")
+    assert goodbye.startswith("GATEWAY_REDIS_URL=redis://127.0.0.1:7000 uv run gateway publish ")
+
+
+def test_without_uv_the_command_is_found_wherever_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(redis_url="redis://127.0.0.1:7000", port=80)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("UV", raising=False)
+
+    assert f":7000 {shlex.quote(sys.executable)} -m gateway publish " in greeting(settings, private=True)
+
+    tool(tmp_path, "gateway")
+
+    assert ":7000 gateway publish " in greeting(settings, private=True)
+
+
+def test_a_redis_that_is_set_is_used(tmp_path: Path) -> None:
+    tool(tmp_path, "redis-cli")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with embedded_server() as url, running("-c", FAST, GATEWAY_REDIS_URL=url, GATEWAY_PREFIX="other", PATH=path) as demo:
         assert url not in demo.printed
         assert 'redis-cli -u "$GATEWAY_REDIS_URL" FCALL other_publish 1 jobs:hello ' in demo.printed
         assert "The Redis is that of GATEWAY_REDIS_URL." in demo.printed
