@@ -160,9 +160,14 @@ class SettingsError(Exception):
     """Settings are missing or wrong. The text has a line for each, with the variable, the value and what is expected."""
 
 
-# Close codes that belong to no error
+# Close codes that belong to no error (RFC 6455, section 7.4.1; from 4000 on our own)
 DONE = 1000
 GOING_AWAY = 1001
+PROTOCOL_ERROR = 1002
+NO_CODE = 1005  # never sent: the close frame has none, or there was none
+ABNORMAL = 1006  # never sent: the connection has failed
+INVALID_DATA = 1007
+INTERNAL_ERROR = 1011
 RESTART = 1012
 OVERLOADED = 1013
 STALLED = 4408

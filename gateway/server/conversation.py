@@ -7,15 +7,13 @@ which for most clients is never: they only listen, and their pongs are dropped.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
+from gateway.errors import ABNORMAL, INVALID_DATA
 from gateway.server.frames import FrameCounter, Violation, is_pong
-
-INVALID_DATA: Final = 1007
-ABNORMAL: Final = 1006
 
 
 class Received(NamedTuple):

@@ -10,13 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.core.rate_limit import RateLimit
-from gateway.errors import TooMany
+from gateway.errors import PROTOCOL_ERROR, TooMany
 
 FRAMES_AT_ONCE: Final = 600  # 300 commands and as many fragments, pings and pongs
 FRAMES_PER_SECOND: Final = 40.0  # 20 commands and as many fragments, pings and pongs
-
-PROTOCOL_ERROR: Final = 1002
-TOO_MANY: Final = 1008
 
 
 class Violation(Exception):
@@ -85,7 +82,7 @@ class FrameCounter:
         try:
             self._rate.take(now)
         except TooMany as error:
-            raise Violation(TOO_MANY, error.detail) from None
+            raise Violation(error.close_code, error.detail) from None
         self._skip = length + (4 if head[1] & 0x80 else 0)
         return size
 

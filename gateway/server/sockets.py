@@ -30,8 +30,8 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.exceptions import InvalidState
 from websockets.frames import Opcode
 
-from gateway.errors import RESTART
-from gateway.server.conversation import ABNORMAL, Conversation, Received
+from gateway.errors import ABNORMAL, INTERNAL_ERROR, NO_CODE, RESTART
+from gateway.server.conversation import Conversation, Received
 from gateway.server.frames import Violation
 from gateway.server.responses import DefaultFields, lines
 from gateway.server.streams import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
@@ -39,8 +39,6 @@ from gateway.transports.writer import HIGH_BYTES, Message
 
 if TYPE_CHECKING:
     from gateway.server.protocols import HttpProtocol
-
-INTERNAL_ERROR: Final = 1011
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 _ACCEPT: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n%b%b\r\n"
@@ -315,7 +313,7 @@ class WebSocketProtocol(TransportWriter):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
         if not self.gone:
-            self._end(CLOSED, ABNORMAL if self._state == CONNECTING else 1005, "")
+            self._end(CLOSED, ABNORMAL if self._state == CONNECTING else NO_CODE, "")
         self._state = CLOSED
         super().connection_lost(exc)
         self._set_drained()
