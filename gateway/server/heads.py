@@ -114,25 +114,19 @@ def _is_absolute(uri: bytes) -> bool:
     return True
 
 
-def _has_body(noted: dict[bytes, bytes]) -> bool:
-    coding = noted.get(b"transfer-encoding")
-    if coding is not None and coding.lower() != b"chunked":  # the parser would accept other codings, and not undo them
-        raise BadRequest(f"header transfer-encoding: {show(coding[:60])}: chunked is expected, and nothing more")
-    return coding is not None or noted.get(b"content-length", b"0") != b"0"
-
-
-def without_upgrade(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """The bytes of the same head without the upgrade that it offers."""
-    kept = b"".join([b"%b: %b\r\n" % field for field in headers if field[0] != b"upgrade"])
-    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, uri, version.encode(), kept)
-
-
 def _check_host(version: str, host: bytes | None) -> None:
     if host is None:
         if version != "1.0":
             raise BadRequest("no Host: one is expected (RFC 9112, section 3.2)")
     elif not _HOST.fullmatch(host):
         raise BadRequest(f"header host: {show(host[:60])}: a name or an address, perhaps with a port, is expected")
+
+
+def _has_body(noted: dict[bytes, bytes]) -> bool:
+    coding = noted.get(b"transfer-encoding")
+    if coding is not None and coding.lower() != b"chunked":  # the parser would accept other codings, and not undo them
+        raise BadRequest(f"header transfer-encoding: {show(coding[:60])}: chunked is expected, and nothing more")
+    return coding is not None or noted.get(b"content-length", b"0") != b"0"
 
 
 def _check_upgrade(method: bytes, version: str, noted: dict[bytes, bytes], *, has_body: bool) -> None:
@@ -145,3 +139,9 @@ def _check_upgrade(method: bytes, version: str, noted: dict[bytes, bytes], *, ha
         raise BadRequest("no header sec-websocket-version: 13 is expected")
     if offered != WEBSOCKET_VERSION:
         raise UpgradeRequired(f"header sec-websocket-version: {show(offered[:20])}: 13 is expected")
+
+
+def without_upgrade(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of the same head without the upgrade that it offers."""
+    kept = b"".join([b"%b: %b\r\n" % field for field in headers if field[0] != b"upgrade"])
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, uri, version.encode(), kept)

@@ -5,8 +5,7 @@ bound (server/heads.py and server/frames.py check what they must be like). It is
 much of it on things that are the same for all connections (loadtest/experiments/handshake-cost). The parser is the same: llhttp,
 through httptools.
 
-The transports find a writer for direct writes in ``scope["extensions"]``. uvicorn would build a frame or a chunk for each client and
-await each ``send``; writing bytes that are already encoded to the transport costs a third of that.
+The transports find the writer for direct writes (server/streams.py, server/sockets.py) in ``scope["extensions"]``.
 
 A connection is in one of these states, or in two: a body is taken while its request is answered or waits for its turn.
 
@@ -36,7 +35,7 @@ from gateway.server.connection import Connection
 from gateway.server.deadlines import Deadlines
 from gateway.server.descriptors import max_sockets
 from gateway.server.exchange import Exchange
-from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, check_head, without_upgrade
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, Head, check_head, without_upgrade
 from gateway.server.responses import problem_response
 from gateway.server.site import Site
 from gateway.server.sockets import WebSocketProtocol
@@ -135,8 +134,15 @@ class HttpProtocol(Connection):
         self._clear_deadline()
         if head.key or head.offers_other:
             return  # the parser will stop with HttpParserUpgrade, and _end_of_http goes on from there
-        if head.has_body:
-            self._set_deadline(self.site.body)
+        exchange = self._exchange(head, method, version)
+        if busy:
+            self.pause_reading()
+            self._ahead.append(exchange)
+        else:
+            self._serve(exchange)
+
+    def _exchange(self, head: Head, method: bytes, version: str) -> Exchange:
+        """The request whose head is complete; its body is expected from now on, if it has one."""
         exchange = Exchange(
             self,
             self.site.http_scope(method, version, self._url, self._headers, self.client),
@@ -144,13 +150,13 @@ class HttpProtocol(Connection):
             has_body=head.has_body,
             expects_continue=head.expects_continue,
         )
-        self._receiving = exchange if head.has_body else None
-        self._url, self._headers = b"", []  # new ones, for trailers (which are not passed to the application) and for the next request
-        if busy:
-            self.pause_reading()
-            self._ahead.append(exchange)
+        if head.has_body:
+            self._receiving = exchange
+            self._set_deadline(self.site.body)
         else:
-            self._serve(exchange)
+            self._receiving = None
+        self._url, self._headers = b"", []  # new ones, for trailers (which are not passed to the application) and for the next request
+        return exchange
 
     def on_body(self, body: bytes) -> None:
         self._unfinished = 0
