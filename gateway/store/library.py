@@ -22,7 +22,12 @@ OLDEST_WITH_FUNCTIONS: Final = 7
 
 _HERE: Final = Path(__file__).parent
 # Our functions, and their arguments in terms of the keys and args that the server passes to a callback.
-_FUNCTIONS: Final = {"publish": "keys[1], args", "reads": "keys, args", "sync_clock": "args[1], args[2]", "check_clock": "args[1], args[2]"}
+_FUNCTIONS: Final = {
+    "publish": "keys[1], args, keys[2]",
+    "reads": "keys, args",
+    "sync_clock": "args[1], args[2]",
+    "check_clock": "args[1], args[2]",
+}
 _SCRIPTS: Final = {name: words.replace("keys", "KEYS").replace("args", "ARGV") for name, words in _FUNCTIONS.items()}
 _READING: Final = ("reads", "check_clock")  # these write nothing, so a server that takes no writes still runs them
 _RELEASE: Final = re.compile(r"^-- of notify-gateway ([0-9]+(?:\.[0-9]+)*)", re.MULTILINE)

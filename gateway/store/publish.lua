@@ -291,11 +291,14 @@ local function put_back(key, was, problem)
   error(problem, 0)
 end
 
-local function publish(channel, args)
+local function publish(channel, args, second_channel)
   local call = redis.call -- a local, because looking it up each time takes 3 % of the whole
   local json = args[1]
   if not json then refuse('the event is missing') end
   check_channel(channel)
+  if second_channel then
+    refuse('channel ' .. show(second_channel) .. ': one channel is expected, in FCALL ' .. PREFIX .. '_publish 1 <channel> <json>')
+  end
   local chosen = options(args)
   local final = is_final(decode(json))
   local key = chosen.KEY and KEY .. channel .. '}:' .. redis.sha1hex(chosen.KEY)

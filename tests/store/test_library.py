@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from gateway.core.page import Page
 from gateway.store import library
@@ -68,6 +69,14 @@ async def test_the_functions_are_loaded_once(client: Redis) -> None:
 
     assert calls["cmdstat_function|load"]["calls"] == 2  # for everybody, and for our own
     assert all("@" not in line for line in Library("notify", 1).codes["notify"].splitlines() if "PREFIX" in line)
+
+
+async def test_a_second_channel_is_refused_and_not_passed_over(client: Redis) -> None:
+    await Library("notify", 65_536).load(client)
+
+    with pytest.raises(ResponseError, match=r"^INVALID channel 'jobs:2': one channel is expected, in FCALL notify_publish 1 <channel>"):
+        await client.execute_command("FCALL", "notify_publish", 2, "jobs:1", "jobs:2", "1")
+    assert not await client.exists("notify:log:{jobs:1}")
 
 
 async def test_an_older_release_does_not_replace_the_function_of_a_newer_one(client: Redis, version: Version) -> None:

@@ -25,6 +25,8 @@
 --
 -- Everything is checked before the first write, and Redis refuses the whole script when its memory is full or it is a read-only
 -- replica. So an event is never half recorded, and nothing is announced that was not stored.
+--
+-- As Lua wants it, each function stands below those that it calls. To read from the top down, begin with publish, near the end.
 
 local PREFIX = '@PREFIX@'
 local MAX_EVENT_BYTES = @MAX_EVENT_BYTES@
@@ -38,6 +40,8 @@ local EARLIEST = 1700000000000000 -- no id is smaller, even on a host whose cloc
 local CLOCK, HOLDER, ANNOUNCEMENTS = PREFIX .. ':clock', PREFIX .. ':holder', PREFIX .. ':'
 local LOG, LAST, KEY = PREFIX .. ':log:{', PREFIX .. ':last:{', PREFIX .. ':key:{'
 local function decimal(number) return string.format('%.0f', number) end
+
+---- What the caller may send
 
 -- A value as text for an error message: printable, on one line, and not long.
 local function show(text)
@@ -160,6 +164,8 @@ local function check_channel(channel)
   end
 end
 
+---- The clock, the holder and the floors
+
 -- Who holds the data: the server process and its replication history, which gets a new id when a replica is promoted. And whether this
 -- server was promoted.
 local function identity()
@@ -186,14 +192,19 @@ end
 
 -- Read the clock and make it safe to go on from: returns the newest id, and who holds the data.
 --
--- A floor is raised, so that readers below it are told of a gap, where the data is new, gone, or perhaps older than what clients have
--- seen, and where a gateway has heard of a newer id. After a change of master the floor is also announced, because clients may have
--- kept up on connections that outlived the change.
---
 --   heard      the newest id that the gateway has heard of
---   from       the holder that it heard it from, or false. An id heard from another master that lies above the floor raised at this
---              one's promotion shows that both were masters at once: then that event is not in this data
+--   from       the holder that it heard it from, or false
 --   read_only  write nothing; return nothing if something would have to be written
+--
+-- A floor is raised, so that readers below it are told of a gap, if one of these is true:
+--
+--   empty        the data is new, or all of it is gone
+--   lost         another holder wrote last, and may have acknowledged what is not here
+--   two_masters  the gateway has heard an id from another master that lies above the floor raised at this one's promotion: both were
+--                masters at once, so that event is not here
+--   outdated     the gateway has heard of a newer id than any here
+--
+-- After a change of master the floor is also announced, because clients may have kept up on connections that outlived the change.
 local function open_clock(time, heard, from, read_only)
   local known = redis.call('MGET', CLOCK, HOLDER)
   local last = tonumber((known[1] or ''):match('^%d+$')) or 0
@@ -201,9 +212,10 @@ local function open_clock(time, heard, from, read_only)
   local before, floors = (known[2] or ''):match('^(%x+%-%x+) ([%d ]*)$')
   before, floors = before or '', floors or ''
   local holder, promoted = identity()
+  local empty, outdated = last < EARLIEST, heard > last
   local lost = before ~= holder and may_have_lost(before, holder, promoted)
   local two_masters = from and from ~= holder and promoted and heard > (tonumber(floors:match('%d+$')) or 0)
-  local raise = last < EARLIEST or lost or two_masters or heard > last
+  local raise = empty or lost or two_masters or outdated
   if not raise and before == holder then return last, holder end
   if read_only then return end
   if raise then
@@ -227,8 +239,8 @@ local newest, opened
 -- at least once a second: a server that is demoted and promoted again may have the same clock as before, but not what another master
 -- recorded in between. It is opened before the event is recorded, so that the floor lies below the id of that.
 local function next_id(call)
-  local time = call('TIME')
-  local second, micro = time[1], time[2]
+  local now = call('TIME')
+  local second, micro = now[1], now[2]
   if #micro < 6 then micro = ('00000' .. micro):sub(-6) end
   if second == opened then
     local id = second .. micro
@@ -238,7 +250,7 @@ local function next_id(call)
       newest = id
       return id, second
     end
-    opened = false
+    opened = false -- somebody else has written: the clock is put back as it was, and opened
     if was then redis.call('SET', CLOCK, was) else redis.call('DEL', CLOCK) end
   end
   local time = second * 1000000 + micro
@@ -247,6 +259,8 @@ local function next_id(call)
   newest, opened = id, #second == 10 and second -- ids are compared as texts, which takes the same number of digits
   return id, second
 end
+
+---- The log
 
 -- The id, predecessor and label of a log entry; nil if it was not written by this script.
 local function parse(entry)
@@ -261,17 +275,30 @@ local function shorten(before, id)
   return before:sub(1, SLOT) == id:sub(1, SLOT) and before:sub(SLOT + 1) or before
 end
 
+-- Add an event to the end of the log, or put it in the place of the last entry if that has the same label. Returns how long the log is
+-- now, 0 if it is as long as before, or an error if its key holds something else than a list.
+local function append(log, id, before, json, label, tail_before, tail_label)
+  if not label then return redis.pcall('RPUSH', log, id .. ' ' .. shorten(before, id) .. '\n' .. json) end
+  label = label:gsub('[^%w_.:@-]', function(c) return string.format('%%%02x', c:byte()) end)
+  if tail_label ~= label then return redis.pcall('RPUSH', log, id .. ' ' .. shorten(before, id) .. ' ' .. label .. '\n' .. json) end
+  redis.call('LSET', log, -1, id .. ' ' .. shorten(tail_before, id) .. ' ' .. label .. '\n' .. json)
+  return 0
+end
+
 -- Undo the change to notify:last and fail: the log's key holds something else than a list, so the event cannot be recorded.
 local function put_back(key, was, problem)
   if was then redis.call('SET', key, was, 'KEEPTTL') else redis.call('DEL', key) end
   error(problem, 0)
 end
 
-local function publish(channel, args)
+local function publish(channel, args, second_channel)
   local call = redis.call -- a local, because looking it up each time takes 3 % of the whole
   local json = args[1]
   if not json then refuse('the event is missing') end
   check_channel(channel)
+  if second_channel then
+    refuse('channel ' .. show(second_channel) .. ': one channel is expected, in FCALL ' .. PREFIX .. '_publish 1 <channel> <json>')
+  end
   local chosen = options(args)
   local final = is_final(decode(json))
   local key = chosen.KEY and KEY .. channel .. '}:' .. redis.sha1hex(chosen.KEY)
@@ -286,22 +313,12 @@ local function publish(channel, args)
   local last = was and #was == DIGITS + 1 and tonumber(was) and was -- anything else was not written by this script
   if not last and not tail then tail = redis.pcall('LINDEX', log, -1) end
   if type(tail) == 'table' then put_back(last_key, was, tail) end
-  local newest_id, newest_before, newest_label
-  if tail then newest_id, newest_before, newest_label = parse(tail) end
-  if newest_id and newest_id >= id then newest_id, newest_label = nil end -- nor was an entry with an id above the clock
-  local before = last and last:sub(1, -2) or newest_id or '0'
-  local length = 0
+  local tail_id, tail_before, tail_label
+  if tail then tail_id, tail_before, tail_label = parse(tail) end
+  if tail_id and tail_id >= id then tail_id, tail_label = nil end -- nor was an entry with an id above the clock
+  local before = last and last:sub(1, -2) or tail_id or '0'
 
-  if not chosen.COLLAPSE then
-    length = redis.pcall('RPUSH', log, id .. ' ' .. shorten(before, id) .. '\n' .. json)
-  else
-    local label = chosen.COLLAPSE:gsub('[^%w_.:@-]', function(c) return string.format('%%%02x', c:byte()) end)
-    if newest_label == label then
-      call('LSET', log, -1, id .. ' ' .. shorten(newest_before, id) .. ' ' .. label .. '\n' .. json)
-    else
-      length = call('RPUSH', log, id .. ' ' .. shorten(before, id) .. ' ' .. label .. '\n' .. json)
-    end
-  end
+  local length = append(log, id, before, json, chosen.COLLAPSE, tail_before, tail_label)
   if type(length) == 'table' then put_back(last_key, was, length) end
   if length > chosen.KEEP then call('LTRIM', log, -chosen.KEEP, -1) end
   call('EXPIRE', log, chosen.TTL)
@@ -313,6 +330,8 @@ local function publish(channel, args)
   call('PUBLISH', ANNOUNCEMENTS .. channel, id .. ' ' .. before .. '\n' .. json)
   return id
 end
+
+---- For the callers
 
 -- Run one of these functions for a caller, and return its errors in the same form on every server version. Before Redis 7 an error is
 -- a text, and in the server's own errors (OOM, READONLY, NOREPLICAS) the position in the script stands before the code.
@@ -327,8 +346,8 @@ end
 -- An id above all that the server knows shows that it has lost that event, and perhaps others. The gateway says which holder it
 -- heard that id from, and gets the present one.
 local function sync_clock(heard, from, read_only)
-  local time = redis.call('TIME')
-  time = time[1] * 1000000 + time[2]
+  local now = redis.call('TIME')
+  local time = now[1] * 1000000 + now[2]
   local _, holder = open_clock(time, math.min(tonumber(heard) or 0, time + 86400 * 1000000), from ~= '' and from, read_only)
   return holder
 end
