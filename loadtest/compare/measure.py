@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import re
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import psutil
 import redis
@@ -50,40 +49,23 @@ def run(target: Target, work: Work, folder: Path, redis_url: str) -> Row:
     with tempfile.TemporaryDirectory(dir=folder) as own, started(target, Path(own), folder, redis_url) as (place, server):
         redis_server = _redis_process(redis_url)
         before, empty = cpu(server), memory(server)
-        command = [
-            folder / "subscribers",
-            place.port,
-            work.clients,
-            work.deliveries,
-            SILENT_SECONDS,
-            target.ready,
-            target.request(place.port, work.room),
-        ]
-        command += [target.say] if target.say is not None else []
-        with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True) as clients:
-            assert clients.stdout is not None
-            try:
-                ready = clients.stdout.readline().split()
-                if ready != ["ready", str(work.clients)]:
-                    raise Failed(f"{ready[1] if ready else 'none'} of {work.clients} clients became ready")
-                time.sleep(SETTLE_SECONDS)
-                connected, full, recorded = cpu(server), memory(server), cpu(redis_server)
-                with _publisher(target, place) as publish:
-                    _publish_all(publish, work)
-                result = re.findall(r"\d+", re.sub(r"p\d\d", "", clients.stdout.readline()))
-            finally:
-                clients.kill()
-        delivered, closed, _, p50, p99, _ = map(int, result)
-        if delivered != work.deliveries or closed:
-            raise Failed(f"{delivered} of {work.deliveries} events arrived, {closed} clients were closed")
+        with _clients(target, work, place.port, folder) as printed:
+            time.sleep(SETTLE_SECONDS)
+            connected, full, recorded = cpu(server), memory(server), cpu(redis_server)
+            with _publisher(target, place) as publish:
+                _publish_all(publish, work)
+            figures = _figures(printed.readline())
+            delivered, published = cpu(server), cpu(redis_server)  # before the clients leave, which costs the server something, too
+        if figures["events"] != work.deliveries or figures["closed"]:
+            raise Failed(f"{figures['events']} of {work.deliveries} events arrived, {figures['closed']} clients were closed")
         return Row(
             name=target.name,
-            us_per_event=(cpu(server) - connected) / work.deliveries / 1e3,
-            us_in_redis=(cpu(redis_server) - recorded) / work.deliveries / 1e3 if target.publish_path is None else 0.0,
+            us_per_event=(delivered - connected) / work.deliveries / 1e3,
+            us_in_redis=(published - recorded) / work.deliveries / 1e3 if target.publish_path is None else 0.0,
             us_per_connection=(connected - before) / work.clients / 1e3,
             kib_per_connection=(full - empty) / work.clients / 1024,
-            p50=p50 / 1e3,
-            p99=p99 / 1e3,
+            p50=figures["p50"] / 1e3,
+            p99=figures["p99"] / 1e3,
         )
 
 
@@ -125,6 +107,28 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
                 return
         time.sleep(0.05)
     raise Failed(f"nothing listens after {START_SECONDS:.0f} s: {log.read_text()[-300:].strip()}")
+
+
+@contextlib.contextmanager
+def _clients(target: Target, work: Work, port: int, programs: Path) -> Iterator[IO[str]]:
+    """Connect the clients, and yield what they print, once all of them are ready."""
+    command = [programs / "subscribers", port, work.clients, work.deliveries, SILENT_SECONDS, target.ready]
+    command += [target.request(port, work.room), *([] if target.say is None else [target.say])]
+    with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True) as clients:
+        assert clients.stdout is not None
+        try:
+            ready = clients.stdout.readline().split()
+            if ready != ["ready", str(work.clients)]:
+                raise Failed(f"{ready[1] if ready else 'none'} of {work.clients} clients became ready")
+            yield clients.stdout
+        finally:
+            clients.kill()
+
+
+def _figures(line: str) -> dict[str, int]:
+    """The figures in the clients' last line by their names: ``events <n> closed <n> ...``."""
+    words = line.split()
+    return {name: int(number) for name, number in zip(words[::2], words[1::2], strict=True)}
 
 
 @contextlib.contextmanager
