@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,13 +19,17 @@ from redis import Redis
 from gateway.embedded import NoServer, embedded_server, free_port
 
 
-def test_it_runs_only_while_the_context_is_open() -> None:
+def test_it_runs_only_while_the_context_is_open_and_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:
     with embedded_server("--maxmemory", "3mb") as url, Redis.from_url(url) as client:
         assert client.ping()
         assert client.config_get("maxmemory") == {"maxmemory": str(3 * 1024 * 1024)}
+        folder = Path(client.config_get("dir")["dir"])
+        assert folder.is_dir()
 
     with pytest.raises(RedisConnectionError), Redis.from_url(url) as client:
         client.ping()
+    assert not folder.exists()
+    assert capfd.readouterr().out == ""
 
 
 def test_a_free_port_is_one_that_nobody_has_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +46,7 @@ def test_a_server_that_does_not_start_is_an_error() -> None:
         pass
 
 
-CLOSES_AND_ENDS = f"""#!{sys.executable} -S
+CLOSES_AND_ENDS = """
 import socket, struct, sys
 listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
 connection = listener.accept()[0]
@@ -53,7 +58,8 @@ sys.exit(3)
 
 def test_a_server_that_ends_while_it_is_asked_for_an_answer_is_an_error(tmp_path: Path) -> None:
     program = tmp_path / "server"
-    program.write_text(CLOSES_AND_ENDS)
+    # A shell script, because the path after #! must not contain a space, and that of this Python may.
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S -c {shlex.quote(CLOSES_AND_ENDS)} "$@"\n')
     program.chmod(0o755)
 
     with pytest.raises(NoServer, match="ended with 3"), embedded_server(program=str(program)):

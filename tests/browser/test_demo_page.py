@@ -12,6 +12,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
+from tests.conftest import need
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 SPEED = 4  # a transcode takes about 3 s, a payment 2 s
@@ -25,9 +27,7 @@ SPY = "document.addEventListener('securitypolicyviolation', e => console.error('
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    if CHROMIUM is None:
-        reason = "no Chromium: apt-get install chromium"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    need(CHROMIUM, "Chromium: apt-get install chromium")
     code = f"from gateway.pages.demo import run_demo; run_demo(0, speed={SPEED})"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=ENVIRON) as process:
         try:

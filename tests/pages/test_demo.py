@@ -24,6 +24,7 @@ from gateway.pages.demo import ASSETS, greeting
 from gateway.pages.queue import is_installed
 from gateway.pages.workers import KINDS
 from gateway.settings import Settings
+from tests.conftest import need
 from tests.support.processes import processes
 
 ROOT = Path(__file__).parents[2]
@@ -98,8 +99,7 @@ def shell(command: str) -> str:
 @contextmanager
 def following(command: str) -> Iterator[Callable[[int], list[str]]]:
     """Run the printed curl; yields a function that waits for so many events and returns their ids."""
-    if not shutil.which("curl"):
-        pytest.skip("no curl: apt-get install curl")
+    need(shutil.which("curl"), "curl: apt-get install curl")
     with subprocess.Popen(["/bin/sh", "-c", "exec " + command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         lines = process.stdout
         assert lines is not None

@@ -1,0 +1,36 @@
+"""What the fixtures and hooks of all tests promise to somebody who runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+SKIPPED = """
+import pytest
+from tests.conftest import need
+
+@pytest.mark.parametrize("number", range(3))
+def test_with_a_tool(number):
+    need(None, "a tool: apt-get install tool")
+
+@pytest.mark.skipif(True, reason="needs another system")
+def test_elsewhere():
+    pass
+"""
+
+
+def test_each_reason_to_skip_is_shown_once_with_the_line_that_installs_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "test_skipped.py").write_text(SKIPPED)
+    command = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)]
+    environ = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("PYTEST_")}
+    for workers in ("0", "2"):
+        result = subprocess.run(
+            [sys.executable, *command, f"-n{workers}"], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+
+        assert result.stdout.count("3 skipped: needs a tool: apt-get install tool\n") == 1, result.stdout + result.stderr
+        assert result.stdout.count("1 skipped: needs another system\n") == 1
