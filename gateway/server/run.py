@@ -33,7 +33,7 @@ GRACE_SECONDS: Final = 5  # for requests that are left after the drain
 COLLECT_AFTER: Final = (10_000, 20, 50)
 # For a worker to answer its supervisor, and to start when another one takes its place. Some on a small share of a core need more than
 # uvicorn's 5 s for that, and would be killed and started again for ever. In a restart by SIGHUP some would be left as they were.
-WORKER_SECONDS: Final = 15
+WORKER_SECONDS: Final = 10
 KEEP_ALIVE_SECONDS: Final = 65  # longer than the 60 s after which proxies close an idle connection
 
 
@@ -166,6 +166,20 @@ class _Workers(Multiprocess):
     """uvicorn's supervisor, but it passes a second signal on to the workers, too."""
 
     _asked = 0  # how many signals have come; uvicorn checks twice a second, and may find two at once
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        self._close_copies()
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        self._close_copies()
+
+    def _close_copies(self) -> None:
+        # uvicorn keeps a copy of each worker's end of the pipe. While that is open, the end of a worker that dies before it has answered
+        # goes unnoticed, and for WORKER_SECONDS no other worker is replaced and no signal heeded.
+        for worker in self.processes:
+            worker.child_conn.close()
 
     def handle_int(self) -> None:
         self.handle_term()

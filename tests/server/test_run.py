@@ -109,6 +109,19 @@ def test_workers_that_need_long_to_start_are_waited_for(redis_url: str, tmp_path
         assert "failed" not in server.output()
 
 
+def test_a_worker_that_dies_while_it_starts_is_replaced_at_once(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dies = f"import os, sys, time\nif '--multiprocessing-fork' in sys.orig_argv:\n  try: os.mkdir({str(tmp_path / 'died')!r})\n"
+    dies += "  except FileExistsError: pass\n  else: time.sleep(1); os._exit(1)"
+    (tmp_path / "sitecustomize.py").write_text(dies)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with running_gateway(
+        redis_url, "--workers", "2", before="from gateway.server import run; run.WORKER_SECONDS = 60", wait=False
+    ) as server:
+        assert len(workers_of(server)) == 2
+        assert (tmp_path / "died").exists()
+
+
 async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(redis_url: str, redis: Redis) -> None:
     with running_gateway(redis_url, "--workers", "2") as server:
         sockets = await asyncio.gather(*(websockets.connect(f"{server.ws}/ws?channel=jobs:1&since=now") for _ in range(16)))
