@@ -8,6 +8,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
+from gateway.errors import Unavailable
 from gateway.feed import Feed
 from gateway.probe import AWAY_SECONDS, READY_SECONDS, Probe
 from gateway.store.listener import Listener
@@ -41,6 +42,32 @@ async def test_the_newest_probe_that_came_back_tells_how_long_ago_events_got_thr
     none = "no probe has come back from Redis in the last 4.5 s"
     assert problems == [none, none, "", ""]
     assert 0 <= probe.age < READY_SECONDS
+
+
+class AwayLog(Log):
+    """The log of a Redis that is away."""
+
+    asked = 0
+
+    async def announce(self, channel: str, json: bytes) -> None:
+        self.asked += 1
+        raise Unavailable("on purpose")
+
+
+@pytest.mark.parametrize(("seconds", "again"), [(1_000, False), (0, True)])
+async def test_probes_are_sent_with_pauses_also_while_redis_is_away(monkeypatch: pytest.MonkeyPatch, seconds: float, again: bool) -> None:
+    monkeypatch.setattr("gateway.probe.PROBE_SECONDS", seconds)
+    client = Redis()
+    log = AwayLog(client)
+    probing = asyncio.ensure_future(Probe(Listener(client, "notify", on_message=print, on_lost=print, on_connected=print), log).run())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    done = probing.done()
+    probing.cancel()
+
+    assert not done
+    assert log.asked
+    assert (log.asked > 1) is again
 
 
 async def test_a_lost_connection_makes_it_unready_before_a_probe_is_missed(

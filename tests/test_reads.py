@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from gateway import feed as feed_module
 from gateway import reads as reads_module
+from gateway.core.cursor import Cursor
+from gateway.core.event import TEXT
+from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
-from gateway.reads import KEPT_BYTES, PAGE_BYTES, READ_BYTES, _budget_for
+from gateway.core.subscription import Subscription
+from gateway.embedded import free_port
+from gateway.reads import KEPT_BYTES, PAGE_BYTES, READ_BYTES, Read, Reads, _budget_for, pages_of
+from gateway.store.connect import redis_client
+from gateway.store.log import Log
 from tests.conftest import publisher
 from tests.support.feeds import Client, reads, running
 
@@ -23,6 +33,72 @@ def test_the_reads_of_a_client_together_bring_what_one_may_bring_or_up_to_half_l
     assert budget.bit_count() == 1  # so that clients with other numbers of channels ask for the same
     assert budget * max(1, count) <= READ_BYTES
     assert budget == PAGE_BYTES or 2 * budget * count > READ_BYTES
+
+
+@contextlib.asynccontextmanager
+async def asking(redis_url: str) -> AsyncIterator[tuple[Reads, Callable[..., Read]]]:
+    """Reads, and a function that asks for one; left once all are answered."""
+    async with running(redis_url) as feed:
+        reads, asked = Reads(feed.log, feed.hub), []
+
+        def ask(channel: Channel, since: Since) -> Read:
+            [read] = reads.ask([cursor_of(channel, since)], 0).values()
+            asked.append(read)
+            return read
+
+        yield reads, ask
+        for read in asked:
+            await read.answered.wait()
+
+
+def cursor_of(channel: Channel, since: Since = 0) -> Cursor:
+    return Cursor(Subscription(wire=TEXT, write=print, on_behind=print, on_done=print, on_failed=print), channel, since)
+
+
+async def test_a_read_on_its_way_is_shared_also_after_one_from_elsewhere(redis_url: str) -> None:
+    channel = Channel("jobs:1")
+    async with asking(redis_url) as (_, ask):
+        first, elsewhere, second = ask(channel, 1), ask(channel, 2), ask(channel, 1)
+
+    assert first is second is not elsewhere
+
+
+async def test_a_page_is_shared_until_something_is_announced(redis_url: str) -> None:
+    channel = Channel("jobs:1")
+    async with asking(redis_url) as (_, ask):
+        first = ask(channel, 1)
+        await first.answered.wait()
+        second = ask(channel, 1)
+        channel.heard = 10**18
+        third = ask(channel, 1)
+
+    assert first is second is not third
+
+
+async def test_a_read_that_fails_is_answered_with_the_error() -> None:
+    async with redis_client(f"redis://127.0.0.1:{free_port()}") as client:
+        cursor = cursor_of(Channel("jobs:1"))
+        asked = Reads(Log(client), Hub()).ask([cursor], 0)
+        await asked[cursor].answered.wait()
+
+    with pytest.raises((RedisError, OSError)):
+        pages_of(asked)
+
+
+async def test_a_channel_with_a_long_log_may_bring_more_unless_others_bring_much_already(redis_url: str) -> None:
+    cursors = [cursor_of(Channel(f"jobs:{number}")) for number in range(32)]
+    cursors[0].more = True
+    async with running(redis_url) as feed:
+        reads = Reads(feed.log, feed.hub)
+        answered = next(iter(reads.ask(cursors, 0).values())).answered
+        alone = [cursor.read_budget for cursor in cursors]
+        for cursor in cursors:
+            cursor.read_budget = 0 if cursor is cursors[0] else READ_BYTES // 16
+        reads.ask(cursors, 0)
+        await answered.wait()
+
+    assert alone == [PAGE_BYTES] + [READ_BYTES // 32] * 31
+    assert cursors[0].read_budget == READ_BYTES // 32
 
 
 async def test_a_thousand_clients_that_resume_at_one_cursor_share_one_read(redis_url: str, redis: Redis) -> None:

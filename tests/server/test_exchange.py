@@ -198,6 +198,20 @@ async def test_a_server_that_stops_answers_what_was_sent_ahead(serve: Serve) -> 
     assert answers.endswith(b"\r\n\r\n/b")
 
 
+async def test_a_client_that_has_half_closed_within_its_body_is_not_waited_for(serve: Serve) -> None:
+    ended = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        receive.__self__._http.site.lingering.seconds = 60
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        ended.set()
+
+    assert await ask(serve, app, lambda wire: wire.send(post("/a", 2) + b"x").end().rest()) == b""
+    async with asyncio.timeout(5):
+        await ended.wait()
+
+
 async def test_a_connection_on_which_an_answer_is_awaited_is_not_idle(serve: Serve) -> None:
     begun = threading.Event()
 

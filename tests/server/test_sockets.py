@@ -152,6 +152,51 @@ async def test_a_connection_may_outlive_the_call_and_takes_one_message_after_the
     assert await asyncio.to_thread(client) == ["b", (PONG, b""), (1, b"1!"), (1, b"2!"), (1, b"3!"), (CLOSE, b"\x03\xe8"), b""]
 
 
+async def test_an_application_waits_for_a_client_that_reads_slowly(serve: Serve) -> None:
+    waited = False
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        nonlocal waited
+        await receive()
+        await send({"type": "websocket.accept"})
+        while not waited:
+            await send({"type": "websocket.send", "text": "x" * 60_000})
+            waited = scope["extensions"][EXTENSION]._drained is not None
+        await send({"type": "websocket.send", "text": "last"})
+
+    port = await serve(app)
+
+    def client() -> tuple[int, bytes] | None:
+        with websocket(port) as wire:
+            while (found := wire.frame()) is not None and len(found[1]) == 60_000:
+                pass
+            return found
+
+    assert await asyncio.to_thread(client) == (1, b"last")
+    assert waited
+
+
+async def test_messages_that_are_handled_at_once_do_not_stop_the_next_ones(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        direct = scope["extensions"][EXTENSION]
+
+        def answer(message: dict[str, Any]) -> None:
+            direct.write(b"\x81\x01" + message["text"].encode())
+            direct.message_done()
+
+        assert direct.detach(answer)
+
+    port = await serve(app)
+
+    def client() -> list[Any]:
+        with websocket(port) as wire:
+            return [wire.send(frame(text)).frame() for text in (b"1", b"2", b"3")]
+
+    assert await asyncio.to_thread(client) == [(1, b"1"), (1, b"2"), (1, b"3")]
+
+
 async def test_a_client_that_left_before_stay_was_called_is_reported(serve: Serve) -> None:
     outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 

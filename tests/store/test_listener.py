@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -283,6 +284,22 @@ async def test_the_pauses_between_attempts_to_connect_grow_up_to_a_bound(monkeyp
             await sleep(0.001)
 
     assert pauses[:4] == [0.002, 0.004, 0.006, 0.006]
+
+
+async def test_a_server_that_is_the_master_is_reported(redis_url: str) -> None:
+    confirmed = asyncio.Event()
+    async with listening(redis_url, Heard(), "a") as listener, asyncio.timeout(10):
+        listener._on_master = confirmed.set
+        await confirmed.wait()
+
+
+def test_a_lost_connection_is_away_since_its_loss() -> None:
+    listener = Listener(Redis(), "notify", on_message=print, on_lost=print, on_connected=print)
+    before = listener.away
+    listener._lost_at = time.monotonic() - 5
+
+    assert before == 0
+    assert 5 <= listener.away <= time.monotonic() - listener._lost_at
 
 
 async def test_thousands_are_subscribed_in_few_commands(redis_url: str, redis: Redis) -> None:

@@ -89,8 +89,10 @@ async def test_the_pause_before_the_next_read_follows_what_the_last_one_has_brou
         before = receiver._gather
         transport.pause_reading()
         server.send(MESSAGE * 3 * TOGETHER)
+        receiver.heard_at = 0.0
         receiver._read_gathered()
 
+    assert receiver.heard_at > 0  # or a connection that is busy for long would count as gone
     assert len(taken) == 3 * TOGETHER
     assert receiver._gather == next_pause(before, 3 * TOGETHER) < before
 
@@ -108,6 +110,20 @@ async def test_a_message_beyond_a_full_batch_is_received_too() -> None:
             await asyncio.sleep(0.001)
 
 
+async def test_a_message_soon_after_the_last_pause_begins_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.receiver.BUSY_SECONDS", 60)
+    async with connected() as (transport, _server):
+        receiver = Receiver(print, transport)
+        transport.set_protocol(receiver)
+        receiver._listening_since = -60
+        transport.pause_reading()
+        receiver._read_gathered()
+        before = transport.is_reading()
+        receiver.data_received(MESSAGE)
+
+        assert (before, transport.is_reading()) == (True, False)
+
+
 async def test_nothing_more_is_read_until_the_rest_of_a_burst_is_taken() -> None:
     taken: list[object] = []
     async with connected() as (transport, _server), asyncio.timeout(10):
@@ -120,6 +136,15 @@ async def test_nothing_more_is_read_until_the_rest_of_a_burst_is_taken() -> None
 
     assert not read_on
     assert len(taken) == 2 * MESSAGES_AT_ONCE
+
+
+async def test_any_bytes_are_a_sign_of_life() -> None:
+    async with connected() as (transport, _server):
+        receiver = Receiver(print, transport)
+        receiver.heard_at = 0.0
+        receiver.data_received(b"+PO")
+
+    assert receiver.heard_at > 0
 
 
 async def test_bytes_that_are_not_redis_lose_the_connection() -> None:

@@ -148,6 +148,17 @@ async def test_events_that_were_trimmed_before_they_were_read_are_warned_of(
     assert ["BullMQ has trimmed its events" in text for text in warned] == [False, True]
 
 
+async def test_a_queue_whose_events_are_gone_is_read_on(redis_url: str, redis: Redis, add: Add, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    await redis.set("notify:tap:{bull:films}:position", "1-0")
+    async with running(redis_url), asyncio.timeout(20):
+        while "reading its events from 1-0" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await wait_position(redis, await add("added", "1"))
+
+    assert await types(redis, "1") == ["queued"]
+
+
 async def test_a_redis_that_was_away_is_read_on(
     redis_url: str, redis: Redis, add: Add, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

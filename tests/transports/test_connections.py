@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from copy import copy
 from typing import Any
 
@@ -14,7 +15,7 @@ from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
 from gateway.errors import Unavailable
 from gateway.transports import connections as module
-from gateway.transports.connections import Connections, Limits, address_of
+from gateway.transports.connections import PARTS, Connections, Limits, address_of
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,42 @@ async def test_heartbeats_go_to_those_who_have_room_for_them() -> None:
     assert (full.beats, closed.beats) == (0, 0)
 
 
+async def test_the_heartbeats_are_spread_over_the_time_between_two_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections, sleep = Connections(Limits(100), 20), asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        await sleep(0 if seconds == 20 / PARTS else 60)
+
+    many = [Slow(1) for _ in range(PARTS)]
+    for connection in many:
+        connections.add(connection, "")
+    monkeypatch.setattr(asyncio, "sleep", note)
+    running = asyncio.ensure_future(connections.run())
+    beaten: list[int] = []
+    async with asyncio.timeout(5):
+        while not beaten or beaten[-1] < PARTS:
+            beaten.append(sum(connection.beats for connection in many))
+            await sleep(0)
+    running.cancel()
+
+    assert sorted(set(beaten)) == list(range(PARTS + 1))
+
+
+async def test_the_end_of_all_connections_is_awaited_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections = Connections(Limits(100), 20)
+    with connections.counted("a", "ann"):
+        waiting = asyncio.ensure_future(connections.closed())
+        await asyncio.sleep(0)
+        waited = not waiting.done()
+        monkeypatch.setattr(module, "CLOSE_SECONDS", 0)
+        async with asyncio.timeout(4):
+            await connections.closed()
+    async with asyncio.timeout(4):
+        await waiting
+
+    assert waited
+
+
 async def test_a_connection_that_is_ended_twice_is_told_once() -> None:
     connections, connection = Connections(Limits(100), 20), Slow(1)
     connections.add(connection, "")
@@ -173,6 +210,19 @@ async def test_a_connection_that_is_ended_twice_is_told_once() -> None:
     running.cancel()
 
     assert connection.goodbyes == [1012]
+
+
+async def test_streams_that_are_opened_together_do_not_grow_old_together() -> None:
+    connections, never = Connections(Limits(100), 20, max_age=1_000), Connections(Limits(100), 20)
+    now = asyncio.get_running_loop().time()
+    for connection in (many := [Slow(1) for _ in range(10)]):
+        connections.add(connection, "")
+        never.add(connection, "")
+    ends = [connections._open[connection].until - now for connection in many]
+
+    assert all(500 <= end <= 1_100 for end in ends)
+    assert max(ends) - min(ends) > 1
+    assert {state.until for state in never._open.values()} == {math.inf}
 
 
 async def test_a_waiting_poll_is_shown_by_the_metrics() -> None:
