@@ -51,6 +51,17 @@ class Server:
             time.sleep(0.02)
         raise AssertionError(f"the gateway was not ready after {seconds} s:\n{self.output()}")
 
+    def stop(self) -> None:
+        """Have it end, even if a test has halted it."""
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the gateway did not stop:\n{self.output()}") from None
+
     def exposed(self) -> str:
         """What everybody on this machine can read while it runs: its command line and its metrics."""
         exposed = ""
@@ -86,18 +97,11 @@ def running_gateway(
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     chosen = {"redis_url": redis_url, "auth": "none", "log_level": "info", "drain_seconds": "0"} | settings
     environ |= {f"GATEWAY_{name.upper()}": value for name, value in chosen.items()}
-    if plain:
-        command = ["-m", "uvicorn", "--factory", "gateway.app:create_app", "--http", "h11", "--loop", "asyncio", "--log-level", "warning"]
-    elif before:
-        command = ["-c", f"{before}\nfrom gateway.cli import main\nmain()", "serve"]
-    else:
-        command = ["-m", "gateway", "serve"]
+    command = [sys.executable, *_program(before, plain=plain), "--port", str(port), *arguments]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, *command, "--port", str(port), *arguments], env=environ, stdout=output, stderr=output
-            )
+            process = subprocess.Popen(command, env=environ, stdout=output, stderr=output)
         server = Server(port, process, log)
         try:
             if wait:
@@ -106,16 +110,18 @@ def running_gateway(
             process.send_signal(signal.SIGCONT)
             exposed = server.exposed() if process.poll() is None else ""
         finally:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise AssertionError(f"the gateway did not stop:\n{server.output()}") from None
+            server.stop()
         shown = secrets_in(server.output() + exposed, chosen)
         assert not shown, f"a secret was shown: {shown[0]}"
+
+
+def _program(before: str, *, plain: bool) -> list[str]:
+    """What Python is to run, as its arguments."""
+    if plain:
+        return ["-m", "uvicorn", "--factory", "gateway.app:create_app", "--http", "h11", "--loop", "asyncio", "--log-level", "warning"]
+    if before:
+        return ["-c", f"{before}\nfrom gateway.cli import main\nmain()", "serve"]
+    return ["-m", "gateway", "serve"]
 
 
 def workers_of(server: Server, count: int = 2) -> list[int]:
