@@ -58,6 +58,11 @@ class Client:
     def has(self, ledger: dict[str, list[str]]) -> bool:
         return all(self.log[name] == ledger[name] for name in self.channels)
 
+    def behind(self, ledger: dict[str, list[str]]) -> list[str]:
+        """A line for each channel of which its log is not the ledger's."""
+        names = [name for name in self.channels if self.log[name] != ledger[name]]
+        return [f"{self.number} {self.kind} {name}: {len(self.log[name])} of {len(ledger[name])}" for name in names]
+
     async def connect(self, turn: int, until: asyncio.Event) -> None:
         """One connection, until told to leave it."""
         server = self.gateways[(self.number + turn) % 2]
@@ -69,6 +74,12 @@ class Client:
             task.cancel()
         with suppress(asyncio.CancelledError, websockets.ConnectionClosed, httpx.TransportError):
             await work
+
+    async def connect_for(self, seconds: float, turn: int) -> None:
+        """One connection that is left after so many seconds."""
+        leave = asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, leave.set)
+        await self.connect(turn, leave)
 
     async def _ws(self, server: Server, query: str) -> None:
         async with websockets.connect(f"{server.ws}/ws?{query}", compression=None) as socket:
@@ -116,27 +127,18 @@ async def test_every_log_equals_the_ledger(
 
     async def follow(client: Client) -> None:
         for turn in range(reconnects):
-            leave = asyncio.Event()
-            asyncio.get_running_loop().call_later(dice.uniform(0.05, 0.5), leave.set)
-            await client.connect(turn, leave)
+            await client.connect_for(dice.uniform(0.05, 0.5), turn)
         for turn in range(100):
-            leave = asyncio.Event()
             if published.is_set() and client.has(ledger):
                 return
-            asyncio.get_running_loop().call_later(0.5 + turn / 10, leave.set)
-            await client.connect(turn, leave)
+            await client.connect_for(0.5 + turn / 10, turn)
 
     killer = asyncio.ensure_future(_kill_listeners(shared_redis)) if killed else None
     try:
         async with asyncio.timeout(100):
             await asyncio.gather(work(), *(follow(client) for client in clients))
     except TimeoutError:
-        behind = [
-            f"{c.number} {c.kind} {name}: {len(c.log[name])} of {len(ledger[name])}"
-            for c in clients
-            for name in c.channels
-            if c.log[name] != ledger[name]
-        ]
+        behind = [line for client in clients for line in client.behind(ledger)]
         pytest.fail(f"{len(behind)} logs are not complete: {behind[:20]}")
     finally:
         if killer is not None:
