@@ -43,12 +43,14 @@ class Exchange:
         self.scope = scope
         self.keep_alive = keep_alive
         self.started = self.complete = self.ended = False
-        self._body = b""
+        # The request
+        self._body = b""  # the part of it that has come and was not received yet
         self._more = has_body
         self._expects_continue = expects_continue  # the client waits for "100 Continue" before it sends its body (RFC 9110, section 10.1.1)
         self._receivable = not has_body  # whether there is something for ``receive`` to return
-        self._waiter: asyncio.Future[None] | None = None
-        # The head is held back until the first part of the body (as ASGI asks for), which makes one write of the two and lets an
+        self._waiter: asyncio.Future[None] | None = None  # of ``receive``
+        # The response
+        # Its head is held back until the first part of the body (as ASGI asks for), which makes one write of the two and lets an
         # application that fails before that be answered with an error.
         self._head = b""
         self._chunked = False
@@ -147,9 +149,9 @@ class Exchange:
         self._expects_continue = False
         self._bodiless = self.scope["method"] == "HEAD" or status in (204, 304)
         self._left = head.length
-        told = head.length is not None or self._bodiless
-        self._chunked = not told and self.scope["http_version"] == "1.1"
-        self.keep_alive &= (told or self._chunked) and not head.closes  # otherwise the body ends with the connection
+        end_known = head.length is not None or self._bodiless
+        self._chunked = not end_known and self.scope["http_version"] == "1.1"
+        self.keep_alive &= (end_known or self._chunked) and not head.closes  # otherwise the body ends with the connection
         self._head = b"%b%b%b%b%b\r\n" % (
             head.status_line,
             DefaultFields.lines(self._http.site.state.default_headers),
