@@ -59,6 +59,7 @@ _ENDPOINTS: Final[dict[str, Callable[[Services], Endpoint]]] = {
     "/metrics": MetricsEndpoint,
 }
 _CLIENTS: Final = {"client.js": "client.min.js", "job-progress.js": "job-progress.js"}  # the name in the URL, and the file
+# What pages of other origins may call, and how. Not WebSocket, to which browsers do not apply CORS.
 _FOR_PAGES: Final = {"/sse": "GET", "/poll": "GET", "/publish": "POST", "/tickets": "POST", **{f"/{name}": "GET" for name in _CLIENTS}}
 
 
@@ -119,7 +120,7 @@ class Gateway(Starlette):
         self._settings = settings
         self._stop = stop
         self._pages = pages
-        self._used = False
+        self._used = False  # whether its lifespan was entered before
         self._set_up()
 
     def _set_up(self) -> None:
@@ -158,7 +159,8 @@ class Gateway(Starlette):
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         # Starlette's router and error handlers take a third of a handshake's time, so the streams go past them, unless the application
         # is mounted somewhere or has middleware.
-        stream = None if self.user_middleware or scope.get("root_path") else self._streams.get((scope["type"], scope.get("path", "")))
+        alone = not (self.user_middleware or scope.get("root_path"))
+        stream = self._streams.get((scope["type"], scope.get("path", ""))) if alone else None
         await (super().__call__(scope, receive, send) if stream is None else stream(scope, receive, send))
 
     def _guard(self, path: str, endpoint: Endpoint) -> Asgi:

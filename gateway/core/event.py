@@ -94,7 +94,7 @@ def parse_published(json: bytes, limit: int = MAX_EVENT_BYTES) -> Published:
         raise Malformed(f"it is not JSON: {error}") from None
     except RecursionError:
         raise Malformed("it is nested too deeply, 256 levels are allowed") from None
-    if len(published.type) > MAX_TYPE or not _is_type(published.type):
+    if len(published.type) > MAX_TYPE or not _is_type(published.type):  # the length first, so that no long text gets into the cache
         raise Malformed(f"type {show(published.type)}: {TYPE_RULE}")
     return published
 
