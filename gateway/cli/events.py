@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,6 +19,8 @@ from gateway.feed import Feed
 from gateway.store.connect import redis_client
 from gateway.store.log import Log, Publication
 from gateway.transports.request import parse_since
+
+_CONTROL: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]")  # the control characters that JSON allows in a string: DEL, and C1 in UTF-8
 
 
 @click.command()
@@ -102,9 +105,18 @@ def watch(channels: tuple[str, ...], since: str, until_final: bool) -> None:
     with_redis(run)
 
 
-def _print(over: asyncio.Event, line: bytes) -> None:
+def one_line(json: bytes) -> bytes:
+    """The same JSON on one line, with nothing in it that a terminal takes for a command.
+
+    A publisher's line break between two tokens could make a part of its data look like an event of its own.
+    """
+    line = json.replace(b"\r", b" ").replace(b"\n", b" ")
+    return _CONTROL.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
+
+
+def _print(over: asyncio.Event, json: bytes) -> None:
     try:
-        click.echo(line, err=line.startswith(b'{"op":'))
+        click.echo(one_line(json), err=json.startswith(b'{"op":'))
     except BrokenPipeError:  # nobody reads any more, as behind `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         over.set()

@@ -31,6 +31,18 @@ def test_publish_prints_the_id_and_watch_the_event(redis_url: str) -> None:
     }
 
 
+def test_watch_prints_each_event_on_one_line_that_a_terminal_takes_for_text(redis_url: str) -> None:
+    forged = '{"type":"completed","data":1,"channel":"jobs:2","id":"1"}'
+    data = f'[\r\n{forged}\r\n,"\x7f\x9b2Jé\x9d0;title\x9c"]'
+    run("publish", "jobs:line", f'{{"type":"t","data":{data},"final":true}}', redis_url=redis_url)
+
+    watched = run("watch", "jobs:line", "--until-final", redis_url=redis_url)
+
+    [line] = watched.stdout.splitlines()
+    assert json.loads(line)["data"] == json.loads(data)
+    assert line.replace("é", "").isprintable()
+
+
 @contextmanager
 def watching(channel: str, redis_url: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
     """Run ``gateway watch``; entered once it is ready, and killed if it does not end."""
