@@ -1,4 +1,4 @@
-"""Connections: all open streams of this process. Sends their heartbeats, and cuts clients that take no bytes.
+"""Connections: all open streams of this process. Sends their heartbeats, ends those that are old, and cuts clients that take no bytes.
 
 Streams and waiting polls are counted in all, by address, and by the subject of their tokens.
 """
@@ -132,6 +132,8 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
+    # How many there are
+
     def check_room(self, address: str = "", subject: str = "") -> None:
         """Check that one more connection may be opened.
 
@@ -203,6 +205,8 @@ class Connections:
             if not names[name]:
                 del names[name]
 
+    # Their ends
+
     def endings(self) -> list[Ending]:
         """What ends each connection, in random order."""
         endings: list[Ending] = [*(partial(self.end, connection) for connection in self._open), *self._waiting]
@@ -246,6 +250,8 @@ class Connections:
         except (TimeoutError, OSError, RuntimeError):
             connection.writer.abort()
 
+    # The tasks
+
     async def run(self) -> None:
         """Send heartbeats and cut stalled clients, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -272,20 +278,24 @@ class Connections:
             now = loop.time()
             for connection, state in tuple(self._open.items()):
                 if state.until < now:
-                    # Spread until the next check, or all that are due would reconnect at the same moment.
-                    state.until = math.inf
-                    pause = random.uniform(0, CHECK_SECONDS)
-                    loop.call_later(pause, self.end, connection, RESTART, "this connection has grown old: reconnect")
+                    self._retire(connection, state)
                 if not connection.writer.buffered():
                     state.taken = -1
-                    continue
-                taken = connection.writer.taken()
-                if taken != state.taken:
+                elif (taken := connection.writer.taken()) != state.taken:
                     state.taken, state.since = taken, now
                 elif now - state.since > STALLED_SECONDS:
-                    metrics.STALLED.value += 1
-                    self.log(connection, logging.INFO, "cut with %d: it took no bytes for %.0f s", STALLED, STALLED_SECONDS)
-                    connection.writer.abort()
+                    self._cut(connection)
+
+    def _retire(self, connection: Connection, state: _State) -> None:
+        # Some time until the next check, or all that are due would reconnect at the same moment.
+        state.until = math.inf
+        pause = random.uniform(0, CHECK_SECONDS)
+        asyncio.get_running_loop().call_later(pause, self.end, connection, RESTART, "this connection has grown old: reconnect")
+
+    def _cut(self, connection: Connection) -> None:
+        metrics.STALLED.value += 1
+        self.log(connection, logging.INFO, "cut with %d: it took no bytes for %.0f s", STALLED, STALLED_SECONDS)
+        connection.writer.abort()
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:
