@@ -202,13 +202,18 @@ class Listener:
                 for i in range(0, len(names), BATCH):
                     batch = [self._prefix + name.encode() for name in names[i : i + BATCH]]
                     await connection.send_command(command, *batch, check_health=False)
-                    sent += wanted * len(batch)
-                    if sent - self._confirmed > UNCONFIRMED:
-                        self._room_at = sent - UNCONFIRMED
-                        self._room.clear()
-                        await self._room.wait()
+                    if wanted:
+                        sent += len(batch)
+                        await self._wait_for_room(sent)
                     await asyncio.sleep(0)  # let other tasks have their turn
             await asyncio.sleep(GATHER_SECONDS)
+
+    async def _wait_for_room(self, sent: int) -> None:
+        """Wait until at most ``UNCONFIRMED`` of the subscriptions that were sent are not confirmed yet."""
+        if sent - self._confirmed > UNCONFIRMED:
+            self._room_at = sent - UNCONFIRMED
+            self._room.clear()
+            await self._room.wait()
 
     async def _watch(self, connection: AbstractConnection, receiver: Receiver) -> None:
         loop = asyncio.get_running_loop()
