@@ -8,6 +8,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
+from gateway import metrics
 from gateway.errors import Unavailable
 from gateway.feed import Feed
 from gateway.probe import AWAY_SECONDS, READY_SECONDS, Probe
@@ -35,6 +36,7 @@ async def test_the_newest_probe_that_came_back_tells_how_long_ago_events_got_thr
     listener = Listener(client, "notify", on_message=print, on_lost=print, on_connected=print)
     probe = Probe(listener, Log(client))
     problems = [probe.problem]
+    counted = sum(metrics.ROUND_TRIP.read()[:-1])
     for seconds_ago in (60, 0, 30):
         probe.receive(str(time.monotonic_ns() - seconds_ago * 10**9).encode())
         problems.append(probe.problem)
@@ -42,6 +44,7 @@ async def test_the_newest_probe_that_came_back_tells_how_long_ago_events_got_thr
     none = "no probe has come back from Redis in the last 4.5 s"
     assert problems == [none, none, "", ""]
     assert 0 <= probe.age < READY_SECONDS
+    assert sum(metrics.ROUND_TRIP.read()[:-1]) == counted + 3
 
 
 class AwayLog(Log):

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway import feed as feed_module
+from gateway import metrics
 from gateway import reads as reads_module
 from gateway.core.cursor import Cursor
 from gateway.core.event import TEXT
@@ -68,11 +69,13 @@ async def test_a_page_is_shared_until_something_is_announced(redis_url: str) -> 
     async with asking(redis_url) as (_, ask):
         first = ask(channel, 1)
         await first.answered.wait()
+        counted = metrics.SHARED_READS.value
         second = ask(channel, 1)
         channel.heard = 10**18
         third = ask(channel, 1)
 
     assert first is second is not third
+    assert metrics.SHARED_READS.value == counted + 1
 
 
 async def test_a_read_that_fails_is_answered_with_the_error() -> None:

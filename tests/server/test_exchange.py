@@ -11,6 +11,7 @@ import pytest
 
 from gateway.server import site
 from gateway.server.exchange import HIGH_BODY_BYTES
+from gateway.server.protocols import HttpProtocol
 from gateway.transports.writer import EXTENSION, HIGH_BYTES
 from tests.server.conftest import Serve
 from tests.support.wire import Wire, request, upgrade
@@ -119,7 +120,14 @@ async def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [b"what is this\r\n\r\n", request("/c", host=None), post("/c", 2, "Transfer-Encoding: chunked"), upgrade("/c") + b"early"]
+    "wrong",
+    [
+        b"what is this\r\n\r\n",
+        request("/c", host=None),
+        post("/c", 2, "Transfer-Encoding: chunked"),
+        upgrade("/c"),
+        upgrade("/c") + b"early",
+    ],
 )
 async def test_an_error_comes_after_the_answers_to_earlier_requests(serve: Serve, wrong: bytes) -> None:
     def client(wire: Wire) -> tuple[list[bytes], int, bytes]:
@@ -196,6 +204,20 @@ async def test_a_server_that_stops_answers_what_was_sent_ahead(serve: Serve) -> 
 
     assert answers.count(b"HTTP/1.1 200 OK") == 2
     assert answers.endswith(b"\r\n\r\n/b")
+
+
+async def test_a_refused_client_that_stays_is_cut_soon(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "LINGER_SECONDS", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await serve(echo))
+    writer.write(b"what is this\r\n\r\n")
+    answer = await reader.read()
+    assert HttpProtocol._site
+    async with asyncio.timeout(5):
+        while HttpProtocol._site.state.connections:
+            await asyncio.sleep(0.01)
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 async def test_a_client_that_has_half_closed_within_its_body_is_not_waited_for(serve: Serve) -> None:

@@ -46,6 +46,21 @@ def test_the_kernel_buffers_little_for_a_client_that_takes_nothing() -> None:
     assert sent < 2 * UNSENT_BYTES
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux: TCP_USER_TIMEOUT")
+def test_the_kernel_gives_a_vanished_client_up_after_half_a_minute() -> None:
+    with bind(Settings(port=0)) as listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+
+
+def test_a_port_can_be_bound_again_at_once_after_its_connections() -> None:
+    with bind(Settings(port=0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        port = listener.getsockname()[1]
+        listener.accept()[0].close()  # the side that closes first keeps the address for a minute
+        assert client.recv(1) == b""
+
+    bind(Settings(port=port)).close()
+
+
 def test_the_garbage_collector_is_set_to_run_seldom() -> None:
     before = gc.get_threshold()
     try:

@@ -20,8 +20,9 @@ from gateway.store import listener as listener_module
 from gateway.store.connect import redis_client
 from gateway.store.connection import ask
 from gateway.store.listener import Listener
-from gateway.store.receiver import MESSAGES_AT_ONCE
+from gateway.store.receiver import MESSAGES_AT_ONCE, Receiver
 from tests.faults.proxy import Proxy
+from tests.store.test_receiver import connected
 from tests.support.tls import tls_before
 
 
@@ -218,6 +219,48 @@ async def test_channels_that_nobody_asked_for_are_not_waited_for(names: list[str
 
     async with asyncio.timeout(5):
         await listener.confirmed(names)
+
+
+async def test_other_answers_of_redis_confirm_nothing() -> None:
+    listener = Listener(Redis(), "notify", on_message=print, on_lost=print, on_connected=print)
+    listener.subscribe("a")
+    waiting = asyncio.ensure_future(listener.confirmed(["a"]))
+    for answer in ([b"pong", b""], [b"unsubscribe", b"notify:b", 0]):
+        await asyncio.sleep(0)
+        listener._take(answer)
+    await asyncio.sleep(0)
+    too_early = waiting.done()
+    listener._take([b"subscribe", b"notify:a", 1])
+    async with asyncio.timeout(5):
+        await waiting
+
+    assert not too_early
+
+
+async def test_a_process_that_stood_still_first_reads_what_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "PING_SECONDS", 0.01)
+    loop = asyncio.get_running_loop()
+    listener = Listener(Redis(), "notify", on_message=print, on_lost=print, on_connected=print, silence=60)
+    async with connected() as (transport, _server):
+        receiver = Receiver(print, transport)
+        receiver.heard_at = loop.time() - 100
+        still_watching = asyncio.Event()
+
+        class Connection:
+            pings = 0
+
+            async def send_command(self, *_: object, **__: object) -> None:
+                self.pings += 1
+                if self.pings == 1:
+                    loop.call_soon(time.sleep, 0.05)
+                else:
+                    still_watching.set()
+
+        watching = asyncio.ensure_future(listener._watch(Connection(), receiver))  # type: ignore[arg-type]
+        async with asyncio.timeout(5):
+            await still_watching.wait()
+        watching.cancel()
+        await asyncio.wait([watching])
 
 
 async def test_the_number_of_unconfirmed_subscriptions_is_bounded(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,11 +117,14 @@ async def test_a_message_soon_after_the_last_pause_begins_another(monkeypatch: p
         transport.set_protocol(receiver)
         receiver._listening_since = -60
         transport.pause_reading()
+        pauses: list[object] = []
+        monkeypatch.setattr(receiver._loop, "call_later", lambda *pause: pauses.append(pause))
         receiver._read_gathered()
-        before = transport.is_reading()
+        before = transport.is_reading(), len(pauses)
         receiver.data_received(MESSAGE)
 
-        assert (before, transport.is_reading()) == (True, False)
+        assert before == (True, 0)
+        assert (transport.is_reading(), len(pauses)) == (False, 1)
 
 
 async def test_nothing_more_is_read_until_the_rest_of_a_burst_is_taken() -> None:

@@ -43,6 +43,13 @@ def test_what_an_entry_means(event: str, fields: dict[str, str], started: bool, 
     assert (found and (found.type, found.fields)) == told
 
 
+def test_an_id_that_is_not_utf_8_is_shown_with_replacements() -> None:
+    event = translate((b"1-0", {b"event": b"active", b"jobId": b"\xff1"}), Job(None, None, False))
+
+    assert event
+    assert event.job == "\ufffd1"
+
+
 def test_results_and_error_texts_are_told_only_if_that_is_asked_for() -> None:
     job = Job("cut", None, True)
     ends = [translate(entry("completed", returnvalue="[1]"), job), translate(entry("failed", failedReason="no disk"), job)]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from gateway.embedded import free_port
 from gateway.store.connect import redis_client
 from gateway.store.log import Log
 from gateway.tap import tap as module
@@ -171,6 +172,31 @@ async def test_a_redis_that_was_away_is_read_on(
         await wait_position(redis, await add("added", "2"))
 
     assert await types(redis, "2") == ["queued"]
+
+
+async def test_a_redis_that_stays_away_is_tried_again_with_pauses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda *_: 1_000)
+    async with redis_client(f"redis://127.0.0.1:{free_port()}") as client, asyncio.timeout(10):
+        task = asyncio.create_task(Tap("films", client, client, Log(client), prefix="notify").run())
+        while "it is tried again" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+
+    assert caplog.text.count("it is tried again") == 1
+
+
+async def test_results_and_error_texts_are_published_if_that_is_asked_for(redis_url: str, redis: Redis, add: Add) -> None:
+    await add("completed", "1", returnvalue="[1]", prev="active")
+    last = await add("failed", "2", failedReason="no disk", prev="active")
+    async with running(redis_url, results=True, messages=True):
+        await wait_position(redis, last)
+
+    told = [(await read(redis, f"jobs:{job}"))[0]["data"] for job in ("1", "2")]
+    assert told == [{"result": [1], "job": "1"}, {"error": "Failed", "message": "no disk", "job": "2"}]
 
 
 async def test_a_lost_lease_loses_no_event(redis_url: str, redis: Redis, add: Add) -> None:

@@ -79,6 +79,8 @@ def test_a_closed_connection_makes_room_and_leaves_nothing_behind() -> None:
             connections.check_room("a", "cid")
         with pytest.raises(Unavailable, match="sub"):
             connections.check_room("b", "ann")
+        with pytest.raises(Unavailable, match="address"), connections.counted("a", "cid"):
+            pass
         with connections.counted("b", "cid"), pytest.raises(Unavailable, match="3 connections are open"):
             connections.check_room("c", "dan")
         connections.check_room("c", "dan")
