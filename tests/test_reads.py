@@ -20,7 +20,7 @@ from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
 from gateway.core.subscription import Subscription
 from gateway.embedded import free_port
-from gateway.reads import KEPT_BYTES, PAGE_BYTES, READ_BYTES, Read, Reads, _budget_for, pages_of
+from gateway.reads import KEPT_BYTES, PAGE_BYTES, READ_BYTES, READS_IN_PIPELINE, Read, Reads, _budget_for, pages_of
 from gateway.store.connect import redis_client
 from gateway.store.log import Log
 from tests.conftest import publisher
@@ -64,6 +64,16 @@ async def test_a_read_on_its_way_is_shared_also_after_one_from_elsewhere(redis_u
     assert first is second is not elsewhere
 
 
+async def test_few_reads_of_one_channel_are_kept_while_they_are_on_their_way(redis_url: str) -> None:
+    channel, kept = Channel("jobs:1"), []
+    async with asking(redis_url) as (reads, ask):
+        for since in range(1, 3 * READS_IN_PIPELINE):
+            ask(channel, since)
+            kept.append(len(reads._reads[channel]))
+
+    assert max(kept) == READS_IN_PIPELINE
+
+
 async def test_a_page_is_shared_until_something_is_announced(redis_url: str) -> None:
     channel = Channel("jobs:1")
     async with asking(redis_url) as (_, ask):
@@ -81,11 +91,15 @@ async def test_a_page_is_shared_until_something_is_announced(redis_url: str) -> 
 async def test_a_read_that_fails_is_answered_with_the_error() -> None:
     async with redis_client(f"redis://127.0.0.1:{free_port()}") as client:
         cursor = cursor_of(Channel("jobs:1"))
-        asked = Reads(Log(client), Hub()).ask([cursor], 0)
+        reads = Reads(Log(client), Hub())
+        asked = reads.ask([cursor], 0)
         await asked[cursor].answered.wait()
+
+        await asyncio.sleep(0)
 
     with pytest.raises((RedisError, OSError)):
         pages_of(asked)
+    assert not reads._tasks
 
 
 async def test_a_channel_with_a_long_log_may_bring_more_unless_others_bring_much_already(redis_url: str) -> None:

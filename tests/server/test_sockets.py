@@ -59,6 +59,7 @@ async def test_after_a_refusal_nothing_more_is_sent(serve: Serve) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.close"})
+        assert (await receive())["type"] == "websocket.disconnect"
         try:
             await send({"type": "websocket.accept"})
         except ClientDisconnected:
@@ -136,6 +137,14 @@ async def staying(scope: dict[str, Any], receive: Any, send: Any) -> None:
     assert direct.detach(hear)
 
 
+async def listening(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """An application that does not return before the client has left."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
 async def test_a_connection_may_outlive_the_call_and_takes_one_message_after_the_other(serve: Serve) -> None:
     port = await serve(staying)
 
@@ -195,6 +204,17 @@ async def test_messages_that_are_handled_at_once_do_not_stop_the_next_ones(serve
             return [wire.send(frame(text)).frame() for text in (b"1", b"2", b"3")]
 
     assert await asyncio.to_thread(client) == [(1, b"1"), (1, b"2"), (1, b"3")]
+
+
+@pytest.mark.parametrize("app", [staying, listening])
+async def test_the_close_frame_of_a_client_is_answered_once(serve: Serve, app: Any) -> None:
+    port = await serve(app)
+
+    def client() -> list[Any]:
+        with websocket(port) as wire:
+            return [wire.send(frame(b"\x03\xe8", opcode=CLOSE)).frame(), wire.rest()]
+
+    assert await asyncio.to_thread(client) == [(CLOSE, b"\x03\xe8"), b""]
 
 
 async def test_a_client_that_left_before_stay_was_called_is_reported(serve: Serve) -> None:

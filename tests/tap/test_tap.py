@@ -216,6 +216,12 @@ async def test_a_lost_lease_loses_no_event(redis_url: str, redis: Redis, add: Ad
         assert [await types(redis, str(number)) for number in range(1, 40)] == [["queued"]] * 39
 
 
+async def test_only_one_tap_has_the_lease_and_it_keeps_it(redis: Redis) -> None:
+    first, second = (Tap("films", redis, redis, Log(redis), prefix="notify") for _ in range(2))
+
+    assert [await tap._acquire() for tap in (first, second, first, second)] == [True, False, True, False]
+
+
 async def test_the_lease_is_given_back_at_the_end(redis_url: str, redis: Redis, add: Add) -> None:
     async with running(redis_url) as tap:
         await wait_position(redis, await add("added", "1"))

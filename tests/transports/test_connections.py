@@ -202,6 +202,7 @@ async def test_the_end_of_all_connections_is_awaited_but_not_for_ever(monkeypatc
 
 async def test_a_connection_that_is_ended_twice_is_told_once() -> None:
     connections, connection = Connections(Limits(100), 20), Slow(1)
+    connections.end(connection, 1012, "it is gone already")
     connections.add(connection, "")
     running = asyncio.ensure_future(connections.run())
     await asyncio.sleep(0)
