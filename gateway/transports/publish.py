@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -60,20 +60,45 @@ class Item(msgspec.Struct, forbid_unknown_fields=True):
 _raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _item: Final = msgspec.json.Decoder(Item)
 
+T = TypeVar("T")
 Result = dict[str, object]
 Checked = tuple[Item, bytes] | GatewayError
 """An item that was checked, with its event's JSON, or why it was refused."""
 
 
-def _parse_item(raw: bytes | msgspec.Raw) -> Item:
+def _decode(decoder: msgspec.json.Decoder[T], json: bytes | msgspec.Raw) -> T:
+    """Decode the body, or one of its items.
+
+    Raises:
+        BadRequest: if it is not JSON.
+        Unprocessable: if it is nested too deeply, or has not the form that the decoder expects.
+    """
     try:
-        return _item.decode(raw)
+        return decoder.decode(json)
     except msgspec.ValidationError as error:
-        raise Unprocessable(reason(error), quoted=show(bytes(raw).decode(errors="replace"))) from None
+        raise Unprocessable(reason(error), quoted=show(bytes(json).decode(errors="replace"))) from None
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
     except RecursionError:
         raise Unprocessable("the body is nested too deeply, 256 levels are allowed") from None
+
+
+def _parse_item(json: bytes | msgspec.Raw) -> Item:
+    return _decode(_item, json)
+
+
+def _parse_items(body: bytes) -> list[Item | GatewayError]:
+    """The items of an array; each that is refused is its error."""
+    raws = _decode(_raws, body)
+    if len(raws) > MAX_ITEMS:
+        raise Unprocessable(f"{len(raws)} events: at most {MAX_ITEMS} are allowed in one request")
+    items: list[Item | GatewayError] = []
+    for raw in raws:
+        try:
+            items.append(_parse_item(raw))
+        except GatewayError as error:
+            items.append(error)
+    return items
 
 
 def _check(item: Item, grant: Grant, max_event_bytes: int) -> bytes:
@@ -130,28 +155,14 @@ class PublishEndpoint:
             await self._answer(body, grant, scope, send)
 
     async def _answer(self, body: bytes, grant: Grant, scope: Mapping[str, Any], send: Send) -> None:
-        if body.lstrip()[:1] != b"[":
-            result = (await self._publish([_parse_item(body)], grant, scope))[0]
-            if isinstance(result, GatewayError):
-                raise result
-            await answer_json(send, result)
+        if body.lstrip()[:1] == b"[":
+            results = await self._publish(_parse_items(body), grant, scope)
+            await answer_json(send, [r.problem() if isinstance(r, GatewayError) else r for r in results])
             return
-        try:
-            raws = _raws.decode(body)
-        except msgspec.DecodeError as error:
-            raise BadRequest(f"the body is not JSON: {error}") from None
-        except RecursionError:
-            raise Unprocessable("the body is nested too deeply, 256 levels are allowed") from None
-        if len(raws) > MAX_ITEMS:
-            raise Unprocessable(f"{len(raws)} events: at most {MAX_ITEMS} are allowed in one request")
-        items: list[Item | GatewayError] = []
-        for raw in raws:
-            try:
-                items.append(_parse_item(raw))
-            except GatewayError as error:
-                items.append(error)
-        results = await self._publish(items, grant, scope)
-        await answer_json(send, [r.problem() if isinstance(r, GatewayError) else r for r in results])
+        [result] = await self._publish([_parse_item(body)], grant, scope)
+        if isinstance(result, GatewayError):
+            raise result
+        await answer_json(send, result)
 
     async def _publish(self, items: Sequence[Item | GatewayError], grant: Grant, scope: Mapping[str, Any]) -> list[Result | GatewayError]:
         """Publish the items in their order.
