@@ -263,7 +263,7 @@ class HttpProtocol(Connection):
         self._refused = True
         self._clear_deadline()
         flooded = len(self._ahead) >= MAX_PIPELINED
-        broken, self._receiving = self._receiving, None
+        broken, self._receiving = self._receiving, None  # the request whose body did not come, or was not valid
         if broken in self._ahead:
             self._ahead.remove(broken)
         if self._answering is None or self._answering.complete:
@@ -271,10 +271,10 @@ class HttpProtocol(Connection):
         elif self._answering.started:
             self.transport.abort()  # another answer cannot be sent in the middle of one
         elif flooded or self._answering is broken:
-            self._answering.end()
+            self._answering.end()  # there will be no answer to it: its body is broken, or more requests wait than may
             self._send_refusal(error)
         else:
-            self._refusal = error
+            self._refusal = error  # answered() sends it
 
     def _send_refusal(self, error: GatewayError) -> None:
         self._refusal = None
