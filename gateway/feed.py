@@ -77,7 +77,8 @@ class Feed:
         self._limit = max_event_bytes
         self._tasks: asyncio.TaskGroup | None = None
         self._reserved: dict[str, Callable[[bytes], None]] = {self.probe.name: self.probe.receive, FLOOR: self._hear_floor}
-        self._on_lost: list[tuple[Callable[[], None], asyncio.Event]] = []
+        # Those who called ``listen``: whom to tell when messages may have been missed, and whether they have caught up since.
+        self._others: list[tuple[Callable[[], None], asyncio.Event]] = []
         self._holder = b""  # the server that holds the data, as Log.open gave it
         self._heard_of_master = 0  # the newest id heard when that server was last known to be the master
 
@@ -146,7 +147,7 @@ class Feed:
         self._reserved[name] = on_message
         caught_up = asyncio.Event()
         caught_up.set()
-        self._on_lost.append((on_lost, caught_up))
+        self._others.append((on_lost, caught_up))
         self.listener.subscribe(name)
         return caught_up
 
@@ -186,7 +187,7 @@ class Feed:
 
     def _lose(self) -> None:
         self._read_on()
-        for on_lost, caught_up in self._on_lost:
+        for on_lost, caught_up in self._others:
             caught_up.clear()
             on_lost()
 
@@ -281,7 +282,7 @@ class Feed:
     async def _confirmed(self, names: Collection[str]) -> None:
         """Wait until Redis has confirmed all of these channels, and all who called ``listen`` have caught up."""
         await self.listener.confirmed(names)
-        while waiting := [caught_up for _, caught_up in self._on_lost if not caught_up.is_set()]:
+        while waiting := [caught_up for _, caught_up in self._others if not caught_up.is_set()]:
             await waiting[0].wait()
             await self.listener.confirmed(names)  # there may be a new connection by now
 
