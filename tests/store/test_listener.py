@@ -137,13 +137,14 @@ async def test_announcements_of_an_unsubscribed_channel_are_not_received(redis_u
         too_early = listener.unsubscribe("a")
         await listener.confirmed(["a"])
         in_time = listener.unsubscribe("a")
+        unknown = listener.unsubscribe("unknown")
         listener.subscribe("b")
         await listener.confirmed(["b"])
         await redis.publish("notify:a", "1")
         await redis.publish("notify:b", "2")
         await until(lambda: heard.messages)
 
-    assert (too_early, in_time) == (False, True)
+    assert (too_early, in_time, unknown) == (False, True, False)
     assert heard.messages == [("b", b"2")]
 
 

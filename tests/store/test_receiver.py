@@ -173,9 +173,31 @@ async def test_the_end_of_a_busy_connection_is_noticed() -> None:
             await receiver.wait()
 
 
+async def test_after_a_burst_no_pause_begins_before_its_rest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.receiver.BUSY_SECONDS", 60)
+    taken: list[object] = []
+    pauses: list[object] = []
+    async with connected() as (transport, server), asyncio.timeout(10):
+        receiver = Receiver(taken.append, transport)
+        transport.set_protocol(receiver)
+        monkeypatch.setattr(receiver._loop, "call_later", lambda *pause: pauses.append(pause))
+        receiver._resume()
+        receiver.data_received(MESSAGE * 2 * MESSAGES_AT_ONCE)
+        while not transport.is_reading():
+            await asyncio.sleep(0)
+        transport.pause_reading()
+        server.send(MESSAGE * 2 * MESSAGES_AT_ONCE)
+        receiver._read_gathered()
+        while not transport.is_reading():
+            await asyncio.sleep(0)
+
+    assert len(taken) == 4 * MESSAGES_AT_ONCE
+    assert pauses == []
+
+
 async def test_messages_left_in_a_closed_connection_are_not_received() -> None:
     taken: list[object] = []
-    async with connected() as (transport, _server), asyncio.timeout(30):
+    async with connected() as (transport, server), asyncio.timeout(30):
         receiver = Receiver(taken.append, transport)
         transport.set_protocol(receiver)
         waiting = asyncio.ensure_future(receiver.wait())
@@ -184,6 +206,8 @@ async def test_messages_left_in_a_closed_connection_are_not_received() -> None:
         waiting.cancel()
         await asyncio.wait([waiting])
         receiver.data_received(MESSAGE)
+        server.send(MESSAGE)
+        receiver._read_gathered()
         await asyncio.sleep(0)
 
     assert len(taken) == MESSAGES_AT_ONCE

@@ -174,6 +174,16 @@ async def test_a_redis_that_was_away_is_read_on(
     assert await types(redis, "2") == ["queued"]
 
 
+async def test_a_quiet_queue_is_waited_for_and_not_polled(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK_SECONDS", 2.0)
+    async with running(redis_url):
+        await wait_position(redis, "0-0")
+        await asyncio.sleep(0.05)
+        stats = await redis.info("commandstats")
+
+    assert stats.get("cmdstat_xread", {}).get("calls", 0) <= 1
+
+
 async def test_a_redis_that_stays_away_is_tried_again_with_pauses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

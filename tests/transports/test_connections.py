@@ -228,13 +228,20 @@ async def test_streams_that_are_opened_together_do_not_grow_old_together() -> No
     assert {state.until for state in never._open.values()} == {math.inf}
 
 
-async def test_a_waiting_poll_is_shown_by_the_metrics() -> None:
-    shown = metrics.CONNECTIONS["poll"]
-    before = shown.value
-    with Connections(Limits(100), 20).counted("a", "ann"):
-        during = shown.value
+async def test_waiting_polls_and_open_streams_are_shown_by_the_metrics() -> None:
+    connections, stream, shown = Connections(Limits(100), 20), Slow(1), metrics.CONNECTIONS
 
-    assert (during, shown.value) == (before + 1, before)
+    def counts() -> tuple[float, float]:
+        return shown["poll"].value, shown["sse"].value
+
+    polls, streams = counts()
+    with connections.counted("a", "ann"):
+        connections.add(stream, "")
+        during = counts()
+        connections.remove(stream)
+
+    assert during == (polls + 1, streams + 1)
+    assert counts() == (polls, streams)
 
 
 async def test_a_counted_connection_can_be_asked_to_end() -> None:
