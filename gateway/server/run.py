@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import logging.config
+import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -37,6 +40,12 @@ WORKER_SECONDS: Final = 10
 KEEP_ALIVE_SECONDS: Final = 65  # longer than the 60 s after which proxies close an idle connection
 
 
+def _end_after(supervisor: multiprocessing.process.BaseProcess) -> None:
+    """End this worker when its supervisor is gone, which may have been killed: the port must be free for the next one."""
+    supervisor.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class _Config(uvicorn.Config):
     """uvicorn's configuration. Each process loads it once, after everything is imported, so what exists then is left uncollected."""
 
@@ -45,6 +54,8 @@ class _Config(uvicorn.Config):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)
+        if self.workers > 1 and (supervisor := multiprocessing.parent_process()) is not None:
+            threading.Thread(target=_end_after, args=(supervisor,), name="supervisor", daemon=True).start()
 
 
 def server_config(app: str | Callable[..., Any], settings: Settings, **others: Any) -> uvicorn.Config:

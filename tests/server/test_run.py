@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,23 @@ def test_a_worker_that_dies_is_replaced(redis_url: str) -> None:
 
         assert len(dead) == 2
         assert not set(dead) & set(workers_of(server))
+
+
+def test_workers_end_when_their_supervisor_is_killed(redis_url: str) -> None:
+    with running_gateway(redis_url, "--workers", "2") as server:
+        workers_of(server)
+        server.process.kill()
+        server.process.wait()
+
+        deadline = time.monotonic() + 10
+        while _listens(server.port):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def open_of(sockets: list[websockets.ClientConnection]) -> int:
