@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 import websockets
 
+from gateway import Settings, create_app
+from gateway.server.drain import SIGNALS, draining
 from gateway.server.run import GRACE_SECONDS
+from gateway.transports.connections import Ending
+from gateway.transports.services import Services
 from tests.support.clients import sse
 from tests.support.figures import figures, figures_when
 from tests.support.servers import Server, running_gateway, workers_of
@@ -110,6 +118,80 @@ async def test_ctrl_c_in_a_terminal_drains_the_workers_too(redis_url: str) -> No
 
     assert {socket.close_code for socket in sockets} == {1012}
     assert (status, drained) == (0, 2)
+
+
+@pytest.fixture
+def server() -> Iterator[uvicorn.Server]:
+    """A server of uvicorn that has this process's signals."""
+    server = uvicorn.Server(uvicorn.Config(lambda: None, log_config=None))
+    before = {number: signal.signal(number, server.handle_exit) for number in SIGNALS}
+    yield server
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def services() -> Services:
+    return create_app(Settings(redis_url="redis://127.0.0.1:1", auth="none")).services
+
+
+async def test_the_first_signal_drains_and_the_second_ends(server: uvicorn.Server) -> None:
+    shared = services()
+    with contextlib.ExitStack() as polls:
+        async with draining(shared, 60), asyncio.timeout(10):
+            for _ in range(2):
+                polls.enter_context(shared.connections.counted("a", "ann"))
+            signal.raise_signal(signal.SIGTERM)
+            while not shared.draining:
+                await asyncio.sleep(0)
+            drained = server.should_exit
+            signal.raise_signal(signal.SIGINT)
+            while not server.should_exit:
+                await asyncio.sleep(0)
+
+    assert not drained
+    assert server.force_exit
+
+
+async def test_a_drain_without_time_ends_all_connections_together(server: uvicorn.Server) -> None:
+    shared = services()
+    ended: list[tuple[int, int]] = []
+
+    def ending(name: int) -> Ending:
+        return lambda code, _: ended.append((name, code))
+
+    with contextlib.ExitStack() as polls:
+        async with draining(shared, 0), asyncio.timeout(4):
+            for name in range(6):
+                polls.enter_context(shared.connections.counted("a", "ann", ending(name)))
+            signal.raise_signal(signal.SIGTERM)
+            while len(ended) < 6:
+                await asyncio.sleep(0.001)
+
+    assert sorted(ended) == [(name, 1012) for name in range(6)]
+
+
+async def test_the_signals_are_uvicorns_again_after_the_gateway(server: uvicorn.Server) -> None:
+    async with draining(services(), 0):
+        taken = [signal.getsignal(number) == server.handle_exit for number in SIGNALS]
+
+    assert taken == [False, False]
+    assert [signal.getsignal(number) for number in SIGNALS] == [server.handle_exit] * 2
+
+
+async def test_the_signals_of_another_host_are_left_alone() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    async with draining(services(), 0):
+        during = [signal.getsignal(number) for number in SIGNALS]
+
+    assert during == before
+
+
+async def test_in_another_thread_the_signals_are_left_alone(server: uvicorn.Server) -> None:
+    async def drain() -> list[Any]:
+        async with draining(services(), 0):
+            return [signal.getsignal(number) for number in SIGNALS]
+
+    assert await asyncio.to_thread(asyncio.run, drain()) == [server.handle_exit] * 2
 
 
 async def hold_and_end(server: Server) -> None:
