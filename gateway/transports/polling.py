@@ -148,6 +148,7 @@ class PollEndpoint:
 
 
 async def _collect(collector: Collector, wait: float, gone: asyncio.Future[None]) -> None:
+    """Wait until it is time to answer, for so many seconds at most, or until the client is gone."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     while not collector.complete:
@@ -156,10 +157,6 @@ async def _collect(collector: Collector, wait: float, gone: asyncio.Future[None]
         if left <= 0 or gone.done() or collector.released:
             return
         collector.changed.clear()
-        changed = asyncio.ensure_future(_changed(collector))
+        changed: asyncio.Future[Any] = asyncio.ensure_future(collector.changed.wait())
         await asyncio.wait([changed, gone], timeout=left, return_when=asyncio.FIRST_COMPLETED)
         changed.cancel()
-
-
-async def _changed(collector: Collector) -> None:
-    await collector.changed.wait()
