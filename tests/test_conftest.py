@@ -34,3 +34,11 @@ def test_each_reason_to_skip_is_shown_once_with_the_line_that_installs_what_is_m
 
         assert result.stdout.count("3 skipped: needs a tool: apt-get install tool\n") == 1, result.stdout + result.stderr
         assert result.stdout.count("1 skipped: needs another system\n") == 1
+
+
+def test_a_checkout_that_cannot_be_written_to_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "test_passed.py").write_text("def test_passed():\n    pass\n")
+    command = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-n0", "-o", "cache_dir=/dev/null/cache", str(tmp_path)]
+    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (result.returncode, result.stderr) == (0, "")
