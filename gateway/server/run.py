@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import logging.config
 import multiprocessing
 import multiprocessing.process
 import os
@@ -213,7 +212,6 @@ class _Workers(Multiprocess):
 
 def _supervise(settings: Settings, listener: socket.socket) -> None:
     config = server_config("gateway.app:create_app", settings, workers=settings.workers, factory=True)
-    logging.config.dictConfig(log_config(settings.log_level, settings.log_format))
     _announce(settings, listener)
     _raise_limits(settings)
     _Workers(config, [listener]).run()
