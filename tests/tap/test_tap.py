@@ -184,6 +184,15 @@ async def test_a_quiet_queue_is_waited_for_and_not_polled(redis_url: str, redis:
     assert stats.get("cmdstat_xread", {}).get("calls", 0) <= 1
 
 
+async def test_a_queue_that_was_quiet_for_long_is_read_on(redis_url: str, redis: Redis, add: Add) -> None:
+    async with running(redis_url), asyncio.timeout(10):
+        while (await redis.info("commandstats")).get("cmdstat_xread", {}).get("calls", 0) < 3:
+            await asyncio.sleep(0.01)
+        await wait_position(redis, await add("added", "1"))
+
+    assert await types(redis, "1") == ["queued"]
+
+
 async def test_a_redis_that_stays_away_is_tried_again_with_pauses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -228,6 +228,21 @@ async def test_streams_that_are_opened_together_do_not_grow_old_together() -> No
     assert {state.until for state in never._open.values()} == {math.inf}
 
 
+async def test_a_stream_that_has_grown_old_is_told_to_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.001)
+    connections, old, young = Connections(Limits(100), 20, max_age=1_000), Slow(1), Slow(1)
+    for connection in (old, young):
+        connections.add(connection, "")
+    connections._open[old].until = 0
+    running = asyncio.ensure_future(connections.run())
+    async with asyncio.timeout(5):
+        while not old.goodbyes:
+            await asyncio.sleep(0.001)
+    running.cancel()
+
+    assert (old.goodbyes, young.goodbyes) == ([1012], [])
+
+
 async def test_waiting_polls_and_open_streams_are_shown_by_the_metrics() -> None:
     connections, stream, shown = Connections(Limits(100), 20), Slow(1), metrics.CONNECTIONS
 
