@@ -206,16 +206,8 @@ def _from_files(environ: Mapping[str, str], problems: list[str]) -> dict[str, st
     return found
 
 
-def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
-    """Read the settings.
-
-    Args:
-        environ: the environment variables
-        chosen: settings that outrank the environment, such as those of the command line; ``None`` for one that was not given
-
-    Raises:
-        SettingsError: if some are wrong or unknown, with a line for each.
-    """
+def parse_settings(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The settings in these environment variables by name, and what is wrong with the others, a line each."""
     problems: list[str] = []
     values: dict[str, Any] = {}
     for name, text in _from_files(environ, problems).items():
@@ -227,10 +219,23 @@ def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
             shown = "the value" if hidden else ascii(text if len(text) <= 80 else text[:77] + "...")
             reason = f" ({error})" if name == "redis_url" and error.args else ""
             problems.append(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected{reason}")
-    values |= {name: value for name, value in chosen.items() if value is not None}
+    return values, problems
+
+
+def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        environ: the environment variables
+        chosen: settings that outrank the environment, such as those of the command line; ``None`` for one that was not given
+
+    Raises:
+        SettingsError: if some are wrong or unknown, with a line for each.
+    """
+    values, problems = parse_settings(environ)
     if problems:
         raise SettingsError("\n".join(problems))
-    return Settings(**values)
+    return Settings(**values | {name: value for name, value in chosen.items() if value is not None})
 
 
 def allowed_origins(settings: Settings) -> tuple[str, ...]:

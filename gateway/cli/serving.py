@@ -10,7 +10,7 @@ import click
 from gateway.cli.usage import fail, settings_or_exit
 from gateway.errors import SettingsError
 from gateway.server.run import bind, serve, serve_workers
-from gateway.settings import Settings, read_settings, serving_problems
+from gateway.settings import Settings, parse_settings, serving_problems
 from gateway.store.checks import redis_problems
 
 
@@ -70,12 +70,12 @@ def check() -> None:
 
     Prints every problem, a line each, and exits with 1 if there is one.
     """
-    try:
-        settings = read_settings(os.environ)
-    except SettingsError as error:
-        fail(str(error))
-    problems = serving_problems(settings)
-    if settings.redis_url is not None:
+    values, problems = parse_settings(os.environ)
+    settings = Settings(**values)
+    if not problems:  # otherwise it would miss settings that are there, but wrong
+        problems = serving_problems(settings)
+    prefix_is_sure = not any("GATEWAY_PREFIX" in problem for problem in problems)  # under another one we would leave things in Redis
+    if settings.redis_url is not None and prefix_is_sure:
         problems += asyncio.run(redis_problems(settings.redis_url, settings.prefix, settings.max_event_bytes))
     if problems:
         fail("\n".join(problems))

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gateway.embedded import embedded_server
+from gateway.embedded import embedded_server, free_port
 from tests.support.command import invoke, run
 from tests.support.tokens import SECRET
 
@@ -35,6 +35,17 @@ def test_check_names_every_problem_a_line_each() -> None:
     assert result.returncode == wrong.returncode == 1
     assert ["maxmemory-policy" in line or "appendonly" in line for line in result.stderr.splitlines()] == [True, True]
     assert len(wrong.stderr.splitlines()) == 2
+
+
+def test_check_looks_at_redis_also_if_other_settings_are_wrong() -> None:
+    away = f"redis://127.0.0.1:{free_port()}"
+
+    wrong = run("check", port="x", redis_url=away)
+    wrong_prefix = run("check", prefix="", redis_url=away)
+
+    assert wrong.returncode == wrong_prefix.returncode == 1
+    assert [line.split(": ")[1] for line in wrong.stderr.splitlines()] == ["GATEWAY_PORT", "GATEWAY_REDIS_URL"]
+    assert [line.split(": ")[1] for line in wrong_prefix.stderr.splitlines()] == ["GATEWAY_PREFIX"]  # or it would look for another's
 
 
 def test_check_finds_nothing_wrong_with_a_good_redis() -> None:
