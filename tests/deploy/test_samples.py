@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from gateway.settings import Settings, read_settings
@@ -81,8 +80,8 @@ def compose() -> dict[str, Any]:
 
 def test_compose_accepts_the_file_without_any_setting() -> None:
     tool = shutil.which("docker-compose")
-    if tool is None:
-        pytest.skip("needs docker-compose: apt-get install docker-compose")
+    need(tool, "docker-compose: apt-get install docker-compose")
+    assert tool
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     checked = subprocess.run([tool, "config", "--quiet"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
 
