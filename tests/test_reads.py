@@ -20,6 +20,7 @@ from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
 from gateway.core.subscription import Subscription
 from gateway.embedded import free_port
+from gateway.feed import Feed
 from gateway.reads import KEPT_BYTES, PAGE_BYTES, READ_BYTES, READS_IN_PIPELINE, Read, Reads, _budget_for, pages_of
 from gateway.store.connect import redis_client
 from gateway.store.log import Log
@@ -230,14 +231,20 @@ async def test_a_redis_that_knows_what_was_heard_is_asked_once(redis_url: str, r
         assert await reads(redis) - before == 1
 
 
+async def two_received(feed: Feed, redis: Redis) -> list[str]:
+    """The ids of two events on jobs:1 that the feed has heard of."""
+    follower = Client(feed, "jobs:1", 0)
+    await follower.until_ready()
+    ids = [await publisher(redis)("jobs:1") for _ in range(2)]
+    async with asyncio.timeout(5):
+        while ids[-1] not in follower.ids:
+            await asyncio.sleep(0.01)
+    return ids
+
+
 async def test_a_redis_that_lags_behind_what_was_received_is_corrected_before_it_is_trusted(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
-        follower = Client(feed, "jobs:1", 0)
-        await follower.until_ready()
-        first, second = [await publisher(redis)("jobs:1") for _ in range(2)]
-        async with asyncio.timeout(5):
-            while second not in follower.ids:
-                await asyncio.sleep(0.01)
+        first, _ = await two_received(feed, redis)
         # As if commands went to another master that lags behind, while the pub/sub connection has noticed nothing.
         await redis.mset({"notify:clock": first, "notify:last:{jobs:1}": f"{first}0"})
         await redis.rpop("notify:log:{jobs:1}")
@@ -252,12 +259,7 @@ async def test_a_redis_that_stays_behind_is_believed_in_the_end(redis_url: str, 
         return b""
 
     async with running(redis_url) as feed:
-        follower = Client(feed, "jobs:1", 0)
-        await follower.until_ready()
-        first, second = [await publisher(redis)("jobs:1") for _ in range(2)]
-        async with asyncio.timeout(5):
-            while second not in follower.ids:
-                await asyncio.sleep(0.01)
+        first, _ = await two_received(feed, redis)
         await redis.set("notify:clock", first)
         monkeypatch.setattr(feed.log, "open", open_without_effect)
         client = Client(feed, "jobs:1", int(first))
