@@ -150,7 +150,7 @@ LATENCY: Final = _histograms(
     "transport",
     TRANSPORTS,
 )
-# The wire formats of each transport (core/event.py); the second one is used under a foreign ASGI server.
+# The wire formats of each transport (core/wire.py); the second one is used under a foreign ASGI server.
 WIRES: Final = {"websocket": ("frame", "text"), "sse": ("chunk", "block"), "poll": ("item",)}
 LATENCY_BY_WIRE: Final = {wire: LATENCY[transport] for transport, wires in WIRES.items() for wire in wires}
 PUBLISHED: Final = _counters("gateway_published_total", "Events by POST /publish", "outcome", ("recorded", "live_only", "refused"))

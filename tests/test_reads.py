@@ -15,10 +15,10 @@ from gateway import feed as feed_module
 from gateway import metrics
 from gateway import reads as reads_module
 from gateway.core.cursor import Cursor
-from gateway.core.event import TEXT
 from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
 from gateway.core.subscription import Subscription
+from gateway.core.wire import TEXT
 from gateway.embedded import free_port
 from gateway.feed import Feed
 from gateway.reads import KEPT_BYTES, PAGE_BYTES, READ_BYTES, READS_IN_PIPELINE, Read, Reads, _budget_for, pages_of

@@ -12,8 +12,9 @@ from typing import Any, Final
 import click
 
 from gateway.cli.usage import channel_argument, redis_url_or_exit, settings_or_exit, with_redis
-from gateway.core.event import TEXT, Malformed, parse_published
+from gateway.core.event import Malformed, parse_published
 from gateway.core.subscription import Subscription
+from gateway.core.wire import TEXT
 from gateway.errors import BadRequest, GatewayError
 from gateway.feed import Feed
 from gateway.store.connect import redis_client

@@ -13,8 +13,9 @@ from gateway.core.cursor import Cursor
 from gateway.core.subscription import Subscription, WireStats
 
 if TYPE_CHECKING:
-    from gateway.core.event import Event, Wire
+    from gateway.core.event import Event
     from gateway.core.page import Since
+    from gateway.core.wire import Wire
 
 
 WireGroup = tuple["Wire", WireStats, tuple[Cursor, ...]]

@@ -29,7 +29,8 @@ from gateway.core.notices import Ref, notice, ready
 from gateway.core.page import EARLIEST, Item, Page, end_of_turn, has_gap
 
 if TYPE_CHECKING:
-    from gateway.core.event import Event, Wire
+    from gateway.core.event import Event
+    from gateway.core.wire import Wire
 
 QUEUE_BYTES: Final = 262_144
 TURN_BYTES: Final = 262_144  # delivered after one read, and up to one event more: every page may hold an event of the largest size
@@ -87,7 +88,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     _queued_bytes: int = 0
     _waited: bool = False  # all logs were read to their ends but at different moments, and one more read has been asked for
     _expecting: tuple[tuple[Ref, list[Cursor]], ...] = ()  # ready notices that are due, with the cursors they wait for
-    _placed: bool = False  # the client has an id with which it can come back
+    _placed: bool = False  # the client has an id with which it can come back on every channel
 
     # What the client asks for
 
@@ -95,7 +96,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         """Add channels. A ready notice with this ``ref`` follows once their logs have been read."""
         for cursor in cursors:
             self.cursors[cursor.channel.name] = cursor
-            self._placed |= cursor.position >= EARLIEST
+        self._placed |= all([cursor.position >= EARLIEST for cursor in cursors])
         self._expecting += ((ref, cursors),)
         self._stop_live()
 
@@ -273,8 +274,8 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
             if any(map(is_unread, cursors)):
                 self._expecting += ((ref, cursors),)
                 continue
-            # An SSE client has a cursor from the first event on. Until then the ready notice gives it one: without any it would
-            # start from the beginning when it reconnects. The highest position will do for all its channels, because they were
+            # An SSE client has a cursor from the first event on. Until then the ready notice gives it one, unless it came with one for
+            # every channel: without it the others would begin anew when it reconnects, after what came meanwhile. The highest position will do for all its channels, because they were
             # delivered in order of id and so nothing up to it is missing on any of them.
             id = 0 if self._placed else max(map(_position, self.cursors.values()), default=0)
             self.write(self.wire.notice("ready", ready(ref, cursors), id))

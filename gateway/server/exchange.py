@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.core.event import http_chunk
+from gateway.core.wire import http_chunk
 from gateway.server.responses import DefaultFields, response_head
 from gateway.transports.writer import Message
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.core.event import Wire
 from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
+from gateway.core.wire import Wire
 from gateway.errors import DONE, OVERLOADED, GatewayError
 from gateway.transports.services import Services
 from gateway.transports.writer import Send, Writer, nothing

@@ -10,10 +10,10 @@ from typing import Any, Final
 import msgspec
 
 from gateway import metrics
-from gateway.core.event import ITEM
 from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
+from gateway.core.wire import ITEM
 from gateway.errors import GatewayError, Unavailable
 from gateway.transports.answers import answer, check_method
 from gateway.transports.connections import address_of

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from gateway import metrics
-from gateway.core.event import BLOCK, CHUNK, http_chunk
 from gateway.core.grant import Grant
+from gateway.core.wire import BLOCK, CHUNK, http_chunk
 from gateway.errors import OVERLOADED, RESTART
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.connections import address_of

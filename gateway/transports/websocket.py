@@ -12,11 +12,12 @@ from typing import Any, Final, cast
 import msgspec
 
 from gateway import metrics
-from gateway.core.event import FRAME, TEXT, Wire, show
+from gateway.core.event import show
 from gateway.core.grant import Grant
 from gateway.core.notices import Ref
 from gateway.core.page import Since
 from gateway.core.rate_limit import RateLimit
+from gateway.core.wire import FRAME, TEXT, Wire
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
 from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower

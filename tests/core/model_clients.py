@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.event import BLOCK, TEXT
 from gateway.core.page import EARLIEST, Since
 from gateway.core.subscription import Subscription
+from gateway.core.wire import BLOCK, TEXT
 from tests.core.model_processes import Process
 from tests.core.redis_model import RedisModel
 

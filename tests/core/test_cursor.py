@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from gateway.core.cursor import Cursor, has_missed
-from gateway.core.event import TEXT, Event, parse_published
+from gateway.core.event import Event, parse_published
 from gateway.core.hub import Hub
 from gateway.core.page import Item, Page, Since
 from gateway.core.subscription import Subscription
+from gateway.core.wire import TEXT
 
 
 def nothing(*_: Any) -> None:

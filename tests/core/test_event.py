@@ -1,4 +1,4 @@
-"""Events: what publishers may send, what is refused and why, and the exact bytes on each transport."""
+"""Events: what publishers may send, what is refused and why, and the JSON that clients get."""
 
 from __future__ import annotations
 
@@ -8,29 +8,23 @@ import tracemalloc
 import pytest
 
 from gateway.core.event import (
-    BLOCK,
-    CHUNK,
-    FRAME,
     MAX_CURSOR,
-    TEXT,
     Event,
     Malformed,
     Published,
     channel_problem,
-    http_chunk,
     parse_announcement,
     parse_cursor,
     parse_entry,
     parse_published,
     show,
-    text_frame,
 )
 
 DEEP = 20_000
 
 
-def event(data: bytes = b"1", id: int = 7, *, final: bool = False) -> Event:
-    return parse_announcement("jobs:42", b'%d 5\n{"type":"t","data":%b%b}' % (id, data, b',"final":true' if final else b""))
+def event(data: bytes = b"1", *, final: bool = False) -> Event:
+    return parse_announcement("jobs:42", b'7 5\n{"type":"t","data":%b%b}' % (data, b',"final":true' if final else b""))
 
 
 # Names and cursors
@@ -174,7 +168,7 @@ def test_a_lone_surrogate_is_carried_or_refused_but_never_breaks(json: bytes) ->
     except Malformed:
         return
 
-    assert Event("c", 1, 0, published).encode(BLOCK).isascii()
+    assert Event("c", 1, 0, published).json.isascii()
 
 
 def test_a_lone_surrogate_is_refused_in_a_type() -> None:
@@ -275,73 +269,6 @@ def test_channel_and_id_cannot_be_forged() -> None:
         "channel": "jobs:42",
         "id": "7",
     }
-
-
-@pytest.mark.parametrize(
-    ("size", "head"),
-    [
-        (0, b"\x81\x00"),
-        (125, b"\x81\x7d"),
-        (126, b"\x81\x7e\x00\x7e"),
-        (65_535, b"\x81\x7e\xff\xff"),
-        (65_536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
-    ],
-)
-def test_a_frame_says_its_length_in_the_fewest_bytes(size: int, head: bytes) -> None:
-    payload = b"x" * size
-
-    assert text_frame(payload) == head + payload
-
-
-@pytest.mark.parametrize("size", [125, 126, 65_535, 65_536])
-def test_an_event_of_just_that_size_in_a_frame(size: int) -> None:
-    rest = len(event(b'""').json)
-    sized = event(b'"%b"' % (b"x" * (size - rest)))
-
-    assert len(sized.json) == size
-    assert sized.encode(FRAME) == text_frame(sized.json)
-
-
-def test_a_block_has_the_id_and_one_line_of_data() -> None:
-    assert event().encode(BLOCK) == b'id: 7\ndata: {"type":"t","data":1,"channel":"jobs:42","id":"7"}\n\n'
-
-
-def test_line_breaks_between_tokens_do_not_end_the_field() -> None:
-    assert event(b"[1,\r\n2,\r3,\n4]").encode(BLOCK) == (b'id: 7\ndata: {"type":"t","data":[1,  2, 3, 4],"channel":"jobs:42","id":"7"}\n\n')
-
-
-def test_a_live_only_event_leaves_the_clients_cursor_alone() -> None:
-    live = parse_announcement("c", b"5")
-
-    assert live.encode(BLOCK) == b'data: {"type":"message","data":5,"channel":"c"}\n\n'
-
-
-def test_a_chunk_is_the_block_with_its_length() -> None:
-    block = event().encode(BLOCK)
-
-    assert event().encode(CHUNK) == b"%x\r\n%b\r\n" % (len(block), block)
-    assert http_chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
-
-
-def test_text_is_the_json_itself() -> None:
-    assert event().encode(TEXT) is not None
-    assert event().encode(TEXT) == event().json
-
-
-@pytest.mark.parametrize("wire", [TEXT, FRAME, BLOCK, CHUNK])
-def test_an_encoding_is_made_once(wire) -> None:
-    one = event()
-
-    assert one.encode(wire) is one.encode(wire)
-
-
-def test_a_notice_on_each_wire() -> None:
-    json = b'{"op":"gap","channel":"c"}'
-
-    assert TEXT.notice("gap", json, 0) == json
-    assert FRAME.notice("gap", json, 0) == b"\x81\x1a" + json
-    assert BLOCK.notice("gap", json, 0) == b"event: gap\ndata: " + json + b"\n\n"
-    assert CHUNK.notice("gap", json, 0) == http_chunk(b"event: gap\ndata: " + json + b"\n\n")
 
 
 def test_data_goes_through_byte_for_byte() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.cursor import Cursor
-from gateway.core.event import BLOCK, FRAME, TEXT, Event, Wire, parse_published
+from gateway.core.event import Event, parse_published
 from gateway.core.hub import Hub
 from gateway.core.subscription import Subscription
+from gateway.core.wire import BLOCK, FRAME, TEXT, Wire
 
 
 class Client:

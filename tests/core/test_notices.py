@@ -7,10 +7,10 @@ import json
 import pytest
 
 from gateway.core.cursor import Cursor
-from gateway.core.event import FRAME
 from gateway.core.hub import Channel
 from gateway.core.notices import Ref, notice, ready
 from gateway.core.subscription import Subscription
+from gateway.core.wire import FRAME
 
 
 def cursor(name: str, position: int) -> Cursor:

@@ -10,10 +10,11 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core import subscription
-from gateway.core.event import BLOCK, CHUNK, TEXT, Event, Wire, parse_published
+from gateway.core.event import Event, parse_published
 from gateway.core.hub import Hub
-from gateway.core.page import Answer, Entry, Page, Since, make_page
+from gateway.core.page import EARLIEST, Answer, Entry, Page, Since, make_page
 from gateway.core.subscription import QUEUE_BYTES, Subscription
+from gateway.core.wire import BLOCK, CHUNK, TEXT, Wire
 
 
 class Client:
@@ -406,6 +407,17 @@ def test_ready_is_where_an_event_stream_without_an_event_gets_its_cursor(since: 
     client.read(a=answer("a", clock=50), b=Answer(50, (40,), 0, False, False, []))
 
     assert written[0].startswith(b"id: 50\nevent: ready\n")
+
+
+@pytest.mark.parametrize("since", ["last", "now"])
+def test_ready_gives_an_event_stream_a_cursor_if_one_of_its_channels_came_without(since: Since) -> None:
+    written: list[bytes] = []
+    client = Client(BLOCK, written.append)
+    client.follow(a=EARLIEST, b=since)
+    client.subscription.begin_read()
+    client.read(a=answer("a", EARLIEST, clock=EARLIEST + 5), b=answer("b", clock=EARLIEST + 5))
+
+    assert written[0].startswith(b"id: %d\nevent: ready\n" % (EARLIEST + 5))
 
 
 def test_there_is_no_cursor_to_come_back_with_before_the_first_read() -> None:

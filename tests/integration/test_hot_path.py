@@ -18,9 +18,10 @@ from redis.asyncio import Redis
 
 from gateway import Settings, create_app
 from gateway.app import Gateway
-from gateway.core.event import BLOCK, CHUNK, FRAME, TEXT, Event, Wire, parse_announcement
+from gateway.core.event import Event, parse_announcement
 from gateway.core.hub import Hub
 from gateway.core.subscription import Subscription
+from gateway.core.wire import BLOCK, CHUNK, FRAME, TEXT, Wire
 from gateway.server.run import server_config
 from tests.conftest import publisher
 from tests.support.wire import request, upgrade

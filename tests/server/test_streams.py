@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.event import http_chunk
+from gateway.core.wire import http_chunk
 from gateway.server import streams
 from gateway.transports.writer import EXTENSION
 from tests.server.conftest import Serve

@@ -12,9 +12,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from gateway.core.event import TEXT
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
+from gateway.core.wire import TEXT
 from gateway.feed import Feed
 from gateway.store.connect import redis_client
 

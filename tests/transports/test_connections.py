@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gateway import metrics
-from gateway.core.event import BLOCK
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
+from gateway.core.wire import BLOCK
 from gateway.errors import Unavailable
 from gateway.transports import connections as module
 from gateway.transports.connections import PARTS, Connections, Limits, address_of

@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from gateway.core.event import FRAME
+from gateway.core.wire import FRAME
 from gateway.core.subscription import Subscription
 from gateway.feed import Feed
 from gateway.store.receiver import Receiver
