@@ -96,7 +96,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         """Add channels. A ready notice with this ``ref`` follows once their logs have been read."""
         for cursor in cursors:
             self.cursors[cursor.channel.name] = cursor
-        self._placed |= all([cursor.position >= EARLIEST for cursor in cursors])
+        self._placed |= all(cursor.position >= EARLIEST for cursor in cursors)
         self._expecting += ((ref, cursors),)
         self._stop_live()
 
@@ -275,8 +275,9 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
                 self._expecting += ((ref, cursors),)
                 continue
             # An SSE client has a cursor from the first event on. Until then the ready notice gives it one, unless it came with one for
-            # every channel: without it the others would begin anew when it reconnects, after what came meanwhile. The highest position will do for all its channels, because they were
-            # delivered in order of id and so nothing up to it is missing on any of them.
+            # every channel: on the others it would otherwise begin anew when it reconnects, and miss what came in between. The highest
+            # position will do for all its channels, because they were delivered in order of id and so nothing up to it is missing on
+            # any of them.
             id = 0 if self._placed else max(map(_position, self.cursors.values()), default=0)
             self.write(self.wire.notice("ready", ready(ref, cursors), id))
 
