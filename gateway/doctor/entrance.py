@@ -117,7 +117,7 @@ async def check_token(deployment: Deployment) -> None:
     raise ExaminationOver
 
 
-async def check_address(deployment: Deployment, logs: Sequence[Path]) -> None:
+async def check_leaks(deployment: Deployment, logs: Sequence[Path]) -> None:
     """Check whether a token in the URL shows up where others can read it."""
     marker = f"doctor-{secrets.token_hex(8)}"
     answer = await deployment.get(f"/poll?channel={deployment.channel}&wait=0&token={marker}")

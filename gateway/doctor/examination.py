@@ -23,7 +23,7 @@ async def _check_everything(deployment: Deployment, patience: float, logs: Seque
             await entrance.check_metrics(deployment)
             await entrance.check_redis(deployment)
             await entrance.check_token(deployment)
-            await entrance.check_address(deployment, logs)
+            await entrance.check_leaks(deployment, logs)
             await check_delivery(deployment, patience)
         except (httpx.HTTPError, OSError) as error:
             deployment.report("wrong", f"a request was not answered: {type(error).__name__} {error}".rstrip(), "cut")

@@ -105,7 +105,7 @@ class Stream:
 
 
 class Socket(Stream):
-    """ExaminationOver WebSocket."""
+    """A WebSocket."""
 
     name = "WebSocket"
 
@@ -135,7 +135,7 @@ class Socket(Stream):
 
 
 class EventStream(Stream):
-    """ExaminationOver SSE."""
+    """An event stream (SSE)."""
 
     name = "SSE"
 
