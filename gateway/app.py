@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from gateway.errors import GatewayError, NotFound, SettingsError, UpgradeRequired
+from gateway.errors import NotFound, SettingsError, UpgradeRequired
 from gateway.feed import Feed
 from gateway.server.drain import draining
 from gateway.settings import Settings, allowed_origins, key_problems, read_settings
@@ -29,7 +29,7 @@ from gateway.transports.connections import Connections, Limits
 from gateway.transports.credentials import Gate, OpenGate, TokenGate
 from gateway.transports.figures import watch
 from gateway.transports.files import FileEndpoint
-from gateway.transports.log_lines import log_refusal
+from gateway.transports.guarded import Guarded
 from gateway.transports.origin import Cors, Origins
 from gateway.transports.polling import PollEndpoint
 from gateway.transports.publish import PublishEndpoint
@@ -40,7 +40,7 @@ from gateway.transports.sse import SseEndpoint
 from gateway.transports.status import LiveEndpoint, MetricsEndpoint, ReadyEndpoint
 from gateway.transports.tickets import TicketEndpoint
 from gateway.transports.websocket import WebSocketEndpoint
-from gateway.transports.writer import Message, Receive, Send
+from gateway.transports.writer import Receive, Send
 
 if TYPE_CHECKING:
     from gateway.auth.keys import Keys
@@ -63,33 +63,6 @@ _CLIENTS: Final = {"client.js": "client.min.js", "job-progress.js": "job-progres
 _FOR_PAGES: Final = {"/sse": "GET", "/poll": "GET", "/publish": "POST", "/tickets": "POST", **{f"/{name}": "GET" for name in _CLIENTS}}
 
 
-class Guarded:
-    """Wraps an endpoint and turns its ``GatewayError`` into an answer, to an HTTP request or to an upgrade that was not accepted yet."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        try:
-            await self._endpoint(scope, receive, send)
-        except GatewayError as error:
-            await _refuse(scope, send, error)
-
-
-async def _refuse(scope: Mapping[str, Any], send: Send, error: GatewayError) -> None:
-    log_refusal(scope, error)
-    if scope["type"] == "http":
-        await answer_problem(send, error)
-    elif "websocket.http.response" in scope.get("extensions", {}):
-
-        async def as_response(message: Message) -> None:
-            await send({**message, "type": "websocket." + message["type"]})
-
-        await answer_problem(as_response, error)
-    else:
-        await send({"type": "websocket.close"})
-
-
 async def _not_found(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
     raise NotFound(f"path {scope['path'][:80]!a}: there is nothing here")
 
@@ -107,9 +80,14 @@ class Gateway(Starlette):
     >>> gateway = create_app(Settings(redis_url="redis://localhost", auth="none"))
     >>> app = FastAPI(lifespan=gateway.run)
     >>> app.mount("/notify", gateway)
+
+    Args:
+        settings: with the address of Redis
+        stop: as in ``create_app``
+        pages: further routes, such as the demo's
     """
 
-    def __init__(self, settings: Settings, stop: Stop, pages: list[BaseRoute]) -> None:
+    def __init__(self, settings: Settings, stop: Stop, pages: Iterable[BaseRoute] = ()) -> None:
         if settings.redis_url is None:
             raise SettingsError("GATEWAY_REDIS_URL: not set; an address such as redis://localhost:6379 is expected")
         if problems := key_problems(settings):
@@ -119,7 +97,7 @@ class Gateway(Starlette):
         self.router.default = Guarded(_not_found)
         self._settings = settings
         self._stop = stop
-        self._pages = pages
+        self._pages = tuple(pages)
         self._used = False  # whether its lifespan was entered before
         self._set_up()
 
@@ -154,7 +132,7 @@ class Gateway(Starlette):
             ("http", "/sse"): self._guard("/sse", endpoints["/sse"]),
         }
         routes += [WebSocketRoute("/ws", self._streams["websocket", "/ws"]), Route("/ws", Guarded(_upgrade_required))]
-        self.router.routes = routes + self._pages
+        self.router.routes = [*routes, *self._pages]
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         # Starlette's router and error handlers take a third of a handshake's time, so the streams go past them, unless the application
@@ -266,15 +244,14 @@ def _exit() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def create_app(settings: Settings | None = None, *, stop: Stop = _exit, pages: list[BaseRoute] | None = None) -> Gateway:
+def create_app(settings: Settings | None = None, *, stop: Stop = _exit) -> Gateway:
     """Make the gateway as an ASGI application.
 
     Args:
         settings: read from the environment variables ``GATEWAY_*`` if not given
         stop: called if the feed dies, after which nothing can be delivered; if not given, this process sends itself SIGTERM
-        pages: further routes, such as the demo's
 
     Raises:
         SettingsError: if the address of Redis or a key for tokens is missing, or a setting is wrong.
     """
-    return Gateway(settings or read_settings(os.environ), stop, pages or [])
+    return Gateway(settings or read_settings(os.environ), stop)

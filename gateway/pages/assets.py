@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from gateway.app import Guarded
 from gateway.transports.files import FileEndpoint
+from gateway.transports.guarded import Guarded
 
 HERE: Final = Path(__file__).parent
 

@@ -19,7 +19,7 @@ import click
 import msgspec
 from starlette.routing import BaseRoute, Route
 
-from gateway.app import Gateway, Guarded
+from gateway.app import Gateway
 from gateway.embedded import NoServer, embedded_server
 from gateway.errors import BadRequest, SettingsError, Unprocessable
 from gateway.pages.assets import asset
@@ -31,6 +31,7 @@ from gateway.store.connect import redis_client
 from gateway.store.log import Log
 from gateway.transports.answers import answer, check_method
 from gateway.transports.body import read_body
+from gateway.transports.guarded import Guarded
 from gateway.transports.writer import Receive, Send
 
 MAX_BODY_BYTES: Final = 4_096
@@ -194,14 +195,6 @@ def _on_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handler
         signal.signal(signal.SIGHUP, handler)
 
 
-def _hang_up(number: int, frame: FrameType | None) -> None:
-    """Pass SIGHUP, which comes when the terminal is closed, on as SIGTERM: uvicorn does not handle it."""
-    if number == signal.SIGHUP:
-        _stop()
-    else:
-        _leave(number, frame)
-
-
 def run_demo(port: int, *, speed: float = 1.0) -> None:
     """Run the demo until a signal.
 
@@ -226,7 +219,7 @@ def run_demo(port: int, *, speed: float = 1.0) -> None:
         except NoServer as error:
             raise SettingsError(f"{error}; or set GATEWAY_REDIS_URL to the address of one that runs") from None
         stack.callback(_on_signals, signal.SIG_IGN)
-        _on_signals(_hang_up)
+        _on_signals(_leave)
         if early:
             _leave(early[0], None)
         settings = Settings(

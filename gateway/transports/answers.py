@@ -26,9 +26,9 @@ async def answer(send: Send, status: int, body: bytes, content_type: bytes, head
     await send({"type": "http.response.body", "body": body})
 
 
-async def answer_json(send: Send, value: object, headers: Headers = ()) -> None:
+async def answer_json(send: Send, value: object) -> None:
     """Send a ``200`` response with a value as JSON."""
-    await answer(send, 200, msgspec.json.encode(value), b"application/json", headers)
+    await answer(send, 200, msgspec.json.encode(value), b"application/json")
 
 
 async def answer_problem(send: Send, error: GatewayError, headers: Headers = (), *, is_refusal: bool = True) -> None:

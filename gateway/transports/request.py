@@ -17,6 +17,9 @@ from gateway.transports.writer import Receive, Send
 Scope = Mapping[str, Any]
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+DEFAULT_WAIT: Final = 25.0  # seconds that a poll waits if its request does not say
+MAX_WAIT: Final = 60.0
+
 _WAIT: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]+)", re.IGNORECASE)
 
@@ -182,8 +185,8 @@ def check_readable(grant: Grant, names: Iterable[str]) -> None:
             raise Forbidden(f"channel {show(name)}: the token does not allow it", channel=name)
 
 
-def wait_seconds(scope: Scope, default: float = 25.0, most: float = 60.0) -> float:
-    """How many seconds a poll may wait: ``wait=`` in the URL or in ``Prefer`` (RFC 7240, section 4.3), but at most ``most``.
+def wait_seconds(scope: Scope) -> float:
+    """How many seconds a poll may wait: ``wait=`` in the URL or in ``Prefer`` (RFC 7240, section 4.3), but at most ``MAX_WAIT``.
 
     Raises:
         BadRequest: if ``wait=`` in the URL is not a number of seconds.
@@ -191,8 +194,8 @@ def wait_seconds(scope: Scope, default: float = 25.0, most: float = 60.0) -> flo
     for name, value in query(scope):
         if name == "wait":
             if not _WAIT.fullmatch(value):
-                raise BadRequest(f"wait {show(value)}: seconds from 0 to {most:.0f} are expected")
-            return min(float(value), most)
+                raise BadRequest(f"wait {show(value)}: seconds from 0 to {MAX_WAIT:.0f} are expected")
+            return min(float(value), MAX_WAIT)
     found = _PREFER_WAIT.search(header(scope, b"prefer") or "")
     # A preference that is not understood is ignored (RFC 7240, section 2).
-    return min(float(found[1]), most) if found and _WAIT.fullmatch(found[1]) else default
+    return min(float(found[1]), MAX_WAIT) if found and _WAIT.fullmatch(found[1]) else DEFAULT_WAIT
