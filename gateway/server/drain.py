@@ -1,7 +1,8 @@
 """Drain: a shutdown that clients do not notice.
 
 uvicorn would close all WebSockets at once, whose clients would all reconnect at once, and would wait for SSE streams for ever. Here the
-first SIGTERM or SIGINT closes the streams one after the other, spread over the drain time. A second signal ends the process at once.
+first SIGTERM, SIGINT or SIGHUP closes the streams one after the other, spread over the drain time. A second signal ends the process at
+once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gateway.transports.services import Services
 
 logger = logging.getLogger("gateway.drain")
 
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @asynccontextmanager
@@ -49,11 +50,12 @@ async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
 
     def on_signal(number: int, _: Any) -> None:
         # Ctrl-C in a terminal sends SIGINT to every process, and the workers' parent passes it on as SIGTERM. A worker must not count
-        # that as two signals, so it ignores the first.
+        # that as two signals, so it ignores the first. So it is with SIGHUP, for which the parent replaces the workers one by one.
         if number == signal.SIGTERM or multiprocessing.parent_process() is None:
             loop.call_soon_threadsafe(stop)
 
-    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP, and it must stay so
+    before = {number: signal.signal(number, on_signal) for number in heeded}
     try:
         yield
     finally:

@@ -54,6 +54,43 @@ async def test_streams_are_closed_one_after_the_other_and_the_exit_is_clean(redi
     assert exit_code == 0
 
 
+@pytest.mark.parametrize("nohup", [False, True])
+async def test_when_its_terminal_is_closed_it_drains_unless_nohup_was_said(redis_url: str, *, nohup: bool) -> None:
+    with ignoring_hangups() if nohup else contextlib.nullcontext(), running_gateway(redis_url, drain_seconds="0") as server:
+        async with websockets.connect(f"{server.ws}/ws?channel=jobs:1") as socket:
+            assert json.loads(await socket.recv())["op"] == "ready"
+            server.process.send_signal(signal.SIGHUP)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(socket.wait_closed(), 2 if nohup else 10)
+            closed = socket.close_code
+
+            assert closed == (None if nohup else 1012)
+        assert nohup or server.process.wait(10) == 0
+
+
+@contextlib.contextmanager
+def ignoring_hangups() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # processes that are started meanwhile inherit it
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+async def test_sighup_replaces_the_workers_one_by_one_and_drains_each(redis_url: str) -> None:
+    with running_gateway(redis_url, "--workers", "2", drain_seconds="1") as server:
+        before = workers_of(server)
+        sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(6)]
+        for pid in [server.process.pid, *before]:  # all get it when a terminal is closed
+            os.kill(pid, signal.SIGHUP)
+        for socket in sockets:
+            await socket.wait_closed()
+        while len(set(workers_of(server)) - set(before)) < 2:
+            await asyncio.sleep(0.1)
+
+    assert {socket.close_code for socket in sockets} == {1012}
+
+
 async def test_a_draining_gateway_is_not_ready_and_refuses_new_clients(redis_url: str) -> None:
     with running_gateway(redis_url, drain_seconds="3") as server:
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(2)]
@@ -174,8 +211,8 @@ async def test_the_signals_are_uvicorns_again_after_the_gateway(server: uvicorn.
     async with draining(services(), 0):
         taken = [signal.getsignal(number) == server.handle_exit for number in SIGNALS]
 
-    assert taken == [False, False]
-    assert [signal.getsignal(number) for number in SIGNALS] == [server.handle_exit] * 2
+    assert taken == [False] * len(SIGNALS)
+    assert [signal.getsignal(number) for number in SIGNALS] == [server.handle_exit] * len(SIGNALS)
 
 
 async def test_the_signals_of_another_host_are_left_alone() -> None:
@@ -191,7 +228,7 @@ async def test_in_another_thread_the_signals_are_left_alone(server: uvicorn.Serv
         async with draining(services(), 0):
             return [signal.getsignal(number) for number in SIGNALS]
 
-    assert await asyncio.to_thread(asyncio.run, drain()) == [server.handle_exit] * 2
+    assert await asyncio.to_thread(asyncio.run, drain()) == [server.handle_exit] * len(SIGNALS)
 
 
 async def hold_and_end(server: Server) -> None:
