@@ -32,7 +32,7 @@ APPEND_SECONDS: Final = 4.5  # for a connection, an answer and a second try; a p
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One event for one channel, as ``notify_publish`` takes it."""
+    """One event for one channel, as ``notify_publish`` takes it. One that is live-only is announced but not recorded."""
 
     channel: str
     json: bytes
@@ -40,6 +40,7 @@ class Publication:
     keep: int | None = None
     ttl: int | None = None
     collapse: str | None = None
+    live: bool = False
 
     def arguments(self) -> list[bytes | str | int]:
         """The channel, the JSON and the options."""
@@ -99,8 +100,8 @@ class Log:
         present: bytes = answer
         return present
 
-    async def _run(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        """Run one of our functions once for each list of arguments. A refused call has its exception as its result."""
+    async def _run(self, name: str, calls: Sequence[Any]) -> list[Any]:
+        """Run one of our functions once for each of these calls. A refused call has its exception as its result."""
         results = await self._run_once(name, calls)
         for _ in range(TRIES):
             missing = [i for i, result in enumerate(results) if _is_missing(result)]
@@ -112,9 +113,9 @@ class Log:
                 results[i] = result
         return results
 
-    async def _run_once(self, name: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        if name != "reads":
-            return await ask(self._client, [self._library.command(name, 1, *call) for call in calls])
+    async def _run_once(self, name: str, calls: Sequence[Any]) -> list[Any]:
+        if name == "publish":
+            return await ask(self._client, [self._publish(publication) for publication in calls])
         groups = [calls[i : i + READS_TOGETHER] for i in range(0, len(calls), READS_TOGETHER)]
         commands = []
         for group in groups:
@@ -124,21 +125,26 @@ class Log:
         together = zip(groups, answers, strict=True)
         return [answer for group, found in together for answer in (found if isinstance(found, list) else [found] * len(group))]
 
-    async def append(self, publications: Sequence[Publication]) -> list[str | GatewayError]:
-        """Record events in this order, and announce each that was recorded.
+    def _publish(self, publication: Publication) -> tuple[Any, ...]:
+        if publication.live:
+            return ("PUBLISH", f"{self._prefix}:{publication.channel}", publication.json)
+        return self._library.command("publish", 1, *publication.arguments())
+
+    async def append(self, publications: Sequence[Publication]) -> list[str | GatewayError | None]:
+        """Record events, and announce each that was recorded or is live-only, in this order.
 
         Returns:
-            for each event its id, or the error with which it was refused
+            for each event its id, ``None`` if it is live-only, or the error with which it was refused
 
         Raises:
             Unavailable: if Redis is away. Then any of them may or may not have been recorded.
         """
         try:
             async with asyncio.timeout(APPEND_SECONDS):
-                results = await self._run("publish", [publication.arguments() for publication in publications])
+                results = await self._run("publish", publications)
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis is away: {type(error).__name__}") from error
-        return [_refusal(result) if isinstance(result, Exception) else result.decode() for result in results]
+        return [_refusal(result) if isinstance(result, Exception) else _id(result) for result in results]
 
     async def announce(self, channel: str, json: bytes) -> None:
         """Publish a live-only event.
@@ -210,6 +216,10 @@ def _next_entry(text: bytes) -> tuple[int, int]:
 def _is_missing(answer: object) -> bool:
     """Whether a call was refused because the server does not have our function."""
     return isinstance(answer, NoScriptError) or (isinstance(answer, ResponseError) and "unction not found" in str(answer))
+
+
+def _id(answer: bytes | int) -> str | None:
+    return answer.decode() if isinstance(answer, bytes) else None  # PUBLISH answers with a number
 
 
 def _refusal(error: Exception) -> GatewayError:

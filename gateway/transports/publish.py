@@ -198,28 +198,23 @@ class PublishEndpoint:
         return checked
 
     async def _record(self, checked: Sequence[Checked]) -> list[Result | GatewayError]:
-        """Record the items, or announce those that are live-only."""
-        log = self._services.feed.log
+        """Record the items, or announce those that are live-only, all in one order: a page may not see the end before what led to it."""
         publications = [
-            Publication(name, json, item.key, item.keep, item.ttl, item.collapse)
+            Publication(name, json, item.key, item.keep, item.ttl, item.collapse, item.live)
             for item, json in (entry for entry in checked if not isinstance(entry, GatewayError))
-            if not item.live
             for name in item.channels
         ]
-        answers = iter(await log.append(publications) if publications else [])
+        answers = iter(await self._services.feed.log.append(publications) if publications else [])
         results: list[Result | GatewayError] = []
         for entry in checked:
             result: Result | GatewayError
             if isinstance(entry, GatewayError):
                 outcome, result = "refused", entry
-            elif entry[0].live:
-                for name in entry[0].channels:
-                    await log.announce(name, entry[1])
-                outcome, result = "live_only", {"ids": dict.fromkeys(entry[0].channels)}
             else:
                 ids = {name: next(answers) for name in entry[0].channels}
                 refused = next((answer for answer in ids.values() if isinstance(answer, GatewayError)), None)
-                outcome, result = "recorded" if refused is None else "refused", refused or {"ids": ids}
+                accepted = "live_only" if entry[0].live else "recorded"
+                outcome, result = accepted if refused is None else "refused", refused or {"ids": ids}
             metrics.PUBLISHED[outcome].value += 1
             results.append(result)
         return results

@@ -114,6 +114,15 @@ async def test_a_live_only_event_has_no_id(client: httpx.AsyncClient, server: Se
     await messages.aclose()
 
 
+async def test_the_events_of_an_array_arrive_in_its_order_recorded_or_not(client: httpx.AsyncClient, server: Server, channel: str) -> None:
+    messages = sse(server.http, f"channel={channel}")
+    assert (await anext(messages))["op"] == "ready"
+    await client.post("/publish", json=[{"channel": channel, "data": i, "live": i % 2 == 0} for i in range(6)])
+
+    assert [(await anext(messages))["data"] for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+    await messages.aclose()
+
+
 @pytest.mark.parametrize(
     ("body", "status", "named"),
     [
