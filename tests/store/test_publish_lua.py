@@ -610,6 +610,26 @@ def test_a_publisher_whose_rights_do_not_reach_to_the_announcement_of_a_floor_is
     assert valkey.llen("notify:log:{jobs:1}") == len(floors(valkey)) == 2
 
 
+@pytest.mark.parametrize("earlier", [0, 1, 2])
+@pytest.mark.parametrize("options", [(), ("COLLAPSE", "p"), ("KEY", "k"), ("KEEP", 1, "TTL", 60)])
+def test_an_event_that_its_publisher_may_not_announce_is_refused_and_leaves_no_trace(
+    store: Store, options: tuple[object, ...], earlier: int
+) -> None:
+    for number in range(earlier):
+        store.publish(number, "COLLAPSE", "q")
+        store.publish(number, "COLLAPSE", "p")
+    log, last = store.log(), store.redis.get("notify:last:{jobs:1}")
+    store.redis.execute_command("ACL", "SETUSER", "default", "resetchannels")
+    try:
+        assert "channel" in store.refusal("1", *options)
+    finally:
+        store.redis.execute_command("ACL", "SETUSER", "default", "allchannels")
+
+    assert (store.log(), store.redis.get("notify:last:{jobs:1}"), store.redis.keys("notify:key:*")) == (log, last, [])
+    id = store.publish(1, *options)
+    assert store.log()[-1][0] == id
+
+
 def test_the_newest_32_floors_are_kept(valkey: redis.Redis) -> None:
     valkey.flushall()
     for _ in range(40):

@@ -23,8 +23,8 @@
 --   publish at 50, on B          floor 50, id 51    clock 51, holder "B 20 50"    log 21, 30, 51 (after 30)
 -- 51 comes after 30 there, so only the floor tells of the loss: every reader below it gets a gap before 51.
 --
--- Everything is checked before the first write, and Redis refuses the whole script when its memory is full or it is a read-only
--- replica. So an event is never half recorded, and nothing is announced that was not stored.
+-- Everything that can be is checked before the first write, and what is refused after it is undone. Redis refuses the whole script when
+-- its memory is full or it is a read-only replica. So an event is never half recorded, and nothing is announced that was not stored.
 --
 -- As Lua wants it, each function stands below those that it calls. To read from the top down, begin with publish, near the end.
 
@@ -285,7 +285,7 @@ local function append(log, id, before, json, label, tail_before, tail_label)
   return 0
 end
 
--- Undo the change to notify:last and fail: the log's key holds something else than a list, so the event cannot be recorded.
+-- Undo the change to notify:last and fail.
 local function put_back(key, was, problem)
   if was then redis.call('SET', key, was, 'KEEPTTL') else redis.call('DEL', key) end
   error(problem, 0)
@@ -320,6 +320,12 @@ local function publish(channel, args, second_channel)
 
   local length = append(log, id, before, json, chosen.COLLAPSE, tail_before, tail_label)
   if type(length) == 'table' then put_back(last_key, was, length) end
+  -- Before the log is trimmed, which could not be undone: the publisher may have no right to this pub/sub channel.
+  local announced = redis.pcall('PUBLISH', ANNOUNCEMENTS .. channel, id .. ' ' .. before .. '\n' .. json)
+  if type(announced) == 'table' then
+    if length == 0 then call('LSET', log, -1, tail) else call('LTRIM', log, 0, -2) end
+    put_back(last_key, was, announced)
+  end
   if length > chosen.KEEP then call('LTRIM', log, -chosen.KEEP, -1) end
   call('EXPIRE', log, chosen.TTL)
   if not last or digit > '1' or last:sub(-1) > '1' or last:sub(1, SLOT) ~= second:sub(1, SLOT) then
@@ -327,7 +333,6 @@ local function publish(channel, args, second_channel)
     call('EXPIRE', last_key, chosen.TTL + AFTERLIFE)
   end
   if key then call('SET', key, id, 'EX', KEY_SECONDS) end
-  call('PUBLISH', ANNOUNCEMENTS .. channel, id .. ' ' .. before .. '\n' .. json)
   return id
 end
 
