@@ -25,7 +25,7 @@ from gateway.store.revocations import RevocationStore
 from gateway.store.tickets import Tickets
 from gateway.transports.access import Access
 from gateway.transports.answers import answer_problem
-from gateway.transports.connections import Connections, Limits
+from gateway.transports.connections import Connections
 from gateway.transports.credentials import Gate, OpenGate, TokenGate
 from gateway.transports.figures import watch
 from gateway.transports.files import FileEndpoint
@@ -35,6 +35,7 @@ from gateway.transports.polling import PollEndpoint
 from gateway.transports.publish import PublishEndpoint
 from gateway.transports.request import Endpoint
 from gateway.transports.revoke import RevokeEndpoint
+from gateway.transports.room import Limits
 from gateway.transports.services import Services
 from gateway.transports.sse import SseEndpoint
 from gateway.transports.status import LiveEndpoint, MetricsEndpoint, ReadyEndpoint

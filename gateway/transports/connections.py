@@ -1,45 +1,41 @@
-"""Connections: all open streams of this process. Sends their heartbeats, ends those that are old, and cuts clients that take no bytes.
+"""Connections: the open streams and the waiting polls of this process.
 
-Streams and waiting polls are counted in all, by address, and by the subject of their tokens.
+It sends the streams' heartbeats, ends those that are old, and cuts clients that take no bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import math
 import os
 import random
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from gateway import metrics
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
-from gateway.errors import DONE, GOING_AWAY, RESTART, STALLED, Unavailable
+from gateway.errors import DONE, GOING_AWAY, RESTART, STALLED
 from gateway.transports.log_lines import about
+from gateway.transports.room import Limits, Room
 from gateway.transports.writer import Writer
 
 logger = logging.getLogger("gateway.connections")
 
 STALLED_SECONDS: Final = 25.0  # without a byte taken; with a check every few seconds a client is cut within 30
 CHECK_SECONDS: Final = 2.0
-PARTS: Final = 20  # in which the connections have their heartbeats, so that not all come at once
+PARTS: Final = 20  # in which the streams have their heartbeats, so that not all come at once
 CLOSE_SECONDS: Final = 5.0  # for the goodbye to reach a client
 
 Ending = Callable[[int, str], None]
 """Starts to end a connection, with a close code and a reason."""
 
 
-def _nothing(code: int, reason: str) -> None:
-    pass
-
-
-class Connection(Protocol):
-    """One open stream."""
+class OpenStream(Protocol):
+    """One open stream, over SSE or WebSocket."""
 
     transport: str
     writer: Writer
@@ -53,38 +49,11 @@ class Connection(Protocol):
         """Tell the client why the stream ends, and end it."""
 
 
-class Limits(NamedTuple):
-    """How many connections there may be.
-
-    Attributes:
-        total: in all
-        per_address: from one IPv4 address, or from one IPv6 network of 64 bits, which is what one customer is given; 0 for any number
-        per_subject: for one ``sub``; 0 for any number
-    """
-
-    total: int
-    per_address: int = 0
-    per_subject: int = 0
-
-
-def address_of(scope: Mapping[str, Any]) -> str:
-    """The address that a connection is counted for; empty if the server gives none, as for a Unix socket."""
-    client = scope.get("client")
-    host = client[0] if client else ""
-    if ":" not in host:
-        return host
-    try:
-        address = ipaddress.IPv6Address(host)
-    except ValueError:
-        return host
-    return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
-
-
 class _State:
-    """What is remembered of one connection.
+    """What is remembered of one stream.
 
     Attributes:
-        number: of the connection in this process
+        number: of the stream in this process
         address, subject: for which it is counted
         until: when it is told to reconnect, by the event loop's clock
         taken: the writer's ``taken`` when it last changed; -1 while nothing waits to be taken
@@ -105,7 +74,7 @@ class _State:
 
 
 class Connections:
-    """All open streams.
+    """All open streams and waiting polls.
 
     Args:
         limits: how many there may be
@@ -113,55 +82,40 @@ class Connections:
         max_age: seconds after which a stream is told to reconnect, at the latest: each at a random moment in the second half; 0 for never
 
     Attributes:
-        count: streams and waiting polls
+        room: counts them
     """
 
     def __init__(self, limits: Limits, heartbeat: float, max_age: float = 0.0) -> None:
-        self._open: dict[Connection, _State] = {}
-        self._parts: tuple[dict[Connection, None], ...] = tuple({} for _ in range(PARTS))  # the same, by the turn of their heartbeat
+        self.room = Room(limits)
+        self._open: dict[OpenStream, _State] = {}
+        self._parts: tuple[dict[OpenStream, None], ...] = tuple({} for _ in range(PARTS))  # the same, by the turn of their heartbeat
         self._waiting: dict[Ending, None] = {}  # what ends each of the polls
         self._added = 0
-        self.count = 0
-        self._addresses: dict[str, int] = {}
-        self._subjects: dict[str, int] = {}
-        self._limits = limits
         self._heartbeat = heartbeat
         self._max_age = max_age or math.inf
         self._tasks: asyncio.TaskGroup | None = None
 
-    def __len__(self) -> int:
-        return len(self._open)
+    @property
+    def count(self) -> int:
+        """How many streams and waiting polls there are."""
+        return self.room.count
 
-    # How many there are
-
-    def check_room(self, address: str = "", subject: str = "") -> None:
-        """Check that one more connection may be opened.
-
-        Raises:
-            Unavailable: if there are as many connections as there may be: in all, from this address, or for this subject.
-        """
-        total, per_address, per_subject = self._limits
-        if self.count >= total:
-            raise _full(f"{total} connections are open")
-        if per_address and address and self._addresses.get(address, 0) >= per_address:
-            raise _full(f"{per_address} connections are open from this address")
-        if per_subject and subject and self._subjects.get(subject, 0) >= per_subject:
-            raise _full(f"{per_subject} connections are open for this token's sub")
+    # Their beginnings
 
     @contextmanager
-    def counted(self, address: str, subject: str, end: Ending = _nothing) -> Iterator[None]:
+    def counted(self, address: str, subject: str, end: Ending) -> Iterator[None]:
         """Count a poll, which needs no heartbeat, while this is entered.
 
         Args:
-            address: as ``address_of`` gives it
+            address: as ``address_of`` gives it (room.py)
             subject: of its grant
             end: called to have the poll answered before its time
 
         Raises:
-            Unavailable: as ``check_room``.
+            Unavailable: as ``Room.check``.
         """
-        self.check_room(address, subject)
-        self._enter(address, subject)
+        self.room.check(address, subject)
+        self.room.enter(address, subject)
         metrics.CONNECTIONS["poll"].value += 1
         self._waiting[end] = None
         try:
@@ -169,47 +123,35 @@ class Connections:
         finally:
             self._waiting.pop(end, None)
             metrics.CONNECTIONS["poll"].value -= 1
-            self._leave(address, subject)
+            self.room.leave(address, subject)
 
-    def add(self, connection: Connection, address: str) -> None:
+    def add(self, stream: OpenStream, address: str) -> None:
         """Watch over a stream from now on."""
         self._added += 1
         # A random age, so that streams that were opened together do not all reconnect together.
         age = self._max_age if self._max_age == math.inf else self._max_age * random.uniform(0.5, 1)
         until = asyncio.get_running_loop().time() + age
-        state = self._open[connection] = _State(self._added, address, connection.grant.subject, until)
-        self._parts[state.number % PARTS][connection] = None
-        self._enter(state.address, state.subject)
-        metrics.CONNECTIONS[connection.transport].value += 1
+        state = self._open[stream] = _State(self._added, address, stream.grant.subject, until)
+        self._parts[state.number % PARTS][stream] = None
+        self.room.enter(state.address, state.subject)
+        metrics.CONNECTIONS[stream.transport].value += 1
         if logger.isEnabledFor(logging.DEBUG):
-            self.log(connection, logging.DEBUG, "opened")
+            self.log(stream, logging.DEBUG, "opened")
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, stream: OpenStream) -> None:
         """Forget a stream that is gone."""
-        self.log(connection, logging.DEBUG, "closed")
-        state = self._open.pop(connection, None)
+        self.log(stream, logging.DEBUG, "closed")
+        state = self._open.pop(stream, None)
         if state is not None:
-            del self._parts[state.number % PARTS][connection]
-            self._leave(state.address, state.subject)
-            metrics.CONNECTIONS[connection.transport].value -= 1
-
-    def _enter(self, address: str, subject: str) -> None:
-        self.count += 1
-        for names, name in ((self._addresses, address), (self._subjects, subject)):
-            names[name] = names.get(name, 0) + 1
-
-    def _leave(self, address: str, subject: str) -> None:
-        self.count -= 1
-        for names, name in ((self._addresses, address), (self._subjects, subject)):
-            names[name] -= 1
-            if not names[name]:
-                del names[name]
+            del self._parts[state.number % PARTS][stream]
+            self.room.leave(state.address, state.subject)
+            metrics.CONNECTIONS[stream.transport].value -= 1
 
     # Their ends
 
     def endings(self) -> list[Ending]:
         """What ends each connection, in random order."""
-        endings: list[Ending] = [*(partial(self.end, connection) for connection in self._open), *self._waiting]
+        endings: list[Ending] = [*(partial(self.end, stream) for stream in self._open), *self._waiting]
         random.shuffle(endings)
         return endings
 
@@ -219,21 +161,21 @@ class Connections:
         while self.count and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
 
-    def end(self, connection: Connection, code: int, reason: str) -> None:
+    def end(self, stream: OpenStream, code: int, reason: str) -> None:
         """Start to end a stream with a goodbye. A client that does not take the goodbye is cut."""
-        state = self._open.get(connection)
+        state = self._open.get(stream)
         if state is not None and not state.ending:
             state.ending = True
             metrics.GOODBYES[str(code)].value += 1
             expected = code in (DONE, GOING_AWAY, RESTART)
-            self.log(connection, logging.DEBUG if expected else logging.INFO, "ended with %d: %s", code, reason)
-            self.spawn(self._end(connection, code, reason))
+            self.log(stream, logging.DEBUG if expected else logging.INFO, "ended with %d: %s", code, reason)
+            self.spawn(self._end(stream, code, reason))
 
-    def log(self, connection: Connection, level: int, message: str, *arguments: object) -> None:
-        """Log a line about a connection, with what is known of it."""
-        if logger.isEnabledFor(level) and (state := self._open.get(connection)) is not None:
+    def log(self, stream: OpenStream, level: int, message: str, *arguments: object) -> None:
+        """Log a line about a stream, with what is known of it."""
+        if logger.isEnabledFor(level) and (state := self._open.get(stream)) is not None:
             number = f"{os.getpid()}-{state.number}"
-            extra = about(connection=number, transport=connection.transport, subject=state.subject, address=state.address)
+            extra = about(connection=number, transport=stream.transport, subject=state.subject, address=state.address)
             logger.log(level, message, *arguments, extra=extra)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -243,12 +185,12 @@ class Connections:
         else:
             self._tasks.create_task(_logged(work))
 
-    async def _end(self, connection: Connection, code: int, reason: str) -> None:
+    async def _end(self, stream: OpenStream, code: int, reason: str) -> None:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await connection.goodbye(code, reason)
+                await stream.goodbye(code, reason)
         except (TimeoutError, OSError, RuntimeError):
-            connection.writer.abort()
+            stream.writer.abort()
 
     # The tasks
 
@@ -267,35 +209,35 @@ class Connections:
         while True:
             for part in self._parts:
                 await asyncio.sleep(self._heartbeat / PARTS)
-                for connection in tuple(part):
-                    if not connection.subscription.full and not connection.subscription.closed:
-                        connection.beat()
+                for stream in tuple(part):
+                    if not stream.subscription.full and not stream.subscription.closed:
+                        stream.beat()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             now = loop.time()
-            for connection, state in tuple(self._open.items()):
+            for stream, state in tuple(self._open.items()):
                 if state.until < now:
-                    self._retire(connection, state)
-                if not connection.writer.buffered():
+                    self._retire(stream, state)
+                if not stream.writer.buffered():
                     state.taken = -1
-                elif (taken := connection.writer.taken()) != state.taken:
+                elif (taken := stream.writer.taken()) != state.taken:
                     state.taken, state.since = taken, now
                 elif now - state.since > STALLED_SECONDS:
-                    self._cut(connection)
+                    self._cut(stream)
 
-    def _retire(self, connection: Connection, state: _State) -> None:
+    def _retire(self, stream: OpenStream, state: _State) -> None:
         # Some time until the next check, or all that are due would reconnect at the same moment.
         state.until = math.inf
         pause = random.uniform(0, CHECK_SECONDS)
-        asyncio.get_running_loop().call_later(pause, self.end, connection, RESTART, "this connection has grown old: reconnect")
+        asyncio.get_running_loop().call_later(pause, self.end, stream, RESTART, "this connection has grown old: reconnect")
 
-    def _cut(self, connection: Connection) -> None:
+    def _cut(self, stream: OpenStream) -> None:
         metrics.STALLED.value += 1
-        self.log(connection, logging.INFO, "cut with %d: it took no bytes for %.0f s", STALLED, STALLED_SECONDS)
-        connection.writer.abort()
+        self.log(stream, logging.INFO, "cut with %d: it took no bytes for %.0f s", STALLED, STALLED_SECONDS)
+        stream.writer.abort()
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:
@@ -304,8 +246,3 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:
         logger.exception("something done for a connection has failed")
-
-
-def _full(detail: str) -> Unavailable:
-    # A random delay, so that clients do not all come back at once when there is room again.
-    return Unavailable(f"{detail}, more are not allowed", retry_after=random.randint(1, 5))

@@ -14,7 +14,7 @@ from gateway.transports.writer import Send, Writer, nothing
 
 
 class Follower:
-    """A ``Connection`` and a ``Holder``. A transport adds ``beat`` and ``goodbye``, which write its own bytes."""
+    """An ``OpenStream`` and a ``Holder``. A transport adds ``beat`` and ``goodbye``, which write its own bytes."""
 
     __slots__ = ("_send", "_services", "grant", "subscription", "writer")
     transport: str

@@ -16,8 +16,8 @@ from gateway.core.subscription import Subscription
 from gateway.core.wire import ITEM
 from gateway.errors import GatewayError, Unavailable
 from gateway.transports.answers import answer, check_method
-from gateway.transports.connections import address_of
 from gateway.transports.request import check_readable, parse_request, wait_seconds
+from gateway.transports.room import address_of
 from gateway.transports.services import Services
 from gateway.transports.writer import HIGH_BYTES, Receive, Send, until_gone
 

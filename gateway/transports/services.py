@@ -59,7 +59,7 @@ class Services:
             raise Unavailable(NOT_RUNNING)
         if self.draining:
             raise Unavailable("the gateway is shutting down, another one takes over")
-        self.connections.check_room(address)
+        self.connections.room.check(address)
 
     def recheck(self, grant: Grant) -> None:
         """Check a grant again after the body has come, which may have taken half a minute.

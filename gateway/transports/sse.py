@@ -17,9 +17,9 @@ from gateway.core.grant import Grant
 from gateway.core.wire import BLOCK, CHUNK, http_chunk
 from gateway.errors import OVERLOADED, RESTART
 from gateway.transports.answers import ALWAYS, answer, check_method
-from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.request import check_readable, parse_request
+from gateway.transports.room import address_of
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, DirectStream, Message, Receive, Send, SendWriter, finish, until_gone
 
@@ -106,7 +106,7 @@ class SseEndpoint:
             # Only this answer stops an EventSource from reconnecting.
             await answer(send, 204, b"", b"")
             return
-        services.connections.check_room(address, grant.subject)
+        services.connections.room.check(address, grant.subject)
         stream = await self._begin(scope, send, grant, until_final=request.until_final)
         detached = False
         try:

@@ -19,10 +19,10 @@ from gateway.core.page import Since
 from gateway.core.rate_limit import RateLimit
 from gateway.core.wire import FRAME, TEXT, Wire
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
-from gateway.transports.connections import address_of
 from gateway.transports.follower import Follower
 from gateway.transports.log_lines import log_refusal
 from gateway.transports.request import StreamRequest, check_channel, check_number, check_readable, parse_request, parse_since
+from gateway.transports.room import address_of
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, DirectSocket, Message, Receive, Send, SendWriter, Writer, finish
 
@@ -278,5 +278,5 @@ class WebSocketEndpoint:
         request = parse_request(scope, self._services.max_channels)
         grant = await self._services.gate.authenticate(scope, request.channels)
         check_readable(grant, request.channels)
-        self._services.connections.check_room(address, grant.subject)
+        self._services.connections.room.check(address, grant.subject)
         return request, grant

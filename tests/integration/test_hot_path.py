@@ -163,7 +163,7 @@ async def test_an_open_connection_has_no_task_and_gets_its_events_without_one(re
             loop.set_task_factory(None)
         for _, writer in clients:
             writer.close()
-        while len(app.services.connections):
+        while app.services.connections.count:
             await asyncio.sleep(0.01)
 
     assert after == before
@@ -187,7 +187,7 @@ async def test_another_connection_costs_an_event_no_call_into_the_gateway(redis_
             await asyncio.gather(*(reader.readuntil(b"%d" % (int(id) + 1)) for reader, _ in clients))
             for _, writer in clients:
                 writer.close()
-        while len(app.services.connections):
+        while app.services.connections.count:
             await asyncio.sleep(0.01)
 
     assert found[1]["call"] == found[0]["call"]

@@ -135,4 +135,4 @@ async def test_a_host_may_cancel_the_call_at_any_moment_after_the_client_has_gon
 
             assert scope.cancelled_caught
             await asyncio.gather(*leaving)
-        assert len(gateway.services.connections) == 0
+        assert gateway.services.connections.count == 0

@@ -176,7 +176,7 @@ async def test_the_first_signal_drains_and_the_second_ends(server: uvicorn.Serve
     with contextlib.ExitStack() as polls:
         async with draining(shared, 60), asyncio.timeout(10):
             for _ in range(2):
-                polls.enter_context(shared.connections.counted("a", "ann"))
+                polls.enter_context(shared.connections.counted("a", "ann", lambda *_: None))
             signal.raise_signal(signal.SIGTERM)
             while not shared.draining:
                 await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""How connections are counted and limited; tests/server/test_edge.py tests stalled clients and heartbeats over real sockets."""
+"""Heartbeats, age, stalled clients and ends of streams; tests/server/test_edge.py tests some of it over real sockets."""
 
 from __future__ import annotations
 
@@ -15,22 +15,8 @@ from gateway.core.subscription import Subscription
 from gateway.core.wire import BLOCK
 from gateway.errors import Unavailable
 from gateway.transports import connections as module
-from gateway.transports.connections import PARTS, Connections, Limits, address_of
-
-
-@pytest.mark.parametrize(
-    ("client", "address"),
-    [
-        (None, ""),
-        (("203.0.113.1", 5), "203.0.113.1"),
-        (("::ffff:203.0.113.1", 5), "203.0.113.1"),
-        (("2001:db8:1:2:3:4:5:6", 5), "2001:db8:1:2::/64"),
-        (("testclient", 5), "testclient"),
-        (("a:b", 5), "a:b"),
-    ],
-)
-def test_an_address_is_counted_whole_or_by_its_ipv6_prefix(client: tuple[str, int] | None, address: str) -> None:
-    assert address_of({"client": client}) == address
+from gateway.transports.connections import PARTS, Connections
+from gateway.transports.room import Limits
 
 
 async def test_an_error_of_one_connection_does_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
@@ -70,38 +56,6 @@ async def test_what_is_to_be_done_for_a_connection_after_the_end_is_left_undone(
     await asyncio.sleep(0)
 
     assert begun == []
-
-
-def test_a_closed_connection_makes_room_and_leaves_nothing_behind() -> None:
-    connections = Connections(Limits(3, 2, 1), 20)
-    with connections.counted("a", "ann"), connections.counted("a", "bob"):
-        with pytest.raises(Unavailable, match="address"):
-            connections.check_room("a", "cid")
-        with pytest.raises(Unavailable, match="sub"):
-            connections.check_room("b", "ann")
-        with pytest.raises(Unavailable, match="address"), connections.counted("a", "cid"):
-            pass
-        with connections.counted("b", "cid"), pytest.raises(Unavailable, match="3 connections are open"):
-            connections.check_room("c", "dan")
-        connections.check_room("c", "dan")
-
-    connections.check_room("a", "ann")
-    assert not connections._addresses
-    assert not connections._subjects
-
-
-def test_without_limits_of_their_own_addresses_and_subjects_have_any_number() -> None:
-    connections = Connections(Limits(100), 20)
-    for _ in range(99):
-        connections.counted("a", "ann").__enter__()
-
-    connections.check_room("a", "ann")
-
-
-def test_a_connection_without_an_address_or_subject_is_not_counted_for_one() -> None:
-    connections = Connections(Limits(100, 1, 1), 20)
-    with connections.counted("", ""):
-        connections.check_room("", "")
 
 
 class Slow:
@@ -187,7 +141,7 @@ async def test_the_heartbeats_are_spread_over_the_time_between_two_of_them(monke
 
 async def test_the_end_of_all_connections_is_awaited_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     connections = Connections(Limits(100), 20)
-    with connections.counted("a", "ann"):
+    with connections.counted("a", "ann", lambda *_: None):
         waiting = asyncio.ensure_future(connections.closed())
         await asyncio.sleep(0)
         waited = not waiting.done()
@@ -250,13 +204,25 @@ async def test_waiting_polls_and_open_streams_are_shown_by_the_metrics() -> None
         return shown["poll"].value, shown["sse"].value
 
     polls, streams = counts()
-    with connections.counted("a", "ann"):
+    with connections.counted("a", "ann", lambda *_: None):
         connections.add(stream, "")
         during = counts()
         connections.remove(stream)
 
     assert during == (polls + 1, streams + 1)
     assert counts() == (polls, streams)
+
+
+def test_a_poll_is_counted_while_it_waits_and_only_if_there_is_room() -> None:
+    connections = Connections(Limits(1), 20)
+    with (
+        connections.counted("a", "ann", lambda *_: None),
+        pytest.raises(Unavailable, match="1 connections are open"),
+        connections.counted("b", "bob", lambda *_: None),
+    ):
+        pass
+
+    assert connections.count == 0
 
 
 async def test_a_counted_connection_can_be_asked_to_end() -> None:

@@ -1,0 +1,60 @@
+"""How connections are counted and limited: in all, by address and by subject."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.errors import Unavailable
+from gateway.transports.room import Limits, Room, address_of
+
+
+@pytest.mark.parametrize(
+    ("client", "address"),
+    [
+        (None, ""),
+        (("203.0.113.1", 5), "203.0.113.1"),
+        (("::ffff:203.0.113.1", 5), "203.0.113.1"),
+        (("2001:db8:1:2:3:4:5:6", 5), "2001:db8:1:2::/64"),
+        (("testclient", 5), "testclient"),
+        (("a:b", 5), "a:b"),
+    ],
+)
+def test_an_address_is_counted_whole_or_by_its_ipv6_prefix(client: tuple[str, int] | None, address: str) -> None:
+    assert address_of({"client": client}) == address
+
+
+def test_a_connection_that_leaves_makes_room_and_leaves_nothing_behind() -> None:
+    room = Room(Limits(3, 2, 1))
+    room.enter("a", "ann")
+    room.enter("a", "bob")
+    with pytest.raises(Unavailable, match="from this address"):
+        room.check("a", "cid")
+    with pytest.raises(Unavailable, match="for this token's sub"):
+        room.check("b", "ann")
+    room.enter("b", "cid")
+    with pytest.raises(Unavailable, match="3 connections are open"):
+        room.check("c", "dan")
+    room.leave("b", "cid")
+    room.check("c", "dan")
+    room.leave("a", "bob")
+    room.leave("a", "ann")
+
+    room.check("a", "ann")
+    assert room.count == 0
+    assert not room._addresses
+    assert not room._subjects
+
+
+def test_without_limits_of_their_own_addresses_and_subjects_have_any_number() -> None:
+    room = Room(Limits(100))
+    for _ in range(99):
+        room.enter("a", "ann")
+
+    room.check("a", "ann")
+
+
+def test_a_connection_without_an_address_or_subject_is_not_counted_for_one() -> None:
+    room = Room(Limits(100, 1, 1))
+    room.enter("", "")
+
+    room.check("", "")
