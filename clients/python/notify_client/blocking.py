@@ -35,7 +35,16 @@ def _events(subscription: Subscription) -> Iterator[Event]:
         async with subscription:
             await left.wait()
 
-    thread = threading.Thread(target=lambda: asyncio.run(live()), name="notify-watch", daemon=True)
+    def run() -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(live())
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)  # there is no event loop, for instance because the process has too many open files
+
+    thread = threading.Thread(target=run, name="notify-watch", daemon=True)
     thread.start()
     loop, left = started.result()
     try:

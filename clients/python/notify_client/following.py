@@ -240,7 +240,7 @@ class Following:
             case "ready":
                 self._ready(message["channels"], now)
             case "bye":
-                raise Ended(message["code"], message.get("reason", ""))
+                raise Ended(int(message["code"]), message.get("reason", ""))
             case "error":
                 self._error(message["status"], message.get("detail") or message.get("title", ""))
         return None

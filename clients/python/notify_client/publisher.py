@@ -263,6 +263,7 @@ class AsyncPublisher:
 
     async def close(self) -> None:
         """Close the connections. A later publish connects again."""
+        self._bind_to_loop()  # connections of an event loop that has ended cannot be closed
         await self._disconnect(busy=True)
         self._core.drops.recover("The publisher was closed")
 

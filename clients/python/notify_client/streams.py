@@ -83,9 +83,9 @@ def retry_after(text: str | None) -> float | None:
     """The seconds in a ``Retry-After`` header (RFC 9110, section 10.2.3); ``None`` if there is none, or it is malformed."""
     if text is None:
         return None
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         return float(int(text))
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, OverflowError):
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
     return None
 
@@ -170,6 +170,12 @@ class WebSocketStream:
         with suppress(OSError, WebSocketException):
             await self._socket.close()
 
+    def __del__(self) -> None:
+        # A subscription that nobody holds any more need not have been closed, for instance if its loop was left by ``break``. The
+        # keepalive of websockets would answer the gateway for ever. Garbage may be collected in any thread, and after the event loop.
+        with suppress(RuntimeError):
+            self._socket.loop.call_soon_threadsafe(self._socket.transport.abort)
+
 
 class SseStream:
     """An event stream, whose channels are in its URL."""
@@ -189,7 +195,8 @@ class SseStream:
         timeout = httpx.Timeout(OPEN_SECONDS, read=options.silence)
         client = httpx.AsyncClient(timeout=timeout, verify=options.ssl or False)
         try:
-            url = f"{address(options.url, 'sse')}?{following.query()}"
+            query = following.query()
+            url = f"{address(options.url, 'sse')}?{query}"
             headers = options.headers_with(token) | {"Accept": "text/event-stream", "Cache-Control": "no-store"}
             async with asyncio.timeout(OPEN_SECONDS):
                 answer = await client.send(client.build_request("GET", url, headers=headers), stream=True)
@@ -200,7 +207,12 @@ class SseStream:
         except BaseException:
             await client.aclose()
             raise
-        return cls(client, answer)
+        answer.encoding = "utf-8"  # that of every event stream, whatever a proxy has written into the content type
+        stream = cls(client, answer)
+        if following.query() != query:  # the channels were changed while it connected
+            await stream.close()
+            return await cls.open(options, following, token)
+        return stream
 
     async def _read(self) -> AsyncIterator[str]:
         try:
@@ -236,7 +248,7 @@ async def _check(answer: httpx.Response) -> None:
         return
     reason = answer.reason_phrase
     if answer.status_code != NO_CONTENT and int(answer.headers.get("content-length", MAX_ANSWER_BYTES + 1)) <= MAX_ANSWER_BYTES:
-        with suppress(ValueError, KeyError, TypeError, httpx.HTTPError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError, httpx.HTTPError):
             await answer.aread()
             reason = str(answer.json()["detail"])
     await answer.aclose()

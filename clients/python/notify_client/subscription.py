@@ -194,8 +194,13 @@ class Subscription:
         Raises:
             ValueError: if the name or the cursor is wrong. If the token does not allow the channel, iterating raises ``Refused``.
         """
+        known = channel in self._following.cursors
         self._following.follow(channel, cursor)
-        if self._stream is not None and not await self._stream.follow(channel):
+        if known or self._stream is None or await self._stream.follow(channel):
+            return
+        if asyncio.current_task() is self._pending:  # called by ``on_gap``; the task goes on, and connects again
+            await self._drop()
+        else:
             await self._interrupt()
 
     async def unfollow(self, channel: str) -> None:

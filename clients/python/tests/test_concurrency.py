@@ -113,6 +113,17 @@ def test_one_asyncio_publisher_serves_one_loop_after_the_other(valkey):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_asyncio_publisher_can_be_closed_after_its_loop(valkey, until):
+    publisher = AsyncPublisher(valkey.url)
+    assert asyncio.run(publisher.publish("jobs:1", "a")) is not None
+
+    asyncio.run(publisher.close())
+    gc.collect()
+
+    until(lambda: valkey.redis.info("clients")["connected_clients"] == 1)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_loop_after_the_other_may_have_more_to_publish_than_there_are_connections(valkey):
     publisher = AsyncPublisher(valkey.url, timeout=10)
 

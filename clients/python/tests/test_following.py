@@ -85,7 +85,11 @@ def test_an_event_has_all_its_fields():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nope", "[1]", "5", "null", '{"op":"gap"}', '{"type":"a"}', '{"op":"ready","channels":{"jobs:1":"x"}}', "[" * 100_000]
+    "text",
+    [
+        *("", "nope", "[1]", "5", "null", "[" * 100_000, '{"type":"a"}'),
+        *('{"op":"gap"}', '{"op":"ready","channels":{"jobs:1":"x"}}', '{"op":"bye","code":[]}'),
+    ],
 )
 def test_nonsense_ends_the_connection_and_not_the_subscription(text):
     following = Following(["jobs:1"])

@@ -189,6 +189,46 @@ async def test_an_overloaded_gateway_is_given_the_time_it_asks_for(gateway, publ
     assert all(1 <= later - earlier < 2 for earlier, later in pairwise(at))
 
 
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ("Retry-After: " + "9" * 400, ""),
+        ("Retry-After: Mon, 99999999999999999999 Jan 1 1:1:1 GMT", ""),
+        ("X: deep", "[" * 4_000),
+    ],
+    ids=["seconds without end", "no date of any calendar", "a body nested too deeply"],
+)
+async def test_an_answer_that_makes_no_sense_is_asked_for_again(headers, body, transport):
+    attempts = []
+
+    async def handle(reader, writer):
+        attempts.append(await reader.read(65_536))
+        writer.write(f"HTTP/1.1 500 Oops\r\n{headers}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+
+    async with listening(handle) as url, subscribe(url, ["jobs:1"], transport=transport) as events:
+        events._following._dice = lambda: 0.0
+        waiting = asyncio.ensure_future(anext(events))
+        async with asyncio.timeout(5):
+            while len(attempts) < 2 and not waiting.done():
+                await asyncio.sleep(0.01)
+        waiting.cancel()
+
+    assert len(attempts) >= 2
+
+
+async def test_an_event_stream_is_utf_8_whatever_a_proxy_calls_it():
+    async def handle(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        event = '{"type":"progress","data":"é","channel":"jobs:1"}'
+        kind = "text/event-stream; charset=iso-8859-1"
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\ndata: {event}\n\n".encode())
+
+    async with listening(handle) as url, subscribe(url, ["jobs:1"], transport="sse") as events:
+        [event] = await take(events, 1)
+
+    assert event.data == "é"
+
+
 async def test_a_gateway_that_accepts_and_closes_at_once_causes_no_reconnect_storm(caplog):
     attempts = []
 

@@ -1,6 +1,7 @@
 """Subscriptions against real gateways, over both transports, in tasks and in scripts: nothing is lost when they are cut."""
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from notify_client import Refused, issue_token, subscribe, watch
 
 from clients.python.tests.common import SECRET, take
 from tests.faults.proxy import Proxy
+from tests.support.figures import figures_when
 from tests.support.servers import running_gateway
 
 
@@ -165,6 +167,19 @@ async def test_the_iteration_can_end_while_a_gap_callback_runs(gateway, publishe
             await waiting
 
 
+async def test_a_gap_callback_may_follow_another_channel(gateway, publisher, channel, transport):
+    async def on_gap(_name):
+        await events.follow(f"{channel}.b")
+
+    old = publisher.publish(channel, "progress", 0)
+    publisher.publish(channel, "progress", 1, keep=1)
+    ids = {publisher.publish(name, "progress", 2, keep=1) for name in (channel, f"{channel}.b")}
+    async with subscribe(gateway.http, {channel: old}, transport=transport, on_gap=on_gap) as events:
+        seen = {event.id for event in await take(events, 2)}
+
+    assert seen == ids
+
+
 async def test_a_gap_that_nobody_asked_for_is_logged(gateway, publisher, channel, caplog):
     old = publisher.publish(channel, "progress", 0)
     publisher.publish(channel, "progress", 1, keep=1)
@@ -218,6 +233,41 @@ async def test_a_channel_that_is_followed_again_begins_where_the_call_says(gatew
         assert [event.id for event in await take(events, 6)] == ids
 
 
+async def test_a_channel_that_is_followed_while_it_connects_is_followed(gateway, publisher, channel, transport):
+    ids = {publisher.publish(name, "progress") for name in (channel, f"{channel}.b")}
+    async with Proxy(gateway.port) as proxy:
+        proxy.latency = 0.2
+        async with subscribe(f"http://127.0.0.1:{proxy.port}", [channel], transport=transport) as events:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await anext(events)
+            await events.follow(f"{channel}.b")
+
+            assert {event.id for event in await take(events, 2)} == ids
+
+
+async def test_to_follow_a_channel_again_changes_nothing(gateway, publisher, channel, transport):
+    first = publisher.publish(channel, "progress", 1)
+    async with Proxy(gateway.port) as proxy, subscribe(f"http://127.0.0.1:{proxy.port}", [channel], transport=transport) as events:
+        assert [event.id for event in await take(events, 1)] == [first]
+        proxy.mode = "refuse"  # a new connection would fail
+        await events.follow(channel, "0")
+        second = publisher.publish(channel, "progress", 2)
+
+        assert [event.id for event in await take(events, 1)] == [second]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_subscription_that_is_left_without_being_closed_keeps_no_connection(gateway, publisher, channel, transport):
+    publisher.publish(channel, "progress")
+    async for _ in subscribe(gateway.http, [channel], transport=transport):
+        break
+    gc.collect()
+
+    found = await figures_when(gateway.http, lambda figures: not figures["gateway_connections"], seconds=5)
+    assert found["gateway_connections"] == 0
+
+
 async def test_nothing_is_followed_at_first(gateway, publisher, channel):
     async with subscribe(gateway.http, [], transport="ws") as events:
         await events.follow(channel)
@@ -252,6 +302,15 @@ def test_a_script_may_stop_watching(gateway, publisher, channel):
 def test_a_script_is_told_of_a_refusal(guarded):
     with pytest.raises(Refused):
         next(iter(watch(guarded.http, ["jobs:7"], token=issue_token(SECRET, "ann"))))
+
+
+def test_a_script_is_told_if_no_event_loop_can_be_made(monkeypatch):
+    def refuse():
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr(asyncio.events, "new_event_loop", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        next(iter(watch("http://localhost", ["jobs:7"])))
 
 
 def test_wrong_arguments_are_found_before_anything_is_sent():
