@@ -88,7 +88,7 @@ class HttpProtocol(Connection):
         site.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn only calls its shutdown
         if len(site.state.connections) > max_sockets():
             # Otherwise clients would use up the last descriptors, of which Redis may need some.
-            self._write(Unavailable("as many sockets are open as may be"))
+            self._write_refusal(Unavailable("as many sockets are open as may be"))
             transport.close()
         else:
             self._set_deadline(site.head)
@@ -258,6 +258,8 @@ class HttpProtocol(Connection):
         self._parser = self._answering = self._receiving = self.writer = None
         self._ahead.clear()
 
+    # Refusals
+
     def _refuse(self, error: GatewayError) -> None:
         """Answer an invalid request with an error, after the answers to those before it (RFC 9112, section 9.3.2), and close."""
         self._refused = True
@@ -278,11 +280,11 @@ class HttpProtocol(Connection):
 
     def _send_refusal(self, error: GatewayError) -> None:
         self._refusal = None
-        self._write(error)
+        self._write_refusal(error)
         self.transport.write_eof()
         self._set_deadline(self.site.lingering)
 
-    def _write(self, error: GatewayError) -> None:
+    def _write_refusal(self, error: GatewayError) -> None:
         metrics.refused(error)
         peer = self.client or ("",)
         logger.info("refused with %d: %s", error.status, error.detail, extra=about(address=peer[0]) | {"kind": str(error.status)})

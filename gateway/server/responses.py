@@ -1,14 +1,16 @@
-"""Responses: encodes the heads of responses, without I/O.
+"""Responses: encodes the heads of responses, and whole responses of the server's own, without I/O.
 
-A head is checked once and then cached. uvicorn matches each name and each value of every response against a regular expression, which
-takes 12 us for a stream's head.
+The head of an application's response is checked once and then cached. uvicorn matches each name and each value of every response against
+a regular expression, which takes 12 us for a stream's head.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from hashlib import sha1
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -18,6 +20,9 @@ from gateway.errors import GatewayError, UpgradeRequired
 from gateway.server.heads import WEBSOCKET_VERSION
 
 Field = tuple[bytes, bytes]
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+_ACCEPT: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n%b%b\r\n"
 
 # Names are tokens, and values hold no control characters (RFC 9110, sections 5.1 and 5.5).
 _LINES: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
@@ -102,3 +107,30 @@ def problem_response(error: GatewayError, headers: Sequence[Field] = ()) -> byte
     if error.retry_after is not None:
         fields.append((b"retry-after", b"%d" % error.retry_after))
     return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (error.status, _phrase(error.status), lines(fields), body)
+
+
+def accepting_response(key: bytes, defaults: Sequence[Field], fields: Sequence[Field] = ()) -> bytes:
+    """The response that accepts an upgrade to WebSocket (RFC 6455, section 4.2.2).
+
+    Args:
+        key: the value of ``Sec-WebSocket-Key``
+        defaults: the header fields of every response
+        fields: further ones
+    """
+    accept = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+    return _ACCEPT % (accept, DefaultFields.lines(defaults), lines(fields))
+
+
+def refusing_response(status: int, defaults: Sequence[Field], fields: Sequence[Field], body: bytes) -> bytes:
+    """The whole response of an application that refuses an upgrade, after which the connection is closed.
+
+    Args:
+        status: of the response
+        defaults: the header fields of every response
+        fields: the application's; what is missing in them is added
+        body: of the response
+    """
+    names = {name.lower() for name, _ in fields}
+    usual = [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), (b"content-type", b"text/plain; charset=utf-8")]
+    fields = [*defaults, *fields, *(field for field in usual if field[0] not in names)]
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, _phrase(status), lines(fields), body)

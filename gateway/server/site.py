@@ -15,6 +15,7 @@ from uvicorn.protocols.utils import get_local_addr
 
 from gateway.server.connection import Connection
 from gateway.server.deadlines import Deadlines
+from gateway.server.responses import Field
 from gateway.server.streams import LINGER_SECONDS
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 HEAD_SECONDS: Final = 10.0  # for a whole head, from its first byte or from the connection; a phone with bad reception takes 3
 BODY_SECONDS: Final = 30.0  # for 8 MiB of events from a backend
 
-Fields = list[tuple[bytes, bytes]]
 Address = tuple[str, int] | None
 
 
@@ -68,7 +68,7 @@ class Site:
         """Take from the first connection what only a connection tells."""
         self.address = get_local_addr(transport)
 
-    def http_scope(self, method: bytes, version: str, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
+    def http_scope(self, method: bytes, version: str, uri: bytes, headers: list[Field], client: Address) -> dict[str, Any]:
         """The ASGI scope of a request whose head has been checked."""
         scope = self._scope(uri, headers, client)
         scope["type"] = "http"
@@ -79,7 +79,7 @@ class Site:
         scope["extensions"] = {}
         return scope
 
-    def websocket_scope(self, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
+    def websocket_scope(self, uri: bytes, headers: list[Field], client: Address) -> dict[str, Any]:
         """The ASGI scope of an upgrade; as ``http_scope``."""
         scope = self._scope(uri, headers, client)
         scope["type"] = "websocket"
@@ -95,7 +95,7 @@ class Site:
         scope["extensions"] = {"websocket.http.response": {}}
         return scope
 
-    def _scope(self, uri: bytes, headers: Fields, client: Address) -> dict[str, Any]:
+    def _scope(self, uri: bytes, headers: list[Field], client: Address) -> dict[str, Any]:
         if uri.startswith(b"/"):
             path, _, query = uri.partition(b"?")
         else:

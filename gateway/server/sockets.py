@@ -20,11 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from base64 import b64encode
-from collections.abc import Callable
-from hashlib import sha1
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 from websockets.exceptions import InvalidState
@@ -33,19 +30,14 @@ from websockets.frames import Opcode
 from gateway.errors import ABNORMAL, INTERNAL_ERROR, NO_CODE, RESTART
 from gateway.server.conversation import Conversation, Received
 from gateway.server.frames import Violation
-from gateway.server.responses import DefaultFields, lines
+from gateway.server.responses import Field, accepting_response, refusing_response
 from gateway.server.streams import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
 from gateway.transports.writer import HIGH_BYTES, Message
 
 if TYPE_CHECKING:
     from gateway.server.protocols import HttpProtocol
 
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
-_ACCEPT: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n%b%b\r\n"
-
 CONNECTING, OPEN, CLOSING, FAILED, CLOSED = range(5)
-
-Fields = list[tuple[bytes, bytes]]
 
 logger = logging.getLogger("gateway.edge")
 
@@ -68,7 +60,7 @@ class WebSocketProtocol(TransportWriter):
         self._max_size = http.site.max_message_size
         self._state = CONNECTING
         self._key = b""
-        self._response: tuple[int, Fields, bytes] | None = None  # with which the application refuses the upgrade
+        self._response: tuple[int, list[Field], bytes] | None = None  # with which the application refuses the upgrade
         self._messages: list[Message] = [{"type": "websocket.connect"}]
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None  # while the transport is full
@@ -111,7 +103,7 @@ class WebSocketProtocol(TransportWriter):
 
     def _give_up(self) -> None:
         if self._state == CONNECTING:
-            self._refuse(500, [], b"Internal Server Error")
+            self._fail_upgrade()
         elif self._state == OPEN:
             self._on_message = None
             self._close(INTERNAL_ERROR, "")
@@ -185,19 +177,17 @@ class WebSocketProtocol(TransportWriter):
         fields = list(message.get("headers", ()))
         if message.get("subprotocol"):
             fields.append((b"Sec-WebSocket-Protocol", message["subprotocol"].encode()))
-        added = lines(fields) if fields else b""
-        accept = b64encode(sha1(self._key + _GUID, usedforsecurity=False).digest())
         self._state = OPEN
-        self.write(_ACCEPT % (accept, DefaultFields.lines(self._server.default_headers), added))
+        self.write(accepting_response(self._key, self._server.default_headers, fields))
 
-    def _refuse(self, status: int, fields: Fields, body: bytes) -> None:
-        names = {name.lower() for name, _ in fields}
-        usual = [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), (b"content-type", b"text/plain; charset=utf-8")]
-        fields = [*self._server.default_headers, *fields, *(field for field in usual if field[0] not in names)]
+    def _refuse(self, status: int, fields: Sequence[Field], body: bytes) -> None:
         self._state = CLOSED
         self._enqueue({"type": "websocket.disconnect", "code": ABNORMAL})
-        self.write(b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), lines(fields), body))
+        self.write(refusing_response(status, self._server.default_headers, fields, body))
         self.transport.close()
+
+    def _fail_upgrade(self) -> None:
+        self._refuse(500, [], b"Internal Server Error")
 
     def _send(self, message: Message) -> None:
         data, conversation = message.get("bytes"), self._open_conversation()
@@ -324,7 +314,7 @@ class WebSocketProtocol(TransportWriter):
     def shutdown(self) -> None:
         """Send the client away, because uvicorn stops."""
         if self._state == CONNECTING:
-            self._refuse(500, [], b"Internal Server Error")
+            self._fail_upgrade()
         elif self._state == OPEN:
             self._close(RESTART, "")
         if self._timer is not None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.errors import Unavailable
-from gateway.server.responses import DefaultFields, problem_response, response_head
+from gateway.server.responses import DefaultFields, accepting_response, problem_response, refusing_response, response_head
 
 
 def test_a_head_is_written_unchanged() -> None:
@@ -71,4 +71,31 @@ def test_a_problem_is_a_whole_answer_that_nobody_keeps_and_ends_the_connection()
         b"cache-control: no-store",
         b"connection: close",
         b"retry-after: 7",
+    ]
+
+
+def test_an_upgrade_is_accepted_with_the_answer_to_its_key() -> None:
+    key = b"dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455, section 1.3
+
+    assert accepting_response(key, [(b"date", b"now")], [(b"x", b"y")]).split(b"\r\n") == [
+        b"HTTP/1.1 101 Switching Protocols",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+        b"date: now",
+        b"x: y",
+        b"",
+        b"",
+    ]
+
+
+def test_a_refused_upgrade_gets_the_applications_fields_and_those_it_has_left_out() -> None:
+    assert refusing_response(499, [(b"date", b"now")], [(b"Content-Type", b"a/b")], b"no").split(b"\r\n") == [
+        b"HTTP/1.1 499 ",
+        b"date: now",
+        b"Content-Type: a/b",
+        b"content-length: 2",
+        b"connection: close",
+        b"",
+        b"no",
     ]
