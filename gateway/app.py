@@ -20,7 +20,7 @@ from gateway.feed import Feed
 from gateway.server.drain import draining
 from gateway.settings import Settings, allowed_origins, key_problems, read_settings
 from gateway.store.checks import server_problems
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.revocations import RevocationStore
 from gateway.store.tickets import Tickets
 from gateway.transports.access import Access

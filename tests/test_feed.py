@@ -16,7 +16,7 @@ from gateway.embedded import embedded_server
 from gateway.feed import LINGER_SECONDS
 from gateway.reads import PAGE_BYTES
 from gateway.store import listener as listener_module
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from tests.conftest import publisher
 from tests.faults.proxy import Proxy
 from tests.support.feeds import Client, hanging, reads, running

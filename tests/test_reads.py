@@ -22,7 +22,7 @@ from gateway.core.wire import TEXT
 from gateway.embedded import free_port
 from gateway.feed import Feed
 from gateway.reads import KEPT_BYTES, PAGE_BYTES, READ_BYTES, READS_IN_PIPELINE, Read, Reads, _budget_for, pages_of
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log
 from tests.conftest import publisher
 from tests.support.feeds import Client, reads, running

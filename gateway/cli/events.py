@@ -17,7 +17,7 @@ from gateway.core.subscription import Subscription
 from gateway.core.wire import TEXT
 from gateway.errors import BadRequest, GatewayError
 from gateway.feed import Feed
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log, Publication
 from gateway.transports.request import parse_since
 

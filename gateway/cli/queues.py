@@ -11,7 +11,7 @@ import click
 
 from gateway.cli.usage import fail, redis_url_or_exit, settings_or_exit, with_redis
 from gateway.core.event import channel_problem
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log
 
 

@@ -27,7 +27,7 @@ from gateway.pages.queue import QueuedWorkers, is_installed
 from gateway.pages.workers import Workers
 from gateway.server.run import bind, serve
 from gateway.settings import Settings, read_settings
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log
 from gateway.transports.answers import answer, check_method
 from gateway.transports.body import read_body

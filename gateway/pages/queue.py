@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from gateway.errors import Unavailable
 from gateway.pages.workers import KINDS, MAX_JOBS, Job, Workers
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log
 
 TASK: Final = "gateway.demo.run"

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.connection import ask, make_connection
 from gateway.store.library import OLDEST_WITH_FUNCTIONS
 from gateway.store.log import Log

@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from gateway.store.connect import DEADLINE, is_elsewhere
+from gateway.store.client import DEADLINE, is_elsewhere
 from gateway.store.connection import inspect_server, make_connection
 from gateway.store.receiver import Lost, Receiver
 

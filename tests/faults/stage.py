@@ -18,7 +18,7 @@ import msgspec
 from notify_client import AsyncPublisher
 
 from gateway.errors import Unavailable
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log
 from gateway.store.log import Publication as Words
 from tests.faults.clients import FOLLOWERS, Follower, Transport

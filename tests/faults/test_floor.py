@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.core.page import Page
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log, Publication
 from tests.faults.scenario import GIVE_UP_SECONDS
 from tests.faults.servers import RedisServer

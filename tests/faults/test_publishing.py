@@ -10,7 +10,7 @@ import httpx
 import msgspec
 
 from gateway.errors import Unavailable
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log
 from gateway.store.log import Publication as Words
 from tests.faults.clients import Follower, _WebSocket

@@ -16,7 +16,7 @@ from gateway.embedded import embedded_server
 from gateway.errors import Unavailable
 from gateway.pages.queue import QUEUE, QueuedWorkers, is_installed, make_app, worker
 from gateway.pages.workers import MAX_JOBS
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log
 from tests.conftest import need
 from tests.pages.test_workers import FAST, read

@@ -13,7 +13,7 @@ from gateway.core.page import Page
 from gateway.embedded import embedded_server, free_port
 from gateway.errors import Unavailable, Unprocessable
 from gateway.pages.workers import KINDS, MAX_JOBS, Job, Workers
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log
 
 FAST = 500.0

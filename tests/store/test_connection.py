@@ -15,7 +15,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.embedded import free_port
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.connection import ask, inspect_server, make_connection
 from tests.faults.proxy import Proxy
 from tests.faults.servers import RedisServer

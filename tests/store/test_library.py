@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from gateway.core.page import Page
 from gateway.store import library
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.library import Library
 from gateway.store.log import Log, Publication
 

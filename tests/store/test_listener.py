@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server, find_server, free_port
 from gateway.store import listener as listener_module
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.connection import ask
 from gateway.store.listener import Listener
 from gateway.store.receiver import MESSAGES_AT_ONCE, Receiver

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from gateway.core.page import Page, Since
 from gateway.embedded import _wait, embedded_server, find_server, free_port
 from gateway.errors import Unavailable, Unprocessable
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log, Publication
 from tests.support.programs import old_redis_program
 

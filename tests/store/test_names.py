@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.store import names as names_module
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.names import Names
 
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.core.revocations import KEEP_SECONDS, Revocation
 from gateway.errors import Unavailable
 from gateway.store import revocations as module
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.revocations import RevocationStore, parse_revocation
 
 

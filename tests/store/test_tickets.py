@@ -14,7 +14,7 @@ from gateway.core.claims import check_claims
 from gateway.core.grant import Grant
 from gateway.errors import TooMany, Unauthorized, Unavailable
 from gateway.store import tickets as module
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.tickets import SECONDS, Tickets
 
 GRANT = Grant.from_claims(

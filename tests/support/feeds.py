@@ -16,7 +16,7 @@ from gateway.core.page import Since
 from gateway.core.subscription import Subscription
 from gateway.core.wire import TEXT
 from gateway.feed import Feed
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.embedded import free_port
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.log import Log
 from gateway.tap import tap as module
 from gateway.tap.tap import Tap

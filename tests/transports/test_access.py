@@ -13,7 +13,7 @@ from gateway.core.grant import Grant, Patterns
 from gateway.core.revocations import Revocation
 from gateway.errors import GatewayError, Unauthorized, Unavailable
 from gateway.feed import Feed
-from gateway.store.connect import redis_client
+from gateway.store.client import redis_client
 from gateway.store.revocations import RevocationStore
 from gateway.transports import access as module
 from gateway.transports.access import Access
