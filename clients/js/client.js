@@ -61,7 +61,7 @@ const LONGEST = 2e9; // close to the longest time that setTimeout takes
 /** @type {Record<string, any>} */
 let memory = {};
 try {
-  memory = localStorage;
+  memory = localStorage || memory; // null in a WebView that stores nothing
 } catch {
   // This browser stores nothing, or this is not a browser.
 }
@@ -389,7 +389,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         } else await (places[0] ? connectOnce() : pause(LONGEST));
       } catch (/** @type {any} */ error) {
         if (ended.aborted || error === CHANGED) continue;
-        const reason = error.status >= 0 ? error : problem({ reason: error });
+        const reason = error?.status >= 0 ? error : problem({ reason: error });
         const next = action(reason.status);
         if (next === "stop" && drop(reason)) continue;
         if (openSince && Date.now() - openSince > STEADY) failures = 0;
@@ -444,7 +444,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   };
 
   /** The transport that got through last time, if that was not long ago. */
-  const remembered = () => [2, 1].find((transport) => memory[name + transport] > Date.now()) ?? 0;
+  const remembered = () => [2, 1].find((transport) => memory[name + transport] > Date.now()) || 0;
 
   /** @param {Status} last @param {Problem} [reason] */
   const end = (last, reason = problem({ reason: last })) => {
@@ -454,7 +454,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     cut(reason);
     clearTimeout(timer);
     clearTimeout(renewal);
-    for (const place of places) place.reject(reason);
+    places.map((place) => place.reject(reason));
     places = [];
     setStatus(last, { problem: reason });
     emit("*");

@@ -183,17 +183,31 @@ test("silence is found out and the cursor taken along", async (t) => {
   assert.deepEqual(requests.map(({ path }) => path), ["/sse?channel=jobs%3A1%2Clast", "/sse?channel=jobs%3A1%2C5"]);
 });
 
-test("a token callback that fails is tried again", async (t) => {
-  const { url } = await serve(t, ticketOrStream);
-  let asked = 0;
-  const token = () => {
-    if (asked++ === 0) throw new Error("the backend is away");
-    return "good";
-  };
-  const feed = connect(url, { channels: ["jobs:1"], token, share: false });
+for (const [how, reason] of [
+  ["fails", new Error("the backend is away")],
+  ["rejects with nothing", undefined],
+]) {
+  test(`a token callback that ${how} is tried again`, async (t) => {
+    const { url } = await serve(t, ticketOrStream);
+    let asked = 0;
+    const token = () => (asked++ === 0 ? Promise.reject(reason) : "good");
+    const feed = connect(url, { channels: ["jobs:1"], token, share: false });
 
-  assert.equal((await feed.done("jobs:1")).id, "6");
-  feed.close();
+    assert.equal((await feed.done("jobs:1")).id, "6");
+    feed.close();
+  });
+}
+
+test("it connects where localStorage is null, as in a WebView", async (t) => {
+  const before = Object.getOwnPropertyDescriptor(globalThis, "localStorage");
+  Object.defineProperty(globalThis, "localStorage", { value: null, configurable: true });
+  t.after(() => (before ? Object.defineProperty(globalThis, "localStorage", before) : Reflect.deleteProperty(globalThis, "localStorage")));
+  const module = "../client.js?without-storage";
+  const { url } = await serve(t, stream(READY, DONE));
+  const feed = /** @type {typeof import("../client.js")} */ (await import(module)).connect(url, { channels: ["jobs:1"] });
+  t.after(() => feed.close());
+
+  assert.equal((await Promise.race([feed.done("jobs:1"), new Promise((resolve) => feed.on("status", (at) => at.retry && resolve(at)))])).id, "6");
 });
 
 test("close lets go of everything", async (t) => {
