@@ -151,7 +151,7 @@ LATENCY: Final = _histograms(
     TRANSPORTS,
 )
 # The wire formats of each transport (core/wire.py); the second one is used under a foreign ASGI server.
-WIRES: Final = {"websocket": ("frame", "text"), "sse": ("chunk", "block"), "poll": ("item",)}
+WIRES: Final = {"websocket": ("frame", "text"), "sse": ("chunk", "block"), "poll": ("element",)}
 LATENCY_BY_WIRE: Final = {wire: LATENCY[transport] for transport, wires in WIRES.items() for wire in wires}
 PUBLISHED: Final = _counters("gateway_published_total", "Events by POST /publish", "outcome", ("recorded", "live_only", "refused"))
 

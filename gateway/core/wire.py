@@ -78,4 +78,4 @@ TEXT: Final = Wire("text", lambda event: event.json, lambda _name, json, _id: js
 FRAME: Final = Wire("frame", lambda event: text_frame(event.json), lambda _name, json, _id: text_frame(json))
 BLOCK: Final = Wire("block", _block, _notice_block)
 CHUNK: Final = Wire("chunk", _chunk, lambda *notice: http_chunk(_notice_block(*notice)))
-ITEM: Final = Wire("item", lambda event: event.json, lambda _name, json, _id: json, whole=True)  # of a poll's answer
+ELEMENT: Final = Wire("element", lambda event: event.json, lambda _name, json, _id: json, whole=True)  # of the array in a poll's answer

@@ -13,7 +13,7 @@ from gateway import metrics
 from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
-from gateway.core.wire import ITEM
+from gateway.core.wire import ELEMENT
 from gateway.errors import GatewayError, Unavailable
 from gateway.transports.answers import answer, check_method
 from gateway.transports.request import check_readable, parse_request, wait_seconds
@@ -53,7 +53,7 @@ class Collector:
         self.changed = asyncio.Event()
         self._size = 0
         self.subscription = Subscription(
-            wire=ITEM,
+            wire=ELEMENT,
             write=self._take,
             on_behind=services.feed.catch_up,
             on_done=self._finish,

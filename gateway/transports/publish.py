@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -24,16 +24,16 @@ logger = logging.getLogger("gateway.publish")
 
 MAX_BODY_BYTES: Final = 8_388_608
 HELD_BYTES: Final = 134_217_728  # of all bodies together, each of which may take half a minute to come
-MAX_ITEMS: Final = 1_000
-MAX_DELIVERIES: Final = 10_000  # the channels of all items together
+MAX_POSTED: Final = 1_000  # events in one request
+MAX_DELIVERIES: Final = 10_000  # the channels of all its events together
 MAX_DELIVERED_BYTES: Final = 33_554_432  # of all deliveries: they go to Redis at once, which takes a second, and are held meanwhile
 MAX_KEEP: Final = 10_000
 MAX_TTL: Final = 30 * 86_400
 MAX_TEXT_BYTES: Final = 512
 
 
-class Item(msgspec.Struct, forbid_unknown_fields=True):
-    """One event as a backend posts it."""
+class Posted(msgspec.Struct, forbid_unknown_fields=True):
+    """One event, for one channel or several, as a backend posts it."""
 
     channel: str | list[str]
     type: str = "message"
@@ -57,17 +57,23 @@ class Item(msgspec.Struct, forbid_unknown_fields=True):
         return msgspec.json.encode(fields)
 
 
+class Checked(NamedTuple):
+    """A posted event that may be published, and its JSON as it goes to Redis."""
+
+    posted: Posted
+    json: bytes
+
+
 _raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_item: Final = msgspec.json.Decoder(Item)
+_posted: Final = msgspec.json.Decoder(Posted)
 
 T = TypeVar("T")
 Result = dict[str, object]
-Checked = tuple[Item, bytes] | GatewayError
-"""An item that was checked, with its event's JSON, or why it was refused."""
+"""What is answered for an event that was published: its ids, by channel."""
 
 
 def _decode(decoder: msgspec.json.Decoder[T], json: bytes | msgspec.Raw) -> T:
-    """Decode the body, or one of its items.
+    """Decode the body, or one element of its array.
 
     Raises:
         BadRequest: if it is not JSON.
@@ -83,50 +89,50 @@ def _decode(decoder: msgspec.json.Decoder[T], json: bytes | msgspec.Raw) -> T:
         raise Unprocessable("the body is nested too deeply, 256 levels are allowed") from None
 
 
-def _parse_item(json: bytes | msgspec.Raw) -> Item:
-    return _decode(_item, json)
+def _parse_posted(json: bytes | msgspec.Raw) -> Posted:
+    return _decode(_posted, json)
 
 
-def _parse_items(body: bytes) -> list[Item | GatewayError]:
-    """The items of an array; each that is refused is its error."""
+def _parse_array(body: bytes) -> list[Posted | GatewayError]:
+    """The events of an array; each that is refused is its error."""
     raws = _decode(_raws, body)
-    if len(raws) > MAX_ITEMS:
-        raise Unprocessable(f"{len(raws)} events: at most {MAX_ITEMS} are allowed in one request")
-    items: list[Item | GatewayError] = []
+    if len(raws) > MAX_POSTED:
+        raise Unprocessable(f"{len(raws)} events: at most {MAX_POSTED} are allowed in one request")
+    posted: list[Posted | GatewayError] = []
     for raw in raws:
         try:
-            items.append(_parse_item(raw))
+            posted.append(_parse_posted(raw))
         except GatewayError as error:
-            items.append(error)
-    return items
+            posted.append(error)
+    return posted
 
 
-def _check(item: Item, grant: Grant, max_event_bytes: int) -> bytes:
-    """Check an item, and return its event's JSON.
+def _check(posted: Posted, grant: Grant, max_event_bytes: int) -> Checked:
+    """Check an event.
 
     Raises:
         Unprocessable, TooLarge, Forbidden: naming what is wrong.
     """
-    if not item.channels:
+    if not posted.channels:
         raise Unprocessable("channel: at least one name is expected")
-    for name in item.channels:
+    for name in posted.channels:
         if (problem := channel_problem(name)) is not None:
             raise Unprocessable(problem)
         if not grant.may_publish(name):
             raise Forbidden(f"channel {show(name)}: the token does not allow publishing there", channel=name)
-    for field, value, most in (("keep", item.keep, MAX_KEEP), ("ttl", item.ttl, MAX_TTL)):
+    for field, value, most in (("keep", posted.keep, MAX_KEEP), ("ttl", posted.ttl, MAX_TTL)):
         if value is not None and not 1 <= value <= min(most, MAX_CURSOR):
             raise Unprocessable(f"{field} {value}: a whole number from 1 to {most} is expected")
-    for field, text in (("key", item.key), ("collapse", item.collapse)):
+    for field, text in (("key", posted.key), ("collapse", posted.collapse)):
         if text is not None and not 1 <= len(text.encode()) <= MAX_TEXT_BYTES:
             raise Unprocessable(f"{field} {show(text, 40)}: 1 to {MAX_TEXT_BYTES} bytes are expected")
-    json = item.json()
+    json = posted.json()
     try:
         parse_published(json, max_event_bytes)
     except Malformed as error:
         too_large = len(json) > max_event_bytes
         raise (TooLarge if too_large else Unprocessable)(f"the event is refused: {error}") from None
-    return json
+    return Checked(posted, json)
 
 
 def _log(scope: Mapping[str, Any], grant: Grant, traceparent: str, count: int, refused: int) -> None:
@@ -156,64 +162,66 @@ class PublishEndpoint:
 
     async def _answer(self, body: bytes, grant: Grant, scope: Mapping[str, Any], send: Send) -> None:
         if body.lstrip()[:1] == b"[":
-            results = await self._publish(_parse_items(body), grant, scope)
+            results = await self._publish(_parse_array(body), grant, scope)
             await answer_json(send, [r.problem() if isinstance(r, GatewayError) else r for r in results])
             return
-        [result] = await self._publish([_parse_item(body)], grant, scope)
+        [result] = await self._publish([_parse_posted(body)], grant, scope)
         if isinstance(result, GatewayError):
             raise result
         await answer_json(send, result)
 
-    async def _publish(self, items: Sequence[Item | GatewayError], grant: Grant, scope: Mapping[str, Any]) -> list[Result | GatewayError]:
-        """Publish the items in their order.
+    async def _publish(
+        self, posted: Sequence[Posted | GatewayError], grant: Grant, scope: Mapping[str, Any]
+    ) -> list[Result | GatewayError]:
+        """Publish the events in their order.
 
         Returns:
-            for each item its ids, or why it was refused
+            for each of them its ids, or why it was refused
         """
         traceparent = parse_traceparent(scope["headers"])
         with span("publish", traceparent) as attributes:
-            results = await self._record(self._check_all(items, grant))
+            results = await self._record(self._check_all(posted, grant))
             refused = sum(isinstance(result, GatewayError) for result in results)
             attributes |= {"notify.events": len(results), "notify.refused": refused}
         _log(scope, grant, traceparent, len(results), refused)
         return results
 
-    def _check_all(self, items: Sequence[Item | GatewayError], grant: Grant) -> list[Checked]:
-        """Check items one by one, and all together. An item that is refused becomes its error.
+    def _check_all(self, posted: Sequence[Posted | GatewayError], grant: Grant) -> list[Checked | GatewayError]:
+        """Check events one by one, and all together. One that is refused becomes its error.
 
         Raises:
             Unprocessable, TooLarge: if all of them together are over a limit.
         """
-        if sum(len(item.channels) for item in items if isinstance(item, Item)) > MAX_DELIVERIES:
+        if sum(len(one.channels) for one in posted if isinstance(one, Posted)) > MAX_DELIVERIES:
             raise Unprocessable(f"more than {MAX_DELIVERIES} channels in all: split the request")
-        checked: list[Checked] = []
-        for item in items:
+        checked: list[Checked | GatewayError] = []
+        for one in posted:
             try:
-                checked.append(item if isinstance(item, GatewayError) else (item, _check(item, grant, self._services.max_event_bytes)))
+                checked.append(one if isinstance(one, GatewayError) else _check(one, grant, self._services.max_event_bytes))
             except GatewayError as error:
                 checked.append(error)
-        size = sum(len(entry[1]) * len(entry[0].channels) for entry in checked if not isinstance(entry, GatewayError))
+        size = sum(len(one.json) * len(one.posted.channels) for one in checked if isinstance(one, Checked))
         if size > MAX_DELIVERED_BYTES:
             raise TooLarge(f"{size} bytes of events, one for each channel: at most {MAX_DELIVERED_BYTES} are allowed, split the request")
         return checked
 
-    async def _record(self, checked: Sequence[Checked]) -> list[Result | GatewayError]:
-        """Record the items, or announce those that are live-only, all in one order: a page may not see the end before what led to it."""
+    async def _record(self, checked: Sequence[Checked | GatewayError]) -> list[Result | GatewayError]:
+        """Record the events, or announce those that are live-only, all in one order: a page may not see the end before what led to it."""
         publications = [
-            Publication(name, json, item.key, item.keep, item.ttl, item.collapse, item.live)
-            for item, json in (entry for entry in checked if not isinstance(entry, GatewayError))
-            for name in item.channels
+            Publication(name, json, posted.key, posted.keep, posted.ttl, posted.collapse, posted.live)
+            for posted, json in (one for one in checked if isinstance(one, Checked))
+            for name in posted.channels
         ]
         answers = iter(await self._services.feed.log.append(publications) if publications else [])
         results: list[Result | GatewayError] = []
-        for entry in checked:
+        for one in checked:
             result: Result | GatewayError
-            if isinstance(entry, GatewayError):
-                outcome, result = "refused", entry
+            if isinstance(one, GatewayError):
+                outcome, result = "refused", one
             else:
-                ids = {name: next(answers) for name in entry[0].channels}
+                ids = {name: next(answers) for name in one.posted.channels}
                 refused = next((answer for answer in ids.values() if isinstance(answer, GatewayError)), None)
-                accepted = "live_only" if entry[0].live else "recorded"
+                accepted = "live_only" if one.posted.live else "recorded"
                 outcome, result = accepted if refused is None else "refused", refused or {"ids": ids}
             metrics.PUBLISHED[outcome].value += 1
             results.append(result)

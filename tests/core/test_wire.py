@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.event import Event, parse_announcement
-from gateway.core.wire import BLOCK, CHUNK, FRAME, ITEM, TEXT, Wire, http_chunk, text_frame
+from gateway.core.wire import BLOCK, CHUNK, ELEMENT, FRAME, TEXT, Wire, http_chunk, text_frame
 
 
 def event(data: bytes = b"1") -> Event:
@@ -58,14 +58,14 @@ def test_a_chunk_is_the_block_with_its_length() -> None:
     assert http_chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
 
 
-@pytest.mark.parametrize("wire", [TEXT, ITEM])
-def test_text_and_a_polls_item_are_the_json_itself(wire: Wire) -> None:
+@pytest.mark.parametrize("wire", [TEXT, ELEMENT])
+def test_text_and_an_element_of_a_polls_answer_are_the_json_itself(wire: Wire) -> None:
     one = event()
 
     assert one.encode(wire) is one.json
 
 
-@pytest.mark.parametrize("wire", [TEXT, FRAME, BLOCK, CHUNK, ITEM])
+@pytest.mark.parametrize("wire", [TEXT, FRAME, BLOCK, CHUNK, ELEMENT])
 def test_an_encoding_is_made_once(wire: Wire) -> None:
     one = event()
 
@@ -75,7 +75,7 @@ def test_an_encoding_is_made_once(wire: Wire) -> None:
 def test_a_notice_on_each_wire() -> None:
     json = b'{"op":"gap","channel":"c"}'
 
-    assert TEXT.notice("gap", json, 0) == ITEM.notice("gap", json, 0) == json
+    assert TEXT.notice("gap", json, 0) == ELEMENT.notice("gap", json, 0) == json
     assert FRAME.notice("gap", json, 0) == b"\x81\x1a" + json
     assert BLOCK.notice("gap", json, 0) == b"event: gap\ndata: " + json + b"\n\n"
     assert CHUNK.notice("gap", json, 0) == http_chunk(b"event: gap\ndata: " + json + b"\n\n")
@@ -84,10 +84,10 @@ def test_a_notice_on_each_wire() -> None:
 def test_messages_are_joined_only_where_their_bytes_show_where_each_ends() -> None:
     parts = [b"ab", b"c"]
 
-    assert {wire.name: wire.join(parts) for wire in (TEXT, FRAME, BLOCK, CHUNK, ITEM)} == {
+    assert {wire.name: wire.join(parts) for wire in (TEXT, FRAME, BLOCK, CHUNK, ELEMENT)} == {
         "text": parts,
         "frame": [b"abc"],
         "block": [b"abc"],
         "chunk": [b"abc"],
-        "item": parts,
+        "element": parts,
     }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, parse_announcement, parse_cursor, parse_entry, parse_published, show
 from gateway.errors import BadRequest, GatewayError
-from gateway.transports.publish import _parse_item
+from gateway.transports.publish import _parse_posted
 from gateway.transports.request import StreamRequest, parse_request, parse_since, wait_seconds
 from gateway.transports.websocket import close_reason
 
@@ -66,13 +66,13 @@ def test_a_wait_is_at_most_60_seconds(query: bytes, prefer: bytes) -> None:
 
 
 @given(bodies)
-def test_a_body_is_an_item_or_is_refused(body: bytes) -> None:
+def test_a_body_is_an_event_or_is_refused(body: bytes) -> None:
     try:
-        item = _parse_item(body)
+        posted = _parse_posted(body)
     except GatewayError as error:
         assert error.status in (400, 422)  # noqa: PT017 - either is right
     else:
-        assert isinstance(item.channels, list)
+        assert isinstance(posted.channels, list)
 
 
 @given(bodies)
