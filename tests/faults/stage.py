@@ -153,6 +153,7 @@ class Stage:
                     return result
                 if isinstance(result, Unavailable):
                     raise Refused(result.detail)
+                assert result is not None  # as for a live-only event
                 raise result
 
             self._sends[redis_url] = send
