@@ -61,6 +61,7 @@ const STYLE = `
   }
   .row { display: flex; justify-content: space-between; gap: 1em; margin-bottom: .25em; }
   .row > * { min-inline-size: 0; overflow-wrap: anywhere; }
+  [part="text"] { unicode-bidi: plaintext; }
   [role="status"] { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 `;
 
@@ -86,7 +87,9 @@ export class JobProgress extends Base {
     const row = document.createElement("div");
     row.className = "row";
     row.part.add("row");
-    row.append(document.createElement("slot"), this.#text);
+    const content = document.createElement("slot");
+    content.addEventListener("slotchange", () => this.#bar.setAttribute("aria-label", this.#name));
+    row.append(content, this.#text);
     this.#bar.part.add("bar");
     this.#text.part.add("text");
     this.#said.setAttribute("role", "status");
@@ -144,6 +147,11 @@ export class JobProgress extends Base {
     if (event.final) this.dispatchEvent(new CustomEvent("job-done", { detail: event, bubbles: true, composed: true }));
   }
 
+  /** What screen readers call the job. */
+  get #name() {
+    return this.textContent?.trim() || this.getAttribute("channel") || "job";
+  }
+
   /** @param {string} state @param {unknown} [percent] @param {unknown} [text] */
   #show(state, percent, text) {
     this.setAttribute("state", state);
@@ -157,13 +165,12 @@ export class JobProgress extends Base {
     const worded = typeof text === "string";
     const shown = worded ? text : counts ? `${Math.round(part)} %` : state;
     if (this.#text.textContent !== shown) this.#text.textContent = shown;
-    const name = this.textContent?.trim() || this.getAttribute("channel") || "job";
     // Of a job that counts, only the quarters are announced: its text may change many times a second.
     const news = counts ? `${Math.floor(part / SAY_EVERY) * SAY_EVERY} %` : worded && state !== "running" ? `${state}, ${text}` : shown;
-    const said = `${name}: ${news}`;
+    const said = `${this.#name}: ${news}`;
     this.#said.setAttribute("aria-live", this.getAttribute("aria-live") ?? "polite");
     if (this.#said.textContent !== said) this.#said.textContent = said;
-    this.#bar.setAttribute("aria-label", name);
+    this.#bar.setAttribute("aria-label", this.#name);
   }
 }
 

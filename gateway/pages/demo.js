@@ -121,7 +121,7 @@ function log(event) {
   const line = document.createElement("li");
   const time = document.createElement("time");
   const code = document.createElement("code");
-  time.textContent = new Date().toLocaleTimeString([], { hour12: false });
+  time.textContent = new Date().toLocaleTimeString([], { hourCycle: "h23" });
   code.textContent = JSON.stringify(event);
   line.append(time, code);
   $("log").prepend(line);

@@ -21,6 +21,13 @@ RIGHT_AT_ONCE = 1_000  # milliseconds, from the reload on; it takes about 100 on
 
 MakeContext = Callable[..., BrowserContext]
 
+# Where a letter of a text stands.
+LEFT_OF_LETTER = """(element, at) => {
+    const range = new Range();
+    range.setStart(element.firstChild, at);
+    range.setEnd(element.firstChild, at + 1);
+    return range.getBoundingClientRect().left;
+}"""
 # A violation of the Content-Security-Policy is an event of the document, and an error on the console.
 SPY = "document.addEventListener('securitypolicyviolation', e => console.error('CSP: ' + e.violatedDirective + ' ' + e.blockedURI))"
 
@@ -256,6 +263,26 @@ def test_markup_in_an_event_is_text(page: Page, url: str) -> None:
     assert page.locator(".card img, .card b, #log img").count() == 0
 
 
+def test_a_long_title_is_cut_and_one_from_right_to_left_is_laid_out_so(page: Page, url: str) -> None:
+    for title in ("W" * 400, "تقرير (2026)"):
+        assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "data": {"title": title}}).status_code == 200
+        found = card(page, "jobs:hello").locator(".title")
+        expect(found).to_have_text(title)
+
+        assert found.evaluate("e => e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight)") < 3.5
+    first, last = (found.evaluate(LEFT_OF_LETTER, at) for at in (0, len(title) - 1))
+    assert last < first
+
+
+def test_the_first_hour_of_a_day_is_hour_zero(make_context: MakeContext, url: str) -> None:
+    page = make_context(locale="en-US", timezone_id="UTC").new_page()
+    page.clock.set_fixed_time("2026-11-22T00:05:06Z")
+    page.goto(url)
+    assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello"}).status_code == 200
+
+    expect(page.locator("#log time").first).to_have_text("00:05:06")
+
+
 def test_what_is_no_event_of_the_demo_is_shown_as_it_is(page: Page, url: str) -> None:
     for data, shown in (([1, {"a": None}], '[1,{"a":null}]'), (None, ""), (17, "17"), ({"percent": "x", "b": 1}, '{"percent":"x","b":1}')):
         assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "type": "stage.two", "data": data}).status_code == 200
@@ -272,10 +299,11 @@ def test_a_strange_store_and_a_job_that_is_forgotten_do_no_harm(page: Page) -> N
         expect(page.locator('.card:not([data-channel="jobs:hello"])')).to_have_count(0)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(make_context: MakeContext, url: str, scheme: str) -> None:
+@pytest.mark.parametrize(("scheme", "size"), [("light", "100%"), ("dark", "100%"), ("light", "200%")])
+def test_a_phone_needs_no_sideways_scrolling(make_context: MakeContext, url: str, scheme: str, size: str) -> None:
     page = make_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, reduced_motion="reduce").new_page()
     page.goto(url)
+    page.evaluate("size => (document.documentElement.style.fontSize = size)", size)
     long = "x" * 100
     page.click("#start-all")
     httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "type": "y" * 64, "data": {"text": long, "title": long}})

@@ -92,6 +92,37 @@ def test_job_progress_says_what_happens_and_each_quarter_of_the_way(page: Page, 
     expect(said).to_have_attribute("aria-live", "off")
 
 
+def test_job_progress_has_the_name_that_it_holds_now(page: Page, publisher: Publisher) -> None:
+    publisher.publish("jobs:12", "progress", {"percent": 40})
+    page.evaluate("""async () => {
+        document.body.innerHTML = '<job-progress channel="jobs:12">Film</job-progress>';
+        await import("/job-progress.js");
+    }""")
+    expect(page.get_by_role("progressbar", name="Film")).to_have_attribute("value", "40")
+    page.evaluate("document.querySelector('job-progress').textContent = 'Holiday'")
+
+    expect(page.get_by_role("progressbar", name="Holiday")).to_have_attribute("value", "40")
+
+
+def test_job_progress_in_a_page_from_right_to_left_shows_its_text_as_it_is_written(page: Page, publisher: Publisher) -> None:
+    publisher.publish("jobs:13", "progress", {"percent": 40})
+    page.evaluate("""async () => {
+        document.documentElement.dir = "rtl";
+        document.body.innerHTML = '<job-progress channel="jobs:13">Film</job-progress>';
+        await import("/job-progress.js");
+    }""")
+    text = page.locator("[part=text]")
+    expect(text).to_have_text("40 %")
+    left = """(e, at) => {
+        const range = new Range();
+        range.setStart(e.firstChild, at);
+        range.setEnd(e.firstChild, at + 1);
+        return range.getBoundingClientRect().left;
+    }"""
+
+    assert text.evaluate(left, 0) < text.evaluate(left, len("40 %") - 1)
+
+
 def test_job_progress_follows_the_channel_it_is_given_now(page: Page, publisher: Publisher) -> None:
     for channel, percent in (("jobs:3", 30), ("jobs:4", 40)):
         publisher.publish(channel, "progress", {"percent": percent})
