@@ -23,7 +23,7 @@ from gateway.server.run import GRACE_SECONDS
 from gateway.transports.connections import Ending
 from gateway.transports.services import Services
 from tests.support.clients import sse
-from tests.support.figures import figures, figures_when
+from tests.support.figures import figures, until_live
 from tests.support.servers import Server, running_gateway, workers_of
 from tests.support.wire import Wire, request
 
@@ -95,7 +95,7 @@ async def test_a_draining_gateway_is_not_ready_and_refuses_new_clients(redis_url
     with running_gateway(redis_url, drain_seconds="3") as server:
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(2)]
         server.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)
+        await until_draining(server)
         async with httpx.AsyncClient() as client:
             ready = await client.get(f"{server.http}/readyz")
             stream = await client.get(f"{server.http}/sse?channel=jobs:1")
@@ -112,7 +112,7 @@ async def test_a_drain_answers_polls_and_tells_streams_when_to_reconnect(redis_u
     with running_gateway(redis_url, drain_seconds="1") as server:
         async with httpx.AsyncClient(timeout=30) as client, client.stream("GET", f"{server.http}/sse?channel=jobs:1") as stream:
             poll = asyncio.ensure_future(client.get(f"{server.http}/poll?channel=jobs:1&wait=30&since=now"))
-            await figures_when(server.http, lambda now: now["gateway_connections"] == 2 and now["gateway_behind"] == 0)
+            await until_live(server.http, 2)
             server.process.send_signal(signal.SIGTERM)
             lines = [line async for line in stream.aiter_lines()]
             answer = await poll
@@ -129,7 +129,7 @@ async def test_a_drain_answers_polls_and_tells_streams_when_to_reconnect(redis_u
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_second_signal_ends_it_at_once(redis_url: str, workers: str) -> None:
     with running_gateway(redis_url, "--workers", workers, drain_seconds="60") as server:
-        asyncio.run(hold_and_end(server))
+        asyncio.run(hold_and_end(server, int(workers)))
 
         assert server.process.wait(25) == 0
 
@@ -231,11 +231,18 @@ async def test_in_another_thread_the_signals_are_left_alone(server: uvicorn.Serv
     assert await asyncio.to_thread(asyncio.run, drain()) == [server.handle_exit] * len(SIGNALS)
 
 
-async def hold_and_end(server: Server) -> None:
+async def until_draining(server: Server, workers: int = 1) -> None:
+    """Wait until a gateway's workers have heeded a signal."""
+    async with asyncio.timeout(10):
+        while server.output().count("draining: ") < workers:
+            await asyncio.sleep(0.01)
+
+
+async def hold_and_end(server: Server, workers: int) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(3):  # so that one of the two workers has two streams to close, and its drain takes a while
             await stack.enter_async_context(websockets.connect(f"{server.ws}/ws?channel=jobs:1"))
         server.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.5)
+        await until_draining(server, workers)
         server.process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(server.process.wait, 25)

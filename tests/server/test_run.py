@@ -23,7 +23,7 @@ from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, _Config, _figures_fo
 from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
-from tests.support.figures import figures_when
+from tests.support.figures import figures_when, until_live
 from tests.support.servers import running_gateway, workers_of
 
 
@@ -125,7 +125,7 @@ async def test_all_workers_deliver_the_same_events(redis_url: str, redis: Redis)
         publish = publisher(redis)
         first = await publish("jobs:1", "started")
         following = [asyncio.ensure_future(take(websocket(server.http, "channel=jobs:1&since=0"), 2)) for _ in range(20)]
-        await asyncio.sleep(0.5)
+        await until_live(server.http, 20)
         second = await publish("jobs:1", "completed", final=True)
 
         assert [ids(messages) for messages in await asyncio.gather(*following)] == [[first, second]] * 20

@@ -38,3 +38,9 @@ async def figures_when(address: str, fits: Callable[[Figures], bool], seconds: f
             if fits(found) or time.monotonic() > deadline:
                 return found
             await asyncio.sleep(0.03)
+
+
+async def until_live(address: str, clients: int) -> None:
+    """Wait until this many clients are connected and none of them is behind, so that what is published next is pushed to all of them."""
+    found = await figures_when(address, lambda now: now["gateway_connections"] == clients and now["gateway_behind"] == 0)
+    assert (found["gateway_connections"], found["gateway_behind"]) == (clients, 0)

@@ -11,6 +11,7 @@ import uuid
 import httpx
 
 from tests.conftest import Publish
+from tests.support.figures import until_live
 from tests.support.servers import Server
 
 
@@ -18,7 +19,7 @@ async def test_a_poll_is_answered_when_an_event_comes(server: Server, publish: P
     channel = f"jobs:{uuid.uuid4().hex}"
     async with httpx.AsyncClient() as client:
         waiting = asyncio.ensure_future(client.get(f"{server.http}/poll?channel={channel}&wait=20"))
-        await asyncio.sleep(0.3)
+        await until_live(server.http, 1)
         started = time.monotonic()
         id = await publish(channel, "completed", final=True)
         answer = (await waiting).json()
