@@ -30,6 +30,7 @@ ENDS_WITHOUT_RETRIES: Final = {
 }
 
 _running: ContextVar[tuple[Jobs, Job] | None] = ContextVar("notify_job", default=None)
+_error: ContextVar[BaseException | None] = ContextVar("notify_error", default=None)
 
 
 def progress(**fields: Any) -> None:
@@ -54,7 +55,7 @@ def report_tasks(
         publisher: which to use, or the URL of the gateway's Redis
         owner: returns the owner of a task; ``None`` for nobody
         results: whether ``completed`` has what the task returned
-        messages: whether ``failed`` has the error's text
+        messages: whether ``failed`` and ``retrying`` have the error's text
     """
     jobs = Jobs(publisher, Details(results=results, messages=messages))
 
@@ -67,17 +68,19 @@ def report_tasks(
             jobs.tell(job, "queued")
         elif signal == "executing":
             _running.set((jobs, job))
+            _error.set(None)
             jobs.tell(job, "started")
         elif signal == "retrying":
-            jobs.tell(job, "retrying")
+            jobs.tell(job, "retrying", error=_error.get())
         elif signal in ENDS:
             jobs.tell(job, "failed", error=ENDS[signal])
         elif signal in ENDS_WITHOUT_RETRIES and not task.retries:
             jobs.tell(job, "failed", error=error or ENDS_WITHOUT_RETRIES[signal])
 
     def on_done(task: Any, value: Any, error: BaseException | None) -> None:
-        # Used instead of the signal of completion, which does not have the value.
+        # Used instead of the signal of completion, which does not have the value. It comes before that of a retry, which has no error.
         _running.set(None)
+        _error.set(error)
         if error is None:
             jobs.tell(job_of(task), "completed", {"result": value})
 

@@ -12,7 +12,6 @@ A task reports its progress with ``await progress(percent=40)``.
 
 from __future__ import annotations
 
-import sys
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,6 +24,7 @@ from notify_client.publisher import AsyncPublisher
 RETRIES = "_retries"  # the label of TaskIQ's own retry middlewares
 
 _running: ContextVar[tuple[AsyncJobs, Job] | None] = ContextVar("notify_job", default=None)
+_error: ContextVar[BaseException | None] = ContextVar("notify_error", default=None)
 
 
 def _job(message: TaskiqMessage) -> Job:
@@ -38,7 +38,14 @@ async def progress(**fields: Any) -> None:
         await jobs.tell(job, "progress", fields)
 
 
-class Reports(TaskiqMiddleware):
+class _Failures(TaskiqMiddleware):
+    """Notes why a task has failed, for the retry that another middleware may send."""
+
+    async def on_error(self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException) -> None:
+        _error.set(exception)
+
+
+class Reports(_Failures):
     """Publishes what happens to each task.
 
     Args:
@@ -52,6 +59,10 @@ class Reports(TaskiqMiddleware):
         self._jobs = AsyncJobs(publisher, Details(results=results, messages=messages))
         self._retried: set[str] = set()
 
+    async def startup(self) -> None:
+        # Whichever middleware sends the retry, one before it must have heard of the failure. TaskIQ 0.13 tells the last one first.
+        self.broker.add_middlewares(_Failures())
+
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
         running = _running.get()
         if running is not None and running[1].owner is not None:
@@ -59,7 +70,7 @@ class Reports(TaskiqMiddleware):
         retrying = bool(int(message.labels.get(RETRIES, 0)))
         if retrying and running is not None and running[1].id == message.task_id:
             self._retried.add(message.task_id)  # so that the result of this attempt, which is still to come, is not reported as the end
-        await self._jobs.tell(_job(message), "retrying" if retrying else "queued", error=sys.exc_info()[1] if retrying else None)
+        await self._jobs.tell(_job(message), "retrying" if retrying else "queued", error=_error.get() if retrying else None)
         return message
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:

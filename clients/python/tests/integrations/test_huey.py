@@ -35,6 +35,7 @@ def test_a_retry_is_no_end(tasks, log):
 
     events = log.wait(f"jobs:{id}", "failed")
     assert [event["type"] for event in events] == ["queued", "started", "retrying", "queued", "started", "failed"]
+    assert events[2]["data"] == {"error": "ValueError", "job": id, "task": "broken"}
     assert events[-1] == {"type": "failed", "data": {"error": "ValueError", "job": id, "task": "broken"}, "final": True}
 
 
