@@ -33,6 +33,7 @@ def entry(event: str, **fields: str) -> Entry:
         ("retries-exhausted", {"attemptsMade": "3"}, True, None),
         ("removed", {"prev": "waiting"}, False, ("failed", {"error": "Removed"})),
         ("removed", {"prev": "completed"}, True, None),
+        ("removed", {"prev": "failed"}, True, None),
         ("deduplicated", {}, False, None),
         ("something-new", {}, False, None),
     ],

@@ -3,9 +3,12 @@
 import logging
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from notify_client import Publisher
+from notify_client.outage import FIRST_WINDOW, JITTER
 
 from clients.python.tests.common import LIMIT, SLACK, publish_until_taken, timed
 
@@ -189,6 +192,17 @@ def test_after_two_failures_an_event_with_a_key_waits_no_more_than_others(connec
         publisher.publish("jobs:1", "completed", key=key)
 
     assert min(timed(publisher.publish, "jobs:1", "completed", key=str(n))[1] for n in range(5)) < 0.001
+
+
+def test_while_one_call_tries_redis_again_the_others_do_not_wait(mute):
+    publisher = Publisher(mute, timeout=3)
+    publisher.publish("jobs:1", "a")
+    time.sleep(FIRST_WINDOW * (1 + JITTER))
+
+    with ThreadPoolExecutor() as pool:
+        waits = list(pool.map(lambda _: timed(publisher.publish, "jobs:1", "a")[1], range(4)))
+
+    assert sum(seconds > 0.9 for seconds in waits) == 1  # a third of the timeout
 
 
 def test_a_publish_is_tried_no_more_than_twice(connect, valkey, proxy):

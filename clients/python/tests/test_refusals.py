@@ -4,11 +4,14 @@ import asyncio
 import ssl
 import threading
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from itertools import pairwise
 
 import pytest
 import websockets.asyncio.server
 from notify_client import Refused, issue_token, subscribe
+from notify_client.streams import retry_after
 
 from clients.python.tests.common import SECRET, take
 from tests.support.tls import tls_before
@@ -187,6 +190,14 @@ async def test_an_overloaded_gateway_is_given_the_time_it_asks_for(gateway, publ
 
     assert 2 <= len(at) <= 3
     assert all(1 <= later - earlier < 2 for earlier, later in pairwise(at))
+
+
+def test_an_overloaded_gateway_may_name_the_time_instead():
+    now = datetime.now(UTC)
+
+    assert 58 < retry_after(format_datetime(now + timedelta(seconds=60), usegmt=True)) <= 60
+    assert retry_after(format_datetime(now - timedelta(seconds=60), usegmt=True)) == 0
+    assert retry_after("soon") is None
 
 
 @pytest.mark.parametrize(

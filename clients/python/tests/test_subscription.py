@@ -30,6 +30,16 @@ async def test_a_job_is_followed_to_its_end(gateway, publisher, channel, transpo
     assert seen[0].channel == channel
 
 
+async def test_a_final_event_ends_nothing_unless_that_is_asked_for(gateway, publisher, channel, transport):
+    ids = [publisher.publish(channel, "completed", final=True)]
+    async with subscribe(gateway.http, [channel], transport=transport) as events:
+        seen = await take(events, 1)
+        ids.append(publisher.publish(channel, "queued"))
+        seen += await take(events, 1)
+
+    assert [event.id for event in seen] == ids
+
+
 async def test_the_final_event_of_a_job_that_is_over_comes_at_once(gateway, publisher, channel, transport):
     publisher.publish(channel, "progress")
     last = publisher.publish(channel, "completed", final=True)
@@ -77,7 +87,8 @@ async def test_when_a_gateway_shuts_down_another_is_used(gateway, redis_url, pub
         assert [event.id for event in await waiting] == ids
 
 
-async def test_a_silent_connection_is_given_up(gateway, publisher, channel, transport):
+async def test_a_silent_connection_is_given_up(gateway, publisher, channel, transport, caplog):
+    caplog.set_level(logging.DEBUG, "notify_client")
     async with Proxy(gateway.port) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         async with subscribe(url, [channel], since="0", transport=transport, silence=1) as events:
@@ -86,7 +97,9 @@ async def test_a_silent_connection_is_given_up(gateway, publisher, channel, tran
             proxy.mode = "swallow"
             waiting = asyncio.ensure_future(take(events, 1))
             second = publisher.publish(channel, "progress", 2)
-            await asyncio.sleep(1.5)
+            async with asyncio.timeout(3):
+                while "no connection" not in caplog.text:
+                    await asyncio.sleep(0.01)
             proxy.mode = "pass"
 
             assert [event.id for event in await waiting] == [second]

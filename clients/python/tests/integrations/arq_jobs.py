@@ -51,6 +51,8 @@ async def main(names):
     jobs = AsyncJobs(AsyncPublisher(URL, timeout=PATIENCE))
     for name in names:
         print((await enqueue(pool, jobs, name, notify_owner=f"owner-of-{name}")).job_id)
+    for _ in range(3):
+        await enqueue(pool, jobs, "resize", _job_id="ours")
     await jobs.close()
     await pool.aclose()
 

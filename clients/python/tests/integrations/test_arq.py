@@ -51,6 +51,12 @@ def test_a_job_reports_from_the_queue_to_its_end(ids, log, name):
     assert events[-1]["final"] is True
 
 
+def test_a_job_that_arq_has_already_is_not_told_of_again(ids, log):
+    log.wait("jobs:ours", "completed")
+
+    assert log.types("jobs:ours") == EXPECTED["resize"]
+
+
 def test_an_end_says_what_is_asked_for_and_nothing_more(ids, log):
     ends = {name: log.wait(f"jobs:{id}", EXPECTED[name][-1])[-1]["data"] for name, id in ids.items()}
 

@@ -50,6 +50,21 @@ def test_a_task_reports_from_the_queue_to_its_end(tasks, worker, log):
     assert not any("final" in event for event in log.read("user:ann"))
 
 
+def test_progress_outside_of_a_task_does_nothing(tasks, log):
+    before = log.redis.dbsize()
+    tasks.progress(percent=1)
+
+    assert log.redis.dbsize() == before
+
+
+def test_celerys_own_tasks_are_not_told_of(tasks, worker, log):
+    result = tasks.app.tasks["celery.map"].delay(tasks.add.s(), [[1], [2]])
+
+    assert result.get(timeout=15) == [1, 2]
+    log.wait(f"jobs:{tasks.resize.delay().id}", "completed")
+    assert log.types(f"jobs:{result.id}") == []
+
+
 def test_without_an_owner_only_the_job_tells(tasks, worker, log):
     before = len(log.redis.keys("notify:log:{user:*"))
     log.wait(f"jobs:{tasks.resize.delay().id}", "completed")

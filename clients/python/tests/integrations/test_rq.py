@@ -63,6 +63,19 @@ def test_without_reports_of_their_own_they_publish_to_rqs_redis(queue, redis_url
         log.wait(f"jobs:{job.id}", "completed")
 
 
+def test_a_queue_publishes_where_its_class_says(queue, redis_url, log):
+    from notify_client import Publisher
+    from notify_client.integrations.jobs import Jobs
+
+    class Elsewhere(type(queue)):
+        reports = Jobs(Publisher(redis_url, prefix="elsewhere", timeout=5))
+
+    job = enqueue(Elsewhere("elsewhere", connection=queue.connection), "resize")
+
+    assert log.redis.llen(f"elsewhere:log:{{jobs:{job.id}}}") == 1
+    assert log.types(f"jobs:{job.id}") == []
+
+
 def test_a_failure_names_its_kind_and_nothing_more(queue, worker, log):
     job = enqueue(queue, "broken")
 
