@@ -274,15 +274,6 @@ def test_a_long_title_is_cut_and_one_from_right_to_left_is_laid_out_so(page: Pag
     assert last < first
 
 
-def test_the_first_hour_of_a_day_is_hour_zero(make_context: MakeContext, url: str) -> None:
-    page = make_context(locale="en-US", timezone_id="UTC").new_page()
-    page.clock.set_fixed_time("2026-11-22T00:05:06Z")
-    page.goto(url)
-    assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello"}).status_code == 200
-
-    expect(page.locator("#log time").first).to_have_text("00:05:06")
-
-
 def test_what_is_no_event_of_the_demo_is_shown_as_it_is(page: Page, url: str) -> None:
     for data, shown in (([1, {"a": None}], '[1,{"a":null}]'), (None, ""), (17, "17"), ({"percent": "x", "b": 1}, '{"percent":"x","b":1}')):
         assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "type": "stage.two", "data": data}).status_code == 200
