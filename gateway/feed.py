@@ -24,9 +24,9 @@ from gateway.core.hub import Hub
 from gateway.core.notices import Ref
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
-from gateway.errors import Unavailable
 from gateway.probe import Probe
 from gateway.reads import READS_IN_PIPELINE, Read, Reads, pages_of
+from gateway.store.connection import needs_redis
 from gateway.store.listener import Listener
 from gateway.store.log import Log
 
@@ -230,10 +230,8 @@ class Feed:
         Raises:
             Unavailable: if Redis is away.
         """
-        try:
+        with needs_redis():
             pages = await self.log.read([(name, since, 1) for name, since in wanted.items()])
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
         return all(not isinstance(page, RedisError) and page.final and not page.items for page in pages)
 
     # For those that are behind

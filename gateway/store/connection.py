@@ -6,16 +6,18 @@ They take the place of redis-py's, which do much more in Python, and leave some 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.errors import Unavailable
 from gateway.store.names import Names
 
 UNSENT_BYTES: Final = 65_536  # with more bytes unsent, a writer waits until the server takes some
@@ -86,6 +88,19 @@ class _Direct(AbstractConnection):
 def direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
     """A subclass of redis-py's connection class that writes directly. Its connections share one ``Names``."""
     return type("Connection", (_Direct, base), {"_names": Names()})
+
+
+@contextmanager
+def needs_redis() -> Iterator[None]:
+    """What is done while this is entered needs Redis.
+
+    Raises:
+        Unavailable: if Redis is away, or refuses.
+    """
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise Unavailable(f"Redis is away: {type(error).__name__}") from error
 
 
 async def ask(client: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:

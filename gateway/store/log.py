@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from gateway.core.event import MAX_EVENT_BYTES, Malformed, parse_entry, parse_entry_head, show
 from gateway.core.page import Answer, Entry, Page, Since, make_page
 from gateway.errors import GatewayError, Unavailable, Unprocessable
-from gateway.store.connection import ask, drop_idle
+from gateway.store.connection import ask, drop_idle, needs_redis
 from gateway.store.library import Library
 
 logger = logging.getLogger("gateway.log")
@@ -139,11 +139,9 @@ class Log:
         Raises:
             Unavailable: if Redis is away. Then any of them may or may not have been recorded.
         """
-        try:
+        with needs_redis():
             async with asyncio.timeout(APPEND_SECONDS):
                 results = await self._run("publish", publications)
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
         return [_refusal(result) if isinstance(result, Exception) else _id(result) for result in results]
 
     async def announce(self, channel: str, json: bytes) -> None:
@@ -152,10 +150,8 @@ class Log:
         Raises:
             Unavailable: if Redis is away.
         """
-        try:
+        with needs_redis():
             await self._client.publish(f"{self._prefix}:{channel}", json)
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
 
     async def read(self, wanted: Sequence[tuple[str, Since, int]]) -> list[Page | RedisError]:
         """Read the logs of channels.

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from gateway.core.revocations import KEEP_SECONDS, MAX_REVOCATIONS, Revocation
 from gateway.errors import Unavailable
+from gateway.store.connection import needs_redis
 
 NAME: Final = "!revoked"
 PAGE: Final = 2_000
@@ -52,7 +52,7 @@ class RevocationStore:
         now = time.time()
         member = msgspec.json.encode(Revocation(sub, jti))
         revocation = Revocation(sub, jti, now)
-        try:
+        with needs_redis():
             await self._client.zremrangebyscore(self._key, "-inf", now - KEEP_SECONDS)
             if await self._client.zcard(self._key) >= MAX_REVOCATIONS and await self._client.zscore(self._key, member) is None:
                 raise Unavailable(
@@ -62,8 +62,6 @@ class RevocationStore:
                 pipeline.zadd(self._key, {member: now}, gt=True)
                 pipeline.publish(f"{self._prefix}:{NAME}", msgspec.json.encode(revocation))
                 await pipeline.execute()
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
         return revocation
 
     async def read(self, since: float) -> AsyncIterator[Revocation]:

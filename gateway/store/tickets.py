@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from gateway.core.grant import Grant
-from gateway.errors import TooMany, Unauthorized, Unavailable
+from gateway.errors import TooMany, Unauthorized
+from gateway.store.connection import needs_redis
 
 SECONDS: Final = 30
 KEY_BYTES: Final = 200  # that a ticket takes in Redis besides the grant
@@ -49,10 +49,8 @@ class Tickets:
         ticket = secrets.token_urlsafe(32)
         kept = msgspec.json.encode(grant)
         self._count(grant.subject, len(kept) + KEY_BYTES)
-        try:
+        with needs_redis():
             await self._client.set(self._key(ticket), kept, ex=SECONDS)
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
         return ticket
 
     def _count(self, subject: str, size: int) -> None:
@@ -72,10 +70,8 @@ class Tickets:
         """
         if not _TICKET.fullmatch(ticket):
             raise Unauthorized("this is not a ticket: take one from POST /tickets")
-        try:
+        with needs_redis():
             found = await self._client.getdel(self._key(ticket))
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis is away: {type(error).__name__}") from error
         if found is None:
             raise Unauthorized(f"the ticket was used, or is older than {SECONDS} s: take another one from POST /tickets")
         return _decode.decode(found)

@@ -15,8 +15,9 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.embedded import free_port
+from gateway.errors import Unavailable
 from gateway.store.client import redis_client
-from gateway.store.connection import ask, inspect_server, make_connection
+from gateway.store.connection import ask, inspect_server, make_connection, needs_redis
 from tests.faults.proxy import Proxy
 from tests.faults.servers import RedisServer
 
@@ -125,3 +126,16 @@ async def test_what_a_replica_has_refused_goes_to_where_the_name_leads_now(tmp_p
     finally:
         await old.close()
         await new.close()
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError("gone"), ResponseError("OOM"), TimeoutError(), ConnectionResetError()])
+def test_whatever_redis_fails_with_is_answered_by_the_same_error(error: Exception) -> None:
+    with pytest.raises(Unavailable, match=f"Redis is away: {type(error).__name__}") as caught, needs_redis():
+        raise error
+
+    assert caught.value.__cause__ is error
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_failure_of_redis() -> None:
+    with pytest.raises(ZeroDivisionError), needs_redis():
+        raise ZeroDivisionError
