@@ -6,7 +6,9 @@ import socket
 
 import pytest
 
+from gateway.cli.serving import address
 from gateway.embedded import embedded_server, free_port
+from gateway.settings import Settings
 from tests.support.command import invoke, run
 from tests.support.tokens import SECRET
 
@@ -21,10 +23,20 @@ def test_serve_says_what_to_do_without_settings() -> None:
 
 def test_serve_names_a_port_that_is_taken(redis_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = run("serve", "--port", str(taken.getsockname()[1]), redis_url=redis_url, auth="none")
+        port = str(taken.getsockname()[1])
+        results = {
+            "127.0.0.1": run("serve", "--port", port, redis_url=redis_url, auth="none"),
+            "localhost": run("serve", "--port", port, "--host", "localhost", redis_url=redis_url, auth="none"),
+        }
 
-    assert result.returncode == 1
-    assert "cannot listen on 127.0.0.1" in result.stderr
+    for host, result in results.items():
+        assert result.returncode == 1
+        assert f"cannot listen on {host} port {port}" in result.stderr
+
+
+@pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000")])
+def test_serve_names_its_address_as_a_browser_takes_it(host: str, url: str) -> None:
+    assert address(Settings(host=host), 8000) == url
 
 
 def test_check_names_every_problem_a_line_each() -> None:

@@ -63,3 +63,24 @@ def test_an_end_says_what_is_asked_for_and_nothing_more(ids, log):
     assert ends["resize"] == {"result": {"url": "/files/42"}, "job": ids["resize"], "task": "resize"}
     assert ends["broken"] == {"error": "ValueError", "job": ids["broken"], "task": "broken"}
     assert ends["hopeless"]["error"] == "MaxRetriesExceeded"
+
+
+OWN_HOOKS = """
+import asyncio
+from notify_client.integrations.arq import report_jobs
+
+@report_jobs("redis://127.0.0.1:1")
+class WorkerSettings:
+    async def after_job_end(ctx): print("end", ctx)
+    async def on_shutdown(ctx): print("shutdown", ctx)
+
+asyncio.run(WorkerSettings.after_job_end({}))
+asyncio.run(WorkerSettings.on_shutdown({}))
+"""
+
+
+def test_hooks_of_ones_own_are_still_called(python):
+    environ = os.environ | {"PYTHONPATH": str(ROOT / "clients" / "python")}
+    done = subprocess.run([*python, "-c", OWN_HOOKS], cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines() == ["end {}", "shutdown {}"]
