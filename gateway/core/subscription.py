@@ -26,7 +26,7 @@ import msgspec
 
 from gateway.core.cursor import Cursor, has_missed, is_unread
 from gateway.core.notices import Ref, notice, ready
-from gateway.core.page import EARLIEST, Item, Page, end_of_turn, has_gap
+from gateway.core.page import Item, Page, end_of_turn, has_gap
 
 if TYPE_CHECKING:
     from gateway.core.event import Event
@@ -88,7 +88,6 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     _queued_bytes: int = 0
     _waited: bool = False  # all logs were read to their ends but at different moments, and one more read has been asked for
     _expecting: tuple[tuple[Ref, list[Cursor]], ...] = ()  # ready notices that are due, with the cursors they wait for
-    _placed: bool = False  # the client has an id with which it can come back on every channel
 
     # What the client asks for
 
@@ -96,7 +95,6 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         """Add channels. A ready notice with this ``ref`` follows once their logs have been read."""
         for cursor in cursors:
             self.cursors[cursor.channel.name] = cursor
-        self._placed |= all(cursor.position >= EARLIEST for cursor in cursors)
         self._expecting += ((ref, cursors),)
         self._stop_live()
 
@@ -242,7 +240,6 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
             self.notice("gap", {"channel": cursor.channel.name})
         else:
             self._write(item.event)
-            self._placed = True
             cursor.done |= item.event.final
         cursor.position = item.position
 
@@ -274,11 +271,10 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
             if any(map(is_unread, cursors)):
                 self._expecting += ((ref, cursors),)
                 continue
-            # An SSE client has a cursor from the first event on. Until then the ready notice gives it one, unless it came with one for
-            # every channel: on the others it would otherwise begin anew when it reconnects, and miss what came in between. The highest
-            # position will do for all its channels, because they were delivered in order of id and so nothing up to it is missing on
-            # any of them.
-            id = 0 if self._placed else max(map(_position, self.cursors.values()), default=0)
+            # With this id an SSE client comes back if no event follows. Without it the client would begin anew if there was no event
+            # before either, or be told again of the same gap, or get what was old when it asked for ``now``. The highest position will do
+            # for all its channels, because they were delivered in order of id and so nothing up to it is missing on any of them.
+            id = max(map(_position, self.cursors.values()), default=0)
             self.write(self.wire.notice("ready", ready(ref, cursors), id))
 
     def _go_live(self) -> None:

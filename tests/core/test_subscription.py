@@ -420,6 +420,28 @@ def test_ready_gives_an_event_stream_a_cursor_if_one_of_its_channels_came_withou
     assert written[0].startswith(b"id: %d\nevent: ready\n" % (EARLIEST + 5))
 
 
+def test_an_event_stream_comes_back_after_all_that_was_old_when_it_began() -> None:
+    written: list[bytes] = []
+    client = Client(BLOCK, written.append)
+    client.follow(a="last", b="now")
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, clock=30), b=Answer(30, (), 30, final=False, more=False, entries=[]))
+
+    assert [data.partition(b"\n")[0] for data in written[0].split(b"\n\n") if data] == [b"id: 10", b"id: 30"]
+
+
+def test_an_event_stream_that_comes_back_is_not_told_again_of_a_gap() -> None:
+    written: list[bytes] = []
+    client = Client(BLOCK, written.append)
+    client.follow(a=EARLIEST)
+    client.subscription.begin_read()
+    client.read(a=Answer(EARLIEST + 9, (), EARLIEST + 7, final=False, more=False, entries=[]))
+    gap, ready, _ = written[0].split(b"\n\n")
+
+    assert gap.startswith(b"event: gap\n")
+    assert ready.startswith(b"id: %d\nevent: ready\n" % (EARLIEST + 7))
+
+
 def test_there_is_no_cursor_to_come_back_with_before_the_first_read() -> None:
     client = Client()
     client.follow(a="last", b=10)
@@ -435,7 +457,7 @@ def test_a_read_page_is_one_write_where_the_wire_format_delimits_events() -> Non
         client.subscription.begin_read()
         client.read(a=answer("a", 11, 12, clock=12))
 
-    assert [data.count(b"id:") for data in written[CHUNK]] == [2]
+    assert [data.count(b"data:") for data in written[CHUNK]] == [3]
     assert b"ready" in written[CHUNK][0]
     assert len(written[TEXT]) == 3
 

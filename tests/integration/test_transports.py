@@ -246,7 +246,7 @@ async def test_the_last_event_id_outranks_the_url(server: Server, publish: Publi
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-accel-buffering"] == "no"
     assert lines[0].startswith("retry: ")
-    assert [line for line in lines if line.startswith("id: ")] == [f"id: {published[3]}"]
+    assert [line for line in lines if line.startswith("id: ")] == [f"id: {published[3]}"] * 2  # of the event, and of ready
     assert not any(line.startswith("event: message") for line in lines)
 
 
