@@ -22,6 +22,7 @@ from gateway.store.log import Log, Publication
 logger = logging.getLogger("gateway.pages.workers")
 
 MAX_JOBS: Final = 200
+RETRY_SECONDS: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -50,7 +51,20 @@ class Job:
         """Pretend to work for about so many seconds."""
         await asyncio.sleep(seconds * random.uniform(0.7, 1.3) / self.speed)
 
-    async def tell(
+    async def tell(self, type: str, text: str, percent: int | None = None, *, final: bool = False, **more: Any) -> None:
+        """Publish an event, as a worker should: while Redis is away the work goes on without it, but the end waits for Redis.
+
+        Args and raises are those of ``publish``, except for what Redis causes.
+        """
+        while True:
+            try:
+                return await self.publish(type, text, percent, final=final, **more)
+            except Unavailable:
+                if not final:
+                    return None
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def publish(
         self, type: str, text: str, percent: int | None = None, *, final: bool = False, collapse: str | None = None, **more: Any
     ) -> None:
         """Publish an event.
@@ -197,7 +211,7 @@ class Workers:
         job = Job(f"jobs:{kind}-{secrets.token_hex(3)}", KINDS[kind][0], self._log, self._speed)
         self._jobs[job.channel] = None  # its place is taken before anything is awaited
         try:
-            await job.tell("queued", "Waiting for a worker")
+            await job.publish("queued", "Waiting for a worker")
         except GatewayError:
             del self._jobs[job.channel]
             raise

@@ -125,6 +125,27 @@ async def test_a_job_that_could_not_be_queued_takes_no_place() -> None:
         assert len(workers) == 0
 
 
+async def test_a_job_goes_on_while_redis_takes_no_events_and_tells_its_end_afterwards() -> None:
+    with embedded_server() as url:
+        workers, client = make_workers(url, speed=50), redis_client(url)
+        log = Log(client)
+        await log.open()
+        async with workers.run():
+            channel = await workers.start("report")
+            await client.config_set("maxmemory", 1)
+            await asyncio.sleep(0.5)  # more than the job's work takes
+            assert "final" not in (await read(log, channel))[-1]
+            assert len(workers) == 1
+            await client.config_set("maxmemory", 0)
+            async with asyncio.timeout(10):
+                while len(workers):
+                    await asyncio.sleep(0.01)
+
+        last = (await read(log, channel))[-1]
+        await client.aclose()
+    assert (last["type"], last["final"], last["data"]["percent"]) == ("completed", True, 100)
+
+
 async def test_a_worker_that_dies_takes_no_other_with_it(
     url: str, log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
