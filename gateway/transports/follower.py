@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
+from gateway import metrics
 from gateway.core.grant import Grant
 from gateway.core.page import Since
 from gateway.core.subscription import Subscription
 from gateway.core.wire import Wire
 from gateway.errors import DONE, OVERLOADED, GatewayError
 from gateway.transports.services import Services
-from gateway.transports.writer import Send, Writer, nothing
+from gateway.transports.writer import Receive, Send, Writer, nothing
 
 
 class Follower:
-    """An ``OpenStream`` and a ``Holder``. A transport adds ``beat`` and ``goodbye``, which write its own bytes."""
+    """An ``OpenStream`` and a ``Holder``. A transport adds what depends on its own bytes and on the server."""
 
     __slots__ = ("_send", "_services", "grant", "subscription", "writer")
     transport: str
@@ -45,13 +47,28 @@ class Follower:
     def _failed(self) -> None:
         self._services.connections.end(self, OVERLOADED, "reconnect")
 
-    def open(self, address: str, channels: Mapping[str, Since]) -> None:
-        """Begin to follow these channels. The client is watched over from now on, until ``leave``."""
+    def open(self, address: str, channels: Mapping[str, Since], began: float) -> bool:
+        """Begin to follow these channels. The client is watched over from now on, until ``leave``.
+
+        Args:
+            address: for which it is counted
+            channels: where to begin on each
+            began: when its handshake began, by ``perf_counter``
+
+        Returns:
+            whether the stream goes on by itself. Otherwise the caller must ``carry`` it, and then call ``leave``
+        """
         services = self._services
-        services.connections.add(self, address)
-        services.access.admit(self)
-        if channels:
-            services.feed.follow(self.subscription, channels)
+        try:
+            services.connections.add(self, address)
+            services.access.admit(self)
+            if channels:
+                services.feed.follow(self.subscription, channels)
+            metrics.HANDSHAKE[self.transport].observe(time.perf_counter() - began)
+            return self.detach()
+        except BaseException:
+            self.leave()
+            raise
 
     def leave(self) -> None:
         """Let go of everything, because the client is gone."""
@@ -64,6 +81,16 @@ class Follower:
     def on_access_lost(self, error: GatewayError) -> None:
         """Send the client away."""
         self._services.connections.end(self, error.close_code, error.detail)
+
+    # What a transport adds
+
+    def detach(self) -> bool:
+        """Let the stream go on without a task; ``False`` if that is not possible."""
+        raise NotImplementedError
+
+    async def carry(self, receive: Receive) -> None:
+        """Wait for the end of a stream that could not be detached; a writer over ``send`` needs tasks for that."""
+        raise NotImplementedError
 
     def beat(self) -> None:
         """Write a heartbeat."""

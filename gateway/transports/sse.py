@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from gateway import metrics
 from gateway.core.grant import Grant
 from gateway.core.wire import BLOCK, CHUNK, http_chunk
 from gateway.errors import OVERLOADED, RESTART
@@ -49,14 +48,12 @@ class Stream(Follower):
     transport = "sse"
 
     def detach(self) -> bool:
-        """Leave the response to the writer, so that it goes on without a task; ``False`` if that is not possible."""
         if isinstance(self.writer, SendWriter) or not cast("DirectStream", self.writer).detach():
             return False
         self._send = _after_detach
         return True
 
     async def carry(self, receive: Receive) -> None:
-        """Wait for the end of a response that could not be detached; a writer over ``send`` needs tasks for that."""
         if not isinstance(self.writer, SendWriter):
             await until_gone(receive)
             return
@@ -96,7 +93,7 @@ class SseEndpoint:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "GET")
         services = self._services
-        started = time.perf_counter()
+        began = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)
         request = parse_request(scope, services.max_channels, required=True)
@@ -108,15 +105,10 @@ class SseEndpoint:
             return
         services.connections.room.check(address, grant.subject)
         stream = await self._begin(scope, send, grant, until_final=request.until_final)
-        detached = False
-        try:
-            stream.open(address, request.channels)
-            metrics.HANDSHAKE["sse"].observe(time.perf_counter() - started)
-            detached = stream.detach()
-            if not detached:
+        if not stream.open(address, request.channels, began):
+            try:
                 await stream.carry(receive)
-        finally:
-            if not detached:
+            finally:
                 stream.leave()
 
     async def _begin(self, scope: Mapping[str, Any], send: Send, grant: Grant, *, until_final: bool) -> Stream:

@@ -73,11 +73,9 @@ class Socket(Follower):
         await self._send({"type": "websocket.close", "code": code, "reason": close_reason(reason)})
 
     def detach(self) -> bool:
-        """Let the connection go on without a task; ``False`` if that is not possible."""
         return not isinstance(self.writer, SendWriter) and cast("DirectSocket", self.writer).detach(self.on_message)
 
     async def carry(self, receive: Receive) -> None:
-        """Serve a connection whose writer goes over ``send``, which needs tasks of its own."""
         if not isinstance(self.writer, SendWriter):
             return  # it could not be detached, because the client is gone
         serve = asyncio.ensure_future(self.serve(receive))
@@ -246,7 +244,7 @@ class WebSocketEndpoint:
             Unavailable: before the upgrade is accepted, if no further stream may be opened.
         """
         services = self._services
-        started = time.perf_counter()
+        began = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)
         await receive()
@@ -262,15 +260,10 @@ class WebSocketEndpoint:
         direct: DirectSocket | None = scope.get("extensions", {}).get(EXTENSION)
         writer = direct or SendWriter(send, lambda data: {"type": "websocket.send", "text": data.decode()}, join=False)
         socket = Socket(services, grant, writer, send, TEXT if direct is None else FRAME, until_final=request.until_final)
-        detached = False
-        try:
-            socket.open(address, request.channels)
-            metrics.HANDSHAKE["websocket"].observe(time.perf_counter() - started)
-            detached = socket.detach()
-            if not detached:
+        if not socket.open(address, request.channels, began):
+            try:
                 await socket.carry(receive)
-        finally:
-            if not detached:
+            finally:
                 socket.leave()
 
     async def _authenticate(self, scope: Mapping[str, Any], address: str) -> tuple[StreamRequest, Grant]:
