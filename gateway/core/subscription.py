@@ -47,7 +47,7 @@ class WireStats:
 
 
 UNCOUNTED: Final = WireStats()
-_position: Final = attrgetter("position")
+_position: Final = attrgetter("position")  # as ``is_unread``
 
 
 class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creates it in C and every client has one
@@ -77,7 +77,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     on_failed: Callable[[], object]
     until_final: bool = False
     greeting: bytes = b""
-    cursors: dict[str, Cursor] = {}
+    cursors: dict[str, Cursor] = {}  # a new one for each: msgspec does not share an empty default
     live: bool = True
     full: bool = False
     reading: bool = False

@@ -34,7 +34,7 @@ OVERLAP_SECONDS: Final = 60.0  # by which the gateways' clocks may differ
 CLEAN_SECONDS: Final = 3_600.0  # between two removals of old revocations
 
 
-class Holder(Protocol):
+class GrantHolder(Protocol):
     """A client that reads by right of a grant."""
 
     grant: Grant
@@ -52,8 +52,8 @@ class Access:
         self._revocations = Revocations()
         self._loaded = asyncio.Event()  # set once the stored revocations have been read
         self._lost = asyncio.Event()  # set when a revocation may have been missed
-        self._holders: dict[Holder, float] = {}  # -> the slot in which its grant expires
-        self._expiring: dict[float, dict[Holder, None]] = {}  # slot -> the holders
+        self._holders: dict[GrantHolder, float] = {}  # -> the slot in which its grant expires
+        self._expiring: dict[float, dict[GrantHolder, None]] = {}  # slot -> the holders
         self._slots: list[float] = []  # a heap of the slots, among them some that have become empty
         self._sooner = asyncio.Event()  # set when a slot comes before all others
 
@@ -64,7 +64,7 @@ class Access:
 
     # For the clients
 
-    def admit(self, holder: Holder) -> None:
+    def admit(self, holder: GrantHolder) -> None:
         """Watch over a holder until it is dismissed. It loses access at once if its grant was revoked since it was checked."""
         expires = holder.grant.expires
         slot = math.ceil(expires / SLOT_SECONDS) * SLOT_SECONDS if expires < math.inf else math.inf
@@ -74,7 +74,7 @@ class Access:
         if self._revocations.covers(holder.grant):
             holder.on_access_lost(_revoked())
 
-    def _expire_at(self, slot: float, holder: Holder) -> None:
+    def _expire_at(self, slot: float, holder: GrantHolder) -> None:
         holders = self._expiring.get(slot)
         if holders is None:
             holders = self._expiring[slot] = {}
@@ -86,7 +86,7 @@ class Access:
                 self._sooner.set()
         holders[holder] = None
 
-    def dismiss(self, holder: Holder) -> None:
+    def dismiss(self, holder: GrantHolder) -> None:
         """Stop watching over a holder."""
         slot = self._holders.pop(holder, math.inf)
         holders = self._expiring.get(slot)
@@ -95,7 +95,7 @@ class Access:
             if not holders:
                 del self._expiring[slot]
 
-    def change(self, holder: Holder, grant: Grant) -> None:
+    def change(self, holder: GrantHolder, grant: Grant) -> None:
         """Give a holder another grant."""
         self.dismiss(holder)
         holder.grant = grant

@@ -16,7 +16,7 @@ from gateway.transports.writer import Receive, Send, Writer, nothing
 
 
 class Follower:
-    """An ``OpenStream`` and a ``Holder``. A transport adds what depends on its own bytes and on the server."""
+    """An ``OpenStream`` and a ``GrantHolder``. A transport adds what depends on its own bytes and on the server."""
 
     __slots__ = ("_send", "_services", "grant", "subscription", "writer")
     transport: str

@@ -146,12 +146,12 @@ class Following:
         self.transport: Transport = "sse" if transport == "sse" else "ws"
         self.failures = 0
         self._since = since
-        self._over: set[str] = set()
-        self._rewound: set[str] = set()
-        self._undecided = transport == "auto"
+        self._over: set[str] = set()  # channels whose final event has come
+        self._rewound: set[str] = set()  # channels whose next id may be below the cursor, after a gap
+        self._undecided = transport == "auto"  # until a connection was ready: which transport gets through is not known
         self._renewable = renewable
-        self._renewed = False
-        self._ready_at: float | None = None
+        self._renewed = False  # another token was asked for, and no connection has been ready since
+        self._ready_at: float | None = None  # when the present connection was ready; None before that
         self._dice = dice
         for name, cursor in channels.items() if isinstance(channels, Mapping) else dict.fromkeys(channels).items():
             self.follow(name, cursor)

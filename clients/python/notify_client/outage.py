@@ -56,10 +56,10 @@ class Breaker:
     def __init__(self) -> None:
         self.reason: Exception | None = None
         self._lock = Lock()
-        self._ticket = 0
-        self._probing = False
-        self._window = 0.0
-        self._next = 0.0
+        self._ticket = 0  # the one that is given now; another one after each change of the state
+        self._probing = False  # whether a call has been let through during the outage, and is not over yet
+        self._window = 0.0  # seconds; 0 while Redis answers
+        self._next = 0.0  # when the window ends, by the monotonic clock
 
     def enter(self, *, urgent: bool) -> int | None:
         """A ticket for a call; ``None`` if Redis must not be tried now."""

@@ -79,11 +79,11 @@ class Subscription:
         )
         context = (options.get("ssl") or ssl.create_default_context()) if secure else None
         self._connect_options = streams.ConnectOptions(url=url, headers=options.get("headers") or {}, ssl=context, silence=silence)
-        self._kinds: Final[dict[str, type[Stream]]] = {"ws": streams.WebSocketStream, "sse": streams.SseStream}
+        self._kinds: Final[dict[str, type[Stream]]] = {"ws": streams.WebSocketStream, "sse": streams.SseStream, "idle": streams.IdleStream}
         self._stream: Stream | None = None
-        self._pending: asyncio.Task[Event | None] | None = None
-        self._not_before = 0.0
-        self._gap: str | None = None
+        self._pending: asyncio.Task[Event | None] | None = None  # gets the next event
+        self._not_before = 0.0  # when to connect again, by the event loop's clock
+        self._gap: str | None = None  # the channel of a gap that the user has not been told of yet
         self._closed = False
 
     @property
@@ -121,7 +121,8 @@ class Subscription:
                 await self._tell_gap()
                 if self._stream is None:
                     await asyncio.sleep(self._not_before - loop.time())
-                    kind = self._kinds[self._following.transport]
+                    transport = self._following.transport
+                    kind = self._kinds[transport if self._following.cursors or transport == "ws" else "idle"]
                     self._stream = await kind.open(self._connect_options, self._following, await self._get_token())
                 item = self._following.receive(await self._stream.receive(), loop.time())
             except Ended as ended:
