@@ -162,13 +162,13 @@ _PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "authorize_url": (_parse_address, "an http:// or https:// address without a password"),
     "jwt_audience": _matching(r".+", "a text"),
     "jwt_issuer": _matching(r".+", "a text"),
-    "allowed_origins": (_parse_origins, "origins such as https://app.example, separated by commas"),
+    "allowed_origins": (_parse_origins, "a list of origins such as https://app.example, separated by commas,"),
     "max_event_bytes": _whole(1_024, 1_048_576),
     "max_channels": _whole(1, 10_000),
     "max_connections": _whole(1, 10_000_000),
     "max_connections_per_ip": _whole(0, 10_000_000),
     "max_connections_per_sub": _whole(0, 10_000_000),
-    "trusted_proxies": (_parse_networks, "addresses or networks such as 10.0.0.7 or 10.0.0.0/8, separated by commas"),
+    "trusted_proxies": (_parse_networks, "a list of addresses or networks such as 10.0.0.7 or 10.0.0.0/8, separated by commas,"),
     "heartbeat_seconds": _seconds(1, 300),
     "drain_seconds": _seconds(0, 600),
     "max_age_seconds": _seconds(0, 604_800),
@@ -177,40 +177,47 @@ _PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
 }
 
 
-def _from_files(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
-    """The texts of the settings by name, read from its file where one is given as ``<NAME>_FILE``; problems are added to the list."""
+def _texts(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    """The texts of the settings by name, from their variables, or from the files that ``<NAME>_FILE`` names. Adds to the problems."""
     found: dict[str, str] = {}
     for variable in sorted(name for name in environ if name.startswith(_PREFIX) and name not in _NOT_OURS):
         name = variable.removeprefix(_PREFIX).lower()
-        is_file = name.endswith("_file")
+        in_file = name.endswith("_file")
         name = name.removesuffix("_file")
         if name not in _PARSERS:
-            near = get_close_matches(name, _PARSERS, 1)
-            meant = f"did you mean {_PREFIX}{near[0].upper()}?" if near else "known are " + ", ".join(_PREFIX + n.upper() for n in _PARSERS)
-            linked = "set by Kubernetes for a Service named gateway; enableServiceLinks: false in the pod's spec is expected"
-            problems.append(f"{variable}: {linked if _LINK.fullmatch(name) else f'unknown; {meant}'}")
-            continue
-        if name in found:
+            problems.append(f"{variable}: {_unknown(name)}")
+        elif name in found:
             problems.append(f"{_PREFIX}{name.upper()}: set twice, by itself and by its _FILE; set one of them")
-            continue
-        value = environ[variable]
-        if is_file:
+        elif not in_file:
+            found[name] = environ[variable]
+        else:
             try:
-                value = Path(value).read_text(encoding="utf-8").strip()
+                found[name] = Path(environ[variable]).read_text(encoding="utf-8").strip()
             except (OSError, ValueError) as error:
-                # If the value does not look like a path, it may be the secret itself.
-                shown = "the value" if name in _SECRET and not value.startswith(("/", ".")) else ascii(value)
+                shown = _shown_path(name, environ[variable])
                 problems.append(f"{variable}: {shown}: a readable text file is expected: {type(error).__name__}")
-                continue
-        found[name] = value
     return found
+
+
+def _unknown(name: str) -> str:
+    """What is wrong with a variable that is no setting."""
+    if _LINK.fullmatch(name):
+        return "set by Kubernetes for a Service named gateway; enableServiceLinks: false in the pod's spec is expected"
+    near = get_close_matches(name, _PARSERS, 1)
+    meant = f"did you mean {_PREFIX}{near[0].upper()}?" if near else "known are " + ", ".join(_PREFIX + n.upper() for n in _PARSERS)
+    return f"unknown; {meant}"
+
+
+def _shown_path(name: str, path: str) -> str:
+    """A path as an error shows it. If it does not look like one, it may be the secret itself."""
+    return "the value" if name in _SECRET and not path.startswith(("/", ".")) else ascii(path)
 
 
 def parse_settings(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """The settings in these environment variables by name, and what is wrong with the others, a line each."""
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for name, text in _from_files(environ, problems).items():
+    for name, text in _texts(environ, problems).items():
         parse, expected = _PARSERS[name]
         try:
             values[name] = parse(text)
