@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from operator import attrgetter
@@ -16,6 +17,8 @@ from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
 from gateway.store.log import Log
 
+logger = logging.getLogger("gateway.reads")
+
 READ_BYTES: Final = 262_144  # that the reads for one client may bring at a time, over all its channels
 PAGE_BYTES: Final = 65_536  # on one channel: a page is held several times over while it is read, and a slow client takes a minute for it
 READS_AT_ONCE: Final = 4  # pipelines on their way to Redis
@@ -24,6 +27,7 @@ SHARED_BYTES: Final = 33_554_432  # of pages kept to be shared, over all channel
 # Of pages kept to be shared on one channel. A slow client whose kernel buffer takes megabytes reads many pages one after the other, of
 # which few will be asked for again, and each is held twice: as JSON and in the wire format.
 KEPT_BYTES: Final = 262_144
+AHEAD: Final = 86_400_000_000  # microseconds, as in publish.lua: an id further ahead of Redis's clock is not believed
 
 _read_budget: Final = attrgetter("read_budget")
 
@@ -171,6 +175,7 @@ class Reads:
                 if not await self._read_batch(batch):
                     await self._log.open(self._hub.heard)
                     await self._read_batch(batch, accept_stale=True)
+                    self._check_heard(batch)
             if self._size > SHARED_BYTES:
                 self.forget()
         except Exception as caught:  # noqa: BLE001 - it is raised where the pages are awaited
@@ -180,6 +185,19 @@ class Reads:
                 if read.page is None:
                     read.page = error
             batch[0].answered.set()
+
+    def _check_heard(self, batch: list[Read]) -> None:
+        """Forget what was heard if it is so far ahead of Redis's clock that Redis has not taken it over (open_clock in publish.lua).
+
+        A stranger may have announced it, or a Redis whose clock was wrong and that has lost its data. Ids would not rise above it for
+        days: every read would look outdated, and none would notice what is announced after it.
+        """
+        clock = max([read.page.clock for read in batch if isinstance(read.page, Page)], default=self._hub.heard)
+        if self._hub.heard > clock + AHEAD:
+            logger.warning("the id %d was heard, and Redis is at %d: it is forgotten, all clients read on", self._hub.heard, clock)
+            self._hub.forget_heard()
+            self.forget()
+            self._hub.all_behind()
 
     async def _read_batch(self, batch: list[Read], *, accept_stale: bool = False) -> bool:
         """Read, and store the pages in the reads.

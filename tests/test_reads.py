@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -266,6 +267,55 @@ async def test_a_redis_that_stays_behind_is_believed_in_the_end(redis_url: str, 
         await client.until_ready()
 
         assert [message["op"] for message in client.got] == ["gap", "ready"]
+
+
+async def test_an_id_days_ahead_of_redis_is_forgotten_and_hides_no_event_from_those_who_share_reads(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        watcher = Client(feed, "jobs:1", 0)
+        await watcher.until_ready()
+        published = [await publisher(redis)("jobs:1")]
+        ahead = int(published[0]) + 10 * reads_module.AHEAD
+        await redis.publish("notify:jobs:1", f"{ahead} {ahead - 1}\n1")
+        for _ in range(3):
+            resumed = [Client(feed, "jobs:1", int(published[-1]))]
+            await resumed[0].until_ready()
+            published.append(await publisher(redis)("jobs:1"))
+            async with asyncio.timeout(5):
+                while resumed[0].ids != [published[-1]]:
+                    await asyncio.sleep(0.01)
+            resumed.append(Client(feed, "jobs:1", int(published[-2])))
+            await resumed[1].until_ready()
+
+            assert [client.ids for client in resumed] == [[published[-1]]] * 2
+            assert not [message for client in resumed for message in client.got if message.get("op") == "gap"]
+
+        assert watcher.ids == published
+
+
+async def test_after_a_redis_whose_clock_was_days_ahead_lost_its_data_everybody_gets_one_gap_and_then_every_event(
+    redis_url: str, redis: Redis
+) -> None:
+    async with running(redis_url) as feed:
+        await redis.set("notify:clock", time.time_ns() // 1000 + 10 * reads_module.AHEAD)
+        ahead = await two_received(feed, redis)
+        watcher = Client(feed, "jobs:1", int(ahead[0]))
+        await watcher.until_ready()
+        await redis.flushall()
+        await Client(feed, "jobs:1", int(ahead[0]) - 1).until_ready()
+        async with asyncio.timeout(5):
+            while not any(message.get("op") == "gap" for message in watcher.got):
+                await asyncio.sleep(0.01)
+        published: list[str] = []
+        for _ in range(3):
+            client = Client(feed, "jobs:1", int(published[-1]) if published else "now")
+            await client.until_ready()
+            published.append(await publisher(redis)("jobs:1"))
+            async with asyncio.timeout(5):
+                while client.ids != published[-1:]:
+                    await asyncio.sleep(0.01)
+
+        assert [message.get("op") or message["id"] for message in watcher.got] == [ahead[1], "ready", "gap", *published]
+        assert [message["op"] for message in client.got if "op" in message] == ["ready"]
 
 
 async def test_the_kept_pages_of_many_channels_are_bounded(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

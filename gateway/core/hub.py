@@ -133,6 +133,12 @@ class Hub:
                 cursor.done = True
                 cursor.subscription.check_done()
 
+    def forget_heard(self) -> None:
+        """What was heard cannot be true: count from the next announcement on."""
+        self.heard = 0
+        for channel in self.channels.values():
+            channel.heard = 0
+
     def all_behind(self) -> None:
         """The connection to Redis was lost: every subscription may have missed something."""
         for subscription in self.subscriptions():

@@ -36,6 +36,7 @@ local MAX_DEPTH, MAX_TEXT, MAX_FLOORS = 256, 512, 32
 local DIGITS, SLOT, NEAR = 16, 6, 8
 local AFTERLIFE = 86400 + 10000 -- for which notify:last outlives the log: a day, and the 10,000 s during which its expiry is not renewed
 local EARLIEST = 1700000000000000 -- no id is smaller, even on a host whose clock is set to 1970
+local AHEAD = 86400 * 1000000 -- what is heard may be so far ahead of this host's clock, which may differ from the one that gave the id
 
 local CLOCK, HOLDER, ANNOUNCEMENTS = PREFIX .. ':clock', PREFIX .. ':holder', PREFIX .. ':'
 local LOG, LAST, KEY = PREFIX .. ':log:{', PREFIX .. ':last:{', PREFIX .. ':key:{'
@@ -209,6 +210,7 @@ local function open_clock(time, heard, from, read_only)
   local known = redis.call('MGET', CLOCK, HOLDER)
   local last = tonumber((known[1] or ''):match('^%d+$')) or 0
   if last >= 10 ^ DIGITS then last = 0 end -- not an id, so it was not written by this script
+  if heard > math.max(time, last) + AHEAD then heard = 0 end -- no server with this data can have announced it
   local before, floors = (known[2] or ''):match('^(%x+%-%x+) ([%d ]*)$')
   before, floors = before or '', floors or ''
   local holder, promoted = identity()
@@ -353,7 +355,7 @@ end
 local function sync_clock(heard, from, read_only)
   local now = redis.call('TIME')
   local time = now[1] * 1000000 + now[2]
-  local _, holder = open_clock(time, math.min(tonumber(heard) or 0, time + 86400 * 1000000), from ~= '' and from, read_only)
+  local _, holder = open_clock(time, tonumber(heard) or 0, from ~= '' and from, read_only)
   return holder
 end
 
