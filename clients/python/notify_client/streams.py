@@ -209,7 +209,7 @@ class SseStream:
             raise
         answer.encoding = "utf-8"  # that of every event stream, whatever a proxy has written into the content type
         stream = cls(client, answer)
-        if following.query() != query:  # the channels were changed while it connected
+        if following.cursors and following.query() != query:  # the channels were changed while it connected
             await stream.close()
             return await cls.open(options, following, token)
         return stream
@@ -233,9 +233,32 @@ class SseStream:
         return True  # its events are dropped, and the next connection does not ask for it
 
     async def close(self) -> None:
-        with suppress(OSError, httpx.HTTPError):
-            await self._answer.aclose()
-        await self._client.aclose()
+        try:
+            with suppress(OSError, httpx.HTTPError):
+                await self._answer.aclose()
+        finally:
+            await self._client.aclose()
+
+
+class IdleStream:
+    """No connection: an event stream of no channels would be refused."""
+
+    @classmethod
+    async def open(cls, options: ConnectOptions, following: Following, token: str | None) -> Self:  # noqa: ARG003 - as of every stream
+        return cls()
+
+    async def receive(self) -> str:
+        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async def follow(self, channel: str) -> bool:
+        return False
+
+    async def unfollow(self, channel: str) -> bool:
+        return True
+
+    async def close(self) -> None:
+        pass
 
 
 async def _check(answer: httpx.Response) -> None:

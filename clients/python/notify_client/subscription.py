@@ -121,9 +121,10 @@ class Subscription:
                 await self._tell_gap()
                 if self._stream is None:
                     await asyncio.sleep(self._not_before - loop.time())
+                    token = await self._get_token()
                     transport = self._following.transport
-                    kind = self._kinds[transport if self._following.cursors or transport == "ws" else "idle"]
-                    self._stream = await kind.open(self._connect_options, self._following, await self._get_token())
+                    kind = self._kinds["idle" if transport == "sse" and not self._following.cursors else transport]
+                    self._stream = await kind.open(self._connect_options, self._following, token)
                 item = self._following.receive(await self._stream.receive(), loop.time())
             except Ended as ended:
                 await self._lose(ended)

@@ -43,6 +43,12 @@ def test_every_option_reaches_redis(connect, valkey):
     assert publisher.publish("jobs:1", "a", key="k0") == ids[0]
 
 
+def test_as_much_may_be_kept_as_the_gateway_allows(connect, valkey):
+    assert connect(valkey.url).publish("jobs:1", "a", key="k" * 512, keep=10_000, ttl=30 * 86_400, collapse="c" * 512) is not None
+
+    assert valkey.redis.ttl("notify:log:{jobs:1}") > 29 * 86_400
+
+
 def test_a_live_event_is_sent_and_not_recorded(connect, valkey):
     publisher = connect(valkey.url)
     pubsub = valkey.redis.pubsub()

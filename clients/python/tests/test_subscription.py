@@ -281,10 +281,44 @@ async def test_a_subscription_that_is_left_without_being_closed_keeps_no_connect
     assert found["gateway_connections"] == 0
 
 
-async def test_nothing_is_followed_at_first(gateway, publisher, channel):
-    async with subscribe(gateway.http, [], transport="ws") as events:
+async def test_a_close_that_is_cancelled_keeps_no_connection(gateway, publisher, channel, transport):
+    publisher.publish(channel, "progress")
+    for steps in range(6):
+        events = subscribe(gateway.http, [channel], transport=transport)
+        await take(events, 1)
+        closing = asyncio.ensure_future(events.aclose())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await events.aclose()
+
+    found = await figures_when(gateway.http, lambda figures: not figures["gateway_connections"], seconds=5)
+    assert found["gateway_connections"] == 0
+
+
+async def test_nothing_is_followed_at_first(gateway, publisher, channel, transport):
+    id = publisher.publish(channel, "progress")
+    async with subscribe(gateway.http, [], transport=transport) as events:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await anext(events)
         await events.follow(channel)
-        id = publisher.publish(channel, "progress")
+
+        assert [event.id for event in await take(events, 1)] == [id]
+
+
+async def test_when_nothing_is_followed_any_more_it_waits(gateway, publisher, channel, transport):
+    publisher.publish(channel, "progress")
+    async with Proxy(gateway.port) as proxy, subscribe(f"http://127.0.0.1:{proxy.port}", [channel], transport=transport) as events:
+        await take(events, 1)
+        await events.unfollow(channel)
+        proxy.reset()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):  # long enough to connect again
+                await anext(events)
+        await events.follow(f"{channel}.b")
+        id = publisher.publish(f"{channel}.b", "progress")
 
         assert [event.id for event in await take(events, 1)] == [id]
 
