@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any, Final
 
 import click
+import msgspec
 
 from gateway.cli.usage import channel_argument, redis_url_or_exit, settings_or_exit, with_redis
-from gateway.core.event import Malformed, parse_published
+from gateway.core.event import Malformed, Published, parse_published
 from gateway.core.subscription import Subscription
 from gateway.core.wire import TEXT
 from gateway.errors import BadRequest, GatewayError
@@ -22,6 +23,9 @@ from gateway.store.log import Log, Publication
 from gateway.transports.request import parse_since
 
 _CONTROL: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]")  # the control characters that JSON allows in a string: DEL, and C1 in UTF-8
+NO_EVENT: Final = (
+    'all of it becomes the data of an event of type "message": an event has a text "type" and at most "data" and "final" beside it'
+)
 
 
 @click.command()
@@ -40,11 +44,16 @@ def publish(channel: str, json: str, live: bool, **options: Any) -> None:
     """
     settings = settings_or_exit()
     url = redis_url_or_exit(settings)
+    if live and any(value is not None for value in options.values()):
+        raise click.UsageError("--live records nothing; --key, --keep, --ttl and --collapse are for an event that is recorded")
     data = os.fsencode(json)
     try:
-        parse_published(data, settings.max_event_bytes)
+        published = parse_published(data, settings.max_event_bytes)
     except Malformed as error:
-        raise click.BadParameter(str(error), param_hint="JSON") from None
+        hint = "" if '"' in json else "; in a shell, put it into single quotes, a text as '\"text\"'"
+        raise click.BadParameter(f"{error}{hint}", param_hint="JSON") from None
+    if _was_to_be_an_event(data, published):
+        click.echo(f"{click.style('note:', fg='yellow', bold=True)} {NO_EVENT}", err=True)
 
     async def run() -> None:
         client = redis_client(url)
@@ -62,6 +71,12 @@ def publish(channel: str, json: str, live: bool, **options: Any) -> None:
             await client.aclose()
 
     with_redis(run)
+
+
+def _was_to_be_an_event(json: bytes, published: Published) -> bool:
+    """Whether an object with fields of an event is published as mere data, because of a field that events do not have."""
+    value = msgspec.json.decode(json)
+    return isinstance(value, dict) and not value.keys().isdisjoint({"type", "final"}) and msgspec.json.decode(published.data) == value
 
 
 @click.command()

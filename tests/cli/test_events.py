@@ -31,6 +31,38 @@ def test_publish_prints_the_id_and_watch_the_event(redis_url: str) -> None:
     }
 
 
+def test_publish_notes_that_what_looks_like_an_event_is_mere_data(redis_url: str) -> None:
+    for text, noted in (
+        ('{"type":"progress","percent":40}', True),
+        ('{"final":true}', True),
+        ('{"type":7}', True),
+        ('{"type":"message","data":{"type":"progress","percent":40}}', False),
+        ('{"data":1}', False),
+        ("40", False),
+    ):
+        published = run("publish", "jobs:42", text, redis_url=redis_url)
+
+        assert published.returncode == 0
+        assert published.stdout.strip().isdigit()
+        assert published.stderr.startswith('note: all of it becomes the data of an event of type "message": ') == noted, text
+
+
+def test_publish_refuses_options_of_recorded_events_for_a_live_one(redis_url: str) -> None:
+    for option in (("--key", "a"), ("--keep", "1"), ("--ttl", "1"), ("--collapse", "a")):
+        refused = run("publish", "jobs:42", "1", "--live", *option, redis_url=redis_url)
+
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "--live records nothing" in refused.stderr
+
+
+def test_publish_says_how_a_shell_takes_json(redis_url: str) -> None:
+    for text, hinted in (("hello", True), ("{type:progress}", True), ('{"type":', False)):
+        refused = run("publish", "jobs:42", text, redis_url=redis_url)
+
+        assert refused.returncode == 2
+        assert ("put it into single quotes" in refused.stderr) == hinted, text
+
+
 def test_watch_prints_each_event_on_one_line_that_a_terminal_takes_for_text(redis_url: str) -> None:
     forged = '{"type":"completed","data":1,"channel":"jobs:2","id":"1"}'
     data = f'[\r\n{forged}\r\n,"\x7f\x9b2Jé\x9d0;title\x9c"]'
