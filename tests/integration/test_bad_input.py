@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.support.figures import figures_now
 from tests.support.servers import Server, running_gateway
 from tests.support.wire import BINARY, CLOSE, PING, PONG, Wire, frame, request, resident_bytes, upgrade, websocket
 
@@ -28,12 +28,11 @@ def gateway(shared_redis_url: str) -> Iterator[Server]:
             httpx.get(server.http + "/livez")
             with websocket(server.port, "/ws?channel=a") as wire:
                 wire.message()
-        before = resident_bytes(server.process.pid) if sys.platform == "linux" else 0
+        before = memory(server)
         yield server
         assert "Traceback" not in server.output(), server.output()
         assert SECRET not in server.output()
-        if before:
-            assert resident_bytes(server.process.pid) - before < 16 * MIB
+        assert memory(server) - before < 16 * MIB
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +42,8 @@ def next_client_is_served(gateway: Server) -> Iterator[None]:
         assert wire.message()["op"] == "ready"
 
 
-def growth(server: Server) -> int:
+def memory(server: Server) -> int:
+    """The resident bytes of a gateway; 0 where that cannot be read."""
     return resident_bytes(server.process.pid) if sys.platform == "linux" else 0
 
 
@@ -235,10 +235,10 @@ def test_requests_sent_ahead_are_answered_in_order(gateway: Server) -> None:
 
 
 def test_too_many_requests_sent_ahead_are_cut(gateway: Server) -> None:
-    before = growth(gateway)
+    before = memory(gateway)
     with Wire(gateway.port) as wire:
         wire.send(request("/poll?channel=a&wait=30") + request("/livez") * 10_000).rest()
-    assert growth(gateway) - before <= MIB
+    assert memory(gateway) - before <= MIB
     with Wire(gateway.port) as wire:
         assert wire.send(request("/poll?channel=a&wait=30") + request("/livez") * 9).answer().status == 400
 
@@ -255,21 +255,16 @@ def test_a_stream_ends_with_its_client_though_more_was_sent_ahead(gateway: Serve
     with Wire(gateway.port) as wire:
         wire.send(request("/sse?channel=a") + request("/livez"))
         assert b"200 OK" in wire.take(15)
-        assert open_streams(gateway) == 1
+        assert figures_now(gateway.http)["gateway_connections{sse}"] == 1
 
     until_no_streams(gateway)
 
 
 def until_no_streams(gateway: Server) -> None:
     deadline = time.monotonic() + 5
-    while open_streams(gateway):
+    while figures_now(gateway.http)["gateway_connections{sse}"]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def open_streams(gateway: Server) -> int:
-    found = re.search(r'^gateway_connections\{transport="sse"\} (\d+)', httpx.get(gateway.http + "/metrics").text, re.MULTILINE)
-    return int(found[1]) if found else 0
 
 
 def test_an_upgrade_during_a_stream_is_cut(gateway: Server) -> None:
@@ -444,10 +439,10 @@ FRAMES = {
 
 @pytest.mark.parametrize(("data", "code"), FRAMES.values(), ids=FRAMES.keys())
 def test_a_bad_frame_ends_the_connection_with_its_code(gateway: Server, data: bytes, code: int) -> None:
-    before = growth(gateway)
+    before = memory(gateway)
     with websocket(gateway.port) as wire:
         assert wire.send(data).close_code() == code
-    assert growth(gateway) - before <= MIB
+    assert memory(gateway) - before <= MIB
 
 
 def test_closing_a_client_that_is_already_gone_does_no_harm(gateway: Server) -> None:
@@ -464,13 +459,13 @@ def test_closing_a_client_that_is_already_gone_does_no_harm(gateway: Server) -> 
 def test_answers_to_a_client_that_does_not_read_are_not_buffered_and_none_is_lost(gateway: Server) -> None:
     channels = "&".join(f"channel={number:0128}" for number in range(128))  # 19 KB in each answer
     commands = [frame(b'{"op":"unsubscribe","channels":["none"],"ref":%d}' % number + b" " * 65_000) for number in range(250)]
-    before = growth(gateway)
+    before = memory(gateway)
     with websocket(gateway.port, f"/ws?since=now&{channels}", receive_buffer=65_536) as wire:
         wire.message()
         sender = threading.Thread(target=wire.send, args=[b"".join(commands)])
         sender.start()
         sender.join(1)
-        grown = growth(gateway) - before
+        grown = memory(gateway) - before
         answers = [wire.message() for _ in range(250)]
         sender.join()
 

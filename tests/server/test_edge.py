@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import resource
 import selectors
 import socket
@@ -20,6 +19,7 @@ import jwt
 import pytest
 import redis
 
+from tests.support.figures import figures_now
 from tests.support.servers import Server, running_gateway
 from tests.support.wire import PING, Wire, frame, request, resident_bytes, upgrade, websocket
 
@@ -145,31 +145,25 @@ def test_an_unread_body_that_does_not_end_closes_the_connection(gateway: Server)
 
 
 @linux
-@pytest.mark.parametrize("transport", ["ws", "sse"])
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
 def test_a_reader_that_stops_is_cut_and_the_others_are_not(gateway: Server, shared_redis_url: str, transport: str) -> None:
-    channel = f"stalled:{transport}"
+    channel, connections = f"stalled:{transport}", f"gateway_connections{{{transport}}}"
     other = websocket(gateway.port, f"/ws?channel={channel}")
     with other, Wire(gateway.port, receive_buffer=4_096) as wire:
         assert other.message()["op"] == "ready"
-        wire.send(upgrade(f"/ws?channel={channel}") if transport == "ws" else request(f"/sse?channel={channel}"))
-        assert eventually(lambda: connections(gateway, transport) == (2 if transport == "ws" else 1))
+        wire.send(upgrade(f"/ws?channel={channel}") if transport == "websocket" else request(f"/sse?channel={channel}"))
+        assert eventually(lambda: figures_now(gateway.http)[connections] == (2 if transport == "websocket" else 1))
         before = resident_bytes(gateway.process.pid)
         for _ in range(200):
             publish(shared_redis_url, channel, 60_000)
             assert other.message()["channel"] == channel
         grown = resident_bytes(gateway.process.pid) - before
 
-        assert eventually(lambda: connections(gateway, transport) == (1 if transport == "ws" else 0), 4)
+        assert eventually(lambda: figures_now(gateway.http)[connections] == (1 if transport == "websocket" else 0), 4)
         assert grown < 8_388_608  # events of 12 MB, of which the allocator keeps some
         publish(shared_redis_url, channel)
         assert other.message()["channel"] == channel
     assert "cut with 4408" in gateway.output()
-
-
-def connections(gateway: Server, transport: str) -> int:
-    name = {"ws": "websocket"}.get(transport, transport)
-    found = re.search(rf'^gateway_connections\{{transport="{name}"\}} (\d+)', httpx.get(gateway.http + "/metrics").text, re.MULTILINE)
-    return int(found[1]) if found else 0
 
 
 @linux

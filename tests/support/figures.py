@@ -24,6 +24,11 @@ def parse(text: str) -> Figures:
     return found
 
 
+def figures_now(address: str) -> Figures:
+    """As ``figures``, for tests without an event loop."""
+    return parse(httpx.get(f"{address}/metrics").raise_for_status().text)
+
+
 async def figures(address: str) -> Figures:
     """The metrics that ``/metrics`` shows now."""
     return await figures_when(address, lambda _: True)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 from notify_client import Publisher
 from playwright.sync_api import BrowserContext, Page
 
+from tests.support.figures import figures_now
 from tests.support.servers import Server, running_gateway
 
 Open = Callable[..., Page]
@@ -103,13 +103,7 @@ def transport(page: Page) -> int:
     return found
 
 
-def connections(server: Server) -> int:
-    """How many streams the gateway has open."""
-    text = httpx.get(f"{server.http}/metrics").text
-    return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("gateway_connections{"))
-
-
-def wait_until(look: Callable[[], int], number: int) -> None:
+def wait_until(look: Callable[[], float], number: int) -> None:
     deadline = time.monotonic() + SECONDS
     while (found := look()) != number:
         assert time.monotonic() < deadline, f"{found}, not {number}"
@@ -117,4 +111,4 @@ def wait_until(look: Callable[[], int], number: int) -> None:
 
 
 def wait_connections(server: Server, number: int) -> None:
-    wait_until(lambda: connections(server), number)
+    wait_until(lambda: figures_now(server.http)["gateway_connections"], number)

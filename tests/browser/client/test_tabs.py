@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import httpx
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.browser.client.pages import Ledger, Open, connections, open_in, wait_connections, wait_for_log, wait_live, wait_until
+from tests.browser.client.pages import Ledger, Open, open_in, wait_connections, wait_for_log, wait_live, wait_until
+from tests.support.figures import figures_now
 from tests.support.servers import Server
 from tests.support.tokens import make_token
 
@@ -69,12 +69,6 @@ def test_tabs_that_come_and_go_under_load_lose_nothing(open_page: Open, gateway:
         wait_for_log(page, channel, ledger.ids[channel])
 
 
-def subscriptions(server: Server) -> int:
-    """How many channels the clients of the gateway follow."""
-    text = httpx.get(f"{server.http}/metrics").text
-    return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("gateway_subscriptions "))
-
-
 @pytest.mark.parametrize("warned", [True, False], ids=["closed", "crashed"])
 def test_a_channel_that_only_a_closed_tab_followed_is_unsubscribed(
     open_page: Open, gateway: Server, ledger: Ledger, channel: str, warned: bool
@@ -84,9 +78,9 @@ def test_a_channel_that_only_a_closed_tab_followed_is_unsubscribed(
     for page in pages:
         wait_live(page)
     wait_connections(gateway, 1)
-    wait_until(lambda: subscriptions(gateway), 3)
+    wait_until(lambda: figures_now(gateway.http)["gateway_subscriptions"], 3)
     pages[1].close(run_before_unload=warned)
-    wait_until(lambda: subscriptions(gateway), 2)
+    wait_until(lambda: figures_now(gateway.http)["gateway_subscriptions"], 2)
     ledger.publish(f"{channel}:2")
 
     wait_for_log(pages[2], f"{channel}:2", ledger.ids[f"{channel}:2"])
@@ -180,7 +174,7 @@ def test_a_tab_goes_on_where_all_tabs_together_follow_too_much(open_page: Open, 
     wait_connections(gateway, 1)
     pages.append(open_page(gateway, [f"{channel}:2:{number}" for number in range(60)]))
     wait_live(pages[2])
-    wait_until(lambda: connections(gateway) > 1, True)  # 180 channels, of 128 that one connection may have
+    wait_until(lambda: figures_now(gateway.http)["gateway_connections"] > 1, True)  # 180 channels, of 128 that one connection may have
 
     for tab, page in enumerate(pages):
         ledger.publish(f"{channel}:{tab}:7")
