@@ -17,6 +17,7 @@ import httpx
 from gateway.core.event import show
 from gateway.doctor.deployment import Deployment, ExaminationOver, milliseconds, problem_of
 
+NO_TLS: Final = ("WRONG_VERSION_NUMBER", "record layer failure")  # OpenSSL's words for an answer that is not TLS, before 3.2 and since
 LOG_BYTES: Final = 1_048_576
 LOG_SECONDS: Final = 1.0  # a proxy writes its log after it has answered
 
@@ -27,8 +28,11 @@ async def check_reachable(deployment: Deployment) -> None:
     try:
         answer = await deployment.get("/livez")
     except httpx.HTTPError as error:
-        name = "certificate" if "CERTIFICATE_VERIFY_FAILED" in str(error) else "unreachable"
-        deployment.report("wrong", f"{deployment.base} cannot be reached: {type(error).__name__} {error}".rstrip(), name)
+        if any(words in str(error) for words in NO_TLS):
+            deployment.report("wrong", f"{deployment.base} does not speak TLS: is it http://{urlsplit(deployment.base).netloc}?")
+        else:
+            name = "certificate" if "CERTIFICATE_VERIFY_FAILED" in str(error) else "unreachable"
+            deployment.report("wrong", f"{deployment.base} cannot be reached: {type(error).__name__} {error}".rstrip(), name)
         raise ExaminationOver from None
     if _is_ours(answer):
         deployment.report("ok", f"the gateway answers, in {milliseconds(time.monotonic() - began)}")

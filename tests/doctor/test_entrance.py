@@ -60,6 +60,14 @@ async def test_a_gateway_that_is_not_there_is_found(deployments: Deployments) ->
     assert "cannot be reached" in at_all.text
 
 
+async def test_https_to_a_port_without_tls_is_found(deployments: Deployments) -> None:
+    address = deployments.url("token").removeprefix("http://")
+    (found,) = await wrong(f"https://{address}")
+
+    assert found.text == f"https://{address} does not speak TLS: is it http://{address}?"
+    assert found.remedy == {}
+
+
 async def test_over_tls_it_reports_whether_browsers_get_http_2(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
     (stranger,) = await wrong(f"https://localhost:{deployments.ports['tls']}")
     monkeypatch.setenv("SSL_CERT_FILE", str(deployments.folder / "certificate.pem"))
