@@ -305,12 +305,18 @@ async def test_only_an_admin_revokes_either_a_subject_or_a_token(server: Server,
     assert (await revoke(server, body, **claims)).status_code == status
 
 
-async def test_junk_on_the_reserved_name_does_no_harm(server: Server, shared_redis: Redis, ann: str) -> None:
-    for junk in (b"", b"junk", b'{"sub":5}', b"\xff", b"[]"):
-        await shared_redis.publish("notify:!revoked", junk)
+async def test_after_junk_on_the_reserved_name_a_revocation_is_heard_and_others_go_on(
+    server: Server, shared_redis: Redis, ann: str
+) -> None:
+    async with connected(server, token(ann), f"user:{ann}") as revoked, connected(server, token("bob")) as other:
+        for junk in (b"", b"junk", b'{"sub":5}', b"\xff", b"[]"):
+            await shared_redis.publish("notify:!revoked", junk)
+        await revoke(server, {"sub": ann}, admin=True)
+        await asyncio.wait_for(revoked.wait_closed(), 10)
+        await other.send('{"op":"ping"}')
 
-    async with connected(server, token(ann), f"user:{ann}"):
-        pass
+        assert revoked.close_code == 4401
+        assert (await receive(other))["op"] == "pong"
 
 
 # The team's own backend
