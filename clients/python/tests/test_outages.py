@@ -111,7 +111,8 @@ REFUSALS = {
 def test_a_refusal_is_a_drop_with_the_servers_code_and_no_ghost(connect, server, code, request, caplog):
     running = request.getfixturevalue(server)
     name, bad, good = REFUSALS[code]
-    publisher = connect(running.url)
+    told = []
+    publisher = connect(running.url, on_drop=lambda *event: told.append(event[:2]))
     publisher.publish("jobs:1", "a")
     pubsub = running.redis.pubsub()
     pubsub.subscribe("notify:jobs:1")
@@ -122,6 +123,7 @@ def test_a_refusal_is_a_drop_with_the_servers_code_and_no_ghost(connect, server,
 
     assert refused == [None] * 3
     assert publisher.dropped == 3
+    assert told == [("jobs:1", "b")] * 3
     assert pubsub.get_message(timeout=0.1) is None
     assert publisher.publish("jobs:1", "b", key="k")
     assert pubsub.get_message(timeout=1)["data"].endswith(b'{"type":"b","data":null}')

@@ -102,9 +102,12 @@ def test_a_task_whose_process_is_killed_fails_once(tasks, worker, log, name, err
 
 
 def test_a_revoked_task_has_failed(tasks, worker, log):
-    id = tasks.resize.apply_async(expires=-1).id
+    expired = tasks.resize.apply_async(expires=-1)
+    revoked = tasks.resize.apply_async(countdown=1)
+    revoked.revoke()
 
-    assert log.wait(f"jobs:{id}", "failed")[-1]["data"]["error"] == "Expired"
+    for result, error in ((expired, "Expired"), (revoked, "Revoked")):
+        assert log.wait(f"jobs:{result.id}", "failed")[-1]["data"]["error"] == error
 
 
 def owners_jobs(log, owner):
