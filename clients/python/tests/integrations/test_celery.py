@@ -103,6 +103,8 @@ def test_a_task_whose_process_is_killed_fails_once(tasks, worker, log, name, err
 
 def test_a_revoked_task_has_failed(tasks, worker, log):
     expired = tasks.resize.apply_async(expires=-1)
+    while not tasks.app.control.ping(timeout=1):
+        pass  # the worker has just been started, and does not listen yet
     revoked = tasks.resize.apply_async(countdown=1)
     revoked.revoke()
 
