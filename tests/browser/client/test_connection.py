@@ -213,3 +213,17 @@ def test_showing_a_tab_does_not_shorten_the_wait_that_the_gateway_asks_for(
         page.evaluate("fetch('/livez').then(() => {})")  # what would have been asked for is on its way before this
 
     assert len(asked) == 1
+
+
+def test_showing_a_tab_ends_a_wait_that_the_gateway_did_not_ask_for(
+    make_context: Callable[[int], BrowserContext], gateway: Server, channel: str
+) -> None:
+    context = make_context(1)
+    context.route("**/sse?*", lambda route: route.fulfill(status=503), times=1)
+    page = open_in(context, gateway)
+    page.evaluate("Math.random = () => 100")  # the wait is longer than this test
+    begin(page, [channel])
+    page.wait_for_function("feed.status === 'waiting'")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))")
+
+    wait_live(page)
