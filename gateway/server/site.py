@@ -16,7 +16,7 @@ from uvicorn.protocols.utils import get_local_addr
 from gateway.server.connection import Connection
 from gateway.server.deadlines import Deadlines
 from gateway.server.responses import Field
-from gateway.server.streams import LINGER_SECONDS
+from gateway.server.transport_writer import LINGER_SECONDS
 
 if TYPE_CHECKING:
     from uvicorn import Config

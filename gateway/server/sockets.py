@@ -31,7 +31,7 @@ from gateway.errors import ABNORMAL, INTERNAL_ERROR, NO_CODE, RESTART
 from gateway.server.conversation import Conversation, Received
 from gateway.server.frames import Violation
 from gateway.server.responses import Field, accepting_response, refusing_response
-from gateway.server.streams import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
+from gateway.server.transport_writer import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
 from gateway.transports.writer import HIGH_BYTES, Message
 
 if TYPE_CHECKING:

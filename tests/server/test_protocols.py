@@ -15,7 +15,7 @@ from websockets.protocol import Protocol, State
 
 from gateway.server.exchange import Exchange
 from gateway.server.protocols import HttpProtocol
-from gateway.server.streams import TransportWriter
+from gateway.server.transport_writer import TransportWriter
 from gateway.transports.writer import EXTENSION, HIGH_BYTES, LOW_BYTES
 from tests.server.conftest import Serve
 from tests.support.wire import CLOSE, Wire, frame, request, upgrade, websocket

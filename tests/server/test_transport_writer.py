@@ -1,0 +1,52 @@
+"""What a writer to a transport knows of its client, and how it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from gateway.core.wire import http_chunk
+from gateway.server import transport_writer
+from tests.server.conftest import Serve
+from tests.server.test_streams import App
+from tests.support.wire import Wire, request
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux: tcpi_bytes_acked")
+async def test_a_stream_knows_how_much_the_client_has_taken(serve: Serve) -> None:
+    app = App()
+    reader, writer = await asyncio.open_connection("127.0.0.1", await serve(app))
+    writer.write(request("/"))
+    begun = await reader.readuntil(http_chunk(b"begun"))
+    [stream] = app.writers
+
+    async def taken(least: int) -> int:
+        async with asyncio.timeout(5):
+            while stream.taken() < least:
+                await asyncio.sleep(0.001)
+        return int(stream.taken())
+
+    before = await taken(len(begun))
+    stream.write(b"x" * 5_000)
+    await reader.readexactly(5_000)
+
+    assert await taken(before + 5_000) == before + 5_000
+    writer.close()
+
+
+async def test_a_client_that_does_not_take_the_end_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_writer, "CLOSE_SECONDS", 0.05)
+    app = App()
+    port = await serve(app)
+    with Wire(port, receive_buffer=4_096) as wire:
+        await asyncio.to_thread(lambda: wire.send(request("/")).take(20))
+        [stream] = app.writers
+        stream.write(http_chunk(b"x" * 10_000_000))
+        stream.end()
+
+        assert app.gone.is_set()
+        async with asyncio.timeout(5):
+            while stream.buffered():
+                await asyncio.sleep(0.01)
