@@ -39,11 +39,12 @@ def test_other_keys_are_refused(private: Any) -> None:
         pem_key(pem(private))
 
 
-def test_a_private_key_is_not_accepted_as_a_public_one() -> None:
+def test_a_private_key_or_a_secret_is_not_accepted_as_a_public_key() -> None:
     private = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
-    with pytest.raises(ValueError, match="PUBLIC KEY"):
-        pem_key(private)
+    for wrong in (private, "a secret of at least thirty-two bytes"):
+        with pytest.raises(ValueError, match="-----BEGIN PUBLIC KEY-----, is expected"):
+            pem_key(wrong)
 
 
 def test_a_public_key_is_not_accepted_as_a_secret() -> None:

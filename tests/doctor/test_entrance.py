@@ -96,3 +96,9 @@ async def test_tokens_in_a_log_are_found(deployments: Deployments) -> None:
 
     assert loud.text == f"tokens in URLs are written to {logs[0]}"
     assert quiet == []
+
+
+async def test_without_logs_it_says_that_it_cannot_see_whether_they_hold_tokens(deployments: Deployments) -> None:
+    found = [finding async for finding in examine(deployments.url("good"), token=None, channel="doctor", patience=0.3)]
+
+    assert [finding.kind for finding in found if "give their logs" in finding.text] == ["note"]

@@ -46,6 +46,17 @@ async def test_a_subject_that_is_revoked_again_is_kept_once_with_the_newest_time
     assert await kept(store, since=other.at) == [other]
 
 
+async def test_a_gateway_whose_clock_is_behind_takes_nothing_back(shared_redis: Redis) -> None:
+    store = RevocationStore(shared_redis, "g")
+    ahead = (await store.revoke(sub="ann")).at + 60
+    (member,) = await shared_redis.zrange("g:revoked", 0, -1)
+    await shared_redis.zadd("g:revoked", {member: ahead})
+
+    await store.revoke(sub="ann")
+
+    assert [revocation.at for revocation in await kept(store)] == [ahead]
+
+
 async def test_more_than_one_page_is_read(shared_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 10)
     store = RevocationStore(shared_redis, "c")
