@@ -59,8 +59,8 @@ const STYLE = `
   @media (forced-colors: active) {
     progress { border: 1px solid; forced-color-adjust: none; }
   }
-  .row { display: flex; justify-content: space-between; gap: 1em; margin-bottom: .25em; }
-  .row > * { min-inline-size: 0; overflow-wrap: anywhere; }
+  .row { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1em; margin-bottom: .25em; }
+  .row > * { display: block; min-inline-size: 0; overflow-wrap: anywhere; }
   [part="text"] { unicode-bidi: plaintext; }
   [role="status"] { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 `;

@@ -123,6 +123,25 @@ def test_job_progress_in_a_page_from_right_to_left_shows_its_text_as_it_is_writt
     assert text.evaluate(left, 0) < text.evaluate(left, len("40 %") - 1)
 
 
+def test_job_progress_keeps_its_name_together_and_puts_a_long_text_below_it(page: Page, publisher: Publisher) -> None:
+    publisher.publish("jobs:14", "progress", {"percent": 40})
+    publisher.publish("jobs:15", "failed", {"error": "no space is left on the disk " * 10}, final=True)
+    page.evaluate("""async () => {
+        const show = (job) => `<job-progress channel="jobs:${job}"><i>The</i> <b>film</b></job-progress>`;
+        document.body.innerHTML = show(14) + show(15);
+        await import("/job-progress.js");
+    }""")
+    short, long = page.locator("job-progress").all()
+    expect(short).to_have_attribute("state", "running")
+    expect(long).to_have_attribute("state", "failed")
+
+    for job, below in ((short, False), (long, True)):
+        the, film, text = (job.locator(part).evaluate("(e) => e.getBoundingClientRect().toJSON()") for part in ("i", "b", "[part=text]"))
+        assert the["top"] == film["top"]
+        assert film["left"] - the["right"] < 10
+        assert (text["top"] >= film["bottom"]) == below
+
+
 def test_job_progress_follows_the_channel_it_is_given_now(page: Page, publisher: Publisher) -> None:
     for channel, percent in (("jobs:3", 30), ("jobs:4", 40)):
         publisher.publish(channel, "progress", {"percent": percent})
