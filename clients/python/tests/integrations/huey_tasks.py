@@ -1,8 +1,9 @@
 """What the Huey consumer of the tests does."""
 
 import os
+from datetime import UTC, datetime
 
-from huey import RedisHuey
+from huey import CancelExecution, RedisHuey
 from notify_client import Publisher
 from notify_client.integrations.huey import progress, report_tasks
 
@@ -21,3 +22,19 @@ def resize(user=None):
 @huey.task(retries=1)
 def broken(user=None):
     raise ValueError("the secret of the team")
+
+
+@huey.task()
+def cancel():
+    raise CancelExecution(retry=False)
+
+
+@huey.task()
+@huey.lock_task("held by the test")
+def locked():
+    pass
+
+
+@huey.task(expires=datetime(2020, 1, 1, tzinfo=UTC))
+def perishable():
+    pass

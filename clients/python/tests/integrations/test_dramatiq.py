@@ -60,7 +60,8 @@ def test_a_message_that_is_too_old_has_failed(actors, log):
     message = actors.perishable.message()
     actors.broker.enqueue(message.copy(message_timestamp=message.message_timestamp - 60_000))
 
-    assert log.wait(f"jobs:{message.message_id}", "failed")[-1]["final"] is True
+    (*_, end) = log.wait(f"jobs:{message.message_id}", "failed")
+    assert (end["data"]["error"], end["final"]) == ("Skipped", True)
 
 
 def test_a_message_hands_its_owner_to_those_it_sends(actors, log):

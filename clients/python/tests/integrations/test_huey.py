@@ -44,3 +44,11 @@ def test_a_task_that_is_revoked_has_failed(tasks, log):
     result.revoke()
 
     assert log.wait(f"jobs:{result.id}", "failed")[-1]["data"]["error"] == "Revoked"
+
+
+@pytest.mark.parametrize(("name", "error"), [("cancel", "Canceled"), ("locked", "TaskLocked"), ("perishable", "Expired")])
+def test_a_task_that_does_not_complete_has_failed_with_the_reason(tasks, log, name, error):
+    with tasks.huey.lock_task("held by the test"):
+        id = getattr(tasks, name)().id
+
+        assert log.wait(f"jobs:{id}", "failed")[-1]["data"]["error"] == error
