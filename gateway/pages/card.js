@@ -77,6 +77,11 @@ export class Card {
     return this.view?.title ?? TITLES[kindOf(this.channel)] ?? this.channel;
   }
 
+  /** What it shows, for those who cannot see it. */
+  get words() {
+    return `${this.name}: ${this.parts.label.textContent}. ${this.parts.text.textContent}`;
+  }
+
   get over() {
     return this.view?.over === true;
   }
@@ -101,12 +106,13 @@ export class Card {
     this.#cut = true;
   }
 
-  /** All that there is has come. If that was only a gap, Redis has lost the log, and nobody knows how the job is. */
+  /** All that there is has come. If that was only a gap, Redis has lost the log: returns whether it is so, and nobody knows how the job is. */
   settle() {
-    if (!this.#cut || this.over || this.view === null) return;
+    if (!this.#cut || this.over || this.view === null) return false;
     this.parts.gap.hidden = true;
     this.view = { ...this.view, state: "other", label: "Unknown", text: "Redis has lost this job's log.", over: true };
     this.#render(this.view);
+    return true;
   }
 
   showProblem(text) {

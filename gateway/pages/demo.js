@@ -97,7 +97,7 @@ feed.on("*", (event) => {
   const known = card.view !== null || card.fresh;
   const changed = card.show(event);
   arrange();
-  if (changed && known) say(`${card.name}: ${card.parts.label.textContent}. ${card.parts.text.textContent}`);
+  if (changed && known) say(card.words);
   log(event);
 });
 feed.on("gap", (gap) => {
@@ -109,7 +109,7 @@ feed.on("gap", (gap) => {
 function settle() {
   arrange();
   for (const [channel, card] of cards) {
-    card.settle();
+    if (card.settle()) say(card.words);
     // Redis has forgotten it, as the demo's own does when the demo ends.
     if (card.view === null && !card.fresh) channel === asked ? card.showNothing() : remove(channel);
   }

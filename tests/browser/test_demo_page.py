@@ -216,6 +216,20 @@ def test_what_the_log_no_longer_holds_is_said(page: Page, url: str) -> None:
     expect(card(page, "jobs:trimmed").locator(".gap")).to_be_visible()
 
 
+def test_a_job_whose_log_is_gone_is_shown_and_said_to_be_unknown(page: Page, url: str) -> None:
+    event = {"channel": "jobs:gone", "type": "progress", "data": {"title": "Gone", "text": "Half way"}, "ttl": 1}
+    assert httpx.post(f"{url}/publish", json=event).status_code == 200
+    page.goto(f"{url}/#jobs:gone")
+    expect(card(page, "jobs:gone").locator(".text")).to_have_text("Half way")
+    page.click("#drop")
+    assert httpx.post(f"{url}/publish", json=event).status_code == 200
+    page.wait_for_timeout(1_500)  # the log expires
+    page.click("#drop")
+
+    expect(card(page, "jobs:gone").locator(".label")).to_have_text("Unknown")
+    expect(page.locator("#said")).to_contain_text("Gone: Unknown. Redis has lost this job's log.")
+
+
 def test_a_job_asked_for_later_of_which_nothing_is_known_is_said_to_have_no_events(page: Page) -> None:
     expect(page.locator("#connection")).to_have_text("Live")
     page.evaluate("location.hash = 'jobs:unknown'")
