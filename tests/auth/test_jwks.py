@@ -151,6 +151,22 @@ async def test_without_keys_the_answer_is_503(server: Answering, monkeypatch: py
     await asyncio.wait([task])
 
 
+async def test_an_address_that_fails_is_not_asked_again_at_once(server: Answering) -> None:
+    server.answer = (500, b"")
+    jwks = Jwks(server.url)
+    task = asyncio.ensure_future(jwks.run())
+    with pytest.raises(Unavailable):
+        await jwks.find(token())
+    asking = asyncio.ensure_future(jwks.find(token()))
+    await asyncio.sleep(0.5)
+    fetches = jwks.fetches
+    for running in (asking, task):
+        running.cancel()
+        await asyncio.wait([running])
+
+    assert fetches == 1
+
+
 async def test_while_the_address_does_not_answer_the_last_keys_hold_for_a_day(
     jwks: Jwks, server: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:

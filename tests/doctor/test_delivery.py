@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from gateway.doctor import delivery
@@ -23,6 +25,7 @@ async def test_an_idle_timeout_is_found_and_measured(deployments: Deployments) -
     for finding in found:
         assert 0.5 < float(finding.text.split(" is cut after ")[1].split(" s")[0]) < 8
         assert "proxy_read_timeout" in finding.remedy["nginx"]
+        assert re.search(r"GATEWAY_HEARTBEAT_SECONDS=[1-4]$", finding.text)  # half of that
 
 
 async def test_compressed_event_streams_are_found(deployments: Deployments) -> None:
