@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 STALE_SECONDS: Final = 3.0  # a lookup older than that may take many more, although name servers answer again by now: nobody joins it
+SLOW_SECONDS: Final = 1.0  # the address that such a lookup has found is not looked up again for STALE_SECONDS
 
 Found = list[str] | OSError
 
@@ -22,7 +23,8 @@ class Names:
     """Resolves names. Callers that ask for the same name within ``STALE_SECONDS`` share one lookup. For use on one event loop."""
 
     def __init__(self) -> None:
-        self._pending: dict[str, tuple[asyncio.Future[Found], float]] = {}  # and when each began
+        # When each began; that of a slow lookup that is done, when it was done.
+        self._pending: dict[str, tuple[asyncio.Future[Found], float]] = {}
 
     async def find(self, host: str) -> list[str]:
         """The addresses of a host, best first.
@@ -35,24 +37,37 @@ class Names:
         loop = asyncio.get_running_loop()
         pending, began = self._pending.get(host, (None, 0.0))
         if pending is None or loop.time() - began > STALE_SECONDS:
-            pending = loop.create_future()
-            self._pending[host] = pending, loop.time()
-            threading.Thread(target=self._look_up, args=(host, pending, loop), name="names", daemon=True).start()
+            pending, began = loop.create_future(), loop.time()
+            self._pending[host] = pending, began
+            threading.Thread(target=self._look_up, args=(host, pending, began, loop), name="names", daemon=True).start()
         found = await asyncio.shield(pending)
         if isinstance(found, OSError):
             raise OSError(*found.args)  # a new one for each caller, because raising it changes its traceback
         return found
 
-    def _look_up(self, host: str, pending: asyncio.Future[Found], loop: asyncio.AbstractEventLoop) -> None:
+    def _look_up(self, host: str, pending: asyncio.Future[Found], began: float, loop: asyncio.AbstractEventLoop) -> None:
         found: Found
         try:
             found = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
         except (OSError, UnicodeError) as error:
             found = OSError(*error.args)
         with suppress(RuntimeError):  # the event loop may be closed by now
-            loop.call_soon_threadsafe(self._answer, host, pending, found)
+            loop.call_soon_threadsafe(self._answer, host, pending, began, found)
 
-    def _answer(self, host: str, pending: asyncio.Future[Found], found: Found) -> None:
-        if self._pending.get(host, (None, 0.0))[0] is pending:
-            del self._pending[host]
-        pending.set_result(found)
+    def _answer(self, host: str, pending: asyncio.Future[Found], began: float, found: Found) -> None:
+        if not pending.done():
+            pending.set_result(found)
+        newest, _ = self._pending.get(host, (pending, began))
+        if isinstance(found, OSError):
+            if newest is pending:
+                del self._pending[host]
+            return
+        # An address that comes late also serves those who wait for a newer lookup, and who come soon after. If the first of two name
+        # servers is dead, each lookup takes 5 s: nobody waits so long for one, and getting ready takes connections one after the other.
+        if not newest.done():
+            newest.set_result(found)
+        now = asyncio.get_running_loop().time()
+        if now - began > SLOW_SECONDS:
+            self._pending[host] = newest, now
+        else:
+            self._pending.pop(host, None)

@@ -65,6 +65,66 @@ async def test_a_look_up_that_takes_long_is_not_waited_for_by_who_comes_later(mo
     assert second == third == ["10.0.0.1"]
 
 
+async def test_an_address_that_comes_late_serves_those_who_ask_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver("10.0.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    monkeypatch.setattr(names_module, "STALE_SECONDS", 0.01)
+    names = Names()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await names.find("redis.test")
+    first, resolver.answers = resolver.answers, threading.Event()
+    asking = asyncio.ensure_future(names.find("redis.test"))
+    await asyncio.sleep(0)
+    first.set()
+    async with asyncio.timeout(5):
+        found = await asking
+    resolver.answers.set()
+    again = await names.find("redis.test")
+
+    assert (found, again) == (["10.0.0.1"], ["10.0.0.1"])
+    assert len(resolver.asked) == 3
+
+
+async def test_an_address_that_took_long_to_find_is_not_looked_up_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver("10.0.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    monkeypatch.setattr(names_module, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(names_module, "STALE_SECONDS", 0.5)
+    names = Names()
+    asking = asyncio.ensure_future(names.find("redis.test"))
+    await asyncio.sleep(0.05)
+    resolver.answers.set()
+    found = [await asking, await names.find("redis.test")]
+    asked = len(resolver.asked)
+    await asyncio.sleep(0.55)
+    found.append(await names.find("redis.test"))
+
+    assert found == [["10.0.0.1"]] * 3
+    assert (asked, len(resolver.asked)) == (1, 2)
+
+
+async def test_a_failure_that_comes_late_does_not_end_a_newer_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver()
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    monkeypatch.setattr(names_module, "STALE_SECONDS", 0.01)
+    names = Names()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await names.find("redis.test")
+    first, resolver.answers = resolver.answers, threading.Event()
+    asking = asyncio.ensure_future(names.find("redis.test"))
+    await asyncio.sleep(0)
+    first.set()
+    await asyncio.sleep(0.05)
+    waiting = not asking.done()
+    resolver.answers.set()
+    with pytest.raises(OSError, match="Temporary failure"):
+        await asking
+
+    assert waiting
+
+
 async def test_a_name_without_an_address_is_an_error_for_every_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver()
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
