@@ -27,7 +27,7 @@ from gateway.transports.access import Access
 from gateway.transports.answers import answer_problem
 from gateway.transports.connections import Connections
 from gateway.transports.credentials import Gate, OpenGate, TokenGate
-from gateway.transports.figures import watch
+from gateway.transports.figures import update_figures
 from gateway.transports.files import FileEndpoint
 from gateway.transports.guarded import Guarded
 from gateway.transports.origin import Cors, Origins
@@ -174,7 +174,7 @@ class Gateway(Starlette):
             tasks.create_task(self.services.feed.run())
             tasks.create_task(self.services.connections.run())
             tasks.create_task(self.services.access.run())
-            tasks.create_task(watch(self.services))
+            tasks.create_task(update_figures(self.services))
             for runner in self._runners:
                 tasks.create_task(runner.run())
             tasks.create_task(self._warn())

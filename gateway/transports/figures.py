@@ -35,7 +35,7 @@ def measure(services: Services) -> None:
         metrics.DUPLICATES[transport].value = sum(stats.duplicates for stats in found)
 
 
-async def watch(services: Services) -> None:
+async def update_figures(services: Services) -> None:
     """Update the metrics once a second, among them how late the event loop is, until cancelled. Log it when readiness changes."""
     ready = False
     try:
