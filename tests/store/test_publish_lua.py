@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import tempfile
 import time
@@ -628,6 +629,27 @@ def test_an_event_that_its_publisher_may_not_announce_is_refused_and_leaves_no_t
     assert (store.log(), store.redis.get("notify:last:{jobs:1}"), store.redis.keys("notify:key:*")) == (log, last, [])
     id = store.publish(1, *options)
     assert store.log()[-1][0] == id
+
+
+def test_a_worker_with_the_rights_that_the_guide_names_can_publish(valkey: redis.Redis) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    found = re.search("A worker needs `([^`]+)`", guide)
+    assert found
+    valkey.flushall()
+    valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+    valkey.execute_command("FCALL", "notify_publish", 1, "jobs:1", "1")
+    held_by_another(valkey)
+    valkey.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+    valkey.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">secret", *found[1].split())
+    path = valkey.get_connection_kwargs()["path"]
+    with redis.Redis(unix_socket_path=path, username="worker", password="secret") as worker:
+        for event in ("2", "3"):
+            worker.execute_command("FCALL", "notify_publish", 1, "jobs:1", event, "COLLAPSE", "p", "KEEP", 2)
+        first, again = (worker.execute_command("FCALL", "notify_publish", 1, "jobs:1", "4", "KEY", "k", "KEEP", 2) for _ in range(2))
+    valkey.execute_command("ACL", "DELUSER", "worker")
+
+    assert first == again
+    assert valkey.llen("notify:log:{jobs:1}") == len(floors(valkey)) == 2
 
 
 def test_the_newest_32_floors_are_kept(valkey: redis.Redis) -> None:
