@@ -104,6 +104,24 @@ def test_the_answers_are_those_of_the_description(server: Server, description: A
             assert str(answer.status_code) in known, (method, path, answer.status_code)
 
 
+@pytest.mark.parametrize("headers", [{"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}, {"Origin": "https://evil.example"}])
+def test_refusals_are_those_of_the_description(server: Server, description: Any, headers: dict[str, str]) -> None:
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            body = b"{}" if "requestBody" in operation else None
+            answer = httpx.request(method, server.http + path, headers=headers, content=body)
+            assert str(answer.status_code) in operation["responses"], (method, path, answer.status_code)
+
+
+async def test_two_credentials_are_refused_as_the_description_says(description: Any) -> None:
+    app = create_app(Settings(redis_url="redis://127.0.0.1:1", jwt_secret="s" * 32))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        for path, operations in description["paths"].items():
+            for method, operation in operations.items():
+                answer = await client.request(method, path, params={"token": "a"}, headers={"Authorization": "Bearer b"})
+                assert str(answer.status_code) in operation["responses"], (method, path, answer.status_code)
+
+
 def test_a_problem_with_a_channel_fits_the_description_even_if_its_name_is_not_allowed(server: Server, description: Any) -> None:
     problem = httpx.get(f"{server.http}/poll", params={"channel": "a b"}).json()
 
