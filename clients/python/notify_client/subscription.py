@@ -54,7 +54,7 @@ class Subscription:
     """The events of some channels, as they come. Made by ``subscribe``.
 
     It is an async iterator of ``Event``, and an async context manager that closes the connection. A cancelled ``anext`` loses no event.
-    Only one task may iterate, and call ``follow`` and ``unfollow``.
+    Only one task may iterate; others may call ``follow``, ``unfollow`` and ``aclose`` meanwhile.
     """
 
     def __init__(self, url: str, channels: Channels, **options: Unpack[Options]) -> None:
@@ -82,6 +82,7 @@ class Subscription:
         self._kinds: Final[dict[str, type[Stream]]] = {"ws": streams.WebSocketStream, "sse": streams.SseStream, "idle": streams.IdleStream}
         self._stream: Stream | None = None
         self._pending: asyncio.Task[Event | None] | None = None  # gets the next event
+        self._interrupted: asyncio.Task[Event | None] | None = None  # was cancelled because another connection is needed, or none
         self._not_before = 0.0  # when to connect again, by the event loop's clock
         self._gap: str | None = None  # the channel of a gap that the user has not been told of yet
         self._closed = False
@@ -103,11 +104,14 @@ class Subscription:
             Exception: what ``token`` or ``on_gap`` raises. Iterating again goes on.
         """
         # In a task, which a cancelled call leaves to the next one, because it may be about to connect, or hold an event.
-        if self._pending is None:
-            self._pending = asyncio.ensure_future(self._next())
-        pending = self._pending
-        await asyncio.wait([pending])
-        self._settle(pending)
+        while True:
+            if self._pending is None:
+                self._pending = asyncio.ensure_future(self._next())
+            pending = self._pending
+            await asyncio.wait([pending])
+            self._settle(pending)
+            if pending is not self._interrupted or not pending.cancelled():
+                break
         event = None if pending.cancelled() else pending.result()
         if event is None:
             await self.aclose()
@@ -175,11 +179,14 @@ class Subscription:
     async def _interrupt(self) -> None:
         """Close the connection, also while a task waits for its next message."""
         pending = self._pending
-        if pending is not None and pending.cancel():
-            await asyncio.wait([pending])
-            if pending.cancelled():
-                self._settle(pending)
-        await self._drop()
+        try:
+            if pending is not None and pending.cancel():
+                self._interrupted = pending
+                await asyncio.wait([pending])
+                if pending.cancelled():
+                    self._settle(pending)
+        finally:
+            await self._drop()
 
     def _settle(self, pending: asyncio.Task[Event | None]) -> None:
         # The task that iterates and one that closes may wait for the same task, and either may be the first to go on.
@@ -198,12 +205,18 @@ class Subscription:
         """
         known = channel in self._following.cursors
         self._following.follow(channel, cursor)
-        if known or self._stream is None or await self._stream.follow(channel):
+        if known or self._stream is None:
             return
-        if asyncio.current_task() is self._pending:  # called by ``on_gap``; the task goes on, and connects again
-            await self._drop()
-        else:
-            await self._interrupt()
+        try:
+            if await self._stream.follow(channel):
+                return
+            if asyncio.current_task() is self._pending:  # called by ``on_gap``; the task goes on, and connects again
+                await self._drop()
+            else:
+                await self._interrupt()
+        except asyncio.CancelledError:
+            self._following.unfollow(channel)  # the connection may not have it, so the next call must not take it for known
+            raise
 
     async def unfollow(self, channel: str) -> None:
         """Stop following a channel. None of its events is delivered after this."""

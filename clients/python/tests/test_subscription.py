@@ -270,6 +270,37 @@ async def test_to_follow_a_channel_again_changes_nothing(gateway, publisher, cha
         assert [event.id for event in await take(events, 1)] == [second]
 
 
+async def test_another_task_may_follow_while_one_iterates(gateway, publisher, channel, transport):
+    publisher.publish(channel, "progress")
+    id = publisher.publish(f"{channel}.b", "progress")
+    async with subscribe(gateway.http, [channel], transport=transport) as events:
+        await take(events, 1)
+        waiting = asyncio.ensure_future(take(events, 1))
+        await asyncio.sleep(0.05)
+        await events.follow(f"{channel}.b")
+
+        assert [event.id for event in await waiting] == [id]
+
+
+async def test_a_follow_that_is_cancelled_can_be_repeated(gateway, publisher, channel, transport):
+    publisher.publish(channel, "progress")
+    id = publisher.publish(f"{channel}.b", "progress")
+    for steps in range(5):
+        async with subscribe(gateway.http, [channel], transport=transport) as events:
+            await take(events, 1)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await anext(events)
+            following = asyncio.ensure_future(events.follow(f"{channel}.b"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            following.cancel()
+            await asyncio.wait([following])
+            await events.follow(f"{channel}.b")
+
+            assert [event.id for event in await take(events, 1)] == [id]
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_subscription_that_is_left_without_being_closed_keeps_no_connection(gateway, publisher, channel, transport):
     publisher.publish(channel, "progress")
