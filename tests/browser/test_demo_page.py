@@ -304,6 +304,14 @@ def test_a_strange_store_and_a_job_that_is_forgotten_do_no_harm(page: Page) -> N
         expect(page.locator('.card:not([data-channel="jobs:hello"])')).to_have_count(0)
 
 
+def test_in_forced_colours_a_state_keeps_its_dot(make_context: MakeContext, url: str) -> None:
+    page = make_context(forced_colors="active").new_page()
+    page.goto(url)
+    colour = "e => getComputedStyle(e).backgroundColor"
+
+    assert page.locator("#connection .dot").evaluate(colour) != page.locator("body").evaluate(colour)
+
+
 @pytest.mark.parametrize(("scheme", "size"), [("light", "100%"), ("dark", "100%"), ("light", "200%")])
 def test_a_phone_needs_no_sideways_scrolling(make_context: MakeContext, url: str, scheme: str, size: str) -> None:
     page = make_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, reduced_motion="reduce").new_page()
