@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -23,17 +24,18 @@ async def test_a_wrong_path_is_found_and_the_right_one_too(deployments: Deployme
 
 
 @pytest.mark.parametrize(
-    ("token", "text"),
+    ("make", "text"),
     [
-        (None, "it asks for a token"),
-        ("garbage", "the token is refused with 401"),
-        (make_token(exp=time.time() - 60), "the token is refused with 401"),
-        (make_token(key="x" * 32), "the token is refused with 401"),
-        (make_token(subscribe=["jobs:*"]), "the token is good, but not for this channel"),
+        (lambda: None, "it asks for a token"),
+        (lambda: "garbage", "the token is refused with 401"),
+        (lambda: make_token(exp=time.time() - 60), "the token is refused with 401"),
+        (lambda: make_token(key="x" * 32), "the token is refused with 401"),
+        (lambda: make_token(subscribe=["jobs:*"]), "the token is good, but not for this channel"),
     ],
-    ids=["none", "garbage", "expired", "of another key", "for other channels"],  # each process of a run makes tokens of its own
+    ids=["none", "garbage", "expired", "of another key", "for other channels"],
 )
-async def test_a_bad_token_is_found(deployments: Deployments, token: str | None, text: str) -> None:
+async def test_a_bad_token_is_found(deployments: Deployments, make: Callable[[], str | None], text: str) -> None:
+    token = make()  # not before, or it could have expired by now
     (found,) = await wrong(deployments.url("token"), token=token)
 
     assert found.text.startswith(text)
@@ -104,3 +106,9 @@ async def test_without_logs_it_says_that_it_cannot_see_whether_they_hold_tokens(
     found = [finding async for finding in examine(deployments.url("good"), token=None, channel="doctor", patience=0.3)]
 
     assert [finding.kind for finding in found if "give their logs" in finding.text] == ["note"]
+
+
+async def test_a_name_that_nobody_knows_is_found_and_no_proxy_is_blamed() -> None:
+    (found,) = await wrong("http://gateway.invalid")  # a name that never exists (RFC 6761, section 6.4)
+
+    assert found == Finding("wrong", "http://gateway.invalid cannot be reached: no name server knows gateway.invalid", "")
