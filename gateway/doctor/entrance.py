@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import socket
 import ssl
 import time
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ async def check_reachable(deployment: Deployment) -> None:
     except httpx.HTTPError as error:
         if any(words in str(error) for words in NO_TLS):
             deployment.report("wrong", f"{deployment.base} does not speak TLS: is it http://{urlsplit(deployment.base).netloc}?")
+        elif _is_unknown_name(error):
+            deployment.report("wrong", f"{deployment.base} cannot be reached: no name server knows {urlsplit(deployment.base).hostname}")
         else:
             name = "certificate" if "CERTIFICATE_VERIFY_FAILED" in str(error) else "unreachable"
             deployment.report("wrong", f"{deployment.base} cannot be reached: {type(error).__name__} {error}".rstrip(), name)
@@ -44,6 +47,11 @@ async def check_reachable(deployment: Deployment) -> None:
     else:
         deployment.report("wrong", f"{text}, {f'it is at {found}' if found else 'the path is wrong, or something else answers'}", "path")
     raise ExaminationOver
+
+
+def _is_unknown_name(error: BaseException | None) -> bool:
+    """Whether a host's name that could not be looked up has led to this error."""
+    return error is not None and (isinstance(error, socket.gaierror) or _is_unknown_name(error.__cause__ or error.__context__))
 
 
 async def _find_elsewhere(deployment: Deployment) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.doctor.examination import examine
+from gateway.doctor.finding import Finding
 from tests.doctor.conftest import Deployments, wrong
 from tests.support.tokens import make_token
 
