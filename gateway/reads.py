@@ -15,6 +15,7 @@ from gateway import metrics
 from gateway.core.cursor import Cursor, is_current
 from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
+from gateway.core.subscription import NEWEST
 from gateway.store.log import Log
 
 logger = logging.getLogger("gateway.reads")
@@ -100,7 +101,7 @@ class Reads:
 
         Args:
             cursors: where to read from
-            must_reach: a page that does not reach this id is not shared but read again
+            must_reach: a page that does not reach this id is not shared but read again; ``NEWEST`` stands for all that is in the log now
 
         Returns:
             for each cursor a read. Once it is answered, its page is a ``RedisError`` or an ``OSError`` if Redis is away or has refused
@@ -150,8 +151,8 @@ class Reads:
             reads.clear()
 
     def _is_reusable(self, read: Read, must_reach: int) -> bool:
-        if isinstance(read.since, str):
-            return not read.sent  # "last" and "now" mean the moment at which this client came, not an earlier one
+        if isinstance(read.since, str) or must_reach == NEWEST:
+            return not read.sent  # these, "last" and "now" mean the moment at which this client came, not an earlier one
         page = read.page
         if page is None:
             # It is on its way. If it turns out to miss something that was announced, the subscription will notice and read again.

@@ -18,7 +18,7 @@ from gateway import reads as reads_module
 from gateway.core.cursor import Cursor
 from gateway.core.hub import Channel, Hub
 from gateway.core.page import Page, Since
-from gateway.core.subscription import Subscription
+from gateway.core.subscription import NEWEST, Subscription
 from gateway.core.wire import TEXT
 from gateway.embedded import free_port
 from gateway.feed import Feed
@@ -44,8 +44,8 @@ async def asking(redis_url: str) -> AsyncIterator[tuple[Reads, Callable[..., Rea
     async with running(redis_url) as feed:
         reads, asked = Reads(feed.log, feed.hub), []
 
-        def ask(channel: Channel, since: Since) -> Read:
-            [read] = reads.ask([cursor_of(channel, since)], 0).values()
+        def ask(channel: Channel, since: Since, must_reach: int = 0) -> Read:
+            [read] = reads.ask([cursor_of(channel, since)], must_reach).values()
             asked.append(read)
             return read
 
@@ -88,6 +88,20 @@ async def test_a_page_is_shared_until_something_is_announced(redis_url: str) -> 
 
     assert first is second is not third
     assert metrics.SHARED_READS.value == counted + 1
+
+
+async def test_a_client_that_does_not_wait_for_announcements_shares_only_reads_that_are_not_sent_yet(redis_url: str) -> None:
+    channel = Channel("jobs:1")
+    async with asking(redis_url) as (_, ask):
+        first, second = ask(channel, 1), ask(channel, 1, NEWEST)
+        while not first.sent:
+            await asyncio.sleep(0)
+        on_its_way = ask(channel, 1, NEWEST)
+        await on_its_way.answered.wait()
+        afterwards, waiting = ask(channel, 1, NEWEST), ask(channel, 1)
+
+    assert first is second is not on_its_way is not afterwards
+    assert waiting is afterwards
 
 
 async def test_a_read_that_fails_is_answered_with_the_error() -> None:

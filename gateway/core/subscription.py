@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 QUEUE_BYTES: Final = 262_144
 TURN_BYTES: Final = 262_144  # delivered after one read, and up to one event more: every page may hold an event of the largest size
+NEWEST: Final = 1 << 62  # above all ids
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +67,8 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         full: whether the writer holds as much as it may: from ``pause`` to ``resume``, and no read is asked for in between
         reading: whether a task of the feed has this client in hand: from ``on_behind`` until it finds it live, full or closed
         closed: whether the client has left, for good; set by the feed
-        must_reach: the next read is useful only if it reaches this id
+        must_reach: the next read is useful only if it reaches this id; ``NEWEST``: only if it is sent from now on, for a client that
+            will not wait for the announcement of what is being published
         stats: the counters of the client's wire format, shared by all its clients; set by the hub
     """
 

@@ -12,7 +12,7 @@ import msgspec
 from gateway import metrics
 from gateway.core.grant import Grant
 from gateway.core.page import Since
-from gateway.core.subscription import Subscription
+from gateway.core.subscription import NEWEST, Subscription
 from gateway.core.wire import ELEMENT
 from gateway.errors import GatewayError, Unavailable
 from gateway.transports.answers import answer, check_method
@@ -123,6 +123,9 @@ class PollEndpoint:
         grant = await services.gate.authenticate(scope, request.channels)
         check_readable(grant, request.channels)
         collector = Collector(services, grant, until_final=request.until_final)
+        if not wait:
+            # An event may be in the log whose announcement is on its way: in the 5 ms after it was published (store/receiver.py).
+            collector.subscription.must_reach = NEWEST
         with services.connections.counted(address, grant.subject, collector.release):
             metrics.HANDSHAKE["poll"].observe(time.perf_counter() - started)
             await self._serve(collector, request.channels, wait, receive, send)

@@ -9,10 +9,12 @@ import time
 import uuid
 
 import httpx
+from redis import Redis as SyncRedis
 
 from tests.conftest import Publish
 from tests.support.figures import until_live
 from tests.support.servers import Server
+from tests.support.wire import Wire, request
 
 
 async def test_a_poll_is_answered_when_an_event_comes(server: Server, publish: Publish) -> None:
@@ -81,6 +83,27 @@ async def test_an_answer_without_room_for_all_has_a_cursor_of_each_channel(serve
     assert got[-2:] == [newest, later]
     assert len(set(got)) == 302
     assert old not in got
+
+
+def test_a_poll_that_does_not_wait_has_what_was_published_before_it(server: Server, shared_redis_url: str) -> None:
+    channel = f"jobs:{uuid.uuid4().hex}"
+    with SyncRedis.from_url(shared_redis_url, decode_responses=True) as redis, Wire(server.port) as wire:
+
+        def published() -> str:
+            return str(redis.execute_command("FCALL", "notify_publish", 1, channel, "1"))
+
+        def polled(cursor: str) -> list[str]:
+            answer = wire.send(request(f"/poll?channel={channel},{cursor}&wait=0")).answer()
+            return [event["id"] for event in json.loads(answer.body)["events"]]
+
+        cursor, missed = published(), 0
+        for _ in range(200):
+            assert polled(cursor) == []  # reads what the next poll could share
+            id = published()
+            missed += polled(cursor) != [id]
+            cursor = id
+
+    assert missed == 0
 
 
 async def test_a_poll_whose_client_leaves_leaves_nothing_behind(server: Server) -> None:
