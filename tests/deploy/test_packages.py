@@ -59,7 +59,10 @@ def files_of(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("name", "folder", "others"),
-    [("notify_gateway", ROOT / "gateway", set(OUTSIDE.values())), ("notify_client", ROOT / "clients" / "python" / "notify_client", set())],
+    [
+        ("notify_gateway", ROOT / "gateway", set(OUTSIDE.values())),
+        ("notify_gateway_client", ROOT / "clients" / "python" / "notify_client", set()),
+    ],
 )
 def test_a_wheel_has_the_files_of_its_package_and_no_others(built: Path, name: str, folder: Path, others: set[str]) -> None:
     files, metadata = wheel(built, name)
@@ -80,7 +83,7 @@ def test_the_source_distribution_has_the_whole_checkout(built: Path) -> None:
 
 
 def test_the_source_distribution_of_the_client_has_no_tests_that_could_not_run_there(built: Path) -> None:
-    files = source(built, "notify_client")
+    files = source(built, "notify_gateway_client")
 
     assert files_of(ROOT / "clients" / "python" / "notify_client") < files
     assert not [name for name in files if "tests" in name.split("/")]  # they need the gateway and the tests of the checkout

@@ -61,7 +61,7 @@ class Subscription:
         try:
             from notify_client import streams  # noqa: PLC0415 - publishing needs no HTTP
         except ImportError as error:
-            raise ImportError(f"subscribe needs {error.name}: pip install 'notify-client[subscribe]'") from error
+            raise ImportError(f"subscribe needs {error.name}: pip install 'notify-gateway-client[subscribe]'") from error
         if unknown := options.keys() - Options.__annotations__.keys():
             raise TypeError(f"{', '.join(sorted(unknown))}: unknown; known are {', '.join(Options.__annotations__)}")
         secure = address(url, "ws").startswith("wss:")

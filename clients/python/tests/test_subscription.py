@@ -412,4 +412,4 @@ def test_publishing_needs_no_http_library():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    assert "pip install 'notify-client[subscribe]'" in done.stdout
+    assert "pip install 'notify-gateway-client[subscribe]'" in done.stdout
