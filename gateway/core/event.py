@@ -51,8 +51,13 @@ _flag: Final = msgspec.json.Decoder(bool)
 
 
 def show(value: object, limit: int = 80) -> str:
-    """An untrusted value as text for an error or a log line: quoted, escaped, on one line, and not longer than ``limit``."""
-    text = ascii(value)
+    """An untrusted value as text for an error or a log line: quoted, escaped, on one line, and not longer than ``limit``.
+
+    What it is in Python does not show: bytes look like text, and the words of JSON are JSON's.
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = ascii(value.decode("latin-1") if isinstance(value, bytes) else value)
     return text if len(text) <= limit else f"{text[: limit - 4]}...{text[-1]}"
 
 

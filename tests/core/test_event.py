@@ -69,6 +69,10 @@ def test_outside_text_is_shown_on_one_short_line() -> None:
     assert len(show("x" * 1000, 20)) == 20
 
 
+def test_an_outside_value_is_shown_as_it_was_sent_and_not_as_python_writes_it() -> None:
+    assert [show(value) for value in (b"8\n\xff", None, True, False, 7, 0.5)] == [r"'8\n\xff'", "null", "true", "false", "7", "0.5"]
+
+
 # What publishers write
 
 

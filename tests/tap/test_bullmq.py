@@ -27,7 +27,7 @@ def entry(event: str, **fields: str) -> Entry:
         ("progress", {"data": "40"}, True, ("progress", {"percent": 40})),
         ("progress", {"data": '{"page":3}'}, True, ("progress", {"page": 3})),
         ("progress", {"data": '"half"'}, True, ("progress", {"value": "half"})),
-        ("progress", {"data": "{"}, True, ("progress", {"value": "b'{'"})),
+        ("progress", {"data": "{"}, True, ("progress", {"value": "'{'"})),
         ("completed", {"returnvalue": "[1]", "prev": "active"}, True, ("completed", {"result": [1]})),
         ("failed", {"failedReason": "no disk", "prev": "active"}, True, ("failed", {"error": "Failed", "message": "no disk"})),
         ("retries-exhausted", {"attemptsMade": "3"}, True, None),

@@ -112,7 +112,7 @@ def test_a_refusal_is_a_drop_with_the_servers_code_and_no_ghost(connect, server,
     running = request.getfixturevalue(server)
     name, bad, good = REFUSALS[code]
     told = []
-    publisher = connect(running.url, on_drop=lambda *event: told.append(event[:2]))
+    publisher = connect(running.url, timeout=10, on_drop=lambda *event: told.append(event[:2]))
     publisher.publish("jobs:1", "a")
     pubsub = running.redis.pubsub()
     pubsub.subscribe("notify:jobs:1")
