@@ -17,6 +17,15 @@ ROOT = Path(__file__).parents[4]
 HERE = "clients.python.tests.integrations"
 
 
+def import_anew(module):
+    """Import a module of this folder, which takes its addresses from the environment.
+
+    pytest-xdist may give the tests of one file to a process in two parts, each with a server of its own.
+    """
+    sys.modules.pop(f"{HERE}.{module}", None)
+    return importlib.import_module(f"{HERE}.{module}")
+
+
 def need(library):
     """Import a queue's library. Without it the test module is skipped, or fails in CI."""
     try:

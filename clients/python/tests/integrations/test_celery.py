@@ -1,13 +1,12 @@
 """Celery: the tasks of a real worker with real child processes report."""
 
-import importlib
 import os
 import signal
 import time
 
 import pytest
 
-from clients.python.tests.integrations.support import HERE, need, running
+from clients.python.tests.integrations.support import HERE, import_anew, need, running
 from gateway.embedded import embedded_server
 
 celery = need("celery")
@@ -19,7 +18,7 @@ OWNED = {"headers": {"notify_owner": "ann"}}
 def tasks(redis_url):
     with embedded_server() as broker:
         os.environ |= {"TEST_BROKER_URL": broker, "TEST_REDIS_URL": redis_url}
-        tasks = importlib.import_module(f"{HERE}.celery_tasks")
+        tasks = import_anew("celery_tasks")
         yield tasks
         tasks.app.close()
 

@@ -1,12 +1,11 @@
 """Dramatiq: the messages of a real worker report."""
 
-import importlib
 import os
 import time
 
 import pytest
 
-from clients.python.tests.integrations.support import HERE, need, running
+from clients.python.tests.integrations.support import HERE, import_anew, need, running
 
 need("dramatiq")
 
@@ -14,7 +13,7 @@ need("dramatiq")
 @pytest.fixture(scope="module")
 def actors(redis_url):
     os.environ["TEST_REDIS_URL"] = redis_url
-    actors = importlib.import_module(f"{HERE}.dramatiq_actors")
+    actors = import_anew("dramatiq_actors")
     with running("-m", "dramatiq", f"{HERE}.dramatiq_actors", "--processes", "1", "--threads", "2"):
         yield actors
     actors.broker.close()

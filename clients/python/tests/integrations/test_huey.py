@@ -1,11 +1,10 @@
 """Huey: the tasks of a real consumer report."""
 
-import importlib
 import os
 
 import pytest
 
-from clients.python.tests.integrations.support import HERE, need, running
+from clients.python.tests.integrations.support import HERE, import_anew, need, running
 
 need("huey")
 
@@ -13,7 +12,7 @@ need("huey")
 @pytest.fixture(scope="module")
 def tasks(redis_url):
     os.environ["TEST_REDIS_URL"] = redis_url
-    tasks = importlib.import_module(f"{HERE}.huey_tasks")
+    tasks = import_anew("huey_tasks")
     with running("-m", "huey.bin.huey_consumer", f"{HERE}.huey_tasks.huey", "--workers", "2", "--quiet"):
         yield tasks
     tasks.huey.storage.conn.close()

@@ -1,6 +1,5 @@
 """RQ: the jobs of a real worker with real work-horses report."""
 
-import importlib
 import os
 import signal
 import time
@@ -8,7 +7,7 @@ import time
 import pytest
 from redis import Redis
 
-from clients.python.tests.integrations.support import HERE, need, running
+from clients.python.tests.integrations.support import HERE, import_anew, need, running
 from tests.support.processes import processes
 
 rq = need("rq")
@@ -20,7 +19,7 @@ PATIENT = (*COMMAND, f"{HERE}.rq_jobs.PatientWorker")
 @pytest.fixture(scope="module")
 def queue(redis_url):
     os.environ["TEST_REDIS_URL"] = redis_url
-    jobs = importlib.import_module(f"{HERE}.rq_jobs")
+    jobs = import_anew("rq_jobs")
     with Redis.from_url(redis_url) as connection:
         yield jobs.PatientQueue(connection=connection)
 

@@ -1,13 +1,12 @@
 """TaskIQ: the tasks of a real worker report."""
 
 import asyncio
-import importlib
 import os
 import time
 
 import pytest
 
-from clients.python.tests.integrations.support import HERE, need, running
+from clients.python.tests.integrations.support import HERE, import_anew, need, running
 
 need("taskiq")
 need("taskiq_redis")
@@ -16,7 +15,7 @@ need("taskiq_redis")
 @pytest.fixture(scope="module")
 def tasks(redis_url):
     os.environ["TEST_REDIS_URL"] = redis_url
-    tasks = importlib.import_module(f"{HERE}.taskiq_tasks")
+    tasks = import_anew("taskiq_tasks")
     with running("-m", "taskiq", "worker", f"{HERE}.taskiq_tasks:broker", "--workers", "1", "--log-level", "WARNING"):
         yield tasks
 
