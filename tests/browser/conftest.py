@@ -19,6 +19,14 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 NODE = shutil.which("node")
 CLIENT = Path(__file__).parent.parent.parent / "clients" / "js"
 
+# Where a letter of a text stands.
+LEFT_OF_LETTER = """(element, at) => {
+    const range = new Range();
+    range.setStart(element.firstChild, at);
+    range.setEnd(element.firstChild, at + 1);
+    return range.getBoundingClientRect().left;
+}"""
+
 expect.set_options(timeout=10_000)  # long, because four test workers share the machine
 
 

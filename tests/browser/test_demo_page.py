@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,22 +11,15 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
+from tests.browser.conftest import CHROMIUM, LEFT_OF_LETTER
 from tests.conftest import need
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 SPEED = 4  # a transcode takes about 3 s, a payment 2 s
 RIGHT_AT_ONCE = 1_000  # milliseconds, from the reload on; it takes about 100 on an idle machine
 
 MakeContext = Callable[..., BrowserContext]
 
-# Where a letter of a text stands.
-LEFT_OF_LETTER = """(element, at) => {
-    const range = new Range();
-    range.setStart(element.firstChild, at);
-    range.setEnd(element.firstChild, at + 1);
-    return range.getBoundingClientRect().left;
-}"""
 # A violation of the Content-Security-Policy is an event of the document, and an error on the console.
 SPY = "document.addEventListener('securitypolicyviolation', e => console.error('CSP: ' + e.violatedDirective + ' ' + e.blockedURI))"
 

@@ -10,7 +10,7 @@ import pytest
 from notify_client import Publisher
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.conftest import CLIENT
+from tests.browser.conftest import CLIENT, LEFT_OF_LETTER
 from tests.support.servers import Server
 
 COMPONENT = """
@@ -113,14 +113,8 @@ def test_job_progress_in_a_page_from_right_to_left_shows_its_text_as_it_is_writt
     }""")
     text = page.locator("[part=text]")
     expect(text).to_have_text("40 %")
-    left = """(e, at) => {
-        const range = new Range();
-        range.setStart(e.firstChild, at);
-        range.setEnd(e.firstChild, at + 1);
-        return range.getBoundingClientRect().left;
-    }"""
 
-    assert text.evaluate(left, 0) < text.evaluate(left, len("40 %") - 1)
+    assert text.evaluate(LEFT_OF_LETTER, 0) < text.evaluate(LEFT_OF_LETTER, len("40 %") - 1)
 
 
 def test_job_progress_keeps_its_name_together_and_puts_a_long_text_below_it(page: Page, publisher: Publisher) -> None:

@@ -30,6 +30,18 @@ class Resolver:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self._addresses]
 
 
+async def given_up(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> tuple[Names, threading.Event]:
+    """Names whose first lookup was given up, and what lets that one be answered; later ones wait for ``resolver.answers`` again."""
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    monkeypatch.setattr(names_module, "STALE_SECONDS", 0.01)
+    names = Names()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await names.find("redis.test")
+    first, resolver.answers = resolver.answers, threading.Event()
+    return names, first
+
+
 async def test_lookups_of_one_name_at_the_same_time_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver("10.0.0.1", "10.0.0.2", "10.0.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
@@ -49,13 +61,7 @@ async def test_lookups_of_one_name_at_the_same_time_are_shared(monkeypatch: pyte
 
 async def test_a_look_up_that_takes_long_is_not_waited_for_by_who_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver("10.0.0.1")
-    monkeypatch.setattr(socket, "getaddrinfo", resolver)
-    monkeypatch.setattr(names_module, "STALE_SECONDS", 0.01)
-    names = Names()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await names.find("redis.test")
-    first, resolver.answers = resolver.answers, threading.Event()
+    names, first = await given_up(resolver, monkeypatch)
     resolver.answers.set()
     second = await names.find("redis.test")
     first.set()  # nobody asks for this answer any more
@@ -67,13 +73,7 @@ async def test_a_look_up_that_takes_long_is_not_waited_for_by_who_comes_later(mo
 
 async def test_an_address_that_comes_late_serves_those_who_ask_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver("10.0.0.1")
-    monkeypatch.setattr(socket, "getaddrinfo", resolver)
-    monkeypatch.setattr(names_module, "STALE_SECONDS", 0.01)
-    names = Names()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await names.find("redis.test")
-    first, resolver.answers = resolver.answers, threading.Event()
+    names, first = await given_up(resolver, monkeypatch)
     asking = asyncio.ensure_future(names.find("redis.test"))
     await asyncio.sleep(0)
     first.set()
@@ -106,13 +106,7 @@ async def test_an_address_that_took_long_to_find_is_not_looked_up_again_for_a_wh
 
 async def test_a_failure_that_comes_late_does_not_end_a_newer_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver()
-    monkeypatch.setattr(socket, "getaddrinfo", resolver)
-    monkeypatch.setattr(names_module, "STALE_SECONDS", 0.01)
-    names = Names()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await names.find("redis.test")
-    first, resolver.answers = resolver.answers, threading.Event()
+    names, first = await given_up(resolver, monkeypatch)
     asking = asyncio.ensure_future(names.find("redis.test"))
     await asyncio.sleep(0)
     first.set()
