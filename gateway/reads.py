@@ -152,7 +152,7 @@ class Reads:
 
     def _is_reusable(self, read: Read, must_reach: int) -> bool:
         if isinstance(read.since, str) or must_reach == NEWEST:
-            return not read.sent  # these, "last" and "now" mean the moment at which this client came, not an earlier one
+            return not read.sent  # "last", "now" and NEWEST mean the moment at which this client came, not an earlier one
         page = read.page
         if page is None:
             # It is on its way. If it turns out to miss something that was announced, the subscription will notice and read again.
