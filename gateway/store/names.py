@@ -57,17 +57,17 @@ class Names:
     def _answer(self, host: str, pending: asyncio.Future[Found], began: float, found: Found) -> None:
         if not pending.done():
             pending.set_result(found)
-        newest, _ = self._pending.get(host, (pending, began))
+        newest, _ = self._pending.get(host, (None, 0.0))
         if isinstance(found, OSError):
             if newest is pending:
                 del self._pending[host]
             return
         # An address that comes late also serves those who wait for a newer lookup, and who come soon after. If the first of two name
         # servers is dead, each lookup takes 5 s: nobody waits so long for one, and getting ready takes connections one after the other.
-        if not newest.done():
+        if newest is not None and not newest.done():
             newest.set_result(found)
         now = asyncio.get_running_loop().time()
         if now - began > SLOW_SECONDS:
-            self._pending[host] = newest, now
+            self._pending[host] = pending, now
         else:
             self._pending.pop(host, None)

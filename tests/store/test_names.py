@@ -20,14 +20,14 @@ class Resolver:
     def __init__(self, *addresses: str) -> None:
         self.asked: list[str] = []
         self.answers = threading.Event()
-        self._addresses = addresses
+        self.addresses = addresses
 
     def __call__(self, host: str, *_: object, **__: object) -> list[Any]:
         self.asked.append(host)
         self.answers.wait(30)
-        if not self._addresses:
+        if not self.addresses:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self._addresses]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.addresses]
 
 
 async def given_up(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> tuple[Names, threading.Event]:
@@ -117,6 +117,22 @@ async def test_a_failure_that_comes_late_does_not_end_a_newer_lookup(monkeypatch
         await asking
 
     assert waiting
+
+
+async def test_a_failure_that_comes_when_nothing_is_looked_up_any_more_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver, wrong = Resolver("10.0.0.1"), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+    names, first = await given_up(resolver, monkeypatch)
+    resolver.answers.set()
+    found = [await names.find("redis.test")]
+    addresses, resolver.addresses = resolver.addresses, ()
+    first.set()
+    await asyncio.sleep(0.05)
+    resolver.addresses = addresses
+    found.append(await names.find("redis.test"))
+
+    assert found == [["10.0.0.1"]] * 2
+    assert wrong == []
 
 
 async def test_a_name_without_an_address_is_an_error_for_every_caller(monkeypatch: pytest.MonkeyPatch) -> None:
