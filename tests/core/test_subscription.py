@@ -261,10 +261,7 @@ def test_an_event_that_is_not_final_and_a_client_without_channels_end_nothing() 
 
 
 def test_gaps_of_two_channels_at_one_place_are_both_told_and_move_no_cursor() -> None:
-    written: list[bytes] = []
-    client = Client(BLOCK, written.append)
-    client.follow(b=10, a=10)
-    client.subscription.begin_read()
+    client, written = reading_stream(b=10, a=10)
     client.read(**{name: Answer(50, (), 40, False, False, []) for name in "ba"})
     told = b"".join(written)
 
@@ -398,12 +395,18 @@ def test_an_announcement_that_the_log_never_has_does_not_keep_it_reading_if_anot
     assert client.subscription.live
 
 
-@pytest.mark.parametrize("since", ["last", "now"])
-def test_ready_is_where_an_event_stream_without_an_event_gets_its_cursor(since: Since) -> None:
+def reading_stream(**channels: Since) -> tuple[Client, list[bytes]]:
+    """The client of an event stream whose first read is under way, and what is written to it."""
     written: list[bytes] = []
     client = Client(BLOCK, written.append)
-    client.follow(a=since, b=since)
+    client.follow(**channels)
     client.subscription.begin_read()
+    return client, written
+
+
+@pytest.mark.parametrize("since", ["last", "now"])
+def test_ready_is_where_an_event_stream_without_an_event_gets_its_cursor(since: Since) -> None:
+    client, written = reading_stream(a=since, b=since)
     client.read(a=answer("a", clock=50), b=Answer(50, (40,), 0, False, False, []))
 
     assert written[0].startswith(b"id: 50\nevent: ready\n")
@@ -411,30 +414,21 @@ def test_ready_is_where_an_event_stream_without_an_event_gets_its_cursor(since: 
 
 @pytest.mark.parametrize("since", ["last", "now"])
 def test_ready_gives_an_event_stream_a_cursor_if_one_of_its_channels_came_without(since: Since) -> None:
-    written: list[bytes] = []
-    client = Client(BLOCK, written.append)
-    client.follow(a=EARLIEST, b=since)
-    client.subscription.begin_read()
+    client, written = reading_stream(a=EARLIEST, b=since)
     client.read(a=answer("a", EARLIEST, clock=EARLIEST + 5), b=answer("b", clock=EARLIEST + 5))
 
     assert written[0].startswith(b"id: %d\nevent: ready\n" % (EARLIEST + 5))
 
 
 def test_an_event_stream_comes_back_after_all_that_was_old_when_it_began() -> None:
-    written: list[bytes] = []
-    client = Client(BLOCK, written.append)
-    client.follow(a="last", b="now")
-    client.subscription.begin_read()
+    client, written = reading_stream(a="last", b="now")
     client.read(a=answer("a", 10, clock=30), b=Answer(30, (), 30, final=False, more=False, entries=[]))
 
     assert [data.partition(b"\n")[0] for data in written[0].split(b"\n\n") if data] == [b"id: 10", b"id: 30"]
 
 
 def test_an_event_stream_that_comes_back_is_not_told_again_of_a_gap() -> None:
-    written: list[bytes] = []
-    client = Client(BLOCK, written.append)
-    client.follow(a=EARLIEST)
-    client.subscription.begin_read()
+    client, written = reading_stream(a=EARLIEST)
     client.read(a=Answer(EARLIEST + 9, (), EARLIEST + 7, final=False, more=False, entries=[]))
     gap, ready, _ = written[0].split(b"\n\n")
 
