@@ -40,7 +40,7 @@ class Client:
     def _end(self) -> None:
         self.over = True
 
-    def follow(self, ref: int | None = None, **channels: Since) -> None:
+    def follow(self, ref: int | None = None, /, **channels: Since) -> None:
         self.subscription.add(ref, [self.hub.follow(self.subscription, name, since) for name, since in channels.items()])
 
     def read(self, **answers: Answer) -> None:
@@ -260,6 +260,15 @@ def test_an_event_that_is_not_final_and_a_client_without_channels_end_nothing() 
     assert not idle.over
 
 
+def reading_stream(**channels: Since) -> tuple[Client, list[bytes]]:
+    """The client of an event stream whose first read is under way, and what is written to it."""
+    written: list[bytes] = []
+    client = Client(BLOCK, written.append)
+    client.follow(**channels)
+    client.subscription.begin_read()
+    return client, written
+
+
 def test_gaps_of_two_channels_at_one_place_are_both_told_and_move_no_cursor() -> None:
     client, written = reading_stream(b=10, a=10)
     client.read(**{name: Answer(50, (), 40, False, False, []) for name in "ba"})
@@ -393,15 +402,6 @@ def test_an_announcement_that_the_log_never_has_does_not_keep_it_reading_if_anot
 
     assert client.ids == [120]
     assert client.subscription.live
-
-
-def reading_stream(**channels: Since) -> tuple[Client, list[bytes]]:
-    """The client of an event stream whose first read is under way, and what is written to it."""
-    written: list[bytes] = []
-    client = Client(BLOCK, written.append)
-    client.follow(**channels)
-    client.subscription.begin_read()
-    return client, written
 
 
 @pytest.mark.parametrize("since", ["last", "now"])
