@@ -19,6 +19,7 @@ Channels = Iterable[str] | Mapping[str, str | None]
 """The names of channels, or a mapping from names to the cursors from which to go on (``None`` for none)."""
 
 SILENCE: Final = 50.0  # seconds; the gateway sends a heartbeat every 20
+PATIENCE: Final = 10.0  # seconds for which the connection is kept when a wait for the next event was cancelled
 
 logger: Final = logging.getLogger("notify_client")
 
@@ -53,8 +54,9 @@ class Options(TypedDict, total=False):
 class Subscription:
     """The events of some channels, as they come. Made by ``subscribe``.
 
-    It is an async iterator of ``Event``, and an async context manager that closes the connection. A cancelled ``anext`` loses no event.
-    Only one task may iterate; others may call ``follow``, ``unfollow`` and ``aclose`` meanwhile.
+    It is an async iterator of ``Event``, and an async context manager that closes the connection. A cancelled ``anext`` loses no event;
+    if none follows for some seconds, the connection is closed, and the next one connects again. Only one task may iterate; others may
+    call ``follow``, ``unfollow`` and ``aclose`` meanwhile.
     """
 
     def __init__(self, url: str, channels: Channels, **options: Unpack[Options]) -> None:
@@ -83,6 +85,7 @@ class Subscription:
         self._stream: Stream | None = None
         self._pending: asyncio.Task[Event | None] | None = None  # gets the next event
         self._interrupted: asyncio.Task[Event | None] | None = None  # was cancelled because another connection is needed, or none
+        self._leaving: asyncio.TimerHandle | asyncio.Task[None] | None = None  # closes the connection if nobody waits for an event again
         self._not_before = 0.0  # when to connect again, by the event loop's clock
         self._gap: str | None = None  # the channel of a gap that the user has not been told of yet
         self._closed = False
@@ -103,12 +106,18 @@ class Subscription:
             Refused: if the gateway will not serve it. Iterating again tries again.
             Exception: what ``token`` or ``on_gap`` raises. Iterating again goes on.
         """
+        self._stay()
         # In a task, which a cancelled call leaves to the next one, because it may be about to connect, or hold an event.
         while True:
             if self._pending is None:
                 self._pending = asyncio.ensure_future(self._next())
             pending = self._pending
-            await asyncio.wait([pending])
+            try:
+                await asyncio.wait([pending])
+            except asyncio.CancelledError:
+                # There may be no next one: a timeout that ends a bare ``async for`` does not close the connection.
+                self._leaving = asyncio.get_running_loop().call_later(PATIENCE, self._leave)
+                raise
             self._settle(pending)
             if pending is not self._interrupted or not pending.cancelled():
                 break
@@ -176,6 +185,13 @@ class Subscription:
         if stream is not None:
             await stream.close()
 
+    def _stay(self) -> None:
+        if isinstance(self._leaving, asyncio.TimerHandle):
+            self._leaving.cancel()
+
+    def _leave(self) -> None:
+        self._leaving = asyncio.ensure_future(self._interrupt())
+
     async def _interrupt(self) -> None:
         """Close the connection, also while a task waits for its next message."""
         pending = self._pending
@@ -227,6 +243,7 @@ class Subscription:
     async def aclose(self) -> None:
         """Close the connection, which ends the iteration."""
         self._closed = True
+        self._stay()
         await self._interrupt()
 
     async def __aenter__(self) -> Self:

@@ -121,6 +121,22 @@ async def test_a_cancelled_wait_loses_nothing(gateway, publisher, channel, trans
     assert seen == ids
 
 
+async def test_a_cancelled_wait_that_is_not_repeated_keeps_no_connection(gateway, publisher, channel, transport, monkeypatch):
+    monkeypatch.setattr("notify_client.subscription.PATIENCE", 0.1)
+    publisher.publish(channel, "progress")
+    events = subscribe(gateway.http, [channel], transport=transport)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            async for _ in events:
+                pass
+    found = await figures_when(gateway.http, lambda figures: not figures["gateway_connections"], seconds=5)
+    id = publisher.publish(channel, "progress")
+
+    assert found["gateway_connections"] == 0
+    assert [event.id for event in await take(events, 1)] == [id]
+    await events.aclose()
+
+
 async def test_a_gap_is_told_before_the_next_event(gateway, publisher, channel, transport):
     told = []
 
