@@ -120,6 +120,8 @@ def _check(posted: Posted, grant: Grant, max_event_bytes: int) -> Checked:
             raise Unprocessable(problem)
         if not grant.may_publish(name):
             raise Forbidden(f"channel {show(name)}: the token does not allow publishing there", channel=name)
+    if posted.live and any(option is not None for option in (posted.key, posted.keep, posted.ttl, posted.collapse)):
+        raise Unprocessable("live: such an event is not recorded; key, keep, ttl and collapse are for one that is")
     for field, value, most in (("keep", posted.keep, MAX_KEEP), ("ttl", posted.ttl, MAX_TTL)):
         if value is not None and not 1 <= value <= min(most, MAX_CURSOR):
             raise Unprocessable(f"{field} {value}: a whole number from 1 to {most} is expected")

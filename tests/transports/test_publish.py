@@ -114,6 +114,17 @@ async def test_a_live_only_event_has_no_id(client: httpx.AsyncClient, server: Se
     await messages.aclose()
 
 
+@pytest.mark.parametrize("option", [{"key": "k"}, {"keep": 1}, {"ttl": 60}, {"collapse": "p"}], ids="key keep ttl collapse".split())
+async def test_an_option_of_the_log_is_refused_for_a_live_only_event(
+    client: httpx.AsyncClient, channel: str, option: dict[str, object]
+) -> None:
+    answer = await client.post("/publish", json={"channel": channel, "live": True} | option)
+    without = await client.post("/publish", json={"channel": channel, "live": True} | dict.fromkeys(option))
+
+    assert (answer.status_code, without.status_code) == (422, 200)
+    assert answer.json()["detail"] == "live: such an event is not recorded; key, keep, ttl and collapse are for one that is"
+
+
 async def test_the_events_of_an_array_arrive_in_its_order_recorded_or_not(client: httpx.AsyncClient, server: Server, channel: str) -> None:
     messages = sse(server.http, f"channel={channel}")
     assert (await anext(messages))["op"] == "ready"
