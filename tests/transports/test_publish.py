@@ -114,7 +114,7 @@ async def test_a_live_only_event_has_no_id(client: httpx.AsyncClient, server: Se
     await messages.aclose()
 
 
-@pytest.mark.parametrize("option", [{"key": "k"}, {"keep": 1}, {"ttl": 60}, {"collapse": "p"}], ids="key keep ttl collapse".split())
+@pytest.mark.parametrize("option", [{"key": "k"}, {"keep": 1}, {"ttl": 60}, {"collapse": "p"}], ids=str)
 async def test_an_option_of_the_log_is_refused_for_a_live_only_event(
     client: httpx.AsyncClient, channel: str, option: dict[str, object]
 ) -> None:
