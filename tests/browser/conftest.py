@@ -27,7 +27,7 @@ LEFT_OF_LETTER = """(element, at) => {
     return range.getBoundingClientRect().left;
 }"""
 
-expect.set_options(timeout=10_000)  # long, because four test workers share the machine
+expect.set_options(timeout=30_000)  # long, because four test workers share the machine
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def chromium() -> Iterator[Browser]:
 def context(chromium: Browser) -> Iterator[BrowserContext]:
     """A browser context for one test, which fails if a page raises an uncaught error."""
     context = chromium.new_context()
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     errors: list[str] = []
     context.on("weberror", lambda error: errors.append(str(error.error)))
     yield context

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
+from gateway.pages.assets import HERE
+from gateway.pages.workers import KINDS
 from tests.browser.conftest import CHROMIUM, LEFT_OF_LETTER
 from tests.conftest import need
 
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 SPEED = 4  # a transcode takes about 3 s, a payment 2 s
 RIGHT_AT_ONCE = 1_000  # milliseconds, from the reload on; it takes about 100 on an idle machine
+RELOADS = 10  # a busy machine only makes them slower: the quickest tells
 
 MakeContext = Callable[..., BrowserContext]
 
@@ -59,11 +63,15 @@ def said() -> list[str]:
 @pytest.fixture
 def make_context(browser: Browser, said: list[str]) -> Iterator[MakeContext]:
     contexts = []
+    script = (HERE / "demo.js").read_text()
+    patient = script.replace("5_000", "60_000")  # the plug stays out, and the line that tells of it stays, until the test has looked
+    assert patient.count("60_000") == 2
 
     def make(**options: Any) -> BrowserContext:
         context = browser.new_context(**options)
-        context.set_default_timeout(5_000)
+        context.set_default_timeout(30_000)
         context.add_init_script(SPY)
+        context.route("**/demo/demo.js", lambda route: route.fulfill(content_type="text/javascript", body=patient))
         context.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
         context.on("weberror", lambda error: said.append(str(error.error)))
         contexts.append(context)
@@ -91,6 +99,23 @@ def start(page: Page, kind: str) -> str:
     return channel
 
 
+def take(page: Page, kind: str) -> str:
+    """Start a job by its button, and leave its work to the test, because a worker does not wait until a busy machine's page has looked."""
+    channel = f"jobs:{kind}-{secrets.token_hex(3)}"
+    page.route("**/demo/jobs", lambda route: route.fulfill(status=202, json={"job": channel}), times=1)
+    work(page, channel, "queued", "Waiting for a worker", 0)
+    page.click(f"[data-kind={kind}]")
+    return channel
+
+
+def work(page: Page, channel: str, type: str, text: str, percent: int) -> None:
+    """Publish an event of a job as its worker would."""
+    kind = channel.removeprefix("jobs:").partition("-")[0]
+    data = {"title": KINDS[kind][0], "text": text, "percent": percent}
+    event = {"channel": channel, "type": type, "data": data, "final": type == "completed"}
+    assert httpx.post(f"{page.url.split('#')[0]}publish", json=event, timeout=30).status_code == 200
+
+
 def card(page: Page, channel: str) -> Locator:
     return page.locator(f'[data-channel="{channel}"]')
 
@@ -102,47 +127,59 @@ def percent(page: Page, channel: str) -> float:
 
 def states_after_reload(page: Page, channel: str, state: str) -> list[str]:
     """Reload the page; every state that the job's card has shown until it shows the right one, which must be soon."""
-    page.reload(wait_until="commit")
-    seen: list[str] = page.evaluate(
-        """([channel, state, limit]) => new Promise((resolve, reject) => {
-            const seen = [];
-            const look = () => {
-                const now = document.querySelector(`[data-channel="${channel}"]`)?.dataset.state;
-                if (now !== undefined && now !== "waiting" && now !== seen.at(-1)) seen.push(now);
-                if (now === state) resolve(seen);
-                else if (performance.now() > limit) reject(new Error(`after ${limit} ms: ${seen}`));
-                else setTimeout(look, 1);
-            };
-            look();
-        })""",
-        [channel, state, RIGHT_AT_ONCE],
-    )
-    return seen
+    for _ in range(RELOADS):
+        page.reload(wait_until="commit")
+        seen: list[str]
+        seen, took = page.evaluate(
+            """([channel, state]) => new Promise((resolve) => {
+                const seen = [];
+                const look = () => {
+                    const now = document.querySelector(`[data-channel="${channel}"]`)?.dataset.state;
+                    if (now !== undefined && now !== "waiting" && now !== seen.at(-1)) seen.push(now);
+                    if (now === state || performance.now() > 30_000) resolve([seen, performance.now()]);
+                    else setTimeout(look, 1);
+                };
+                look();
+            })""",
+            [channel, state],
+        )
+        if took < RIGHT_AT_ONCE or seen != [state]:
+            return seen
+    raise AssertionError(f"{took:.0f} ms after the reload: {seen}")
 
 
 def test_a_job_is_right_at_once_after_a_reload_in_the_middle_and_after_the_end(page: Page) -> None:
-    channel = start(page, "transcode")
-    expect(card(page, channel).locator(".text")).to_have_text(re.compile("Encoding"))
-    before = percent(page, channel)
+    channel = take(page, "payment")
+    work(page, channel, "started", "Asking the bank", 20)
+    expect(card(page, channel)).to_have_attribute("data-state", "running")
 
     assert states_after_reload(page, channel, "running") == ["running"]
-    assert percent(page, channel) >= before
+    assert percent(page, channel) == 20
+    work(page, channel, "completed", "Paid 49.00 EUR", 100)
     expect(card(page, channel)).to_have_attribute("data-state", "done")
     elapsed = card(page, channel).locator(".elapsed").text_content()
 
     assert states_after_reload(page, channel, "done") == ["done"]
     assert percent(page, channel) == 100
-    assert card(page, channel).locator(".text").text_content() == "holiday.mp4 is ready, 46 MB"
+    assert card(page, channel).locator(".text").text_content() == "Paid 49.00 EUR"
     assert card(page, channel).locator(".elapsed").text_content() == elapsed
 
 
 def test_a_failure_and_a_retry_are_shown_and_said(page: Page) -> None:
-    payment, broken = start(page, "payment"), start(page, "import")
+    payment, broken = take(page, "payment"), start(page, "import")
 
-    expect(card(page, payment)).to_have_attribute("data-state", "retrying")
+    expect(card(page, payment)).to_have_attribute("data-state", "queued")
+    for type, state, text in (
+        ("started", "running", "Asking the bank, attempt 1 of 3"),
+        ("retrying", "retrying", "The bank did not answer: next attempt in 3 s"),
+        ("started", "running", "Asking the bank, attempt 2 of 3"),
+        ("completed", "done", "Paid 49.00 EUR"),
+    ):
+        work(page, payment, type, text, 50)
+        expect(card(page, payment)).to_have_attribute("data-state", state)
+        expect(card(page, payment).locator(".text")).to_have_text(text)
     expect(card(page, broken)).to_have_attribute("data-state", "failed")
     assert percent(page, broken) == 62
-    expect(card(page, payment)).to_have_attribute("data-state", "done")
     said = page.locator("[aria-live=polite] p").all_text_contents()
     assert [line for line in said if line.startswith("Take a payment")] == [
         "Take a payment: Queued. Waiting for a worker",
@@ -176,13 +213,15 @@ def test_a_second_tab_shows_the_same_job(page: Page, make_context: MakeContext, 
 
 
 def test_what_came_while_the_plug_was_pulled_is_caught_up(page: Page) -> None:
-    channel = start(page, "report")
+    channel = take(page, "report")
+    work(page, channel, "started", "Step 1", 0)
     expect(card(page, channel)).to_have_attribute("data-state", "running")
 
     page.click("#drop")
     expect(page.locator("#connection")).to_have_text(re.compile(r"Reconnecting in \d s"))
-    until_final(page, channel)
-    expect(card(page, channel)).to_have_attribute("data-state", "running")
+    work(page, channel, "progress", "Step 2", 50)
+    work(page, channel, "completed", "Sales report, 24 pages", 100)
+    assert card(page, channel).locator(".text").text_content() == "Step 1"
     page.click("#drop")
 
     expect(card(page, channel)).to_have_attribute("data-state", "done")
@@ -209,12 +248,12 @@ def test_what_the_log_no_longer_holds_is_said(page: Page, url: str) -> None:
 
 
 def test_a_job_whose_log_is_gone_is_shown_and_said_to_be_unknown(page: Page, url: str) -> None:
-    event = {"channel": "jobs:gone", "type": "progress", "data": {"title": "Gone", "text": "Half way"}, "ttl": 1}
+    event = {"channel": "jobs:gone", "type": "progress", "data": {"title": "Gone", "text": "Half way"}}
     assert httpx.post(f"{url}/publish", json=event).status_code == 200
     page.goto(f"{url}/#jobs:gone")
     expect(card(page, "jobs:gone").locator(".text")).to_have_text("Half way")
     page.click("#drop")
-    assert httpx.post(f"{url}/publish", json=event).status_code == 200
+    assert httpx.post(f"{url}/publish", json=event | {"ttl": 1}).status_code == 200
     page.wait_for_timeout(1_500)  # the log expires
     page.click("#drop")
 
@@ -227,12 +266,6 @@ def test_a_job_asked_for_later_of_which_nothing_is_known_is_said_to_have_no_even
     page.evaluate("location.hash = 'jobs:unknown'")
 
     expect(card(page, "jobs:unknown").locator(".label")).to_have_text("No events")
-
-
-def until_final(page: Page, channel: str) -> None:
-    """Wait, outside the browser, until the job is over."""
-    address = page.url.split("#")[0]
-    httpx.get(f"{address}sse", params={"channel": channel, "until": "final"}, timeout=10)
 
 
 def test_all_can_be_done_with_the_keyboard(page: Page) -> None:
