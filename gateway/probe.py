@@ -57,7 +57,7 @@ class Probe:
             with suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(READY_SECONDS):
                     await self._listener.confirmed([self.name])
-                    await self._log.announce(self.name, str(time.monotonic_ns()).encode())
+                    await self._log.probe(self.name, str(time.monotonic_ns()).encode())
             await asyncio.sleep(PROBE_SECONDS * random.uniform(0.8, 1.0))
 
     def receive(self, payload: bytes) -> None:

@@ -52,7 +52,7 @@ class AwayLog(Log):
 
     asked = 0
 
-    async def announce(self, channel: str, json: bytes) -> None:
+    async def probe(self, channel: str, json: bytes) -> None:
         self.asked += 1
         raise Unavailable("on purpose")
 
@@ -71,6 +71,16 @@ async def test_probes_are_sent_with_pauses_also_while_redis_is_away(monkeypatch:
     assert not done
     assert log.asked
     assert (log.asked > 1) is again
+
+
+async def test_publishers_find_the_function_again_soon_after_somebody_flushed_it(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url):
+        await redis.execute_command("FUNCTION", "FLUSH")
+        async with asyncio.timeout(10):
+            while not await redis.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "notify"):
+                await asyncio.sleep(0.01)
+
+        assert await redis.fcall("notify_publish", 1, "jobs:1", "1")
 
 
 async def test_a_lost_connection_makes_it_unready_before_a_probe_is_missed(
