@@ -25,6 +25,12 @@ Publish = Callable[..., Awaitable[str]]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# The settings of the gateway of whoever runs these tests, and the way to the world, lead none of the tests' own gateways astray.
+for _name in [name for name in os.environ if name.startswith("GATEWAY_")]:
+    del os.environ[_name]
+_near = ",".join(filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "localhost,127.0.0.1,::1,.invalid")))
+os.environ |= {"NO_PROXY": _near, "no_proxy": _near}
+
 # A shell makes its background jobs ignore SIGINT, and their children inherit that; the gateways tested here must react to it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -42,3 +42,16 @@ def test_a_checkout_that_cannot_be_written_to_is_no_error(tmp_path: Path) -> Non
     result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_settings_of_a_gateway_and_a_proxy_of_whoever_runs_the_tests_do_no_harm() -> None:
+    code = """
+import os, tests.conftest, urllib.request
+print([name for name in os.environ if name.startswith("GATEWAY_")])
+print([urllib.request.proxy_bypass(host) for host in ("127.0.0.1", "localhost", "gateway.invalid", "kept.example", "registry.npmjs.org")])
+"""
+    environ = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+    environ |= {"GATEWAY_PORT": "none", "HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "kept.example"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    assert result.stdout.splitlines() == ["[]", "[True, True, True, True, False]"], result.stderr
