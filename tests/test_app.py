@@ -35,7 +35,7 @@ async def test_a_feed_that_dies_stops_the_process(redis_url: str) -> None:
     async with gateway.run():
         # A bug in the code that every announcement passes: the worst there can be.
         gateway.services.feed.listener._take = None  # type: ignore[method-assign,assignment]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await stopped.wait()
 
         assert not gateway.services.running
@@ -48,7 +48,7 @@ def test_it_runs_on_one_event_loop_after_the_other(redis_url: str) -> None:
 
     async def live() -> list[int]:
         transport = httpx.ASGITransport(gateway)
-        async with gateway.run(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client, asyncio.timeout(10):
+        async with gateway.run(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client, asyncio.timeout(30):
             while (await client.get("/readyz")).status_code != 200:
                 await asyncio.sleep(0.02)
             published = await client.post("/publish", json={"channel": "jobs:loop"})
@@ -67,7 +67,7 @@ async def test_it_can_be_stopped_at_any_moment(redis_url: str) -> None:
         running = gateway.run()
         await running.__aenter__()
         await asyncio.sleep(moment / 4_000)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await running.__aexit__(None, None, None)
 
 

@@ -167,7 +167,7 @@ async def sign_ups(workflow: Any, folder: Path) -> dict[str, list[str]]:
 
     for user in ("ann", "bob"):
         workflow.sign_up(user)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         async with asyncio.TaskGroup() as tasks:
             early = tasks.create_task(workflow.serve(service("welcome"), folder / "welcome"))
             while not (folder / "welcome").exists() or len(seen["welcome"]) < 2:

@@ -18,7 +18,7 @@ async def test_it_notes_when_it_opened_and_when_each_event_came(server: Server, 
     async with kind(server.http, f"streams:{kind.name}", {}) as stream:
         await stream.ready.wait()
         id = await publish(f"streams:{kind.name}")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while id not in stream.events:
                 stream.came.clear()
                 await stream.came.wait()

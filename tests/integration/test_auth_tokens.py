@@ -49,14 +49,14 @@ async def closed(server: Server, query: str, **headers: str) -> tuple[int, str]:
     """The close code of a WebSocket that is refused. Its handshake succeeds, because a page cannot read a refused one."""
     async with websockets.connect(f"{server.ws}/ws?{query}", additional_headers=headers) as socket:
         with pytest.raises(websockets.ConnectionClosed) as error:
-            await asyncio.wait_for(socket.recv(), 5)
+            await asyncio.wait_for(socket.recv(), 30)
     assert error.value.rcvd is not None
     return error.value.rcvd.code, error.value.rcvd.reason
 
 
 async def ready(server: Server, query: str, **headers: str) -> dict[str, Any]:
     async with websockets.connect(f"{server.ws}/ws?{query}", additional_headers=headers) as socket:
-        notice: dict[str, Any] = json.loads(await asyncio.wait_for(socket.recv(), 5))
+        notice: dict[str, Any] = json.loads(await asyncio.wait_for(socket.recv(), 30))
         return notice
 
 
@@ -280,7 +280,7 @@ async def test_without_a_publish_claim_the_refusal_comes_before_the_body(server:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     head = f"POST /publish HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token()}\r\ncontent-length: 8000000\r\n\r\n"
     writer.write(head.encode())
-    status = await asyncio.wait_for(reader.readline(), 5)
+    status = await asyncio.wait_for(reader.readline(), 30)
     writer.close()
 
     assert status.startswith(b"HTTP/1.1 403 ")

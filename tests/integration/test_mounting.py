@@ -112,7 +112,7 @@ async def test_a_host_may_cancel_the_call_at_any_moment_after_the_client_has_gon
             await asyncio.sleep(0)
         scope.cancel()
 
-    async with gateway.run(), asyncio.timeout(20):
+    async with gateway.run(), asyncio.timeout(30):
         for turns in range(12):  # the first one comes before the feed has begun
             opened = asyncio.Event()
             received = iter([{"type": "websocket.connect"}] if kind == "websocket" else [])

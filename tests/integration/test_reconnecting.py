@@ -168,7 +168,7 @@ async def test_the_same_events_in_the_same_order_from_every_gateway_and_transpor
         name = names[i % 5]
         expected[name].append(await publish(name, "progress", i))
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not all(client.has(expected) for client in clients):
             await asyncio.sleep(0.02)
     leave.set()

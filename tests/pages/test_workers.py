@@ -49,7 +49,7 @@ async def run_job(workers: Workers, log: Log, kind: str) -> list[dict[str, Any]]
     """Start a job, and read its log when it is over."""
     async with workers.run():
         channel = await workers.start(kind)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (events := await read(log, channel))[-1].get("final"):
                 await asyncio.sleep(0.01)
     return events
@@ -137,7 +137,7 @@ async def test_a_job_goes_on_while_redis_takes_no_events_and_tells_its_end_after
             assert "final" not in (await read(log, channel))[-1]
             assert len(workers) == 1
             await client.config_set("maxmemory", 0)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while len(workers):
                     await asyncio.sleep(0.01)
 
@@ -158,7 +158,7 @@ async def test_a_worker_that_dies_takes_no_other_with_it(
         async with workers.run():
             channel = await workers.start("payment")
             await workers.start("broken")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while workers:
                     await asyncio.sleep(0.01)
 

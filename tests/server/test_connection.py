@@ -55,7 +55,7 @@ async def test_a_writer_that_waits_for_room_continues_once_there_is_some(pair: t
     waited = connection.drained
     assert waited is not None
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not waited.done():
             await asyncio.get_running_loop().sock_recv(client, 65_536)
     assert connection.drained is None
@@ -71,7 +71,7 @@ async def test_data_of_a_paused_client_is_received_later_and_complete(pair: tupl
     connection.resume_reading()
     connection.resume_reading()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while connection.came != b"hello":
             await asyncio.sleep(0.01)
     assert before == b""
@@ -85,7 +85,7 @@ async def test_only_the_newest_deadline_counts(pair: tuple[Listening, socket.soc
     connection._set_deadline(site.head)
     connection._set_deadline(site.idle)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not connection.late:
             await asyncio.sleep(0.01)
     assert connection.late == [site.idle]

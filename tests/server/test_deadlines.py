@@ -24,7 +24,7 @@ async def test_missed_deadlines_are_reported_in_order_and_met_ones_are_not() -> 
     deadlines.add("again")  # its time starts again
     deadlines.add("last")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await over.wait()
     assert told == ["first", "second", "again", "last"]
 
@@ -45,7 +45,7 @@ async def test_a_later_deadline_has_its_whole_time() -> None:
     begun = loop.time()
     deadlines.add("later")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await over.wait()
     assert ended["later"] - begun >= 0.19
     assert ended["sooner"] < ended["later"]
@@ -66,6 +66,6 @@ async def test_a_callback_that_fails_does_not_delay_others() -> None:
     deadlines.add("bad")
     deadlines.add("good")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await over.wait()
     assert [str(error) for error in failed] == ["bad"]

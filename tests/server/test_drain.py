@@ -174,7 +174,7 @@ def services() -> Services:
 async def test_the_first_signal_drains_and_the_second_ends(server: uvicorn.Server) -> None:
     shared = services()
     with contextlib.ExitStack() as polls:
-        async with draining(shared, 60), asyncio.timeout(10):
+        async with draining(shared, 60), asyncio.timeout(30):
             for _ in range(2):
                 polls.enter_context(shared.connections.counted("a", "ann", lambda *_: None))
             signal.raise_signal(signal.SIGTERM)
@@ -233,7 +233,7 @@ async def test_in_another_thread_the_signals_are_left_alone(server: uvicorn.Serv
 
 async def until_draining(server: Server, workers: int = 1) -> None:
     """Wait until a gateway's workers have heeded a signal."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while server.output().count("draining: ") < workers:
             await asyncio.sleep(0.01)
 

@@ -212,7 +212,7 @@ async def test_a_refused_client_that_stays_is_cut_soon(serve: Serve, monkeypatch
     writer.write(b"what is this\r\n\r\n")
     answer = await reader.read()
     assert HttpProtocol._site
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while HttpProtocol._site.state.connections:
             await asyncio.sleep(0.01)
     writer.close()
@@ -230,7 +230,7 @@ async def test_a_client_that_has_half_closed_within_its_body_is_not_waited_for(s
         ended.set()
 
     assert await ask(serve, app, lambda wire: wire.send(post("/a", 2) + b"x").end().rest()) == b""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await ended.wait()
 
 
@@ -287,7 +287,7 @@ async def test_a_body_is_passed_on_as_it_arrives_and_a_big_one_when_it_is_read(s
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         transport = receive.__self__._http.transport
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while transport.is_reading():
                 await asyncio.sleep(0.001)
         body, more = b"", True
@@ -393,7 +393,7 @@ async def test_an_application_whose_client_is_gone_receives_a_disconnect_and_may
 
     await ask(serve, app, lambda wire: wire.send(request("/")).take(12))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await seen == "http.disconnect"
 
 

@@ -73,7 +73,7 @@ async def test_a_stream_ends_when_the_client_leaves_or_sends_anything(serve: Ser
 
     await asyncio.to_thread(client)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await app.gone.wait()
 
 
@@ -105,6 +105,6 @@ async def test_a_stream_cannot_stay_if_another_request_is_waiting(serve: Serve) 
 
     await asyncio.to_thread(client)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await app.gone.wait()
     assert app.stayed == [False]

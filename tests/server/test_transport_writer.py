@@ -23,7 +23,7 @@ async def test_a_stream_knows_how_much_the_client_has_taken(serve: Serve) -> Non
     [stream] = app.writers
 
     async def taken(least: int) -> int:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while stream.taken() < least:
                 await asyncio.sleep(0.001)
         return int(stream.taken())
@@ -47,6 +47,6 @@ async def test_a_client_that_does_not_take_the_end_is_cut(serve: Serve, monkeypa
         stream.end()
 
         assert app.gone.is_set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while stream.buffered():
                 await asyncio.sleep(0.01)

@@ -99,7 +99,7 @@ async def test_the_pause_before_the_next_read_follows_what_the_last_one_has_brou
 
 async def test_a_message_beyond_a_full_batch_is_received_too() -> None:
     taken: list[object] = []
-    async with connected() as (transport, server), asyncio.timeout(10):
+    async with connected() as (transport, server), asyncio.timeout(30):
         transport.set_protocol(Receiver(taken.append, transport))
         server.send(MESSAGE * MESSAGES_AT_ONCE)
         while len(taken) < MESSAGES_AT_ONCE:
@@ -129,7 +129,7 @@ async def test_a_message_soon_after_the_last_pause_begins_another(monkeypatch: p
 
 async def test_nothing_more_is_read_until_the_rest_of_a_burst_is_taken() -> None:
     taken: list[object] = []
-    async with connected() as (transport, _server), asyncio.timeout(10):
+    async with connected() as (transport, _server), asyncio.timeout(30):
         receiver = Receiver(taken.append, transport)
         transport.set_protocol(receiver)
         receiver.data_received(MESSAGE * 2 * MESSAGES_AT_ONCE)
@@ -151,7 +151,7 @@ async def test_any_bytes_are_a_sign_of_life() -> None:
 
 
 async def test_bytes_that_are_not_redis_lose_the_connection() -> None:
-    async with connected() as (transport, server), asyncio.timeout(10):
+    async with connected() as (transport, server), asyncio.timeout(30):
         receiver = Receiver(print, transport)
         transport.set_protocol(receiver)
         server.send(b"HTTP/1.1 400 Bad Request\r\n")
@@ -177,7 +177,7 @@ async def test_after_a_burst_no_pause_begins_before_its_rest_is_taken(monkeypatc
     monkeypatch.setattr("gateway.store.receiver.BUSY_SECONDS", 60)
     taken: list[object] = []
     pauses: list[object] = []
-    async with connected() as (transport, server), asyncio.timeout(10):
+    async with connected() as (transport, server), asyncio.timeout(30):
         receiver = Receiver(taken.append, transport)
         transport.set_protocol(receiver)
         monkeypatch.setattr(receiver._loop, "call_later", lambda *pause: pauses.append(pause))

@@ -26,7 +26,7 @@ async def running(url: str) -> AsyncIterator[Feed]:
     feed = Feed(client)
     task = asyncio.ensure_future(feed.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not feed.ready:
                 await asyncio.sleep(0.01)
         yield feed
@@ -53,7 +53,7 @@ class Client:
         feed.follow(self.subscription, {channel: since} if isinstance(channel, str) else channel)
 
     async def until_ready(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not any("op" in message and message["op"] == "ready" for message in self.got):
                 await asyncio.sleep(0.01)
 

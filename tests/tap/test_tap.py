@@ -61,7 +61,7 @@ async def read(redis: Redis, channel: str) -> list[Any]:
 
 async def wait_position(redis: Redis, position: str) -> None:
     """Wait until a tap has read up to here and stored that position."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while await redis.get("notify:tap:{bull:films}:position") != position.encode():
             await asyncio.sleep(0.01)
 
@@ -152,7 +152,7 @@ async def test_events_that_were_trimmed_before_they_were_read_are_warned_of(
 async def test_a_queue_whose_events_are_gone_is_read_on(redis_url: str, redis: Redis, add: Add, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     await redis.set("notify:tap:{bull:films}:position", "1-0")
-    async with running(redis_url), asyncio.timeout(20):
+    async with running(redis_url), asyncio.timeout(30):
         while "reading its events from 1-0" not in caplog.text:
             await asyncio.sleep(0.01)
         await wait_position(redis, await add("added", "1"))
@@ -164,7 +164,7 @@ async def test_a_redis_that_was_away_is_read_on(
     redis_url: str, redis: Redis, add: Add, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("random.uniform", lambda *_: 0.01)
-    async with running(redis_url), asyncio.timeout(20):
+    async with running(redis_url), asyncio.timeout(30):
         await wait_position(redis, await add("added", "1"))
         while "it is tried again" not in caplog.text:
             await redis.client_kill_filter(_type="normal", skipme=True)
@@ -185,7 +185,7 @@ async def test_a_quiet_queue_is_waited_for_and_not_polled(redis_url: str, redis:
 
 
 async def test_a_queue_that_was_quiet_for_long_is_read_on(redis_url: str, redis: Redis, add: Add) -> None:
-    async with running(redis_url), asyncio.timeout(10):
+    async with running(redis_url), asyncio.timeout(30):
         while (await redis.info("commandstats")).get("cmdstat_xread", {}).get("calls", 0) < 3:
             await asyncio.sleep(0.01)
         await wait_position(redis, await add("added", "1"))
@@ -197,7 +197,7 @@ async def test_a_redis_that_stays_away_is_tried_again_with_pauses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("random.uniform", lambda *_: 1_000)
-    async with redis_client(f"redis://127.0.0.1:{free_port()}") as client, asyncio.timeout(10):
+    async with redis_client(f"redis://127.0.0.1:{free_port()}") as client, asyncio.timeout(30):
         task = asyncio.create_task(Tap("films", client, client, Log(client), prefix="notify").run())
         while "it is tried again" not in caplog.text:
             await asyncio.sleep(0.01)

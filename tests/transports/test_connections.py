@@ -34,7 +34,7 @@ async def test_an_error_of_one_connection_does_not_affect_others(caplog: pytest.
     connections.spawn(fail())
     await asyncio.sleep(0)
     connections.spawn(succeed())
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 30)
 
     assert not running.done()
     assert "on purpose" in caplog.text
@@ -96,7 +96,7 @@ async def test_a_client_that_takes_no_bytes_is_cut_and_a_slow_one_is_not(monkeyp
     for connection in (idle, slow, stalled):
         connections.add(connection, "")
     running = asyncio.ensure_future(connections.run())
-    await asyncio.wait_for(stalled.cut.wait(), 5)
+    await asyncio.wait_for(stalled.cut.wait(), 30)
     running.cancel()
 
     assert not slow.cut.is_set()
@@ -110,7 +110,7 @@ async def test_heartbeats_go_to_those_who_have_room_for_them() -> None:
         connections.add(connection, "")
     full.subscription.full = closed.subscription.closed = True
     running = asyncio.ensure_future(connections.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while live.beats < 2:
             await asyncio.sleep(0.001)
     running.cancel()
@@ -130,7 +130,7 @@ async def test_the_heartbeats_are_spread_over_the_time_between_two_of_them(monke
     monkeypatch.setattr(asyncio, "sleep", note)
     running = asyncio.ensure_future(connections.run())
     beaten: list[int] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not beaten or beaten[-1] < PARTS:
             beaten.append(sum(connection.beats for connection in many))
             await sleep(0)
@@ -189,7 +189,7 @@ async def test_a_stream_that_has_grown_old_is_told_to_reconnect(monkeypatch: pyt
         connections.add(connection, "")
     connections._open[old].until = 0
     running = asyncio.ensure_future(connections.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not old.goodbyes:
             await asyncio.sleep(0.001)
     running.cancel()

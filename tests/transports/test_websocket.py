@@ -81,9 +81,9 @@ async def test_the_rate_of_changes_of_channels_is_limited(server: Server) -> Non
             names = [f"c{turn}-{i}" for i in range(128)]
             await socket.send(json.dumps({"op": "subscribe", "channels": dict.fromkeys(names, "now")}))
             await socket.send(json.dumps({"op": "unsubscribe", "channels": names}))
-        answers = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(6)]
+        answers = [json.loads(await asyncio.wait_for(socket.recv(), 30)) for _ in range(6)]
         await socket.send('{"op":"ping"}')
-        pong = json.loads(await asyncio.wait_for(socket.recv(), 10))
+        pong = json.loads(await asyncio.wait_for(socket.recv(), 30))
 
     assert Counter(answer.get("status", answer["op"]) for answer in answers) == {"ready": 4, 429: 2}
     assert pong["op"] == "pong"
@@ -103,10 +103,10 @@ async def test_the_channels_of_all_commands_together_are_counted(server: Server)
         answers = []
         for channels in ({f"c{i}": "now" for i in range(128)}, {"more": "now"}):
             await socket.send(json.dumps({"op": "subscribe", "channels": channels}))
-            answers.append(json.loads(await asyncio.wait_for(socket.recv(), 10)))
+            answers.append(json.loads(await asyncio.wait_for(socket.recv(), 30)))
         await socket.send('{"op":"unsubscribe","channels":["c0"]}')
         await socket.send('{"op":"subscribe","channels":{"more":"now"}}')
-        answers.append(json.loads(await asyncio.wait_for(socket.recv(), 10)))
+        answers.append(json.loads(await asyncio.wait_for(socket.recv(), 30)))
 
     assert [answer.get("status", answer["op"]) for answer in answers] == ["ready", 400, "ready"]
     assert "129 channels" in answers[1]["detail"]
@@ -116,7 +116,7 @@ async def test_subscribing_again_to_the_same_channels_is_allowed(server: Server)
     async with websockets.connect(f"{server.ws}/ws") as socket:
         for count in range(1, 129):  # like client.js, which sends channels without an answer again for each new element of a page
             await socket.send(json.dumps({"op": "subscribe", "channels": {f"c{i}": "now" for i in range(count)}, "ref": count}))
-        answers = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(128)]
+        answers = [json.loads(await asyncio.wait_for(socket.recv(), 30)) for _ in range(128)]
 
     assert [answer["ref"] for answer in answers] == list(range(1, 129))
     assert {answer["op"] for answer in answers} == {"ready"}
@@ -131,10 +131,10 @@ async def test_the_number_of_commands_that_wait_for_redis_is_bounded(redis_url: 
             try:
                 for number in range(6):
                     await socket.send(json.dumps({"op": "subscribe", "channels": {"a": None}, "ref": number}))
-                error = json.loads(await asyncio.wait_for(socket.recv(), 5))
+                error = json.loads(await asyncio.wait_for(socket.recv(), 30))
             finally:
                 os.kill(process, signal.SIGCONT)
-            answers = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(5)]
+            answers = [json.loads(await asyncio.wait_for(socket.recv(), 30)) for _ in range(5)]
 
     assert (error["op"], error["status"], error["ref"]) == ("error", 429, 5)
     assert [(answer["op"], answer["ref"]) for answer in answers] == [("ready", number) for number in range(5)]
@@ -146,7 +146,7 @@ async def test_a_thousand_commands_at_once_are_too_many(server: Server) -> None:
             for _ in range(1_000):
                 await socket.send('{"op":"ping"}')
         with contextlib.suppress(websockets.ConnectionClosed):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while True:
                     await socket.recv()
 

@@ -73,4 +73,4 @@ async def test_a_disconnect_of_the_client_is_reported() -> None:
     carrying = writer(Client(), join=False)
     carrying.abort()
 
-    await asyncio.wait_for(carrying.aborted(), 1)
+    await asyncio.wait_for(carrying.aborted(), 30)

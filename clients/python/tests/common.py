@@ -49,5 +49,5 @@ def publish_until_taken(publisher, seconds=5):
 
 
 async def take(events, count):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return [await anext(events) for _ in range(count)]

@@ -68,7 +68,7 @@ async def test_a_connection_that_is_cut_again_and_again_loses_nothing(gateway, p
         events._following._dice = lambda: 0.0
         ledger += [publisher.publish(channel, "completed", final=True)]
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             assert [event.id async for event in events] == ledger
 
 
@@ -97,7 +97,7 @@ async def test_a_silent_connection_is_given_up(gateway, publisher, channel, tran
             proxy.mode = "swallow"
             waiting = asyncio.ensure_future(take(events, 1))
             second = publisher.publish(channel, "progress", 2)
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(30):
                 while "no connection" not in caplog.text:
                     await asyncio.sleep(0.01)
             proxy.mode = "pass"
@@ -165,7 +165,7 @@ async def test_a_gap_whose_callback_is_cancelled_is_told_again(gateway, publishe
     old = publisher.publish(channel, "progress", 0)
     publisher.publish(channel, "progress", 1, keep=1)
     last = publisher.publish(channel, "progress", 2, keep=1)
-    async with asyncio.timeout(10), subscribe(gateway.http, {channel: old}, transport="sse", on_gap=on_gap) as events:
+    async with asyncio.timeout(30), subscribe(gateway.http, {channel: old}, transport="sse", on_gap=on_gap) as events:
         waiting = asyncio.ensure_future(anext(events))
         await first.wait()
         waiting.cancel()
@@ -186,7 +186,7 @@ async def test_the_iteration_can_end_while_a_gap_callback_runs(gateway, publishe
     old = publisher.publish(channel, "progress", 0)
     publisher.publish(channel, "progress", 1, keep=1)
     publisher.publish(channel, "progress", 2, keep=1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         events = subscribe(gateway.http, {channel: old}, transport=transport, on_gap=on_gap)
         waiting = asyncio.ensure_future(anext(events))
         await telling.wait()
