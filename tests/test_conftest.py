@@ -29,7 +29,7 @@ def test_each_reason_to_skip_is_shown_once_with_the_line_that_installs_what_is_m
     environ = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("PYTEST_")}
     for workers in ("0", "2"):
         result = subprocess.run(
-            [sys.executable, *command, f"-n{workers}"], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, *command, f"-n{workers}"], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100, check=False
         )
 
         assert result.stdout.count("3 skipped: needs a tool: apt-get install tool\n") == 1, result.stdout + result.stderr
@@ -39,7 +39,7 @@ def test_each_reason_to_skip_is_shown_once_with_the_line_that_installs_what_is_m
 def test_a_checkout_that_cannot_be_written_to_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "test_passed.py").write_text("def test_passed():\n    pass\n")
     command = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-n0", "-o", "cache_dir=/dev/null/cache", str(tmp_path)]
-    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -52,6 +52,6 @@ print([urllib.request.proxy_bypass(host) for host in ("127.0.0.1", "localhost", 
 """
     environ = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
     environ |= {"GATEWAY_PORT": "none", "HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "kept.example"}
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100, check=False)
 
     assert result.stdout.splitlines() == ["[]", "[True, True, True, True, False]"], result.stderr

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from gateway.embedded import find_server, free_port
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 
 
 class Forked:

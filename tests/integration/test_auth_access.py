@@ -58,7 +58,7 @@ def server(servers: list[Server]) -> Server:
     return servers[0]
 
 
-async def receive(socket: Any, seconds: float = 5) -> dict[str, Any]:
+async def receive(socket: Any, seconds: float = 30) -> dict[str, Any]:
     message: dict[str, Any] = json.loads(await asyncio.wait_for(socket.recv(), seconds))
     return message
 

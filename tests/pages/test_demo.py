@@ -26,6 +26,7 @@ from gateway.pages.workers import KINDS
 from gateway.settings import Settings
 from tests.conftest import need
 from tests.support.processes import processes
+from tests.support.slowness import slowness
 
 ROOT = Path(__file__).parents[2]
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
@@ -69,7 +70,7 @@ class Demo:
     def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
         """Send it a signal; its exit code and its stderr."""
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=5)
+        _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
 
@@ -91,7 +92,7 @@ def demo() -> Iterator[Demo]:
 
 def shell(command: str) -> str:
     """The output of a pasted command."""
-    result = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True, cwd=ROOT, env=ENVIRON, timeout=20)
+    result = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True, cwd=ROOT, env=ENVIRON, timeout=60)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -114,7 +115,7 @@ def following(command: str) -> Iterator[Callable[[int], list[str]]]:
 
 
 def run(environ: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], check=False, capture_output=True, text=True, env=environ, timeout=20)
+    return subprocess.run([sys.executable, *command], check=False, capture_output=True, text=True, env=environ, timeout=60)
 
 
 def seconds_to_start() -> float:
@@ -123,7 +124,7 @@ def seconds_to_start() -> float:
 
 
 def test_it_is_up_within_five_seconds() -> None:
-    assert any(seconds_to_start() < 5 for _ in range(3))  # once more if other tests keep the machine busy
+    assert any(seconds_to_start() < 5 * slowness() for _ in range(3))  # once more if other tests keep the machine busy
 
 
 def test_the_lines_it_prints_work() -> None:
@@ -153,7 +154,7 @@ def test_a_signal_ends_it_and_leaves_nothing_behind(number: int) -> None:
         code, errors = demo.end(number)
 
         assert (code, errors) == (0, "")
-        assert time.monotonic() - before < 4  # half a second on a quiet machine; Celery may still be loading
+        assert time.monotonic() - before < 4 * slowness()  # half a second on a quiet machine; Celery may still be loading
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(demo.valkey()).close()
         assert workers(demo) == []
@@ -168,7 +169,7 @@ def test_ctrl_c_before_it_is_up_leaves_nothing_behind(tmp_path: Path) -> None:
     while not any(tmp_path.glob("gateway-*")):  # Valkey's folder: it is about to start
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=60)
 
     assert (process.returncode, errors) == (128 + signal.SIGINT, "")
     assert list(tmp_path.iterdir()) == []
@@ -240,7 +241,7 @@ def test_a_redis_that_is_set_is_used(tmp_path: Path) -> None:
 
         channel = httpx.post(f"{demo.url}/demo/jobs", json={"kind": "report"}).json()["job"]
 
-        assert httpx.get(f"{demo.url}/sse", params={"channel": channel, "until": "final"}, timeout=10).text.count('"final":true') == 1
+        assert httpx.get(f"{demo.url}/sse", params={"channel": channel, "until": "final"}, timeout=60).text.count('"final":true') == 1
 
 
 def test_a_job_is_started_and_goes_on_without_its_page(demo: Demo) -> None:
@@ -250,7 +251,7 @@ def test_a_job_is_started_and_goes_on_without_its_page(demo: Demo) -> None:
 
     assert response.status_code == 202
     assert channel.startswith("jobs:payment-")
-    stream = httpx.get(f"{demo.url}/sse", params={"channel": channel, "since": "0", "until": "final"}, timeout=10).text
+    stream = httpx.get(f"{demo.url}/sse", params={"channel": channel, "since": "0", "until": "final"}, timeout=60).text
     assert re.findall(r'"type":"(\w+)"', stream) == ["queued", "started", "retrying", "started", "completed"]
 
 

@@ -92,7 +92,7 @@ async def test_sighup_replaces_the_workers_one_by_one_and_drains_each(redis_url:
 
 
 async def test_a_draining_gateway_is_not_ready_and_refuses_new_clients(redis_url: str) -> None:
-    with running_gateway(redis_url, drain_seconds="3") as server:
+    with running_gateway(redis_url, drain_seconds="60") as server:
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(2)]
         server.process.send_signal(signal.SIGTERM)
         await until_draining(server)

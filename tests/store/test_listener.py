@@ -64,7 +64,7 @@ async def listening(url: str, heard: Heard, *names: str) -> AsyncIterator[Listen
         await client.aclose()
 
 
-async def until(condition, seconds: float = 10) -> None:
+async def until(condition, seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)

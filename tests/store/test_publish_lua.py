@@ -43,7 +43,7 @@ def running(program: str, folder: str) -> Iterator[redis.Redis]:
     process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL)
     client = redis.Redis(unix_socket_path=f"{folder}/s", protocol=2, retry=Retry(NoBackoff(), 0))
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while True:
             with suppress(redis.ConnectionError):
                 client.ping()

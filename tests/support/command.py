@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from gateway.cli import main
 
 
-def run(*words: str, timeout: float = 20, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(*words: str, timeout: float = 60, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run ``gateway`` with these arguments as a process, with only these settings (lower-case names without ``GATEWAY_``)."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     environ |= {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}

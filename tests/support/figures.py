@@ -34,7 +34,7 @@ async def figures(address: str) -> Figures:
     return await figures_when(address, lambda _: True)
 
 
-async def figures_when(address: str, fits: Callable[[Figures], bool], seconds: float = 15.0) -> Figures:
+async def figures_when(address: str, fits: Callable[[Figures], bool], seconds: float = 30.0) -> Figures:
     """The metrics as soon as they fit, or those at the end of the time if they never do."""
     deadline = time.monotonic() + seconds
     async with httpx.AsyncClient(verify=False) as client:  # plain HTTP; loading certificates would take time

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
-LISTEN_SECONDS = 20.0
+LISTEN_SECONDS = 60.0
 
 
 def wait_until_it_listens(process: subprocess.Popen[bytes], port: int, output: Callable[[], str]) -> None:
@@ -24,7 +24,7 @@ def wait_until_it_listens(process: subprocess.Popen[bytes], port: int, output: C
 
 
 @contextlib.contextmanager
-def listening(process: subprocess.Popen[bytes], port: int, output: Callable[[], str], end_seconds: float = 10) -> Iterator[None]:
+def listening(process: subprocess.Popen[bytes], port: int, output: Callable[[], str], end_seconds: float = 30) -> Iterator[None]:
     """Wait until a program listens; when the context closes, terminate it, which may take this many seconds."""
     try:
         wait_until_it_listens(process, port, output)

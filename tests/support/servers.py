@@ -18,7 +18,7 @@ import httpx
 from gateway.embedded import free_port
 from tests.support.processes import processes
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 # No gateway may print a token, a ticket or a key: after every test its output is searched for them.
 _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}")
@@ -56,7 +56,7 @@ class Server:
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         try:
-            self.process.wait(15)
+            self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -68,7 +68,7 @@ class Server:
         with contextlib.suppress(OSError):  # not on Linux, or ended
             exposed += Path(f"/proc/{self.process.pid}/cmdline").read_text().replace("\0", " ")
         with contextlib.suppress(httpx.HTTPError):  # it is shutting down, or full
-            exposed += httpx.get(f"{self.http}/metrics", timeout=2).text
+            exposed += httpx.get(f"{self.http}/metrics", timeout=10).text
         return exposed
 
 

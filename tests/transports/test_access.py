@@ -17,6 +17,7 @@ from gateway.store.client import redis_client
 from gateway.store.revocations import RevocationStore
 from gateway.transports import access as module
 from gateway.transports.access import Access
+from tests.support.slowness import slowness
 
 
 def grant(sub: str = "ann", seconds: float = 60) -> Grant:
@@ -56,7 +57,7 @@ async def test_access_ends_within_a_second_of_exp_and_not_before(running: tuple[
     error = await asyncio.wait_for(reader.lost, 30)
 
     assert error.close_code == 4401
-    assert 0 <= time.time() - reader.grant.expires < 1
+    assert 0 <= time.time() - reader.grant.expires < slowness()  # second
     assert not other.lost.done()
 
 

@@ -28,7 +28,7 @@ def gateway(shared_redis_url: str) -> Iterator[Server]:
 
 def logged(server: Server, logger: str, message: str) -> list[dict[str, Any]]:
     """Its lines of this logger that begin like this; the last must have come, so it is waited for."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         lines: list[dict[str, Any]] = [json.loads(line) for line in server.output().splitlines()]
         found = [line for line in lines if line["logger"] == logger and line["message"].startswith(message)]

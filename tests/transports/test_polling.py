@@ -29,7 +29,7 @@ async def test_a_poll_is_answered_when_an_event_comes(server: Server, publish: P
     assert [event["id"] for event in answer["events"]] == [id]
     assert answer["channels"] == {channel: id}
     assert answer["gaps"] == []
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15  # of the 20 that it would wait
 
 
 async def test_a_gap_is_told_with_what_is_left(server: Server, publish: Publish) -> None:

@@ -49,7 +49,7 @@ class Server:
     def start(self, program=None):
         words = [program or self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--tcp-backlog", "64"]
         self.process = subprocess.Popen(words, cwd=self.folder, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while True:
             with suppress(redis.ConnectionError):
                 self.redis.ping()
@@ -207,7 +207,7 @@ def until() -> Until:
     """Wait until a condition holds."""
 
     def wait(condition):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.01)

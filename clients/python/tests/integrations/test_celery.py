@@ -59,7 +59,7 @@ def test_progress_outside_of_a_task_does_nothing(tasks, log):
 def test_celerys_own_tasks_are_not_told_of(tasks, worker, log):
     result = tasks.app.tasks["celery.map"].delay(tasks.add.s(), [[1], [2]])
 
-    assert result.get(timeout=15) == [1, 2]
+    assert result.get(timeout=30) == [1, 2]
     log.wait(f"jobs:{tasks.resize.delay().id}", "completed")
     assert log.types(f"jobs:{result.id}") == []
 
@@ -116,7 +116,7 @@ def owners_jobs(log, owner):
 
 
 def wait_for_jobs(log, owner, number):
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     while len(owners_jobs(log, owner)) < number:
         assert time.monotonic() < deadline, log.read(f"user:{owner}")
         time.sleep(0.02)
@@ -164,18 +164,18 @@ def wait_well(tasks, log):
         for _ in range(2):  # for each of the worker's processes
             result = tasks.resize.delay()
             channels.append(f"jobs:{result.id}")
-        result.get(timeout=10)
+        result.get(timeout=30)
         time.sleep(0.1)  # what was not told by then was dropped
         whole = all(log.types(channel) == ["queued", "started", "progress", "completed"] for channel in channels)
         well = well + 1 if whole else 0
 
 
 def test_a_worker_is_not_held_up_by_a_redis_that_hangs(tasks, worker, log):
-    well = tasks.report_often.delay(100).get(timeout=10)
+    well = tasks.report_often.delay(100).get(timeout=30)
     valkey = log.redis.info("server")["process_id"]
     os.kill(valkey, signal.SIGSTOP)
     try:
-        hanging = tasks.report_often.delay(100).get(timeout=10)
+        hanging = tasks.report_often.delay(100).get(timeout=30)
     finally:
         os.kill(valkey, signal.SIGCONT)
     wait_well(tasks, log)

@@ -35,7 +35,7 @@ def enqueue(queue, name, **options):
 
 
 def wait_for_status(job, status):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while job.get_status() != status:
         assert time.monotonic() < deadline
         time.sleep(0.01)
