@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def saved(folder: Path, pid: int, **changed: dict[str, list[float]]) -> None:
+def saved(folder: Path, pid: int | str, **changed: dict[str, list[float]]) -> None:
     """Write the file in which a worker of this process id keeps its metrics."""
     nothing = {name: {value: [0.0] * len(numbers) for value, numbers in cells.items()} for name, cells in metrics.figures().items()}
     (folder / f"{pid}.json").write_text(json.dumps(nothing | changed))
@@ -96,6 +98,66 @@ def test_the_counters_of_a_dead_worker_stay_and_its_gauges_do_not(folder: Path) 
     assert after["gateway_stalled_total"] - before["gateway_stalled_total"] == 3
     assert after["gateway_connections{sse}"] == before["gateway_connections{sse}"]
     assert after["gateway_probe_age_seconds"] < 9e9
+
+
+def test_the_counters_of_thousands_of_dead_workers_are_kept_in_one_file(folder: Path) -> None:
+    before = parse(metrics.exposition().decode())
+    for _ in range(2):
+        for pid in range(900_000_000, 900_000_100):
+            saved(folder, pid, gateway_stalled_total={"": [3.0]}, gateway_connections={"sse": [5.0]})
+        saved(folder, os.getppid(), gateway_stalled_total={"": [7.0]}, gateway_connections={"sse": [2.0]})
+
+        metrics.add_up_dead([os.getpid(), os.getppid()])
+
+    after = parse(metrics.exposition().decode())
+    assert len(list(folder.iterdir())) == 3  # the sums, this process and the other one
+    assert after["gateway_stalled_total"] - before["gateway_stalled_total"] == 607
+    assert after["gateway_connections{sse}"] - before["gateway_connections{sse}"] == 2
+
+
+def test_a_worker_whose_file_is_added_to_the_sums_while_it_is_read_counts_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = parse(metrics.exposition().decode())
+    saved(folder, dead(), gateway_stalled_total={"": [3.0]})
+    read = metrics._read
+
+    def read_slowly(path: Path) -> dict[str, Any]:
+        found = read(path)
+        if path.name[0].isdigit():
+            monkeypatch.setattr(metrics, "_read", read)
+            metrics.add_up_dead([os.getpid()])
+        return found
+
+    monkeypatch.setattr(metrics, "_read", read_slowly)
+    after = parse(metrics.exposition().decode())
+
+    assert after["gateway_stalled_total"] - before["gateway_stalled_total"] == 3
+
+
+def test_workers_that_have_the_same_process_id_one_after_the_other_count_both(folder: Path) -> None:
+    before = parse(metrics.exposition().decode())
+    saved(folder, f"{os.getpid()}-0", gateway_stalled_total={"": [3.0]})
+
+    after = parse(metrics.exposition().decode())
+
+    assert after["gateway_stalled_total"] - before["gateway_stalled_total"] == 3
+
+
+def test_figures_of_another_version_whose_buckets_differ_are_left_out(folder: Path) -> None:
+    saved(folder, os.getppid(), gateway_redis_round_trip_seconds={"": [1.0, 2.0]}, gateway_stalled_total={"": [3.0]})
+    metrics.add_up_dead([os.getpid()])
+
+    assert b"gateway_stalled_total" in metrics.exposition()
+
+
+def test_a_full_disk_keeps_the_files_of_dead_workers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    saved(folder, dead(), gateway_stalled_total={"": [3.0]})
+    monkeypatch.setattr(metrics, "_write", full)
+    metrics.add_up_dead([os.getpid()])
+
+    assert len(list(folder.iterdir())) == 1
 
 
 def test_a_worker_does_not_count_itself_twice_and_steps_over_half_a_file(folder: Path) -> None:
