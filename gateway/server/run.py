@@ -9,6 +9,7 @@ import multiprocessing.process
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from gateway.metrics import FOLDER
+from gateway import metrics
+from gateway.errors import SettingsError
 from gateway.server.descriptors import RESERVE, raise_limit
 from gateway.server.logs import log_config
 from gateway.server.protocols import HttpProtocol
@@ -49,7 +51,12 @@ class _Config(uvicorn.Config):
     """uvicorn's configuration. Each process loads it once, after everything is imported, so what exists then is left uncollected."""
 
     def load(self) -> None:
-        super().load()
+        try:
+            super().load()
+        except SettingsError as error:  # in a worker: a file with a secret has changed since the gateway's start
+            for problem in str(error).splitlines():
+                logger.critical("this worker cannot start: %s", problem)
+            sys.exit(1)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)
@@ -168,7 +175,7 @@ def _figures_folder() -> Iterator[None]:
         yield
         return
     with folder as name:
-        os.environ[FOLDER] = name
+        os.environ[metrics.FOLDER] = name
         yield
 
 
@@ -184,6 +191,7 @@ class _Workers(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         super().keep_subprocess_alive()
         self._close_copies()
+        metrics.add_up_dead([worker.process.pid for worker in self.processes if worker.process.pid is not None])
 
     def _close_copies(self) -> None:
         # uvicorn keeps a copy of each worker's end of the pipe. While that is open, the end of a worker that dies before it has answered

@@ -12,8 +12,10 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 import websockets
@@ -195,7 +197,36 @@ def test_a_worker_that_dies_while_it_starts_is_replaced_at_once(redis_url: str, 
         assert (tmp_path / "died").exists()
 
 
-async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(redis_url: str, redis: Redis) -> None:
+def test_a_worker_whose_secret_has_become_wrong_says_so_in_a_line_and_the_others_serve_on(redis_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("s" * 32)
+    with running_gateway(redis_url, "--workers", "2", auth="jwt", jwt_secret_file=str(file), log_format="json") as server:
+        alive, dead = workers_of(server)
+        file.write_text("short")
+        os.kill(dead, signal.SIGKILL)
+        _wait(lambda: "this worker cannot start: GATEWAY_JWT_SECRET: the value is wrong" in server.output())
+        os.kill(server.process.pid, signal.SIGHUP)
+        _wait(lambda: "aborting the restart" in server.output())
+        assert httpx.get(f"{server.http}/livez").status_code == 200
+        assert alive in workers_of(server)
+
+        file.write_text("s" * 32)
+        _wait(lambda: server.output().count("events get through Redis") == 3)
+
+        assert all(line.startswith("{") for line in server.output().splitlines())
+
+
+def _wait(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(
+    redis_url: str, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with running_gateway(redis_url, "--workers", "2") as server:
         sockets = await asyncio.gather(*(websockets.connect(f"{server.ws}/ws?channel=jobs:1&since=now") for _ in range(16)))
         for socket in sockets:
@@ -210,6 +241,7 @@ async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one
             while dead in workers_of(server) or len(workers_of(server)) < 2:
                 await asyncio.sleep(0.02)
         left = await figures_when(server.http, lambda now: now["gateway_connections"] == open_of(sockets))
+        files = sorted(path.name.partition("-")[0] for path in tmp_path.glob("gateway-*/*.json"))
         still_open = open_of(sockets)
         for socket in sockets:
             await socket.close()
@@ -217,3 +249,5 @@ async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one
     assert both["gateway_events_out_total{websocket}"] == both["gateway_connections{websocket}"] == 16
     assert left["gateway_connections"] == still_open
     assert left["gateway_events_out_total{websocket}"] == 16
+    assert "dead.json" in files
+    assert str(dead) not in files
