@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from gateway.embedded import embedded_server
 from tests.support.command import run
+from tests.support.listening import refusing_port
 from tests.support.servers import running_gateway
 
 
 def test_the_doctor_says_what_is_wrong_and_what_to_change() -> None:
-    result = run("doctor", "http://127.0.0.1:9", "--patience", "1")
+    with refusing_port() as port:
+        result = run("doctor", f"http://127.0.0.1:{port}", "--patience", "1")
 
     assert result.returncode == 1
-    assert result.stdout.startswith("WRONG  http://127.0.0.1:9 cannot be reached")
+    assert result.stdout.startswith(f"WRONG  http://127.0.0.1:{port} cannot be reached")
     assert "         nginx    " in result.stdout
     assert result.stdout.endswith("One thing is wrong.\n")
 

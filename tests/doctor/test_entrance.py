@@ -10,6 +10,7 @@ import pytest
 from gateway.doctor.examination import examine
 from gateway.doctor.finding import Finding
 from tests.doctor.conftest import Deployments, wrong
+from tests.support.listening import refusing_port
 from tests.support.tokens import make_token
 
 
@@ -59,7 +60,8 @@ async def test_a_proxy_that_takes_the_token_away_is_found(deployments: Deploymen
 
 async def test_a_gateway_that_is_not_there_is_found(deployments: Deployments) -> None:
     (behind,) = await wrong(deployments.url("nobody"))
-    (at_all,) = await wrong("http://127.0.0.1:9")
+    with refusing_port() as port:
+        (at_all,) = await wrong(f"http://127.0.0.1:{port}")
 
     assert "status 502: the proxy does not reach the gateway" in behind.text
     assert "cannot be reached" in at_all.text

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.doctor.streams import EventStream, Socket, Stream
 from tests.conftest import Publish
+from tests.support.listening import refusing_port
 from tests.support.servers import Server
 
 KINDS = pytest.mark.parametrize("kind", [Socket, EventStream])
@@ -39,8 +40,9 @@ async def test_it_notes_why_it_did_not_open(server: Server, kind: type[Stream]) 
 
 @KINDS
 async def test_a_failed_connection_is_noted_too(kind: type[Stream]) -> None:
-    async with kind("http://127.0.0.1:9", "doctor", {}) as stream:
-        await stream.ready.wait()
+    with refusing_port() as port:
+        async with kind(f"http://127.0.0.1:{port}", "doctor", {}) as stream:
+            await stream.ready.wait()
 
     assert stream.why
     assert stream.status == 0

@@ -16,8 +16,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from clients.python.tests.common import SECRET, TRANSPORTS, Twin
-from gateway.embedded import embedded_server
+from gateway.embedded import embedded_server, free_port
 from tests.support import programs
+from tests.support.listening import refusing_port
 from tests.support.servers import running_gateway
 
 SOURCE = Path(__file__).parents[1] / "notify_client" / "publish.lua"
@@ -39,9 +40,7 @@ class Server:
     def __init__(self, program, folder):
         self.program = program
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self.redis = redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0))
         self.start()
@@ -193,10 +192,9 @@ def mute() -> Iterator[str]:
 
 
 @pytest.fixture
-def refused() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    return f"redis://127.0.0.1:{port}"
+def refused() -> Iterator[str]:
+    with refusing_port() as port:
+        yield f"redis://127.0.0.1:{port}"
 
 
 Until = Callable[[Callable[[], object]], None]
