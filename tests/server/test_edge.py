@@ -21,6 +21,7 @@ import redis
 
 from tests.support.figures import figures_now
 from tests.support.servers import Server, running_gateway
+from tests.support.slowness import slowness
 from tests.support.wire import PING, Wire, frame, request, resident_bytes, upgrade, websocket
 
 SECRET = "s" * 40
@@ -110,8 +111,8 @@ def test_5_000_slow_heads_are_closed_within_10_seconds_and_others_are_served(gat
                 sock.send(b"GET / HTTP/1.1\r\nHost: ")
             sockets.append(sock)
 
-        ended, came = closed_after(sockets, 20)
-        memory = resident_bytes(gateway.process.pid) if sys.platform == "linux" else 0
+        ended, came = closed_after(sockets, 60)
+        memory, busy = resident_bytes(gateway.process.pid) if sys.platform == "linux" else 0, slowness()
     finally:
         over.set()
         other.join()
@@ -119,11 +120,11 @@ def test_5_000_slow_heads_are_closed_within_10_seconds_and_others_are_served(gat
             sock.close()
 
     assert len(ended) == number
-    assert max(ended.values()) < 17  # the gateway checks once a second, and the machine may be busy
+    assert max(ended.values()) < 10 + 5 * busy  # the gateway checks once a second
     assert all(came[sock] == b"" for sock in sockets[:5])
     assert all(b"HTTP/1.1 408 " in came[sock] for sock in sockets[5:])
-    assert max(latencies) < 4  # a fifth of a second on a quiet machine
-    assert len(latencies) > 50
+    assert max(latencies) < 4 * busy  # a fifth of a second on a quiet machine
+    assert len(latencies) > 50 / busy
     assert memory - before < number * 20_000
 
 

@@ -88,19 +88,23 @@ TOKENS = "(tokens) => (window.asked = 0, () => tokens[Math.min(asked++, tokens.l
 def test_a_token_that_expires_is_renewed(
     make_context: Callable[[int], BrowserContext], guarded: Server, ledger: Ledger, channel: str, level: int
 ) -> None:
-    page = open_in(make_context(level), guarded)
-    tokens = [make_token("ann", subscribe=["jobs:*"], exp=time.time() + life) for life in (3, 60)]
-    page.evaluate(f"([channel, tokens]) => begin([channel], {{ token: ({TOKENS})(tokens), since: '0' }})", [channel, tokens])
-    wait_live(page)
-    deadline = time.monotonic() + 3.5
-    while time.monotonic() < deadline:
-        ledger.publish(channel)
-        page.wait_for_timeout(100)
+    for life in (3, 30):  # on a busy machine the first may be too short to connect with, and to renew it in time
+        page = open_in(make_context(level), guarded)
+        tokens = [make_token("ann", subscribe=["jobs:*"], exp=time.time() + seconds) for seconds in (life, 90)]
+        page.evaluate(f"([channel, tokens]) => begin([channel], {{ token: ({TOKENS})(tokens), since: '0' }})", [channel, tokens])
+        wait_live(page)
+        deadline = time.monotonic() + life + 0.5
+        while time.monotonic() < deadline:
+            ledger.publish(channel)
+            page.wait_for_timeout(100)
 
-    wait_for_log(page, channel, ledger.ids[channel])
+        wait_for_log(page, channel, ledger.ids[channel])
+        # Over an open WebSocket nobody notices.
+        as_wanted = ("waiting" in page.evaluate("states")) == (level > 0)
+        if as_wanted:
+            break
     assert page.evaluate("asked") >= 2
-    # Over an open WebSocket nobody notices.
-    assert ("waiting" in page.evaluate("states")) == (level > 0)
+    assert as_wanted
 
 
 def test_a_token_that_is_refused_is_asked_for_once_more(open_page: Open, guarded: Server, channel: str) -> None:
