@@ -21,7 +21,7 @@ from gateway.transports.writer import Message, Receive, Send
 
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 
-ALLOWED_HEADERS: Final = b"authorization, cache-control, content-type, last-event-id, prefer"
+ALLOWED_HEADERS: Final = b"authorization, cache-control, content-type, last-event-id, prefer, traceparent, tracestate"
 EXPOSED_HEADERS: Final = b"retry-after, www-authenticate"
 PREFLIGHT_SECONDS: Final = b"600"
 VARY: Final = (b"vary", b"Origin")

@@ -357,6 +357,15 @@ async def test_a_preflight_is_answered_for_allowed_pages(client: httpx.AsyncClie
     assert (await client.options(path)).status_code == 405
 
 
+async def test_an_allowed_page_may_send_each_header_that_is_read_and_its_whole_trace(client: httpx.AsyncClient) -> None:
+    ask = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type, traceparent"}
+
+    answer = await client.options("/publish", headers=ask)
+
+    allowed = answer.headers["access-control-allow-headers"].split(", ")
+    assert {"authorization", "content-type", "last-event-id", "prefer", "traceparent", "tracestate"} <= set(allowed)
+
+
 # What an admin sees
 
 
