@@ -101,7 +101,7 @@ async def test_a_publish_can_be_cancelled_at_any_moment(valkey):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_asyncio_publisher_serves_one_loop_after_the_other(valkey):
-    publisher = AsyncPublisher(valkey.url)
+    publisher = AsyncPublisher(valkey.url, timeout=10)
 
     ids = [asyncio.run(publisher.publish("jobs:1", "a")) for _ in range(3)]
     dropped = publisher.dropped
@@ -114,7 +114,7 @@ def test_one_asyncio_publisher_serves_one_loop_after_the_other(valkey):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_asyncio_publisher_can_be_closed_after_its_loop(valkey, until):
-    publisher = AsyncPublisher(valkey.url)
+    publisher = AsyncPublisher(valkey.url, timeout=10)
     assert asyncio.run(publisher.publish("jobs:1", "a")) is not None
 
     asyncio.run(publisher.close())
