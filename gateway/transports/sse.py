@@ -17,7 +17,7 @@ from gateway.core.wire import BLOCK, CHUNK, http_chunk
 from gateway.errors import OVERLOADED, RESTART
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.follower import Follower
-from gateway.transports.request import check_readable, parse_request
+from gateway.transports.request import check_readable, header, parse_request
 from gateway.transports.room import address_of
 from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, DirectStream, Message, Receive, Send, SendWriter, finish, until_gone
@@ -35,6 +35,20 @@ RETRY_AFTER_MS: Final = {RESTART: (100, 1_000), OVERLOADED: (3_000, 8_000)}
 def retry_line(least: int, most: int) -> bytes:
     """Tells a client to reconnect after a random number of milliseconds in this range."""
     return b"retry: %d\n" % (least + int(random.random() * (most - least)))  # saves three calls of randint for each client
+
+
+def opening(scope: Mapping[str, Any]) -> bytes:
+    """What a stream begins with: the retry line and, for WebKit, an event that no page listens for.
+
+    When a connection breaks in the middle of an event, WebKit (Safari, and every browser on iOS) keeps the part that it has, and puts it
+    before the first event of the next connection, which is then lost (``EventSource::didFail`` in its source clears nothing). So let
+    there be an event for that purpose, whose id is the one the client has come with.
+    """
+    retry = retry_line(*RETRY_MS)
+    engine = header(scope, b"user-agent") or ""
+    if "AppleWebKit/" not in engine or "Chrome/" in engine:
+        return retry
+    return b"%bid: %b\nevent: discard\ndata: {}\n\n" % (retry, (header(scope, b"last-event-id") or "").encode())
 
 
 async def _after_detach(message: Message) -> None:
@@ -117,12 +131,12 @@ class SseEndpoint:
         direct: DirectStream | None = scope.get("extensions", {}).get(EXTENSION)
         writer = direct or SendWriter(send, _body_message, join=True)
         wire = BLOCK if direct is None else CHUNK
-        retry = retry_line(*RETRY_MS)
+        begin = opening(scope)
         greeting = b""
         if direct is not None and (head := direct.take_head()):
-            greeting = head + http_chunk(retry)  # both leave with the first events, in one write
+            greeting = head + http_chunk(begin)  # both leave with the first events, in one write
         else:
-            await send(_body_message(retry))
+            await send(_body_message(begin))
         return Stream(self._services, grant, writer, send, wire, until_final=until_final, greeting=greeting)
 
 
