@@ -35,6 +35,10 @@ os.environ |= {"NO_PROXY": _near, "no_proxy": _near}
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# nohup makes them ignore SIGHUP. This process goes on doing so, but by a function, which is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
+
 
 _make_context = functools.lru_cache(lambda verify, cert, trust_env, _environ: httpx.create_ssl_context(verify, cert, trust_env))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,19 @@ print([urllib.request.proxy_bypass(host) for host in ("127.0.0.1", "localhost", 
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100, check=False)
 
     assert result.stdout.splitlines() == ["[]", "[True, True, True, True, False]"], result.stderr
+
+
+def test_a_program_that_a_test_starts_is_ended_by_a_signal_that_the_tests_caller_ignores() -> None:
+    ask = "import os, signal; os.kill(os.getpid(), signal.{name}); print('goes on')"
+    code = f"""
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+import tests.conftest
+for ask in ({ask.format(name="SIGINT")!r}, {ask.format(name="SIGHUP")!r}):
+    print(subprocess.run([sys.executable, "-c", ask], stderr=subprocess.DEVNULL).returncode)
+{ask.format(name="SIGHUP")}
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+    assert result.stdout.splitlines() == [str(-signal.SIGINT), str(-signal.SIGHUP), "goes on"], result.stderr
