@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 
 import click
 
 from gateway.cli.usage import fail, settings_or_exit
 from gateway.errors import SettingsError
+from gateway.server.descriptors import fill_standard
 from gateway.server.run import bind, serve, serve_workers
 from gateway.settings import Settings, parse_settings, serving_problems
 from gateway.store.checks import redis_problems
@@ -24,6 +26,7 @@ def serve_command(host: str | None, port: int | None, workers: int | None) -> No
     Needs GATEWAY_REDIS_URL and a way to check callers: GATEWAY_JWT_SECRET, GATEWAY_JWT_PUBLIC_KEY, GATEWAY_JWKS_URL or
     GATEWAY_AUTHORIZE_URL. GATEWAY_AUTH=none lets everybody do everything, on this machine only.
     """
+    fill_standard()
     settings = settings_or_exit(host=host, port=port, workers=workers)
     if problems := serving_problems(settings):
         fail("\n".join(problems))
@@ -32,7 +35,8 @@ def serve_command(host: str | None, port: int | None, workers: int | None) -> No
     except OSError as error:
         fail(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {settings.host} port {settings.port}: {error.strerror}")
     if settings.log_level in ("debug", "info") and settings.log_format == "text":
-        click.echo(f"gateway on {address(settings, listener.getsockname()[1])}", err=True)
+        with suppress(OSError):  # a log on a full disk must not prevent the start
+            click.echo(f"gateway on {address(settings, listener.getsockname()[1])}", err=True)
     if settings.workers == 1:
         from gateway.app import create_app  # noqa: PLC0415 - the workers import it themselves
 

@@ -1,4 +1,5 @@
-"""Descriptors: raises the limit of open files, and reserves some of them for other things than clients.
+"""Descriptors: fills the places of closed standard streams, raises the limit of open files, and reserves some for other things than
+clients.
 
 When descriptors run out, libuv accepts each new connection with one that it holds in reserve, and closes it at once. But Redis and the
 log may need descriptors, too. So the clients' sockets are counted, and those over a bound are refused.
@@ -7,12 +8,26 @@ log may need descriptors, too. So the clients' sockets are counted, and those ov
 from __future__ import annotations
 
 import functools
+import os
 import resource
 from typing import Final
 
 RESERVE: Final = 64  # for listening sockets, Redis, the event loop, and requests to the backend
 MAX_FILES: Final = 1_048_576  # in a container the limit may be a billion, which no kernel's table holds
 OPEN_MAX: Final = 10_240  # that macOS allows to every process
+
+
+def fill_standard() -> None:
+    """Open the null device in place of each standard stream that is closed.
+
+    Otherwise the next sockets would take these numbers, and whoever writes to a standard stream, such as a worker, would write to them.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.set_inheritable(opened, True)
 
 
 def raise_limit() -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +14,7 @@ from gateway.cli.serving import address
 from gateway.embedded import embedded_server, free_port
 from gateway.settings import Settings
 from tests.support.command import invoke, run
+from tests.support.servers import Server
 from tests.support.tokens import SECRET
 
 
@@ -32,6 +37,23 @@ def test_serve_names_a_port_that_is_taken(redis_url: str) -> None:
     for host, result in results.items():
         assert result.returncode == 1
         assert f"cannot listen on {host} port {port}" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("streams", ["2> /dev/full", "<&- >&- 2>&-"])
+def test_serve_starts_and_ends_well_though_its_log_is_on_a_full_disk_or_closed(redis_url: str, streams: str) -> None:
+    port = free_port()
+    environ = os.environ | {"GATEWAY_REDIS_URL": redis_url, "GATEWAY_AUTH": "none", "GATEWAY_PORT": str(port), "GATEWAY_DRAIN_SECONDS": "0"}
+    command = ["sh", "-c", f'exec "$0" -m gateway serve {streams}', sys.executable]
+    with subprocess.Popen(command, env=environ) as process:
+        try:
+            Server(port, process, Path(os.devnull)).wait_ready()
+            opened = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+        finally:
+            process.terminate()
+
+    assert process.returncode == 0
+    assert not any(path.startswith(("socket:", "anon_inode:")) for path in opened)
 
 
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000")])

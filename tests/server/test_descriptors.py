@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,26 @@ for limits in LIMITS:
     max_sockets.cache_clear()
     print(raise_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE), max_sockets())
 """
+
+CLOSED = """
+import os, subprocess, sys
+from gateway.server.descriptors import fill_standard
+for number in CLOSED:
+    os.close(number)
+fill_standard()
+null = os.stat(os.devnull).st_rdev
+code = "import os; print([number for number in range(3) if os.fstat(number).st_rdev == NULL], file=open(FILE, 'w'))"
+subprocess.run([sys.executable, "-c", code.replace("NULL", str(null)).replace("FILE", repr(sys.argv[1]))], check=True)
+"""
+
+
+@pytest.mark.parametrize("closed", [[0, 1, 2], [0, 2], [1], []])
+def test_closed_standard_streams_lead_nowhere_here_and_in_the_workers(closed: list[int], tmp_path: Path) -> None:
+    found = tmp_path / "found"
+    program = [sys.executable, "-c", f"CLOSED = {closed}\n{CLOSED}", str(found)]
+    subprocess.run(program, input=b"", capture_output=True, check=True)
+
+    assert json.loads(found.read_text()) == closed
 
 
 def test_the_limit_is_raised_and_some_descriptors_are_kept_back() -> None:
