@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from functools import partial
 
 import pytest
 
@@ -186,6 +187,21 @@ def test_the_limit_counts_bytes_and_is_inclusive() -> None:
     assert bytes(parse_published(json, limit=100).data) == json
     with pytest.raises(Malformed, match="has 100 bytes of JSON, at most 99"):
         parse_published(json, limit=99)
+
+
+@pytest.mark.parametrize(
+    "filling",
+    [b"", b'"[{",' * 300, rb'"\"[",' * 300, rb'"\\","[",' * 300, b"{}," * 300],
+    ids=["nothing", "brackets", "escaped quotes", "escaped backslashes", "objects side by side"],
+)
+def test_an_event_may_have_256_levels_whatever_stands_in_its_texts(filling: bytes) -> None:
+    def nested(levels: int) -> bytes:
+        return b'{"type":"a","data":[' + filling + b"[" * (levels - 2) + b"]" * (levels - 1) + b"}"
+
+    assert parse_published(nested(256)).type == "a"
+    for parse in (parse_published, partial(parse_announcement, "c")):
+        with pytest.raises(Malformed, match="nested too deeply, 256 levels are allowed"):
+            parse(nested(257))
 
 
 # What comes from Redis
