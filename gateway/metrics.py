@@ -177,7 +177,7 @@ ROUND_TRIP: Final = _histogram(
     "gateway_redis_round_trip_seconds", "Time for a probe to go through Redis and come back, once a second", _FAST
 )
 PROBE_AGE: Final = _gauge("gateway_probe_age_seconds", "Time since the last probe came back from Redis", "max")
-REDIS_CONNECTS: Final = _counter("gateway_redis_connects_total", "Pub/sub connections made; usually there is only one")
+REDIS_CONNECTS: Final = _counter("gateway_redis_connects_total", "Pub/sub connections made; usually one by each worker")
 DRAINING: Final = _gauge("gateway_draining", "Whether the process is shutting down")
 
 

@@ -34,7 +34,7 @@ class Probe:
         self.name = f"!{os.urandom(8).hex()}"
         self._listener = listener
         self._log = log
-        self._back_at = -READY_SECONDS
+        self._back_at = time.monotonic() - READY_SECONDS  # as if one had come back just too long ago
 
     @property
     def age(self) -> float:

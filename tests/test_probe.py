@@ -47,6 +47,13 @@ async def test_the_newest_probe_that_came_back_tells_how_long_ago_events_got_thr
     assert sum(metrics.ROUND_TRIP.read()[:-1]) == counted + 3
 
 
+async def test_before_the_first_probe_comes_back_their_age_counts_from_the_start_and_not_from_that_of_the_machine() -> None:
+    client = Redis()
+    listener = Listener(client, "notify", on_message=print, on_lost=print, on_connected=print)
+
+    assert READY_SECONDS <= Probe(listener, Log(client)).age < READY_SECONDS + 60
+
+
 class AwayLog(Log):
     """The log of a Redis that is away."""
 

@@ -23,7 +23,7 @@ def measure(services: Services) -> None:
     metrics.CHANNELS.value = len(feed.hub.channels)
     metrics.BEHIND.value = len(feed.behind)
     metrics.OLDEST_BEHIND.value = now - min(feed.behind.values(), default=now)
-    metrics.PROBE_AGE.value = min(feed.probe.age, now)
+    metrics.PROBE_AGE.value = feed.probe.age
     metrics.REDIS_CONNECTS.value = feed.listener.connects
     metrics.DRAINING.value = services.draining
     metrics.EVENTS_IN["unreadable_entry"].value = feed.log.malformed
