@@ -149,7 +149,7 @@ def test_react(page: Page, gateway: Server, publisher: Publisher, modules: Path)
 
 def test_plain_event_source(page: Page, gateway: Server, publisher: Publisher) -> None:
     publisher.publish("jobs:47", "progress", {"percent": 40})
-    [code] = examples("Plain EventSource")
+    code = examples("Plain EventSource")[0]
     show(page, gateway, f"<progress id=bar max=100></progress><script>{code.replace('42', '47')}\nwindow.source = source;</script>")
     expect(page.locator("#bar")).to_have_attribute("value", "40")
     publisher.publish("jobs:47", "progress", {"percent": 80})
@@ -157,6 +157,29 @@ def test_plain_event_source(page: Page, gateway: Server, publisher: Publisher) -
     publisher.publish("jobs:47", "completed", {}, final=True)
 
     page.wait_for_function("source.readyState === EventSource.CLOSED")
+
+
+def test_another_event_source_after_an_error(page: Page, gateway: Server, publisher: Publisher) -> None:
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url.partition("lastEventId=")[2])
+        if len(asked) == 1:
+            event = '{"type":"progress","data":{"percent":20}}'
+            route.fulfill(body=f"retry: 10\nid: 17\ndata: {event}\n\n", content_type="text/event-stream")
+        elif len(asked) == 2:
+            route.fulfill(status=502)
+        else:
+            route.continue_()
+
+    page.route("**/sse?*", answer)
+    publisher.publish("jobs:48", "progress", {"percent": 80})
+    publisher.publish("jobs:48", "completed", {}, final=True)
+    code = examples("Plain EventSource")[1].replace("42", "48").replace("5_000", "50")
+    show(page, gateway, f"<progress id=bar max=100></progress><script>{code}</script>")
+
+    expect(page.locator("#bar")).to_have_attribute("value", "80")
+    assert asked == ["", "", "17"]
 
 
 def test_htmx(page: Page, gateway: Server, publisher: Publisher, modules: Path) -> None:
