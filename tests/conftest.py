@@ -53,6 +53,10 @@ def _context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ss
 
 vars(httpx._transports.default)["create_ssl_context"] = _context
 
+# httpx gives up after five seconds, unless told otherwise; on a busy machine an answer may take longer. All its defaults are this object.
+for _name in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, _name, 30.0)
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two workers for each core to run the whole suite, which mostly waits; none to run a part, so that ``-s`` and a debugger work."""

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+
 ROOT = Path(__file__).parent.parent
 
 SKIPPED = """
@@ -72,3 +74,8 @@ for ask in ({ask.format(name="SIGINT")!r}, {ask.format(name="SIGHUP")!r}):
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
 
     assert result.stdout.splitlines() == [str(-signal.SIGINT), str(-signal.SIGHUP), "goes on"], result.stderr
+
+
+def test_a_request_that_says_nothing_else_waits_half_a_minute_for_its_answer() -> None:
+    with httpx.Client() as client:
+        assert client.timeout == httpx.Timeout(30)

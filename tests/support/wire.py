@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from gateway.server.site import HEAD_SECONDS
+
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 MASK = b"\x01\x02\x03\x04"
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -58,9 +60,9 @@ def frame(
 
 
 class Wire:
-    """One TCP connection; each read fails after a deadline."""
+    """One TCP connection; each read fails after a deadline, which comes before the gateway's own for a head."""
 
-    def __init__(self, port: int, seconds: float = 5.0, *, receive_buffer: int = 0) -> None:
+    def __init__(self, port: int, seconds: float = HEAD_SECONDS - 1, *, receive_buffer: int = 0) -> None:
         self._socket = socket.socket()
         if receive_buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
