@@ -30,7 +30,7 @@ COMPONENT = """
 
 @pytest.fixture
 def publisher(shared_redis_url: str) -> Iterator[Publisher]:
-    with Publisher(shared_redis_url) as publisher:
+    with Publisher(shared_redis_url, timeout=10) as publisher:
         yield publisher
 
 

@@ -49,7 +49,7 @@ def examples(title: str, page: str = "docs/clients.md") -> list[str]:
 
 @pytest.fixture
 def publisher(shared_redis_url: str) -> Iterator[Publisher]:
-    with Publisher(shared_redis_url) as publisher:
+    with Publisher(shared_redis_url, timeout=10) as publisher:
         yield publisher
 
 

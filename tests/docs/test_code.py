@@ -39,7 +39,7 @@ def test_the_python_of_a_page_runs(name: str, shared_redis_url: str, tmp_path: P
     with contextlib.ExitStack() as stack:
         if "http://localhost:8000" in code:
             code = code.replace("http://localhost:8000", stack.enter_context(running_gateway(shared_redis_url)).http)
-            stack.enter_context(Publisher(shared_redis_url)).publish("jobs:42", "completed", {"url": "/files/42"}, final=True)
+            stack.enter_context(Publisher(shared_redis_url, timeout=10)).publish("jobs:42", "completed", {"url": "/files/42"}, final=True)
         done = subprocess.run(
             [sys.executable, "-c", NOTEBOOK, name], input=code, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
         )

@@ -161,8 +161,8 @@ def connect(request):
     """A function that makes publishers; each test runs once with the blocking kind and once with the asyncio kind."""
     made = []
 
-    def make(*args, **kwargs):
-        made.append(request.param(*args, **kwargs))
+    def make(*args, timeout=10, **kwargs):  # seconds: as on a machine that others use too
+        made.append(request.param(*args, timeout=timeout, **kwargs))
         return made[-1]
 
     yield make

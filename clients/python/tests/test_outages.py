@@ -10,14 +10,14 @@ import pytest
 from notify_client import Publisher
 from notify_client.outage import FIRST_WINDOW, JITTER
 
-from clients.python.tests.common import publish_until_taken, soon, timed
+from clients.python.tests.common import LIMIT, publish_until_taken, soon, timed
 
 AT_ONCE = 0.02  # seconds, far less than any wait for Redis
 
 
 @pytest.mark.parametrize("address", ["refused", "mute", "black_hole"])
 def test_nobody_waits_longer_than_the_timeout(connect, address, request):
-    publisher = connect(request.getfixturevalue(address))
+    publisher = connect(request.getfixturevalue(address), timeout=LIMIT)
 
     first, seconds = timed(publisher.publish, "jobs:1", "a", key="k")
     later = [timed(publisher.publish, "jobs:1", "a") for _ in range(50)]
@@ -37,7 +37,7 @@ def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatc
         raise socket.gaierror("late")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    publisher = connect("redis://redis.invalid")
+    publisher = connect("redis://redis.invalid", timeout=LIMIT)
     id, seconds = timed(publisher.publish, "jobs:1", "a")
     closed.set()
 
@@ -46,7 +46,7 @@ def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatc
 
 
 def test_a_hung_server_delays_no_publish_and_is_used_again_when_it_resumes(connect, valkey):
-    publisher = connect(valkey.url)
+    publisher = connect(valkey.url, timeout=LIMIT)
     publisher.publish("jobs:1", "before")
     valkey.hang()
     id, seconds = timed(publisher.publish, "jobs:1", "hung")
@@ -202,7 +202,7 @@ def test_one_drop_does_not_cost_the_event_with_a_key_that_follows_it(connect, va
 
 
 def test_after_two_failures_an_event_with_a_key_waits_no_more_than_others(connect, mute):
-    publisher = connect(mute)
+    publisher = connect(mute, timeout=LIMIT)
     for key in ("a", "b"):
         publisher.publish("jobs:1", "completed", key=key)
 

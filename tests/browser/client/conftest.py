@@ -17,7 +17,7 @@ from tests.support.tokens import SECRET
 
 @pytest.fixture(scope="module")
 def publisher(shared_redis_url: str) -> Iterator[Publisher]:
-    with Publisher(shared_redis_url) as publisher:
+    with Publisher(shared_redis_url, timeout=10) as publisher:
         yield publisher
 
 
