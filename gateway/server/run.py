@@ -189,8 +189,14 @@ class _Workers(Multiprocess):
         self._close_copies()
 
     def keep_subprocess_alive(self) -> None:
+        before = [(worker, worker.process.is_alive()) for worker in self.processes]
         super().keep_subprocess_alive()
         self._close_copies()
+        for (worker, was_alive), now in zip(before, self.processes, strict=True):
+            if now is not worker:
+                hung = was_alive and worker.exitcode == -signal.SIGKILL  # uvicorn has killed it
+                why = f"did not answer for {WORKER_SECONDS} s" if hung else _ending(worker.exitcode or 0)
+                logger.warning("worker %s %s, and worker %s takes its place", worker.pid, why, now.pid)
         metrics.add_up_dead([worker.process.pid for worker in self.processes if worker.process.pid is not None])
 
     def _close_copies(self) -> None:
@@ -216,6 +222,11 @@ class _Workers(Multiprocess):
             if self._asked > passed_on:
                 passed_on = self._asked
                 self.terminate_all()
+
+
+def _ending(status: int) -> str:
+    """How a process ended, by the exit status that multiprocessing tells."""
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"has ended with {status}"
 
 
 def _supervise(settings: Settings, listener: socket.socket) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import inspect
+import io
 import os
 import signal
 import socket
@@ -14,16 +15,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 import websockets
 from redis.asyncio import Redis
+from uvicorn.supervisors import Multiprocess
 
 from gateway.metrics import FOLDER
 from gateway.server import run as module
-from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, WORKER_SECONDS, _Config, _figures_folder, bind
+from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, WORKER_SECONDS, _Config, _figures_folder, _Workers, bind
 from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
@@ -135,7 +139,7 @@ async def test_all_workers_deliver_the_same_events(redis_url: str, redis: Redis)
         assert [ids(messages) for messages in await asyncio.gather(*following)] == [[first, second]] * 20
 
 
-def test_a_worker_that_dies_is_replaced(redis_url: str) -> None:
+def test_a_worker_that_dies_is_replaced_and_the_log_says_so(redis_url: str) -> None:
     with running_gateway(redis_url, "--workers", "2") as server:
         dead = workers_of(server)
         for pid in dead:
@@ -144,6 +148,27 @@ def test_a_worker_that_dies_is_replaced(redis_url: str) -> None:
 
         assert len(dead) == 2
         assert not set(dead) & set(workers_of(server))
+        assert all(f"worker {pid} was ended by SIGKILL, and worker" in server.output() for pid in dead)
+
+
+def test_a_worker_that_hangs_is_told_from_one_that_ended(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def worker(pid: int, exitcode: int, *, alive: bool) -> Any:
+        process = SimpleNamespace(pid=pid, is_alive=lambda: alive)
+        return SimpleNamespace(pid=pid, exitcode=exitcode, process=process, child_conn=io.StringIO())
+
+    def replace(workers: _Workers) -> None:
+        workers.processes[:3] = [worker(pid, 0, alive=True) for pid in (11, 12, 13)]
+
+    monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replace)
+    workers = _Workers.__new__(_Workers)
+    workers.processes = [worker(1, -9, alive=True), worker(2, -6, alive=False), worker(3, 1, alive=False), worker(4, 0, alive=True)]
+    workers.keep_subprocess_alive()
+
+    assert caplog.messages == [
+        f"worker 1 did not answer for {WORKER_SECONDS} s, and worker 11 takes its place",
+        "worker 2 was ended by SIGABRT, and worker 12 takes its place",
+        "worker 3 has ended with 1, and worker 13 takes its place",
+    ]
 
 
 def test_workers_end_when_their_supervisor_is_killed(redis_url: str) -> None:
