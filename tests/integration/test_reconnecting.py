@@ -101,8 +101,9 @@ class Client:
             query = "&".join(f"channel={name},{cursor}" for name, cursor in self.cursors.items())
 
 
-async def _kill_listeners(client: Redis) -> None:
-    while True:
+async def _kill_listeners(client: Redis, over: asyncio.Event) -> None:
+    """Until it is over; not until it is cancelled, which Python 3.11 may swallow while a command is sent, and then it would never end."""
+    while not over.is_set():
         await asyncio.sleep(0.2)
         await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
@@ -133,7 +134,8 @@ async def test_every_log_equals_the_ledger(
                 return
             await client.connect_for(0.5 + turn / 10, turn)
 
-    killer = asyncio.ensure_future(_kill_listeners(shared_redis)) if killed else None
+    over = asyncio.Event()
+    killer = asyncio.ensure_future(_kill_listeners(shared_redis, over)) if killed else None
     try:
         async with asyncio.timeout(100):
             await asyncio.gather(work(), *(follow(client) for client in clients))
@@ -141,8 +143,9 @@ async def test_every_log_equals_the_ledger(
         behind = [line for client in clients for line in client.behind(ledger)]
         pytest.fail(f"{len(behind)} logs are not complete: {behind[:20]}")
     finally:
+        over.set()
         if killer is not None:
-            killer.cancel()
+            await killer
         await asyncio.gather(*(client.http.aclose() for client in clients))
 
     for client in clients:
