@@ -69,7 +69,8 @@ class Origins:
         if host and host.lower() not in self._hosts and not _cannot_be_rebound(host):
             raise Forbidden(f"host {show(host)}: without authentication only this machine's own names are served")
         for origin in headers(scope, b"origin"):
-            if not self.allow(origin) and (not host or origin.partition("://")[2] != host):
+            page = origin.removesuffix("/")  # no browser ends it so, but programs do, such as those with Go's x/net/websocket
+            if not self.allow(page) and (not host or page.partition("://")[2] != host):
                 raise Forbidden(f"origin {show(origin)}: without authentication only pages of this machine are served")
 
 

@@ -75,8 +75,26 @@ def test_pages_of_this_machine_are_served(origin: str) -> None:
     Origins((), local=True).check_local(scope(host="gateway:8000", origin=origin))
 
 
+@pytest.mark.parametrize("origin", ["http://localhost/", "http://127.0.0.1:3000/", "http://gateway:8000/"])
+def test_programs_of_this_machine_may_end_their_origin_with_a_slash(origin: str) -> None:
+    Origins((), local=True).check_local(scope(host="gateway:8000", origin=origin))
+
+
 @pytest.mark.parametrize(
-    "origin", ["null", "https://evil.example", "http://localhost.evil.example", "file://", "http://127.0.0.1.evil.example", "http://[", "a"]
+    "origin",
+    [
+        "null",
+        "https://evil.example",
+        "https://evil.example/",
+        "http://localhost//",
+        "http://localhost/a",
+        "/",
+        "http://localhost.evil.example",
+        "file://",
+        "http://127.0.0.1.evil.example",
+        "http://[",
+        "a",
+    ],
 )
 @pytest.mark.parametrize("host", [{"host": "localhost:8000"}, {}], ids=["host", "none"])
 def test_pages_from_elsewhere_are_refused(origin: str, host: dict[str, str]) -> None:
