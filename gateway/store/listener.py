@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.store.client import DEADLINE, is_elsewhere
 from gateway.store.connection import inspect_server, make_connection
@@ -237,11 +238,12 @@ class Listener:
         name = next(iter(self._wanted), "")
         await self.confirmed([name])
         known = False  # whether the server that our commands go to has ever had this connection as a subscriber
+        failure = ""  # of the last new connection
         for check in count(1):
-            with suppress(RedisError, OSError):
+            anew = check % ADDRESS_CHECKS == 0
+            try:
                 if await is_elsewhere(self._client, connection):
                     raise Lost("the Sentinels name another master")
-                anew = check % ADDRESS_CHECKS == 0
                 followed, replica = await inspect_server(self._client, self._prefix + name.encode(), anew=anew)
                 moved = known and followed is False and name in self._wanted
                 known |= followed is True
@@ -250,6 +252,15 @@ class Listener:
                     raise Lost("the address leads to another server now" if moved else "it has become a replica")
                 if followed:
                     self._on_master()
+                if anew:
+                    failure = ""
+            except (RedisTimeoutError, TimeoutError):
+                pass  # a server that hangs is noticed by its silence
+            except (RedisError, OSError) as error:
+                # A password or a certificate may have been changed long before the connection is lost, and then all of them are.
+                if anew and str(error) != failure:
+                    failure = str(error)
+                    logger.warning("Redis takes no new connection, only the present one is left: %s: %s", type(error).__name__, failure)
             # No pause before a check that uses a new connection: if that finds another server, what was heard until just before is
             # known to have come from this one.
             if (check + 1) % ADDRESS_CHECKS:

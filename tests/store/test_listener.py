@@ -75,6 +75,14 @@ async def looks(client: Redis) -> int:
     return int((await client.info("commandstats")).get("cmdstat_pubsub|numsub", {}).get("calls", 0))
 
 
+async def looked(client: Redis, times: int) -> None:
+    """Wait until this server has been asked for the subscribers of a channel so many times more."""
+    before = await looks(client)
+    async with asyncio.timeout(30):
+        while await looks(client) < before + times:
+            await asyncio.sleep(0.01)
+
+
 async def test_announcements_after_the_confirmation_are_received(redis_url: str, redis: Redis) -> None:
     heard = Heard()
     async with listening(redis_url, heard) as listener:
@@ -489,10 +497,8 @@ async def test_an_address_that_leads_to_another_server_is_followed_there(redis_u
         async with Proxy(int(redis_url.rpartition(":")[2])) as way, listening(f"redis://127.0.0.1:{way.port}", heard) as listener:
             listener.subscribe("a")
             await listener.confirmed(["a"])
-            async with redis_client(redis_url) as client, asyncio.timeout(30):
-                before = await looks(client)
-                while await looks(client) < before + 2:  # so that it has been seen there
-                    await asyncio.sleep(0.01)
+            async with redis_client(redis_url) as client:
+                await looked(client, 2)  # so that it has been seen there
             way.target = int(other.rpartition(":")[2])
             await until(lambda: heard.connected == 2)
             await listener.confirmed(["a"])
@@ -502,6 +508,29 @@ async def test_an_address_that_leads_to_another_server_is_followed_there(redis_u
 
     assert heard.messages == [("a", b"1")]
     assert heard.lost == 2  # the end of the test is one, too
+
+
+async def test_a_password_that_was_changed_is_logged_once_before_the_connection_is_lost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.01)
+    heard = Heard()
+    with embedded_server() as url:
+        own = url.replace("://", "://gateway:old@")
+        async with redis_client(url) as client:
+            await client.execute_command("ACL", "SETUSER", "gateway", "on", ">old", "~*", "&*", "+@all")
+            async with listening(own, heard, "a") as listener:
+                await listener.confirmed(["a"])
+                await looked(client, 2)
+                await client.execute_command("ACL", "SETUSER", "gateway", "resetpass", ">new")
+                await until(lambda: "takes no new connection" in caplog.text)
+                await looked(client, 20)
+                await client.publish("notify:a", "1")
+                await until(lambda: heard.messages)
+
+    assert heard.connected == 1
+    assert [line for line in caplog.messages if "takes no new connection" in line] == [caplog.messages[0]]
+    assert "AuthenticationError" in caplog.messages[0]
 
 
 async def test_a_server_that_never_had_our_subscriptions_is_not_disconnected(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
