@@ -52,6 +52,7 @@ const STYLE = `
     animation: slide 1.6s linear infinite;
   }
   progress:indeterminate::-webkit-progress-bar { background: transparent; }
+  progress:indeterminate::-moz-progress-bar { background: transparent; }
   @keyframes slide { from { background-position: 100% 0; } to { background-position: -100% 0; } }
   @media (prefers-reduced-motion: reduce) {
     progress, progress:indeterminate, progress::-webkit-progress-value { animation: none; transition: none; }
