@@ -38,6 +38,7 @@ COLLECT_AFTER: Final = (10_000, 20, 50)
 # For a worker to answer its supervisor, and to start when another one takes its place. Some on a small share of a core need more than
 # uvicorn's 5 s for that, and would be killed and started again for ever. In a restart by SIGHUP some would be left as they were.
 WORKER_SECONDS: Final = 10
+_ENDS: Final = frozenset((signal.SIGINT, signal.SIGTERM))
 KEEP_ALIVE_SECONDS: Final = 65  # longer than the 60 s after which proxies close an idle connection
 
 
@@ -179,10 +180,28 @@ def _figures_folder() -> Iterator[None]:
         yield
 
 
+class _Ending(threading.Event):
+    """Set by uvicorn, and as soon as its queue of signals holds one that ends it.
+
+    uvicorn does not look into that queue while it replaces the workers, which takes as long as all their drains one after the other.
+    """
+
+    def __init__(self, queue: list[int]) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def is_set(self) -> bool:
+        return super().is_set() or not _ENDS.isdisjoint(self._queue)
+
+
 class _Workers(Multiprocess):
-    """uvicorn's supervisor, but it passes a second signal on to the workers, too."""
+    """uvicorn's supervisor, but it ends also while it replaces workers, and passes a second signal on to them."""
 
     _asked = 0  # how many signals have come; uvicorn checks twice a second, and may find two at once
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self.should_exit = _Ending(self.signal_queue)
 
     def init_processes(self) -> None:
         super().init_processes()
@@ -217,7 +236,7 @@ class _Workers(Multiprocess):
         while any(worker.process.is_alive() for worker in self.processes):
             for worker in self.processes:
                 worker.process.join(0.1)
-            self._asked += sum(number in (signal.SIGINT, signal.SIGTERM) for number in self.signal_queue)
+            self._asked += sum(number in _ENDS for number in self.signal_queue)
             self.signal_queue.clear()
             if self._asked > passed_on:
                 passed_on = self._asked

@@ -91,6 +91,17 @@ async def test_sighup_replaces_the_workers_one_by_one_and_drains_each(redis_url:
     assert {socket.close_code for socket in sockets} == {1012}
 
 
+def test_a_signal_that_ends_it_is_heeded_while_the_workers_are_replaced(redis_url: str) -> None:
+    with running_gateway(redis_url, "--workers", "3") as server:
+        workers_of(server, 3)
+        server.process.send_signal(signal.SIGHUP)
+        workers_of(server, 4)
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(60) == 0
+        assert server.output().count("draining: ") < 6  # not all three were replaced before
+
+
 async def test_a_draining_gateway_is_not_ready_and_refuses_new_clients(redis_url: str) -> None:
     with running_gateway(redis_url, drain_seconds="60") as server:
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(2)]
