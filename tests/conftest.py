@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 import signal
 import ssl
 import sys
@@ -20,6 +21,7 @@ from gateway.embedded import embedded_server
 from tests.support.servers import Server, running_gateway
 
 Publish = Callable[..., Awaitable[str]]
+FILES = 8_192
 
 # These tests start hundreds of processes. Without cached bytecode each would spend a second compiling what it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -30,6 +32,11 @@ for _name in [name for name in os.environ if name.startswith("GATEWAY_")]:
     del os.environ[_name]
 _near = ",".join(filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "localhost,127.0.0.1,::1,.invalid")))
 os.environ |= {"NO_PROXY": _near, "no_proxy": _near}
+
+# Several tests open more files than the 256 of macOS or the 1,024 of many systems allow; how many there may be at all is another limit.
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+if _soft != resource.RLIM_INFINITY and _soft < FILES:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if _hard == resource.RLIM_INFINITY else min(FILES, _hard), _hard))
 
 # A shell makes its background jobs ignore SIGINT, and their children inherit that; the gateways tested here must react to it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -79,3 +79,16 @@ for ask in ({ask.format(name="SIGINT")!r}, {ask.format(name="SIGHUP")!r}):
 def test_a_request_that_says_nothing_else_waits_half_a_minute_for_its_answer() -> None:
     with httpx.Client() as client:
         assert client.timeout == httpx.Timeout(30)
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_the_system_allows() -> None:
+    code = """
+import resource
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+import tests.conftest
+print(resource.getrlimit(resource.RLIMIT_NOFILE) == (min(8_192, hard) if hard != resource.RLIM_INFINITY else 8_192, hard))
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+    assert result.stdout == "True\n", result.stderr

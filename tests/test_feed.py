@@ -26,15 +26,18 @@ async def test_a_client_that_keeps_up_causes_no_read(redis_url: str, redis: Redi
     async with running(redis_url) as feed:
         client = Client(feed, "jobs:1", 0)
         await client.until_ready()
-        before = await reads(redis)
-        published = [await publisher(redis)("jobs:1", "progress", i) for i in range(100)]
-        async with asyncio.timeout(30):
-            while len(client.ids) < 100:
-                await asyncio.sleep(0.01)
+        published: list[str] = []
+        for _ in range(5):
+            connects, before = feed.listener.connects, await reads(redis)
+            published += [await publisher(redis)("jobs:1", "progress", i, keep=1_000) for i in range(100)]
+            async with asyncio.timeout(30):
+                while len(client.ids) < len(published) or not client.subscription.live:
+                    await asyncio.sleep(0.01)
+            if feed.listener.connects == connects:  # on a machine so busy that the connection was given up, everybody is behind
+                break
 
         assert client.ids == published
         assert await reads(redis) == before
-        assert client.subscription.live
 
 
 async def test_after_a_lost_connection_nobody_reads_before_other_listeners_have_caught_up(redis_url: str, redis: Redis) -> None:

@@ -104,7 +104,7 @@ def take(page: Page, kind: str) -> str:
     channel = f"jobs:{kind}-{secrets.token_hex(3)}"
     page.route("**/demo/jobs", lambda route: route.fulfill(status=202, json={"job": channel}), times=1)
     work(page, channel, "queued", "Waiting for a worker", 0)
-    page.click(f"[data-kind={kind}]")
+    assert start(page, kind) == channel
     return channel
 
 

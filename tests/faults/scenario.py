@@ -28,5 +28,5 @@ def moments(followers: Sequence[Follower], kind: str, text: str, since: float) -
 def peak(times: Sequence[float], began: float, seconds: float) -> float:
     """The highest number within one second, as a multiple of the mean over these seconds; the second after them counts as well."""
     counted = [moment for moment in times if began <= moment < began + seconds + 1]
-    highest = max(sum(start <= other < start + 1 for other in counted) for start in counted)
-    return highest / (len(counted) / seconds)
+    highest = max((sum(start <= other < start + 1 for other in counted) for start in counted), default=0)
+    return highest / (max(1, len(counted)) / seconds)

@@ -13,6 +13,7 @@ from tests.faults.clients import Follower
 from tests.faults.scenario import channel_names, moments, peak, two_of
 from tests.faults.servers import Gateway
 from tests.faults.stage import EVERY_TRANSPORT, Send, Stage, address
+from tests.support.slowness import slowness
 
 
 async def test_09_a_gateway_is_killed_and_another_one_serves(stage: Stage) -> None:
@@ -51,7 +52,7 @@ async def test_10_three_gateways_are_restarted_one_by_one_under_load(stage: Stag
         for gateway in list(stage.gateways):
             # As with a load balancer: first it sends no new connections there, then the gateway gets the signal.
             stage.addresses.remove(address(gateway))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5 * slowness())  # until those on their way there have arrived
             began = time.monotonic()
             begins.append(began)
             status = await gateway.stop()

@@ -108,6 +108,7 @@ async def _kill_listeners(client: Redis, over: asyncio.Event) -> None:
         await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("killed", [False, True], ids=["calm", "pub-sub-killed-every-200-ms"])
 async def test_every_log_equals_the_ledger(
     request: pytest.FixtureRequest, gateways: list[Server], shared_redis: Redis, killed: bool
@@ -137,7 +138,7 @@ async def test_every_log_equals_the_ledger(
     over = asyncio.Event()
     killer = asyncio.ensure_future(_kill_listeners(shared_redis, over)) if killed else None
     try:
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(250):
             await asyncio.gather(work(), *(follow(client) for client in clients))
     except TimeoutError:
         behind = [line for client in clients for line in client.behind(ledger)]

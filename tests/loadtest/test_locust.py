@@ -45,12 +45,11 @@ async def test_a_gateway_that_loses_or_doubles_an_event_fails(shared_redis_url: 
             options = ("-u", "4", "-r", "20", "-t", "3s", "--rate", "20", "--redis-url", shared_redis_url, *others)
             return await locust(meddler.host, *options, "WebSocketFollower", "Publisher")
 
+    several = ("--processes", "2", "--patience", "1")  # only seen at the end, when locust is stopping its processes
     with running_gateway(shared_redis_url) as gateway:
-        losing, doubling, silent = await asyncio.gather(
-            run("lose"),
-            run("double"),
-            run("fall silent", "--processes", "2", "--patience", "3"),  # only seen at the end, when locust is stopping its processes
-        )
+        losing, doubling, silent = await asyncio.gather(run("lose"), run("double"), run("fall silent", *several))
+        if "without reporting" in silent[1]:  # on a busy machine locust may take its own processes for dead; alone they have it easier
+            silent = await run("fall silent", *several)
 
     assert losing[0] == 1, losing[1]
     assert " lost" in losing[1].partition("FAILED")[2]

@@ -101,7 +101,8 @@ async def test_an_unknown_kind_is_refused_by_name() -> None:
 
 
 async def test_only_a_limited_number_of_jobs_run_at_once(url: str, log: Log) -> None:
-    workers = make_workers(url, speed=0.001)
+    client = redis_client(f"{url}?socket_timeout=60&timeout=60")  # on a busy machine so many take longer than the usual three seconds
+    workers = Workers(client, Log(client), speed=0.001)
     async with workers.run():
         results = await asyncio.gather(*(workers.start("payment") for _ in range(MAX_JOBS + 10)), return_exceptions=True)
 
