@@ -81,7 +81,7 @@ async def test_probes_are_sent_with_pauses_also_while_redis_is_away(monkeypatch:
 
 
 async def test_publishers_find_the_function_again_soon_after_somebody_flushed_it(redis_url: str, redis: Redis) -> None:
-    async with running(redis_url):
+    async with running(redis_url, looks_for_functions=True):
         await redis.execute_command("FUNCTION", "FLUSH")
         async with asyncio.timeout(30):
             while not await redis.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "notify"):
