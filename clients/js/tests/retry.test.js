@@ -1,10 +1,12 @@
 // When to come back and when not: against servers that answer what a gateway rarely does.
-// Node 20 has no WebSocket, so the client is where a proxy lets none through: on event streams.
+// There is no WebSocket here, so the client is where a proxy lets none through: on event streams.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { connect } from "../client.js";
 import { serve } from "./server.js";
+
+Reflect.deleteProperty(globalThis, "WebSocket"); // Node has one since version 22
 
 /** @param {number} status @param {Record<string, string>} [headers] @param {object} [problem] */
 const refuse = (status, headers = {}, problem = {}) => (/** @type {import("node:http").ServerResponse} */ response) => {

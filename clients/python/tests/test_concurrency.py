@@ -219,6 +219,7 @@ def test_forked_children_have_connections_of_their_own(valkey):
     assert len(ids) == 200
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_forked_in_an_outage_tries_for_itself(valkey):
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
