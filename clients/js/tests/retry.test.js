@@ -6,8 +6,6 @@ import { test } from "node:test";
 import { connect } from "../client.js";
 import { serve } from "./server.js";
 
-Reflect.deleteProperty(globalThis, "WebSocket"); // Node has one since version 22
-
 /** @param {number} status @param {Record<string, string>} [headers] @param {object} [problem] */
 const refuse = (status, headers = {}, problem = {}) => (/** @type {import("node:http").ServerResponse} */ response) => {
   response.writeHead(status, { "content-type": "application/problem+json", ...headers }).end(JSON.stringify({ status, ...problem }));

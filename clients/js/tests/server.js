@@ -3,6 +3,8 @@
 import { EventEmitter, once } from "node:events";
 import { createServer } from "node:http";
 
+Reflect.deleteProperty(globalThis, "WebSocket"); // Node has one since version 22, which would ask before the transports tested here
+
 /**
  * A server that answers the requests one after the other, the last answer for ever.
  * @param {import("node:test").TestContext} t
