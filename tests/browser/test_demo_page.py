@@ -269,6 +269,9 @@ def test_a_job_asked_for_later_of_which_nothing_is_known_is_said_to_have_no_even
 
 
 def test_all_can_be_done_with_the_keyboard(page: Page) -> None:
+    while card(page, "jobs:hello").count():  # of another test; its log expires within a second
+        page.reload()
+        expect(page.locator("#connection")).to_have_attribute("data-state", "live")
     for _ in range(20):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.dataset.kind") == "import":
@@ -294,7 +297,7 @@ def test_all_can_be_done_with_the_keyboard(page: Page) -> None:
 
 def test_markup_in_an_event_is_text(page: Page, url: str) -> None:
     text = '<img src=x onerror="alert(1)"><b>bold</b>'
-    event = {"channel": "jobs:hello", "type": "message", "data": {"text": text, "title": text}}
+    event = {"channel": "jobs:hello", "type": "message", "data": {"text": text, "title": text}, "ttl": 1}
     assert httpx.post(f"{url}/publish", json=event).status_code == 200
 
     expect(card(page, "jobs:hello").locator(".text")).to_have_text(text)
@@ -304,7 +307,7 @@ def test_markup_in_an_event_is_text(page: Page, url: str) -> None:
 
 def test_a_long_title_is_cut_and_one_from_right_to_left_is_laid_out_so(page: Page, url: str) -> None:
     for title in ("W" * 400, "تقرير (2026)"):
-        assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "data": {"title": title}}).status_code == 200
+        assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "data": {"title": title}, "ttl": 1}).status_code == 200
         found = card(page, "jobs:hello").locator(".title")
         expect(found).to_have_text(title)
 
@@ -315,7 +318,7 @@ def test_a_long_title_is_cut_and_one_from_right_to_left_is_laid_out_so(page: Pag
 
 def test_what_is_no_event_of_the_demo_is_shown_as_it_is(page: Page, url: str) -> None:
     for data, shown in (([1, {"a": None}], '[1,{"a":null}]'), (None, ""), (17, "17"), ({"percent": "x", "b": 1}, '{"percent":"x","b":1}')):
-        assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "type": "stage.two", "data": data}).status_code == 200
+        assert httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "type": "stage.two", "data": data, "ttl": 1}).status_code == 200
 
         expect(card(page, "jobs:hello").locator(".text")).to_have_text(shown)
         assert card(page, "jobs:hello").locator(".label").text_content() == "stage.two"
@@ -344,7 +347,8 @@ def test_a_phone_needs_no_sideways_scrolling(make_context: MakeContext, url: str
     page.evaluate("size => (document.documentElement.style.fontSize = size)", size)
     long = "x" * 100
     page.click("#start-all")
-    httpx.post(f"{url}/publish", json={"channel": "jobs:hello", "type": "y" * 64, "data": {"text": long, "title": long}})
+    event = {"channel": "jobs:hello", "type": "y" * 64, "data": {"text": long, "title": long}, "ttl": 1}
+    assert httpx.post(f"{url}/publish", json=event).status_code == 200
     expect(page.locator(".card")).to_have_count(6)
     page.click("#drop")
 

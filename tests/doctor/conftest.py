@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.doctor import delivery
@@ -86,6 +88,8 @@ def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment
         jwt = stack.enter_context(running_gateway(redis_url, auth="jwt", jwt_secret=SECRET))
         lost = stack.enter_context(running_gateway(f"redis://127.0.0.1:{stack.enter_context(refusing_port())}", wait=False))
         wait_until_it_listens(lost.process, lost.port, lost.output)
+        while "there is no connection" not in httpx.get(f"{lost.http}/readyz").text:  # it says something else at first
+            time.sleep(0.05)
         ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))  # chosen now, when the gateways have theirs
         targets = {"open": open_to_all.port, "jwt": jwt.port, "lost": lost.port, "none": stack.enter_context(refusing_port())}
         servers = []
