@@ -17,7 +17,7 @@ ROWS = [
     {"server"},
     {"transports"},
     {"feed", "tap"},
-    {"reads", "probe"},
+    {"reads", "probe", "exposition"},
     {"auth", "store", "metrics"},
     {"core"},
     {"errors"},

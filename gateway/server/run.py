@@ -19,7 +19,7 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from gateway import metrics
+from gateway import exposition
 from gateway.errors import SettingsError
 from gateway.server.descriptors import RESERVE, raise_limit
 from gateway.server.logs import log_config
@@ -176,7 +176,7 @@ def _figures_folder() -> Iterator[None]:
         yield
         return
     with folder as name:
-        os.environ[metrics.FOLDER] = name
+        os.environ[exposition.FOLDER] = name
         yield
 
 
@@ -216,7 +216,7 @@ class _Workers(Multiprocess):
                 hung = was_alive and worker.exitcode == -signal.SIGKILL  # uvicorn has killed it
                 why = f"did not answer for {WORKER_SECONDS} s" if hung else _ending(worker.exitcode or 0)
                 logger.warning("worker %s %s, and worker %s takes its place", worker.pid, why, now.pid)
-        metrics.add_up_dead([worker.process.pid for worker in self.processes if worker.process.pid is not None])
+        exposition.add_up_dead([worker.process.pid for worker in self.processes if worker.process.pid is not None])
 
     def _close_copies(self) -> None:
         # uvicorn keeps a copy of each worker's end of the pipe. While that is open, the end of a worker that dies before it has answered

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Final
 
-from gateway import metrics
+from gateway import exposition, metrics
 from gateway.transports.services import Services
 
 logger = logging.getLogger("gateway.figures")
@@ -59,4 +59,4 @@ async def update_figures(services: Services) -> None:
 
 def _share(services: Services) -> None:
     measure(services)
-    metrics.save()
+    exposition.save()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from gateway import metrics
+from gateway import exposition
 from gateway.errors import GatewayError, NotFound, Unavailable
 from gateway.transports.answers import answer, answer_json, answer_problem, check_method
 from gateway.transports.figures import measure
@@ -66,7 +66,7 @@ class MetricsEndpoint:
         elif self._services.anybody:
             await self._services.gate.authenticate(scope)  # refuses pages of other origins in a browser on this machine
         measure(self._services)
-        await answer(send, 200, metrics.exposition(), CONTENT_TYPE_LATEST.encode())
+        await answer(send, 200, exposition.render(), CONTENT_TYPE_LATEST.encode())
 
 
 def _is_local(scope: Mapping[str, Any]) -> bool:

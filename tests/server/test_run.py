@@ -25,7 +25,7 @@ import websockets
 from redis.asyncio import Redis
 from uvicorn.supervisors import Multiprocess
 
-from gateway.metrics import FOLDER
+from gateway.exposition import FOLDER
 from gateway.server import run as module
 from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, WORKER_SECONDS, _Config, _figures_folder, _Workers, bind
 from gateway.settings import Settings
