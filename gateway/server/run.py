@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from gateway import exposition
 from gateway.errors import SettingsError
+from gateway.server import supervisor
 from gateway.server.descriptors import RESERVE, raise_limit
 from gateway.server.logs import log_config
 from gateway.server.protocols import HttpProtocol
@@ -35,16 +35,12 @@ GRACE_SECONDS: Final = 5  # for requests that are left after the drain
 # The thresholds of the garbage collector. It runs less often than by default, because the objects of 10,000 clients stay, and going
 # through them again and again costs 7 % of their handshakes (loadtest/experiments/garbage-collector).
 COLLECT_AFTER: Final = (10_000, 20, 50)
-# For a worker to answer its supervisor, and to start when another one takes its place. Some on a small share of a core need more than
-# uvicorn's 5 s for that, and would be killed and started again for ever. In a restart by SIGHUP some would be left as they were.
-WORKER_SECONDS: Final = 10
-_ENDS: Final = frozenset((signal.SIGINT, signal.SIGTERM))
 KEEP_ALIVE_SECONDS: Final = 65  # longer than the 60 s after which proxies close an idle connection
 
 
-def _end_after(supervisor: multiprocessing.process.BaseProcess) -> None:
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
     """End this worker when its supervisor is gone, which may have been killed: the port must be free for the next one."""
-    supervisor.join()
+    parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -61,8 +57,8 @@ class _Config(uvicorn.Config):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)
-        if self.workers > 1 and (supervisor := multiprocessing.parent_process()) is not None:
-            threading.Thread(target=_end_after, args=(supervisor,), name="supervisor", daemon=True).start()
+        if self.workers > 1 and (parent := multiprocessing.parent_process()) is not None:
+            threading.Thread(target=_end_after, args=(parent,), name="supervisor", daemon=True).start()
 
 
 def server_config(app: str | Callable[..., Any], settings: Settings, **others: Any) -> uvicorn.Config:
@@ -93,7 +89,7 @@ def server_config(app: str | Callable[..., Any], settings: Settings, **others: A
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        timeout_worker_healthcheck=WORKER_SECONDS,
+        timeout_worker_healthcheck=supervisor.WORKER_SECONDS,
         **others,
     )
 
@@ -180,76 +176,8 @@ def _figures_folder() -> Iterator[None]:
         yield
 
 
-class _Ending(threading.Event):
-    """Set by uvicorn, and as soon as its queue of signals holds one that ends it.
-
-    uvicorn does not look into that queue while it replaces the workers, which takes as long as all their drains one after the other.
-    """
-
-    def __init__(self, queue: list[int]) -> None:
-        super().__init__()
-        self._queue = queue
-
-    def is_set(self) -> bool:
-        return super().is_set() or not _ENDS.isdisjoint(self._queue)
-
-
-class _Workers(Multiprocess):
-    """uvicorn's supervisor, but it ends also while it replaces workers, and passes a second signal on to them."""
-
-    _asked = 0  # how many signals have come; uvicorn checks twice a second, and may find two at once
-
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-        super().__init__(config, sockets)
-        self.should_exit = _Ending(self.signal_queue)
-
-    def init_processes(self) -> None:
-        super().init_processes()
-        self._close_copies()
-
-    def keep_subprocess_alive(self) -> None:
-        before = [(worker, worker.process.is_alive()) for worker in self.processes]
-        super().keep_subprocess_alive()
-        self._close_copies()
-        for (worker, was_alive), now in zip(before, self.processes, strict=True):
-            if now is not worker:
-                hung = was_alive and worker.exitcode == -signal.SIGKILL  # uvicorn has killed it
-                why = f"did not answer for {WORKER_SECONDS} s" if hung else _ending(worker.exitcode or 0)
-                logger.warning("worker %s %s, and worker %s takes its place", worker.pid, why, now.pid)
-        exposition.add_up_dead([worker.process.pid for worker in self.processes if worker.process.pid is not None])
-
-    def _close_copies(self) -> None:
-        # uvicorn keeps a copy of each worker's end of the pipe. While that is open, the end of a worker that dies before it has answered
-        # goes unnoticed, and for WORKER_SECONDS no other worker is replaced and no signal heeded.
-        for worker in self.processes:
-            worker.child_conn.close()
-
-    def handle_int(self) -> None:
-        self.handle_term()
-
-    def handle_term(self) -> None:
-        self._asked += 1
-        self.should_exit.set()
-
-    def join_all(self) -> None:
-        passed_on = 1
-        while any(worker.process.is_alive() for worker in self.processes):
-            for worker in self.processes:
-                worker.process.join(0.1)
-            self._asked += sum(number in _ENDS for number in self.signal_queue)
-            self.signal_queue.clear()
-            if self._asked > passed_on:
-                passed_on = self._asked
-                self.terminate_all()
-
-
-def _ending(status: int) -> str:
-    """How a process ended, by the exit status that multiprocessing tells."""
-    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"has ended with {status}"
-
-
 def _supervise(settings: Settings, listener: socket.socket) -> None:
     config = server_config("gateway.app:create_app", settings, workers=settings.workers, factory=True)
     _announce(settings, listener)
     _raise_limits(settings)
-    _Workers(config, [listener]).run()
+    supervisor.Supervisor(config, [listener]).run()

@@ -5,29 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import inspect
-import io
 import os
 import signal
 import socket
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import httpx
 import pytest
-import uvicorn
 import websockets
 from redis.asyncio import Redis
-from uvicorn.supervisors import Multiprocess
 
 from gateway.exposition import FOLDER
 from gateway.server import run as module
-from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, WORKER_SECONDS, _Config, _figures_folder, _Workers, bind
+from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, _Config, _figures_folder, bind
 from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
@@ -113,7 +104,7 @@ def test_the_address_and_a_low_limit_of_open_files_are_logged(
     monkeypatch.setattr(module, "log_config", lambda *_: None)
     monkeypatch.setattr(module, "raise_limit", lambda: 100)
     monkeypatch.setattr("uvicorn.Server", Served)
-    monkeypatch.setattr(module, "_Workers", Served)
+    monkeypatch.setattr("gateway.server.supervisor.Supervisor", Served)
     caplog.set_level("INFO")
     settings = Settings(port=0, workers=workers, max_connections=1_000, log_format="json")
     with bind(settings) as listener:
@@ -139,113 +130,9 @@ async def test_all_workers_deliver_the_same_events(redis_url: str, redis: Redis)
         assert [ids(messages) for messages in await asyncio.gather(*following)] == [[first, second]] * 20
 
 
-def test_a_worker_that_dies_is_replaced_and_the_log_says_so(redis_url: str) -> None:
-    with running_gateway(redis_url, "--workers", "2") as server:
-        dead = workers_of(server)
-        for pid in dead:
-            os.kill(pid, signal.SIGKILL)
-        server.wait_ready(20)
-
-        assert len(dead) == 2
-        assert not set(dead) & set(workers_of(server))
-        assert all(f"worker {pid} was ended by SIGKILL, and worker" in server.output() for pid in dead)
-
-
-def test_a_worker_that_hangs_is_told_from_one_that_ended(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def worker(pid: int, exitcode: int, *, alive: bool) -> Any:
-        process = SimpleNamespace(pid=pid, is_alive=lambda: alive)
-        return SimpleNamespace(pid=pid, exitcode=exitcode, process=process, child_conn=io.StringIO())
-
-    def replace(workers: _Workers) -> None:
-        workers.processes[:3] = [worker(pid, 0, alive=True) for pid in (11, 12, 13)]
-
-    monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replace)
-    workers = _Workers.__new__(_Workers)
-    workers.processes = [worker(1, -9, alive=True), worker(2, -6, alive=False), worker(3, 1, alive=False), worker(4, 0, alive=True)]
-    workers.keep_subprocess_alive()
-
-    assert caplog.messages == [
-        f"worker 1 did not answer for {WORKER_SECONDS} s, and worker 11 takes its place",
-        "worker 2 was ended by SIGABRT, and worker 12 takes its place",
-        "worker 3 has ended with 1, and worker 13 takes its place",
-    ]
-
-
-def test_workers_end_when_their_supervisor_is_killed(redis_url: str) -> None:
-    with running_gateway(redis_url, "--workers", "2") as server:
-        workers_of(server)
-        server.process.kill()
-        server.process.wait()
-
-        deadline = time.monotonic() + 30
-        while _listens(server.port):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def open_of(sockets: list[websockets.ClientConnection]) -> int:
     """How many of them are open, as seen from this side."""
     return sum(socket.state is websockets.State.OPEN for socket in sockets)
-
-
-def test_workers_that_need_long_to_start_are_waited_for(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Longer than half a second and uvicorn's 5 s, after which each would be killed and started again.
-    starts = tmp_path / "starts"
-    slowly = f"import sys, time\nif '--multiprocessing-fork' in sys.orig_argv: open({str(starts)!r}, 'a').write('x'); time.sleep(6)"
-    (tmp_path / "sitecustomize.py").write_text(slowly)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-
-    patient = "from gateway.server import run; run.WORKER_SECONDS = 60"  # on a busy machine even 10 s may be too few
-
-    with running_gateway(redis_url, "--workers", "2", before=patient) as server:
-        assert len(workers_of(server)) == 2
-
-    assert starts.read_text() == "xx"
-    assert inspect.signature(uvicorn.Config).parameters["timeout_worker_healthcheck"].default < WORKER_SECONDS
-
-
-def test_a_worker_that_dies_while_it_starts_is_replaced_at_once(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dies = f"import os, sys, time\nif '--multiprocessing-fork' in sys.orig_argv:\n  try: os.mkdir({str(tmp_path / 'died')!r})\n"
-    dies += "  except FileExistsError: pass\n  else: time.sleep(1); os._exit(1)"
-    (tmp_path / "sitecustomize.py").write_text(dies)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-
-    with running_gateway(
-        redis_url, "--workers", "2", before="from gateway.server import run; run.WORKER_SECONDS = 60", wait=False
-    ) as server:
-        assert len(workers_of(server)) == 2
-        assert (tmp_path / "died").exists()
-
-
-def test_a_worker_whose_secret_has_become_wrong_says_so_in_a_line_and_the_others_serve_on(redis_url: str, tmp_path: Path) -> None:
-    file = tmp_path / "secret"
-    file.write_text("s" * 32)
-    with running_gateway(redis_url, "--workers", "2", auth="jwt", jwt_secret_file=str(file), log_format="json") as server:
-        alive, dead = workers_of(server)
-        file.write_text("short")
-        os.kill(dead, signal.SIGKILL)
-        _wait(lambda: "this worker cannot start: GATEWAY_JWT_SECRET: the value is wrong" in server.output())
-        os.kill(server.process.pid, signal.SIGHUP)
-        _wait(lambda: "aborting the restart" in server.output())
-        assert httpx.get(f"{server.http}/livez").status_code == 200
-        assert alive in workers_of(server)
-
-        file.write_text("s" * 32)
-        _wait(lambda: server.output().count("events get through Redis") == 3)
-
-        assert all(line.startswith("{") for line in server.output().splitlines())
-
-
-def _wait(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(

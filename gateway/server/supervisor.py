@@ -1,0 +1,91 @@
+"""Supervisor: the process that starts the workers, replaces those that die, and passes signals on to them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from typing import Final
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from gateway import exposition
+
+logger = logging.getLogger("gateway.server")
+
+# For a worker to answer its supervisor, and to start when another one takes its place. Some on a small share of a core need more than
+# uvicorn's 5 s for that, and would be killed and started again for ever. In a restart by SIGHUP some would be left as they were.
+WORKER_SECONDS: Final = 10
+_ENDS: Final = frozenset((signal.SIGINT, signal.SIGTERM))
+
+
+class _Ending(threading.Event):
+    """Set by uvicorn, and as soon as its queue of signals holds one that ends it.
+
+    uvicorn does not look into that queue while it replaces the workers, which takes as long as all their drains one after the other.
+    """
+
+    def __init__(self, queue: list[int]) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def is_set(self) -> bool:
+        return super().is_set() or not _ENDS.isdisjoint(self._queue)
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's supervisor, but it ends also while it replaces workers, and passes a second signal on to them."""
+
+    _asked = 0  # how many signals have come; uvicorn checks twice a second, and may find two at once
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self.should_exit = _Ending(self.signal_queue)
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        self._close_copies()
+
+    def keep_subprocess_alive(self) -> None:
+        before = [(worker, worker.process.is_alive()) for worker in self.processes]
+        super().keep_subprocess_alive()
+        self._close_copies()
+        for (worker, was_alive), now in zip(before, self.processes, strict=True):
+            if now is not worker:
+                hung = was_alive and worker.exitcode == -signal.SIGKILL  # uvicorn has killed it
+                why = f"did not answer for {WORKER_SECONDS} s" if hung else _ending(worker.exitcode or 0)
+                logger.warning("worker %s %s, and worker %s takes its place", worker.pid, why, now.pid)
+        exposition.add_up_dead([worker.process.pid for worker in self.processes if worker.process.pid is not None])
+
+    def _close_copies(self) -> None:
+        # uvicorn keeps a copy of each worker's end of the pipe. While that is open, the end of a worker that dies before it has answered
+        # goes unnoticed, and for WORKER_SECONDS no other worker is replaced and no signal heeded.
+        for worker in self.processes:
+            worker.child_conn.close()
+
+    def handle_int(self) -> None:
+        self.handle_term()
+
+    def handle_term(self) -> None:
+        self._asked += 1
+        self.should_exit.set()
+
+    def join_all(self) -> None:
+        passed_on = 1
+        while any(worker.process.is_alive() for worker in self.processes):
+            for worker in self.processes:
+                worker.process.join(0.1)
+            self._asked += sum(number in _ENDS for number in self.signal_queue)
+            self.signal_queue.clear()
+            if self._asked > passed_on:
+                passed_on = self._asked
+                self.terminate_all()
+
+
+def _ending(status: int) -> str:
+    """How a process ended, by the exit status that multiprocessing tells."""
+    if status >= 0:
+        return f"has ended with {status}"
+    return "was ended by " + next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
