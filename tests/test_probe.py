@@ -80,9 +80,10 @@ async def test_probes_are_sent_with_pauses_also_while_redis_is_away(monkeypatch:
     assert (log.asked > 1) is again
 
 
-async def test_publishers_find_the_function_again_soon_after_somebody_flushed_it(redis_url: str, redis: Redis) -> None:
-    async with running(redis_url, looks_for_functions=True):
-        await redis.execute_command("FUNCTION", "FLUSH")
+@pytest.mark.parametrize("gone", [["FLUSH"], ["DELETE", "notify"]], ids=["flushed", "deleted"])
+async def test_publishers_find_the_function_again_soon_after_somebody_has_removed_it(redis_url: str, redis: Redis, gone: list[str]) -> None:
+    async with running(redis_url):
+        await redis.execute_command("FUNCTION", *gone)
         async with asyncio.timeout(30):
             while not await redis.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "notify"):
                 await asyncio.sleep(0.01)

@@ -93,6 +93,10 @@ class Library:
             return ("EVALSHA", self._hashes[name], *arguments)
         return ("FCALL_RO" if name in _READING else "FCALL", self._names[name], *arguments)
 
+    def looks(self) -> list[tuple[str, ...]]:
+        """The Redis commands that answer with an empty list if what publishers call is gone; none on a server without functions."""
+        return [("FUNCTION", "LIST", "LIBRARYNAME", self._prefix)] if self._hashes is None else []
+
     async def load(self, client: Redis) -> None:
         """Make sure that the server has our functions or scripts.
 

@@ -159,10 +159,9 @@ class Log:
         Raises:
             Unavailable: if Redis is away.
         """
-        call = self._library.command("check_clock", 0, 0, b"")
         with needs_redis():
-            found, _ = await ask(self._client, [call, ("PUBLISH", f"{self._prefix}:{channel}", json)])
-            if _is_missing(found):
+            _, *found = await ask(self._client, [("PUBLISH", f"{self._prefix}:{channel}", json), *self._library.looks()])
+            if [] in found:
                 self._loaded = False
                 await self.open()
 

@@ -20,17 +20,10 @@ from gateway.store.client import redis_client
 
 
 @contextlib.asynccontextmanager
-async def running(url: str, *, looks_for_functions: bool = False) -> AsyncIterator[Feed]:
-    """Run a feed while the context is open; entered once it can deliver.
-
-    Args:
-        url: of its Redis
-        looks_for_functions: have its probes call a function each second, as they do in a gateway; ``reads`` would count these calls
-    """
+async def running(url: str) -> AsyncIterator[Feed]:
+    """Run a feed while the context is open; entered once it can deliver."""
     client = redis_client(url)
     feed = Feed(client)
-    if not looks_for_functions:
-        vars(feed.log)["probe"] = feed.log.announce
     task = asyncio.ensure_future(feed.run())
     try:
         async with asyncio.timeout(30):
