@@ -32,7 +32,9 @@ def node(*arguments: str | Path, cwd: Path = CLIENT, text: str | None = None) ->
 
 
 def test_the_clients_own_tests() -> None:
-    need(NODE, "Node: apt-get install nodejs npm")
+    major = int(node(str(NODE), "--print", "parseInt(process.versions.node)")) if NODE else 0
+    # In Node 18 fetch never ends if a stream's last bytes and its end come together.
+    need(major >= 20, "Node 20: apt-get install nodejs npm, and npm install --global node@22")
     node(str(NODE), "--test", "--test-reporter=dot", *sorted((CLIENT / "tests").glob("*.test.js")))
 
 
