@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ import redis
 from tests.support.figures import figures_now
 from tests.support.servers import Server, running_gateway
 from tests.support.slowness import slowness
+from tests.support.waiting import eventually
 from tests.support.wire import PING, Wire, frame, request, resident_bytes, upgrade, websocket
 
 SECRET = "s" * 40
@@ -46,15 +47,6 @@ def gateway(shared_redis_url: str) -> Iterator[Server]:
 def publish(url: str, channel: str, size: int = 10) -> None:
     with redis.Redis.from_url(url) as client:
         client.execute_command("FCALL", "notify_publish", 1, channel, json.dumps("x" * size))
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 # Deadlines

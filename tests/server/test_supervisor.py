@@ -7,8 +7,6 @@ import io
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway.server.supervisor import WORKER_SECONDS, Supervisor
 from tests.support.servers import running_gateway, workers_of
+from tests.support.waiting import eventually
 
 
 def test_a_worker_that_dies_is_replaced_and_the_log_says_so(redis_url: str) -> None:
@@ -62,10 +61,7 @@ def test_workers_end_when_their_supervisor_is_killed(redis_url: str) -> None:
         server.process.kill()
         server.process.wait()
 
-        deadline = time.monotonic() + 30
-        while _listens(server.port):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        assert eventually(lambda: not _listens(server.port))
 
 
 def _listens(port: int) -> bool:
@@ -109,20 +105,13 @@ def test_a_worker_whose_secret_has_become_wrong_says_so_in_a_line_and_the_others
         alive, dead = workers_of(server)
         file.write_text("short")
         os.kill(dead, signal.SIGKILL)
-        _wait(lambda: "this worker cannot start: GATEWAY_JWT_SECRET: the value is wrong" in server.output())
+        assert eventually(lambda: "this worker cannot start: GATEWAY_JWT_SECRET: the value is wrong" in server.output(), 60)
         os.kill(server.process.pid, signal.SIGHUP)
-        _wait(lambda: "aborting the restart" in server.output())
+        assert eventually(lambda: "aborting the restart" in server.output(), 60)
         assert httpx.get(f"{server.http}/livez").status_code == 200
         assert alive in workers_of(server)
 
         file.write_text("s" * 32)
-        _wait(lambda: server.output().count("events get through Redis") == 3)
+        assert eventually(lambda: server.output().count("events get through Redis") == 3, 60)
 
         assert all(line.startswith("{") for line in server.output().splitlines())
-
-
-def _wait(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
