@@ -36,9 +36,9 @@ def figures() -> dict[str, dict[str, list[float]]]:
 
 def save() -> None:
     """Save the figures of this worker for the others, if there are any."""
-    if folder := os.environ.get(FOLDER):
+    if folder := _folder():
         with suppress(OSError):  # a full disk must not stop the delivery of events
-            _write(Path(folder, _OWN), figures())
+            _write(folder / _OWN, figures())
 
 
 def add_up_dead(living: Collection[int]) -> None:
@@ -47,8 +47,10 @@ def add_up_dead(living: Collection[int]) -> None:
     Args:
         living: the process ids of all other workers
     """
-    folder = Path(os.environ.get(FOLDER, ""))
-    dead = [path for path in _files() if path.name != _DEAD and _pid(path) not in living]
+    folder = _folder()
+    if folder is None:
+        return
+    dead = [path for path in folder.glob("*.json") if path.name != _DEAD and _pid(path) not in living]
     if not dead:
         return
     before = _read(folder / _DEAD)
@@ -74,8 +76,9 @@ def _read(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _files() -> list[Path]:
-    return list(Path(folder).glob("*.json")) if (folder := os.environ.get(FOLDER)) else []
+def _folder() -> Path | None:
+    """The folder of the workers' files; ``None`` if there is a single process."""
+    return Path(folder) if (folder := os.environ.get(FOLDER)) else None
 
 
 def _pid(path: Path) -> int:
@@ -84,9 +87,12 @@ def _pid(path: Path) -> int:
 
 def _others() -> Iterator[tuple[bool, Figures]]:
     """The figures that other workers have saved, and whether the worker is still running."""
-    found = {path: _read(path) for path in _files() if path.name not in (_OWN, _DEAD)}
+    folder = _folder()
+    if folder is None:
+        return
+    found = {path: _read(path) for path in folder.glob("*.json") if path.name not in (_OWN, _DEAD)}
     # Read last: a file that was added to the sums meanwhile has been read already, and must not count twice.
-    dead = _read(Path(os.environ.get(FOLDER, ""), _DEAD)) if FOLDER in os.environ else {}
+    dead = _read(folder / _DEAD)
     yield False, dead.get("figures", {})
     for path, others in found.items():
         if path.name not in dead.get("names", ()):
@@ -159,4 +165,4 @@ _of_all_workers.register(_Gatherer())
 def render() -> bytes:
     """The figures in Prometheus's text format. With a single process, also its CPU time and memory."""
     save()  # a counter that was read once must not fall if this worker dies before it saves again
-    return generate_latest(_of_all_workers if os.environ.get(FOLDER) else REGISTRY)
+    return generate_latest(_of_all_workers if _folder() else REGISTRY)
