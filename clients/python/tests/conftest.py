@@ -19,7 +19,10 @@ from clients.python.tests.common import SECRET, TRANSPORTS, Twin
 from gateway.embedded import embedded_server, free_port
 from tests.support import programs
 from tests.support.listening import refusing_port
+from tests.support.ports import take_share
 from tests.support.servers import running_gateway
+
+take_share()
 
 SOURCE = Path(__file__).parents[1] / "notify_client" / "publish.lua"
 
