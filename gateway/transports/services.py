@@ -16,6 +16,7 @@ from gateway.transports.connections import Connections
 from gateway.transports.credentials import Gate
 
 NOT_RUNNING: Final = "the gateway is not running: its lifespan was not entered"
+DRAINING: Final = "the gateway is shutting down, another one takes over"
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class Services:
         if not self.running:
             raise Unavailable(NOT_RUNNING)
         if self.draining:
-            raise Unavailable("the gateway is shutting down, another one takes over")
+            raise Unavailable(DRAINING)
         self.connections.room.check(address)
 
     def recheck(self, grant: Grant) -> None:

@@ -13,17 +13,19 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from gateway.core.grant import Grant
+from gateway.core.notices import notice
 from gateway.core.wire import BLOCK, CHUNK, http_chunk
 from gateway.errors import OVERLOADED, RESTART
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.follower import Follower
 from gateway.transports.request import check_readable, header, parse_request
 from gateway.transports.room import address_of
-from gateway.transports.services import Services
+from gateway.transports.services import DRAINING, Services
 from gateway.transports.writer import EXTENSION, DirectStream, Message, Receive, Send, SendWriter, finish, until_gone
 
+CONTENT_TYPE: Final = b"text/event-stream"
 HEADERS: Final = [
-    (b"content-type", b"text/event-stream"),
+    (b"content-type", CONTENT_TYPE),
     (b"x-accel-buffering", b"no"),  # otherwise nginx holds events back until its buffer is full
     *ALWAYS,
 ]
@@ -49,6 +51,16 @@ def opening(scope: Mapping[str, Any]) -> bytes:
     if "AppleWebKit/" not in engine or "Chrome/" in engine:
         return retry
     return b"%bid: %b\nevent: discard\ndata: {}\n\n" % (retry, (header(scope, b"last-event-id") or "").encode())
+
+
+def come_back() -> bytes:
+    """All that a stream brings while the gateway shuts down: a goodbye, and when to reconnect.
+
+    It is refused with a 200, because after an error answer an EventSource gives up for good (WHATWG HTML, section 9.2.3), and those whose
+    streams the drain has just closed mostly come back while it goes on.
+    """
+    goodbye = notice("bye", {"code": RESTART, "reason": DRAINING})
+    return retry_line(*RETRY_MS) + BLOCK.notice("bye", goodbye, 0)
 
 
 async def _after_detach(message: Message) -> None:
@@ -107,6 +119,9 @@ class SseEndpoint:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "GET")
         services = self._services
+        if services.draining:
+            await answer(send, 200, come_back(), CONTENT_TYPE)
+            return
         began = time.perf_counter()
         address = address_of(scope)
         services.check_room(address)

@@ -109,14 +109,23 @@ async def test_a_draining_gateway_is_not_ready_and_refuses_new_clients(redis_url
         await until_draining(server)
         async with httpx.AsyncClient() as client:
             ready = await client.get(f"{server.http}/readyz")
+            poll = await client.get(f"{server.http}/poll?channel=jobs:1")
             stream = await client.get(f"{server.http}/sse?channel=jobs:1")
+        with pytest.raises(websockets.InvalidStatus) as upgrade:
+            await websockets.connect(f"{server.ws}/ws?channel=jobs:1")
         shown = (await figures(server.http))["gateway_draining"]
         for socket in sockets:
             await socket.close()
 
     assert shown == 1
-    assert ready.status_code == stream.status_code == 503
-    assert int(stream.headers["retry-after"]) >= 1
+    assert ready.status_code == poll.status_code == upgrade.value.response.status_code == 503
+    assert int(poll.headers["retry-after"]) >= 1
+    # An EventSource would give up after an error answer.
+    assert (stream.status_code, stream.headers["content-type"]) == (200, "text/event-stream")
+    retry, event, data = stream.text.splitlines()[:3]
+    assert 1_000 <= int(retry.removeprefix("retry: ")) <= 3_000
+    assert event == "event: bye"
+    assert json.loads(data.removeprefix("data: "))["code"] == 1012
 
 
 async def test_a_drain_answers_polls_and_tells_streams_when_to_reconnect(redis_url: str) -> None:

@@ -65,8 +65,8 @@ class Ledger:
 
 
 @contextmanager
-def gateway_on(port: int, redis_url: str) -> Iterator[Server]:
-    with running_gateway(redis_url, "--port", str(port), wait=False) as server:
+def gateway_on(port: int, redis_url: str, drain_seconds: str = "0") -> Iterator[Server]:
+    with running_gateway(redis_url, "--port", str(port), wait=False, drain_seconds=drain_seconds) as server:
         server.port, server.http, server.ws = port, f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
         server.wait_ready()
         yield server

@@ -65,6 +65,27 @@ def test_nothing_is_lost_when_a_gateway_is_killed_and_another_takes_its_place(
         assert [transport(page) for page in pages] == [0, 1, 2]
 
 
+def test_a_plain_event_source_outlives_a_restart_also_if_it_comes_back_during_the_drain(
+    make_context: Callable[[int], BrowserContext], shared_redis_url: str, ledger: Ledger, channel: str
+) -> None:
+    port = free_port()
+    ledger.publish(channel)
+    with gateway_on(port, shared_redis_url, drain_seconds="8") as server:
+        pages = [open_in(make_context(0), server) for _ in range(3)]
+        for page in pages:
+            page.evaluate(NATIVE, channel)
+            wait_for_log(page, channel, ledger.ids[channel])
+        server.process.terminate()  # closes one at once, and the last after 5 s
+        ledger.publish(channel)
+        server.process.wait()
+    ledger.publish(channel)
+    with gateway_on(port, shared_redis_url):
+        ledger.publish(channel, "completed", final=True)
+
+        for page in pages:
+            wait_for_log(page, channel, ledger.ids[channel])
+
+
 @pytest.mark.parametrize("level", [0, 1], ids=["websocket", "sse"])
 def test_offline_and_online(
     make_context: Callable[[int], BrowserContext], gateway: Server, ledger: Ledger, channel: str, level: int
