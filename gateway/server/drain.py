@@ -3,6 +3,9 @@
 uvicorn would close all WebSockets at once, whose clients would all reconnect at once, and would wait for SSE streams for ever. Here the
 first SIGTERM, SIGINT or SIGHUP closes the streams one after the other, spread over the drain time. A second signal ends the process at
 once.
+
+Until the end new clients are told that it shuts down, and so is whoever asks for ``/readyz``. Only a worker that another one replaces
+leaves the port to the others at once, and then nobody is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from gateway.transports.services import Services
 logger = logging.getLogger("gateway.drain")
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LEAVE: Final = signal.SIGUSR1  # from the supervisor, to a worker that another one replaces
 
 
 @asynccontextmanager
@@ -39,11 +43,16 @@ async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
     tasks: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
 
-    def stop() -> None:
+    is_worker = multiprocessing.parent_process() is not None
+
+    def stop(number: int) -> None:
         if services.draining:
             server.force_exit = server.should_exit = True
             return
         services.draining = True
+        if number == LEAVE:
+            for listener in server.servers:
+                listener.close()
         task = loop.create_task(_drain(services, seconds, server))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -51,10 +60,11 @@ async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
     def on_signal(number: int, _: Any) -> None:
         # Ctrl-C in a terminal sends SIGINT to every process, and the workers' parent passes it on as SIGTERM. A worker must not count
         # that as two signals, so it ignores the first. So it is with SIGHUP, for which the parent replaces the workers one by one.
-        if number == signal.SIGTERM or multiprocessing.parent_process() is None:
-            loop.call_soon_threadsafe(stop)
+        if number in (signal.SIGTERM, LEAVE) or not is_worker:
+            loop.call_soon_threadsafe(stop, number)
 
-    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP, and it must stay so
+    signals = (*SIGNALS, LEAVE) if is_worker else SIGNALS
+    heeded = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP, and it must stay so
     before = {number: signal.signal(number, on_signal) for number in heeded}
     try:
         yield

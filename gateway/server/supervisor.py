@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -10,8 +11,10 @@ from typing import Final
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from gateway import exposition
+from gateway.server.drain import LEAVE
 
 logger = logging.getLogger("gateway.server")
 
@@ -36,8 +39,12 @@ class _Ending(threading.Event):
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor, but it ends also while it replaces workers, and passes a second signal on to them."""
+    """uvicorn's supervisor, but it ends also while it replaces workers, and passes a second signal on to them.
 
+    A worker that it replaces leaves the port to the others while it drains.
+    """
+
+    _leaving: Process | None = None  # the worker whose place another one has taken
     _asked = 0  # how many signals have come; uvicorn checks twice a second, and may find two at once
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
@@ -65,6 +72,27 @@ class Supervisor(Multiprocess):
         for worker in self.processes:
             worker.child_conn.close()
 
+    def restart_all(self) -> None:
+        for i, worker in enumerate(self.processes):
+            successor = Process(self.config, self.sockets)
+            successor.start()
+            if not successor.wait_until_ready(WORKER_SECONDS, self.should_exit):
+                successor.kill()
+                successor.join()
+                if not self.should_exit.is_set():
+                    logger.error("worker %s did not start, so no further worker is replaced", successor.pid)
+                return
+            self.processes[i] = successor
+            self._dismiss(worker)
+
+    def _dismiss(self, worker: Process) -> None:
+        """Wait until a worker has drained, or until a signal ends all of them."""
+        self._leaving = worker
+        if worker.process.is_alive() and worker.pid is not None:
+            os.kill(worker.pid, LEAVE)
+        while worker.process.is_alive() and not self.should_exit.is_set():
+            worker.process.join(0.1)
+
     def handle_int(self) -> None:
         self.handle_term()
 
@@ -74,14 +102,16 @@ class Supervisor(Multiprocess):
 
     def join_all(self) -> None:
         passed_on = 1
-        while any(worker.process.is_alive() for worker in self.processes):
-            for worker in self.processes:
+        workers = [*self.processes, self._leaving] if self._leaving else self.processes
+        while any(worker.process.is_alive() for worker in workers):
+            for worker in workers:
                 worker.process.join(0.1)
             self._asked += sum(number in _ENDS for number in self.signal_queue)
             self.signal_queue.clear()
             if self._asked > passed_on:
                 passed_on = self._asked
-                self.terminate_all()
+                for worker in workers:
+                    worker.terminate()
 
 
 def _ending(status: int) -> str:

@@ -91,6 +91,33 @@ async def test_sighup_replaces_the_workers_one_by_one_and_drains_each(redis_url:
     assert {socket.close_code for socket in sockets} == {1012}
 
 
+async def test_nobody_is_refused_while_the_workers_are_replaced(redis_url: str) -> None:
+    with running_gateway(redis_url, "--workers", "2", drain_seconds="4") as server:
+        sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(16)]
+        server.process.send_signal(signal.SIGHUP)
+        await until_draining(server)
+        async with httpx.AsyncClient(headers={"connection": "close"}) as client:
+            while server.output().count("drained in") == 0:
+                assert (await client.get(f"{server.http}/readyz")).status_code == 200
+                assert (await client.get(f"{server.http}/poll?channel=jobs:1&wait=0")).status_code == 200
+        for socket in sockets:
+            await socket.close()
+
+
+async def test_a_signal_that_ends_it_does_not_wait_for_a_worker_that_is_replaced(redis_url: str) -> None:
+    with running_gateway(redis_url, "--workers", "2", drain_seconds="20") as server:
+        sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(16)]
+        server.process.send_signal(signal.SIGHUP)
+        await until_draining(server)
+        server.process.send_signal(signal.SIGTERM)
+        await until_draining(server, 3)
+
+        assert server.output().count("drained in") < 2  # one had no connections yet
+        for socket in sockets:
+            await socket.close()
+        assert await asyncio.to_thread(server.process.wait, 30) == 0
+
+
 def test_a_signal_that_ends_it_is_heeded_while_the_workers_are_replaced(redis_url: str) -> None:
     with running_gateway(redis_url, "--workers", "3") as server:
         workers_of(server, 3)
