@@ -90,15 +90,19 @@ class Feed:
             self._tasks = tasks
             for name in self._reserved:
                 self.listener.subscribe(name)
-            tasks.create_task(self.listener.run(), name="listener")
-            tasks.create_task(self.probe.run(), name="probe")
-            tasks.create_task(self._sweep(), name="sweep")
+            runners = [
+                tasks.create_task(self.listener.run(), name="listener"),
+                tasks.create_task(self.probe.run(), name="probe"),
+                tasks.create_task(self._sweep(), name="sweep"),
+            ]
             for subscription in self.hub.subscriptions():
                 self.catch_up(subscription)  # those that came before there was a task group
             try:
-                await asyncio.Event().wait()
+                ended, _ = await asyncio.wait(runners, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._tasks = None  # a task group that is ending takes no more tasks
+            # A task group ends with a task that has failed, but not with one that was cancelled.
+            raise RuntimeError(f"the {ended.pop().get_name()} has ended")
 
     @property
     def ready(self) -> bool:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from gateway.embedded import embedded_server
-from gateway.feed import LINGER_SECONDS
+from gateway.feed import LINGER_SECONDS, Feed
 from gateway.reads import PAGE_BYTES
 from gateway.store import listener as listener_module
 from gateway.store.client import redis_client
@@ -326,3 +326,17 @@ async def test_clients_of_an_old_master_get_a_gap_when_the_address_leads_to_the_
 
     assert client.ids == published
     assert [message["op"] for message in client.got if "op" in message] == ["ready", "gap"]
+
+
+async def test_a_feed_whose_listener_has_ended_ends(redis_url: str) -> None:
+    client = redis_client(redis_url)
+    running = asyncio.ensure_future(Feed(client).run())
+    async with asyncio.timeout(30):
+        while not (listeners := [task for task in asyncio.all_tasks() if task.get_name() == "listener"]):
+            await asyncio.sleep(0)
+        listeners[0].cancel()
+        with pytest.raises(ExceptionGroup) as died:
+            await running
+    await client.aclose()
+
+    assert str(died.value.exceptions[0]) == "the listener has ended"

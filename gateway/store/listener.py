@@ -15,7 +15,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final, cast
@@ -162,8 +162,7 @@ class Listener:
                     await connection.connect()
                     await self._on_connected()
                 await self._session(connection)
-            except* (Lost, RedisError, OSError, TimeoutError) as group:
-                reason = _first(group)
+            except (Lost, RedisError, OSError) as reason:
                 logger.warning("connection to Redis lost: %s: %s", type(reason).__name__, reason)
             finally:
                 self._lost_at = self._lost_at or time.monotonic()
@@ -186,11 +185,7 @@ class Listener:
         transport = cast("asyncio.Transport", writer.transport)
         receiver = Receiver(self._take, transport)
         transport.set_protocol(receiver)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(receiver.wait())
-            group.create_task(self._send(connection))
-            group.create_task(self._watch(connection, receiver))
-            group.create_task(self._watch_master(connection))
+        await _until_one_ends(receiver.wait(), self._send(connection), self._watch(connection, receiver), self._watch_master(connection))
 
     async def _send(self, connection: AbstractConnection) -> None:
         sent = 0
@@ -286,8 +281,18 @@ async def _disconnect(connection: AbstractConnection) -> None:
         await connection.disconnect(nowait=True)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Run these together until one of them ends, and raise its error.
+
+    A task group would leave this task marked as cancelled. Before Python 3.11.3 a timeout in a task so marked ends it
+    (python/cpython#102780): there a Redis that did not answer when the gateway reconnected was the end of the listener.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in ended:
+        task.result()

@@ -380,6 +380,31 @@ async def test_a_killed_connection_is_reported_and_opened_again(redis_url: str, 
     assert heard.connected == 11
 
 
+async def test_a_server_that_does_not_answer_a_new_connection_in_time_is_tried_again(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = []  # how many cancellations the listener's task counts: if any are left, Python 3.11.2 takes a timeout for one
+
+    class Hanging(Heard):
+        async def on_connected(self) -> None:
+            await super().on_connected()
+            task = asyncio.current_task()
+            assert task is not None
+            marks.append(task.cancelling())
+            if self.connected == 2:
+                await asyncio.Event().wait()
+
+    heard = Hanging()
+    async with listening(redis_url, heard, "a") as listener:
+        await listener.confirmed(["a"])
+        monkeypatch.setattr(listener_module, "DEADLINE", 0.1)
+        await redis.client_kill_filter(_type="pubsub")
+        await until(lambda: heard.connected == 3)
+        await listener.confirmed(["a"])
+
+    assert marks == [0, 0, 0]
+
+
 async def test_a_silent_server_is_pinged(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener_module, "PING_SECONDS", 0.02)
     async with listening(redis_url, Heard(), "a"), asyncio.timeout(30):
@@ -445,11 +470,9 @@ async def test_an_error_of_the_callback_is_raised_and_not_taken_for_a_lost_conne
         await listener.confirmed(["a"])
         await client.publish("notify:a", "1")
         async with asyncio.timeout(30):
-            with pytest.raises(BaseExceptionGroup) as group:
+            with pytest.raises(ZeroDivisionError):
                 await running
         await client.aclose()
-
-    assert group.group_contains(ZeroDivisionError)
 
 
 async def test_killed_every_50_ms_it_reconnects_and_forgets_no_channel(redis_url: str, redis: Redis) -> None:
