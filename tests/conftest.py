@@ -30,6 +30,9 @@ take_share()
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# What they print is buffered, as it is for most users.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # The settings of the gateway of whoever runs these tests, and the way to the world, lead none of the tests' own gateways astray.
 for _name in [name for name in os.environ if name.startswith("GATEWAY_")]:
     del os.environ[_name]

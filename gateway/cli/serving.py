@@ -10,7 +10,7 @@ import click
 
 from gateway.cli.usage import fail, settings_or_exit
 from gateway.errors import SettingsError
-from gateway.server.descriptors import fill_standard
+from gateway.server.descriptors import fill_standard, unbuffer_errors
 from gateway.server.run import bind, serve, serve_workers
 from gateway.settings import Settings, parse_settings, serving_problems
 from gateway.store.checks import redis_problems
@@ -27,6 +27,7 @@ def serve_command(host: str | None, port: int | None, workers: int | None) -> No
     GATEWAY_AUTHORIZE_URL. GATEWAY_AUTH=none lets everybody do everything, on this machine only.
     """
     fill_standard()
+    unbuffer_errors()
     settings = settings_or_exit(host=host, port=port, workers=workers)
     if problems := serving_problems(settings):
         fail("\n".join(problems))

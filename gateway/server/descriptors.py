@@ -1,5 +1,4 @@
-"""Descriptors: fills the places of closed standard streams, raises the limit of open files, and reserves some for other things than
-clients.
+"""Descriptors: sees to the standard streams, raises the limit of open files, and reserves some for other things than clients.
 
 When descriptors run out, libuv accepts each new connection with one that it holds in reserve, and closes it at once. But Redis and the
 log may need descriptors, too. So the clients' sockets are counted, and those over a bound are refused.
@@ -8,8 +7,11 @@ log may need descriptors, too. So the clients' sockets are counted, and those ov
 from __future__ import annotations
 
 import functools
+import io
 import os
 import resource
+import sys
+from contextlib import suppress
 from typing import Final
 
 RESERVE: Final = 64  # for listening sockets, Redis, the event loop, and requests to the backend
@@ -28,6 +30,16 @@ def fill_standard() -> None:
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
             os.set_inheritable(opened, True)
+
+
+def unbuffer_errors() -> None:
+    """Have each line for stderr written at once, and dropped if that fails, as on a full disk.
+
+    Python's own stderr would keep such a line, and fail with it again when a worker is started and when the process ends.
+    """
+    with suppress(OSError, AttributeError):  # it is no file, or closed
+        straight = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(straight, sys.stderr.encoding, sys.stderr.errors, write_through=True)
 
 
 def raise_limit() -> int:

@@ -40,11 +40,12 @@ def test_serve_names_a_port_that_is_taken(redis_url: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("streams", ["2> /dev/full", "<&- >&- 2>&-"])
-def test_serve_starts_and_ends_well_though_its_log_is_on_a_full_disk_or_closed(redis_url: str, streams: str) -> None:
+def test_serve_starts_and_ends_well_though_its_log_is_on_a_full_disk_or_closed(redis_url: str, streams: str, workers: int) -> None:
     port = free_port()
     environ = os.environ | {"GATEWAY_REDIS_URL": redis_url, "GATEWAY_AUTH": "none", "GATEWAY_PORT": str(port), "GATEWAY_DRAIN_SECONDS": "0"}
-    command = ["sh", "-c", f'exec "$0" -m gateway serve {streams}', sys.executable]
+    command = ["sh", "-c", f'exec "$0" -m gateway serve --workers {workers} {streams}', sys.executable]
     with subprocess.Popen(command, env=environ) as process:
         try:
             Server(port, process, Path(os.devnull)).wait_ready()
