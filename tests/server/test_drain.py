@@ -112,7 +112,7 @@ async def test_a_signal_that_ends_it_does_not_wait_for_a_worker_that_is_replaced
         server.process.send_signal(signal.SIGTERM)
         await until_draining(server, 3)
 
-        assert server.output().count("drained in") < 2  # one had no connections yet
+        assert any(socket.state is websockets.State.OPEN for socket in sockets)
         for socket in sockets:
             await socket.close()
         assert await asyncio.to_thread(server.process.wait, 30) == 0
