@@ -30,7 +30,7 @@ def test_a_worker_that_dies_is_replaced_and_the_log_says_so(redis_url: str) -> N
 
         assert len(dead) == 2
         assert not set(dead) & set(workers_of(server))
-        assert all(f"worker {pid} was ended by SIGKILL, and worker" in server.output() for pid in dead)
+        assert eventually(lambda: all(f"worker {pid} was ended by SIGKILL, and worker" in server.output() for pid in dead))
 
 
 def test_a_worker_that_hangs_is_told_from_one_that_ended(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
