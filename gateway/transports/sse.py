@@ -24,6 +24,7 @@ from gateway.transports.services import DRAINING, Services
 from gateway.transports.writer import EXTENSION, DirectStream, Message, Receive, Send, SendWriter, finish, until_gone
 
 CONTENT_TYPE: Final = b"text/event-stream"
+EVENT_SOURCE: Final = "text/event-stream"  # what each EventSource accepts
 HEADERS: Final = [
     (b"content-type", CONTENT_TYPE),
     (b"x-accel-buffering", b"no"),  # otherwise nginx holds events back until its buffer is full
@@ -57,7 +58,8 @@ def come_back() -> bytes:
     """All that a stream brings while the gateway shuts down: a goodbye, and when to reconnect.
 
     It is refused with a 200, because after an error answer an EventSource gives up for good (WHATWG HTML, section 9.2.3), and those whose
-    streams the drain has just closed mostly come back while it goes on.
+    streams the drain has just closed mostly come back while it goes on. It is known by the ``Accept`` that only it has to send: everybody
+    else is better served by a 503, with which client.js does not take the stream for one that works, and remember that.
     """
     goodbye = notice("bye", {"code": RESTART, "reason": DRAINING})
     return retry_line(*RETRY_MS) + BLOCK.notice("bye", goodbye, 0)
@@ -119,7 +121,7 @@ class SseEndpoint:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "GET")
         services = self._services
-        if services.draining:
+        if services.draining and EVENT_SOURCE in (header(scope, b"accept") or ""):
             await answer(send, 200, come_back(), CONTENT_TYPE)
             return
         began = time.perf_counter()

@@ -137,7 +137,8 @@ async def test_a_draining_gateway_is_not_ready_and_refuses_new_clients(redis_url
         async with httpx.AsyncClient() as client:
             ready = await client.get(f"{server.http}/readyz")
             poll = await client.get(f"{server.http}/poll?channel=jobs:1")
-            stream = await client.get(f"{server.http}/sse?channel=jobs:1")
+            fetched = await client.get(f"{server.http}/sse?channel=jobs:1")
+            stream = await client.get(f"{server.http}/sse?channel=jobs:1", headers={"accept": "text/event-stream"})
         with pytest.raises(websockets.InvalidStatus) as upgrade:
             await websockets.connect(f"{server.ws}/ws?channel=jobs:1")
         shown = (await figures(server.http))["gateway_draining"]
@@ -145,7 +146,7 @@ async def test_a_draining_gateway_is_not_ready_and_refuses_new_clients(redis_url
             await socket.close()
 
     assert shown == 1
-    assert ready.status_code == poll.status_code == upgrade.value.response.status_code == 503
+    assert ready.status_code == poll.status_code == fetched.status_code == upgrade.value.response.status_code == 503
     assert int(poll.headers["retry-after"]) >= 1
     # An EventSource would give up after an error answer.
     assert (stream.status_code, stream.headers["content-type"]) == (200, "text/event-stream")

@@ -86,6 +86,26 @@ def test_a_plain_event_source_outlives_a_restart_also_if_it_comes_back_during_th
             wait_for_log(page, channel, ledger.ids[channel])
 
 
+def test_a_page_keeps_to_websocket_that_comes_back_while_the_gateway_drains(
+    make_context: Callable[[int], BrowserContext], shared_redis_url: str, ledger: Ledger, channel: str
+) -> None:
+    port = free_port()
+    with gateway_on(port, shared_redis_url, drain_seconds="8") as server:
+        pages = [open_in(make_context(0), server, [channel]) for _ in range(2)]
+        for page in pages:
+            wait_live(page)
+        server.process.terminate()  # closes one at once, and the other after 4 s
+        for page in pages:
+            page.wait_for_function("states.filter((state) => state === 'waiting').length > 1")
+        server.process.wait()
+    with gateway_on(port, shared_redis_url):
+        ledger.publish(channel)
+
+        for page in pages:
+            wait_for_log(page, channel, ledger.ids[channel])
+        assert [transport(page) for page in pages] == [0, 0]
+
+
 @pytest.mark.parametrize("level", [0, 1], ids=["websocket", "sse"])
 def test_offline_and_online(
     make_context: Callable[[int], BrowserContext], gateway: Server, ledger: Ledger, channel: str, level: int
