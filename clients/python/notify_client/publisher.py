@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
@@ -235,16 +236,14 @@ class AsyncPublisher:
 
     async def _execute(self, command: Command, deadline: float) -> Any:
         if command == DISCONNECT:
-            return await self._disconnect()
-        task = asyncio.current_task()
-        asked = task.cancelling() if task is not None else 0
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self._client.execute_command(*command)
-        finally:
-            # redis-py writes under asyncio.wait_for, which can swallow a cancellation before Python 3.12 (python/cpython#86296).
-            if task is not None and task.cancelling() > asked:
-                raise asyncio.CancelledError
+            with suppress(TimeoutError):
+                await _cancelled_only_if_asked(self._disconnect())
+            return None
+        return await _cancelled_only_if_asked(self._send(command, deadline))
+
+    async def _send(self, command: Command, deadline: float) -> Any:
+        async with asyncio.timeout_at(deadline):
+            return await self._client.execute_command(*command)
 
     def _bind_to_loop(self) -> None:
         # Connections belong to the event loop in which they were made, and a task queue may run each task with asyncio.run.
@@ -272,3 +271,23 @@ class AsyncPublisher:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+async def _cancelled_only_if_asked(work: Awaitable[Any]) -> Any:
+    """Await some work that has timeouts, and be cancelled by it if and only if somebody has asked for that meanwhile.
+
+    Raises:
+        TimeoutError: in place of a cancellation that nobody has asked for.
+    """
+    task = asyncio.current_task()
+    asked = task.cancelling() if task is not None else 0
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # Before Python 3.11.3 this is what a timeout looks like in a task that was cancelled before and goes on, for instance to publish
+        # that it has failed (python/cpython#102780).
+        raise TimeoutError("no answer in time") from None
+    finally:
+        # redis-py writes under asyncio.wait_for, which can swallow a cancellation before Python 3.12 (python/cpython#86296).
+        if task is not None and task.cancelling() > asked:
+            raise asyncio.CancelledError

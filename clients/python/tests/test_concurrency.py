@@ -83,6 +83,34 @@ async def test_a_probe_that_is_cancelled_lets_the_next_call_probe(valkey, until)
         assert await publisher.publish("jobs:1", "b")
 
 
+async def test_a_task_that_was_cancelled_publishes_its_end_and_drops_it_if_redis_hangs(mute, monkeypatch):
+    class Timeout311(asyncio.Timeout):  # as in Python 3.11.0 to 3.11.2
+        async def __aenter__(self):
+            await super().__aenter__()
+            self._cancelling = 0
+            return self
+
+    monkeypatch.setattr(asyncio, "timeout_at", Timeout311)
+    monkeypatch.setattr(asyncio, "timeout", lambda delay: Timeout311(asyncio.get_running_loop().time() + delay))
+    monkeypatch.setattr("redis.asyncio.connection.async_timeout", asyncio.timeout)
+
+    async def work(publisher):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return await publisher.publish("jobs:1", "failed", final=True, key="k")
+
+    async with AsyncPublisher(mute, timeout=0.3) as publisher:
+        task = asyncio.create_task(work(publisher))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+        assert not task.cancelled()
+        assert task.result() is None
+        assert publisher.dropped == 1
+
+
 async def test_a_publish_can_be_cancelled_at_any_moment(valkey):
     ends = []
     async with AsyncPublisher(valkey.url, timeout=2) as publisher:  # long enough to be cancelled before it is over
