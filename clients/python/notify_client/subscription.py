@@ -121,7 +121,7 @@ class Subscription:
             self._settle(pending)
             if pending is not self._interrupted or not pending.cancelled():
                 break
-        event = None if pending.cancelled() else pending.result()
+        event = pending.result()  # also if it is a cancellation from within ``token`` or ``on_gap``: that is no end of the channels
         if event is None:
             await self.aclose()
             raise StopAsyncIteration

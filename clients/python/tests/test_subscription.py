@@ -220,6 +220,25 @@ async def test_a_gap_that_nobody_asked_for_is_logged(gateway, publisher, channel
     assert f"events of channel {channel} are missing" in caplog.text
 
 
+async def test_a_token_that_is_cancelled_is_not_taken_for_the_end_of_the_channels(gateway, publisher, channel, transport):
+    fetched = asyncio.get_running_loop().create_future()  # as of a fetch that others wait for too
+
+    async def token():
+        return await asyncio.shield(fetched)
+
+    async with subscribe(gateway.http, [channel], token=token, transport=transport) as events:
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        fetched.cancel()
+        await asyncio.wait([waiting])
+        fetched = asyncio.get_running_loop().create_future()
+        fetched.set_result("token")
+        publisher.publish(channel, "queued")
+
+        assert waiting.cancelled()
+        assert [event.type for event in await take(events, 1)] == ["queued"]
+
+
 async def test_live_only_events_arrive(gateway, publisher, channel, transport):
     publisher.publish(channel, "queued")
     async with subscribe(gateway.http, [channel], transport=transport) as events:
