@@ -23,6 +23,7 @@ from gateway.store.checks import server_problems
 from gateway.store.client import redis_client
 from gateway.store.revocations import RevocationStore
 from gateway.store.tickets import Tickets
+from gateway.tasks import until_one_ends
 from gateway.transports.access import Access
 from gateway.transports.answers import answer_problem
 from gateway.transports.connections import Connections
@@ -170,14 +171,16 @@ class Gateway(Starlette):
             await self._client.aclose()
 
     async def _work(self) -> None:
+        services = self.services
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.services.feed.run())
-            tasks.create_task(self.services.connections.run())
-            tasks.create_task(self.services.access.run())
-            tasks.create_task(update_figures(self.services))
-            for runner in self._runners:
-                tasks.create_task(runner.run())
             tasks.create_task(self._warn())
+            await until_one_ends(
+                services.feed.run(),
+                services.connections.run(),
+                services.access.run(),
+                update_figures(services),
+                *(runner.run() for runner in self._runners),
+            )
 
     async def _warn(self) -> None:
         """Log what this Redis cannot promise, once events get through, so that it does not delay the start."""

@@ -29,6 +29,7 @@ from gateway.reads import READS_IN_PIPELINE, Read, Reads, pages_of
 from gateway.store.connection import needs_redis
 from gateway.store.listener import Listener
 from gateway.store.log import Log
+from gateway.tasks import until_one_ends
 
 logger = logging.getLogger("gateway.feed")
 
@@ -86,23 +87,20 @@ class Feed:
 
     async def run(self) -> None:
         """Listen, read and probe until cancelled."""
+        for name in self._reserved:
+            self.listener.subscribe(name)
+        await until_one_ends(self._read_for_clients(), self.listener.run(), self.probe.run(), self._sweep())
+
+    async def _read_for_clients(self) -> None:
+        """Own the tasks that read for clients which are behind."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            for name in self._reserved:
-                self.listener.subscribe(name)
-            runners = [
-                tasks.create_task(self.listener.run(), name="listener"),
-                tasks.create_task(self.probe.run(), name="probe"),
-                tasks.create_task(self._sweep(), name="sweep"),
-            ]
             for subscription in self.hub.subscriptions():
                 self.catch_up(subscription)  # those that came before there was a task group
             try:
-                ended, _ = await asyncio.wait(runners, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.Event().wait()
             finally:
                 self._tasks = None  # a task group that is ending takes no more tasks
-            # A task group ends with a task that has failed, but not with one that was cancelled.
-            raise RuntimeError(f"the {ended.pop().get_name()} has ended")
 
     @property
     def ready(self) -> bool:

@@ -41,6 +41,18 @@ async def test_a_feed_that_dies_stops_the_process(redis_url: str) -> None:
         assert not gateway.services.running
 
 
+# What cannot be missing without harm that nobody would see: among others, nobody would lose access any more.
+@pytest.mark.parametrize("name", ["Access._expire", "Access._follow", "Access.run", "Connections._watch", "Connections._beat", "Feed.run"])
+async def test_a_background_task_that_was_cancelled_stops_the_process(redis_url: str, name: str) -> None:
+    stopped = asyncio.Event()
+    gateway = create_app(Settings(redis_url=redis_url, auth="none"), stop=stopped.set)
+    async with gateway.run(), asyncio.timeout(30):
+        while not (found := [task for task in asyncio.all_tasks() if task.get_name() == name]):
+            await asyncio.sleep(0)
+        found[0].cancel()
+        await stopped.wait()
+
+
 def test_it_runs_on_one_event_loop_after_the_other(redis_url: str) -> None:
     """As in the tests of an application that mounts it, where each test client runs an event loop of its own."""
     stopped: list[bool] = []

@@ -20,7 +20,7 @@ ROWS = [
     {"reads", "probe", "exposition"},
     {"auth", "store", "metrics"},
     {"core"},
-    {"errors"},
+    {"errors", "tasks"},
 ]
 TOP_ONLY = {"embedded", "settings"}  # imported by cli, pages, app and server only
 

@@ -15,7 +15,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final, cast
@@ -28,6 +28,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from gateway.store.client import DEADLINE, is_elsewhere
 from gateway.store.connection import inspect_server, make_connection
 from gateway.store.receiver import Lost, Receiver
+from gateway.tasks import until_one_ends
 
 logger = logging.getLogger("gateway.listener")
 
@@ -185,7 +186,7 @@ class Listener:
         transport = cast("asyncio.Transport", writer.transport)
         receiver = Receiver(self._take, transport)
         transport.set_protocol(receiver)
-        await _until_one_ends(receiver.wait(), self._send(connection), self._watch(connection, receiver), self._watch_master(connection))
+        await until_one_ends(receiver.wait(), self._send(connection), self._watch(connection, receiver), self._watch_master(connection))
 
     async def _send(self, connection: AbstractConnection) -> None:
         sent = 0
@@ -279,20 +280,3 @@ async def _disconnect(connection: AbstractConnection) -> None:
     # nowait: a server that hangs would never answer the goodbye.
     with suppress(RedisError, OSError):
         await connection.disconnect(nowait=True)
-
-
-async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
-    """Run these together until one of them ends, and raise its error.
-
-    A task group would leave this task marked as cancelled. Before Python 3.11.3 a timeout in a task so marked ends it
-    (python/cpython#102780): there a Redis that did not answer when the gateway reconnected was the end of the listener.
-    """
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    for task in ended:
-        task.result()

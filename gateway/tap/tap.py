@@ -26,6 +26,7 @@ from gateway.core.event import channel_problem, show
 from gateway.errors import GatewayError, Unavailable
 from gateway.store.log import Log, Publication
 from gateway.tap.bullmq import Entry, Job, JobEvent, collapse, translate
+from gateway.tasks import until_one_ends
 
 logger = logging.getLogger("gateway.tap")
 
@@ -188,6 +189,4 @@ def _order(id: bytes) -> tuple[int, ...]:
 
 async def run_taps(taps: Iterable[Tap]) -> None:
     """Run taps until cancelled, or until one of them fails with an error that trying again does not mend."""
-    async with asyncio.TaskGroup() as tasks:
-        for tap in taps:
-            tasks.create_task(tap.run())
+    await until_one_ends(*(tap.run() for tap in taps))

@@ -24,6 +24,7 @@ from gateway.core.revocations import KEEP_SECONDS, Revocations
 from gateway.errors import GatewayError, Unauthorized, Unavailable
 from gateway.feed import Feed
 from gateway.store.revocations import NAME, RevocationStore, parse_revocation
+from gateway.tasks import until_one_ends
 
 logger = logging.getLogger("gateway.access")
 
@@ -125,10 +126,7 @@ class Access:
 
     async def run(self) -> None:
         """End what has expired or was revoked, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._expire(), name="expiry")
-            tasks.create_task(self._follow(), name="revocations")
-            tasks.create_task(self._clean(), name="old revocations")
+        await until_one_ends(self._expire(), self._follow(), self._clean())
 
     async def _expire(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from gateway import metrics
 from gateway.core.grant import Grant
 from gateway.core.subscription import Subscription
 from gateway.errors import DONE, GOING_AWAY, RESTART, STALLED
+from gateway.tasks import until_one_ends
 from gateway.transports.log_lines import about
 from gateway.transports.room import Limits, Room
 from gateway.transports.writer import Writer
@@ -199,8 +200,7 @@ class Connections:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             try:
-                tasks.create_task(self._watch())
-                await self._beat()
+                await until_one_ends(self._watch(), self._beat())
             finally:
                 self._tasks = None
 
