@@ -48,7 +48,7 @@ class Read(msgspec.Struct, eq=False):
     budget: int
     answered: asyncio.Event
     sent: bool = False
-    page: Page | BaseException | None = None
+    page: Page | Exception | None = None
 
 
 def pages_of(reads: Mapping[Cursor, Read]) -> dict[Cursor, Page]:
@@ -169,7 +169,8 @@ class Reads:
             task.add_done_callback(self._tasks.discard)
 
     async def _run(self, batch: list[Read]) -> None:
-        error: BaseException = asyncio.CancelledError()
+        # If this is cancelled, those who wait read again. They must not be cancelled with it, because they read for other clients too.
+        error: Exception = InterruptedError("the read was cancelled")
         try:
             async with self._slots:
                 metrics.READS.value += len(batch)

@@ -118,6 +118,18 @@ async def test_a_read_that_fails_is_answered_with_the_error() -> None:
     assert not reads._tasks
 
 
+async def test_clients_whose_read_was_cancelled_are_read_for_again(redis_url: str) -> None:
+    async with running(redis_url) as feed, asyncio.timeout(30):
+        clients = [Client(feed, name, 0) for name in ("jobs:1", "jobs:2")]
+        while not feed.reads._tasks:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # until it has begun
+        for task in feed.reads._tasks:
+            task.cancel()
+        for client in clients:
+            await client.until_ready()
+
+
 async def test_a_channel_with_a_long_log_may_bring_more_unless_others_bring_much_already(redis_url: str) -> None:
     cursors = [cursor_of(Channel(f"jobs:{number}")) for number in range(32)]
     cursors[0].more = True
