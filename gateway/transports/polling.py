@@ -161,5 +161,7 @@ async def _collect(collector: Collector, wait: float, gone: asyncio.Future[None]
             return
         collector.changed.clear()
         changed: asyncio.Future[Any] = asyncio.ensure_future(collector.changed.wait())
-        await asyncio.wait([changed, gone], timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        changed.cancel()
+        try:
+            await asyncio.wait([changed, gone], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()

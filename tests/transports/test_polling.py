@@ -11,6 +11,7 @@ import uuid
 import httpx
 from redis import Redis as SyncRedis
 
+from gateway import Settings, create_app
 from tests.conftest import Publish
 from tests.support.figures import until_live
 from tests.support.servers import Server
@@ -115,3 +116,18 @@ async def test_a_poll_whose_client_leaves_leaves_nothing_behind(server: Server) 
 
     assert answer.status_code == 200
     assert "Traceback" not in server.output()
+
+
+async def test_a_poll_that_is_cancelled_leaves_no_task_behind(redis_url: str) -> None:
+    gateway = create_app(Settings(redis_url=redis_url, auth="none"))
+    transport = httpx.ASGITransport(gateway)
+    async with gateway.run(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client, asyncio.timeout(30):
+        poll = asyncio.ensure_future(client.get("/poll?channel=jobs:1&wait=20"))
+        while not gateway.services.connections.count:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)  # until it waits for an event
+        poll.cancel()
+        await asyncio.wait([poll])
+        await asyncio.sleep(0)
+
+        assert [task for task in asyncio.all_tasks() if "Event.wait" in repr(task.get_coro())] == []
