@@ -115,6 +115,8 @@ def watch(channels: tuple[str, ...], since: str, until_final: bool) -> None:
             await asyncio.wait([running, asyncio.ensure_future(over.wait())], return_when=asyncio.FIRST_COMPLETED)
             running.cancel()
             await asyncio.wait([running])
+            if not running.cancelled():
+                running.result()  # raises what the feed has died of
         finally:
             await client.aclose()
 

@@ -11,6 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli.events import watch
+from gateway.store.listener import Listener
 from tests.support.command import run
 
 
@@ -105,3 +110,13 @@ def test_watch_ends_when_its_output_is_closed(redis_url: str) -> None:
 
         assert watch.wait(10) == 0
         assert notices.read() == ""
+
+
+def test_watch_fails_if_what_it_listens_with_dies(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def die(_: Listener) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Listener, "run", die)
+    ended = CliRunner().invoke(watch, ["jobs:1"], env={"GATEWAY_REDIS_URL": redis_url})
+
+    assert isinstance(ended.exception, ZeroDivisionError)
