@@ -103,7 +103,7 @@ export const reader = (take) => {
     const lines = (rest + chunk).split("\n");
     rest = /** @type {string} */ (lines.pop());
     take({});
-    for (const line of lines) if (line.startsWith("data:")) take(JSON.parse(line.slice(5)));
+    for (const line of lines) if (/^data:/.test(line)) take(JSON.parse(line.slice(5)));
   };
 };
 
@@ -255,8 +255,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** Ask the gateway for the channels that are new here. Only a WebSocket takes commands; otherwise reconnect. */
   const subscribe = () => {
-    const fresh = pending();
-    if (fresh[0]) (send ?? reconnect)({ op: "subscribe", channels: cursors(fresh) });
+    if (pending()[0]) (send ?? reconnect)({ op: "subscribe", channels: cursors(pending()) });
   };
 
   /** Connect again at once. */
@@ -364,7 +363,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const hearLeader = (message) => {
     const { status, channels, rouse } = message;
     if (status) {
-      const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor && (channels[channel] > 0 || !+cursor));
+      const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor && (+channels[channel] || !+cursor));
       if (near !== listening) reconnect();
       listening = near;
       if (near) setStatus(status);
@@ -505,8 +504,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   };
 
   const stream = async () => {
-    const { body } = await request("sse?" + query(cursors()));
-    await /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).pipeTo(new WritableStream({ write: reader(receive) }));
+    const body = /** @type {ReadableStream} */ ((await request("sse?" + query(cursors()))).body);
+    await body.pipeThrough(new TextDecoderStream()).pipeTo(new WritableStream({ write: reader(receive) }));
     throw "closed";
   };
 
@@ -544,11 +543,12 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   };
 
   for (const channel of channels) follow(channel);
-  for (const type of ["online", "visibilitychange", "pageshow"])
+  for (const type of ["online", "visibilitychange", "pageshow", "pagehide"])
     globalThis.addEventListener?.(
       type,
-      // A page that comes back from the browser's back/forward cache has received nothing meanwhile.
-      (/** @type {any} */ { persisted }) => (persisted ? reconnect() : wake(type)),
+      // A page in the browser's back/forward cache receives nothing, and may keep the leader's lock. So a leader that goes there says
+      // that it follows nothing, and each of the other tabs connects by itself.
+      (/** @type {any} */ { persisted }) => (persisted ? (leading && broadcast({ status, channels: {} }), reconnect()) : wake(type)),
       { signal: ended },
     );
   run();

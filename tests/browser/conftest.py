@@ -16,6 +16,7 @@ from tests.conftest import need
 from tests.support.servers import Server, running_gateway
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 NODE = shutil.which("node")
 CLIENT = Path(__file__).parent.parent.parent / "clients" / "js"
 
@@ -33,9 +34,8 @@ expect.set_options(timeout=30_000)  # long, because four test workers share the 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     need(CHROMIUM, "Chromium: apt-get install chromium")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
 

@@ -11,6 +11,7 @@ from notify_client import Publisher
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.browser.client.pages import NO_WEBSOCKET, SECONDS, Ledger, Open, open_in
+from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.support.servers import Server, running_gateway
 from tests.support.tokens import SECRET
 
@@ -77,6 +78,17 @@ def make_context(chromium: Browser) -> Iterator[Callable[[int], BrowserContext]]
 @pytest.fixture
 def context(make_context: Callable[[int], BrowserContext]) -> BrowserContext:
     return make_context(0)
+
+
+@pytest.fixture
+def cache(chromium: Browser) -> Iterator[BrowserContext]:
+    """A context of a browser with a back/forward cache, which playwright turns off."""
+    off = ["--disable-back-forward-cache"]
+    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=ARGUMENTS, ignore_default_args=off)
+    context = browser.new_context()
+    context.set_default_timeout(SECONDS * 1000)
+    yield context
+    browser.close()
 
 
 @pytest.fixture

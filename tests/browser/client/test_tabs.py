@@ -126,6 +126,41 @@ def test_a_suspended_leader_is_replaced(open_page: Open, gateway: Server, ledger
     wait_for_log(page, channel, ledger.ids[channel])
 
 
+def test_tabs_go_on_at_once_when_their_leader_goes_to_the_back_forward_cache(
+    cache: BrowserContext, gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    wait_connections(gateway, 0)
+    leader = open_in(cache, gateway, [channel])
+    wait_live(leader)
+    pages = [open_in(cache, gateway, [channel]) for _ in range(2)]
+    for page in pages:
+        wait_live(page)
+        page.set_default_timeout(10_000)  # shorter than the silence after which they would look for themselves
+    wait_connections(gateway, 1)
+    leader.evaluate("void addEventListener('pagehide', ({ persisted }) => (localStorage.persisted = persisted))")
+    leader.goto(f"{gateway.http}/livez")
+    ledger.publish(channel)
+
+    assert pages[0].evaluate("localStorage.persisted") == "true"
+    for page in pages:
+        wait_for_log(page, channel, ledger.ids[channel])
+    wait_connections(gateway, 1)
+
+
+def test_a_page_that_comes_back_from_the_back_forward_cache_gets_what_it_missed(
+    cache: BrowserContext, gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    page = open_in(cache, gateway, [channel])
+    wait_live(page)
+    page.goto(f"{gateway.http}/livez")
+    ledger.publish(channel)
+    page.evaluate("history.back()")  # go_back() would wait for a load that does not come
+    page.wait_for_function("window.feed")
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+
+
 # Holds the lock, and has something to say.
 LEADER = """() => {
     const name = `notify ${location.origin}/`;
