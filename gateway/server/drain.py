@@ -4,8 +4,8 @@ uvicorn would close all WebSockets at once, whose clients would all reconnect at
 first SIGTERM, SIGINT or SIGHUP closes the streams one after the other, spread over the drain time. A second signal ends the process at
 once.
 
-Until the end new clients are told that it shuts down, and so is whoever asks for ``/readyz``. Only a worker that another one replaces
-leaves the port to the others at once, and then nobody is refused.
+Until the end new clients are told that it shuts down, and so is whoever asks for ``/readyz``; an EventSource, which would give up then, is
+served. Only a worker that another one replaces leaves the port to the others at once, and then nobody is refused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from gateway.transports.services import Services
 logger = logging.getLogger("gateway.drain")
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+REASON: Final = "the gateway restarts: reconnect"
 LEAVE: Final = signal.SIGUSR1  # from the supervisor, to a worker that another one replaces
 
 
@@ -84,7 +85,9 @@ async def _drain(services: Services, seconds: float, server: uvicorn.Server) -> 
         for i, end in enumerate(endings):
             # Each at its time by the clock: with a fixed pause between two, small delays would add up to seconds.
             await asyncio.sleep(max(0.0, started + seconds * i / len(endings) - loop.time()))
-            end(RESTART, "the gateway restarts: reconnect")
+            end(RESTART, REASON)
+        for end in services.connections.endings():  # those that have come meanwhile
+            end(RESTART, REASON)
         await services.connections.closed()
         logger.info("drained in %.1f s, %d connections are left", loop.time() - started, services.connections.count)
     finally:

@@ -16,7 +16,6 @@ from gateway.transports.connections import Connections
 from gateway.transports.credentials import Gate
 
 NOT_RUNNING: Final = "the gateway is not running: its lifespan was not entered"
-DRAINING: Final = "the gateway is shutting down, another one takes over"
 
 
 @dataclass(slots=True)
@@ -50,16 +49,19 @@ class Services:
     def __post_init__(self) -> None:
         self.catch_up = self.feed.catch_up
 
-    def check_room(self, address: str) -> None:
+    def check_room(self, address: str, *, is_event_source: bool = False) -> None:
         """Check that a stream may be opened now.
+
+        While the process shuts down only an EventSource may open one. After an error answer it would give up for good (WHATWG HTML, section
+        9.2.3), and those whose streams the drain closes first come back while it goes on. Others know what to make of a 503.
 
         Raises:
             Unavailable: if none may be, or none from this address.
         """
         if not self.running:
             raise Unavailable(NOT_RUNNING)
-        if self.draining:
-            raise Unavailable(DRAINING)
+        if self.draining and not is_event_source:
+            raise Unavailable("the gateway is shutting down, another one takes over")
         self.connections.room.check(address)
 
     def recheck(self, grant: Grant) -> None:

@@ -13,18 +13,16 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from gateway.core.grant import Grant
-from gateway.core.notices import notice
 from gateway.core.wire import BLOCK, CHUNK, http_chunk
 from gateway.errors import OVERLOADED, RESTART
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.follower import Follower
 from gateway.transports.request import check_readable, header, parse_request
 from gateway.transports.room import address_of
-from gateway.transports.services import DRAINING, Services
+from gateway.transports.services import Services
 from gateway.transports.writer import EXTENSION, DirectStream, Message, Receive, Send, SendWriter, finish, until_gone
 
 CONTENT_TYPE: Final = b"text/event-stream"
-EVENT_SOURCE: Final = "text/event-stream"  # what each EventSource accepts
 HEADERS: Final = [
     (b"content-type", CONTENT_TYPE),
     (b"x-accel-buffering", b"no"),  # otherwise nginx holds events back until its buffer is full
@@ -54,15 +52,9 @@ def opening(scope: Mapping[str, Any]) -> bytes:
     return b"%bid: %b\nevent: discard\ndata: {}\n\n" % (retry, (header(scope, b"last-event-id") or "").encode())
 
 
-def come_back() -> bytes:
-    """All that a stream brings while the gateway shuts down: a goodbye, and when to reconnect.
-
-    It is refused with a 200, because after an error answer an EventSource gives up for good (WHATWG HTML, section 9.2.3), and those whose
-    streams the drain has just closed mostly come back while it goes on. It is known by the ``Accept`` that only it has to send: everybody
-    else is better served by a 503, with which client.js does not take the stream for one that works, and remember that.
-    """
-    goodbye = notice("bye", {"code": RESTART, "reason": DRAINING})
-    return retry_line(*RETRY_MS) + BLOCK.notice("bye", goodbye, 0)
+def is_event_source(scope: Mapping[str, Any]) -> bool:
+    """Whether an EventSource asks: it has to accept this type only (WHATWG HTML, section 9.2.2), which hardly anybody else says."""
+    return CONTENT_TYPE.decode() in (header(scope, b"accept") or "")
 
 
 async def _after_detach(message: Message) -> None:
@@ -121,12 +113,9 @@ class SseEndpoint:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         check_method(scope, "GET")
         services = self._services
-        if services.draining and EVENT_SOURCE in (header(scope, b"accept") or ""):
-            await answer(send, 200, come_back(), CONTENT_TYPE)
-            return
         began = time.perf_counter()
         address = address_of(scope)
-        services.check_room(address)
+        services.check_room(address, is_event_source=services.draining and is_event_source(scope))
         request = parse_request(scope, services.max_channels, required=True)
         grant = await services.gate.authenticate(scope, request.channels)
         check_readable(grant, request.channels)
