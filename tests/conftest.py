@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
+import hypothesis
 import msgspec
 import pytest
 from redis.asyncio import Redis
@@ -43,6 +44,10 @@ os.environ |= {"NO_PROXY": _near, "no_proxy": _near}
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 if _soft != resource.RLIM_INFINITY and _soft < FILES:
     resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if _hard == resource.RLIM_INFINITY else min(FILES, _hard), _hard))
+
+# Hypothesis would fail an example that takes longer than 0.2 s, as any may on a busy machine.
+hypothesis.settings.register_profile("patient", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("patient")
 
 # A shell makes its background jobs ignore SIGINT, and their children inherit that; the gateways tested here must react to it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

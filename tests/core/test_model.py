@@ -378,7 +378,6 @@ def test_the_contract_holds_in_every_interleaving() -> None:
         stateful_step_count=STEPS_OF_ONE,
         derandomize=not SEED,
         database=None,
-        deadline=None,
         report_multiple_bugs=False,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
