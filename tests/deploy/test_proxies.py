@@ -80,6 +80,20 @@ def site(request: pytest.FixtureRequest, shared_redis_url: str, tmp_path_factory
             yield Site(request.param, f"http://127.0.0.1:{port}", gateways, folder / "log")
 
 
+@pytest.mark.parametrize("name", PROXIES)
+def test_while_no_gateway_answers_an_event_source_is_told_to_come_back(name: str, redis_url: str, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with ExitStack() as proxy:
+        with running_gateway(redis_url) as first, running_gateway(redis_url) as second:
+            proxy.enter_context(PROXIES[name](tmp_path, port, [first, second]))
+        url = f"http://127.0.0.1:{port}/sse?channel=jobs:1"
+        source = httpx.get(url, headers={"accept": "text/event-stream"}, timeout=20)
+        others = [httpx.get(url, timeout=20), httpx.get(url.replace("sse", "poll"), timeout=20)]
+
+    assert (source.status_code, source.headers["content-type"], source.text) == (200, "text/event-stream", "retry: 3000\n\n")
+    assert {answer.status_code for answer in others} <= {502, 503}
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_every_transport_gets_through_and_no_token_into_the_log(site: Site, publish: Publish, transport: str) -> None:
     channel, token = f"proxy:{site.name}:{transport}", make_token(subscribe=["proxy:*"])
