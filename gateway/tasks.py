@@ -1,9 +1,9 @@
-"""Tasks: background work that goes on for as long as its owner does, and whose end, whatever its reason, is never silent."""
+"""Tasks: work that goes on together in several of them, until one ends; the others then end with it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 
@@ -21,10 +21,22 @@ async def until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await finish(tasks)
     for task in ended:
         if not task.cancelled():
             task.result()
     raise RuntimeError(f"{ended.pop().get_name()} has ended")
+
+
+async def finish(tasks: Collection[asyncio.Future[None]]) -> None:
+    """Cancel tasks and wait until they have ended. Their errors are ignored.
+
+    Not with ``gather``, which loses the message of a cancellation: anyio recognises its own cancellations by that, for instance those
+    of a test client.
+    """
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # retrieved, or asyncio would log that it never was

@@ -15,12 +15,13 @@ from typing import Any, Final, cast
 from gateway.core.grant import Grant
 from gateway.core.wire import BLOCK, CHUNK, http_chunk
 from gateway.errors import OVERLOADED, RESTART
+from gateway.tasks import finish
 from gateway.transports.answers import ALWAYS, answer, check_method
 from gateway.transports.follower import Follower
 from gateway.transports.request import check_readable, header, parse_request
 from gateway.transports.room import address_of
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, DirectStream, Message, Receive, Send, SendWriter, finish, until_gone
+from gateway.transports.writer import EXTENSION, DirectStream, Message, Receive, Send, SendWriter, until_gone
 
 CONTENT_TYPE: Final = b"text/event-stream"
 HEADERS: Final = [

@@ -19,12 +19,13 @@ from gateway.core.page import Since
 from gateway.core.rate_limit import RateLimit
 from gateway.core.wire import FRAME, TEXT, Wire
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, TooMany, UnsupportedMedia
+from gateway.tasks import finish
 from gateway.transports.follower import Follower
 from gateway.transports.log_lines import log_refusal
 from gateway.transports.request import StreamRequest, check_channel, check_number, check_readable, parse_request, parse_since
 from gateway.transports.room import address_of
 from gateway.transports.services import Services
-from gateway.transports.writer import EXTENSION, DirectSocket, Message, Receive, Send, SendWriter, Writer, finish
+from gateway.transports.writer import EXTENSION, DirectSocket, Message, Receive, Send, SendWriter, Writer
 
 logger = logging.getLogger("gateway.websocket")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
 EXTENSION: Final = "gateway.writer"
@@ -82,20 +82,6 @@ async def until_gone(receive: Receive) -> None:
     """Wait until the client of an HTTP request is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def finish(tasks: Collection[asyncio.Future[None]]) -> None:
-    """Cancel tasks and wait until they have ended. Their errors are ignored.
-
-    Not with ``gather``, which loses the message of a cancellation: anyio recognises its own cancellations by that, for instance those
-    of a test client.
-    """
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # retrieved, or asyncio would log that it never was
 
 
 class SendWriter:
