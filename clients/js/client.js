@@ -80,9 +80,9 @@ export const action = (code) =>
 
 /**
  * Milliseconds before the next attempt. With full jitter, so that clients who lost their connections together do not return together.
- * @param {number} failures @param {{status: number, after: number}} problem
+ * @param {number} failures @param {{status: number, after?: number}} problem `after`: an error of the page's own token function has none
  */
-export const delay = (failures, { status, after }) =>
+export const delay = (failures, { status, after = 0 }) =>
   Math.min(after, 3_600) * 1_000 +
   Math.random() * Math.min(20_000, 500 * 2 ** Math.max(failures, !after && action(status) === "later" ? 3 : 0));
 

@@ -184,6 +184,21 @@ test("silence is found out and the cursor taken along", async (t) => {
   assert.deepEqual(requests.map(({ path }) => path), ["/sse?channel=jobs%3A1%2Clast", "/sse?channel=jobs%3A1%2C5"]);
 });
 
+test("a token callback that throws its backend's answer is called less and less often", async (t) => {
+  t.mock.method(Math, "random", () => 0.2);
+  const { url } = await serve(t, ticketOrStream);
+  let asked = 0;
+  const token = () => (asked++ < 3 ? Promise.reject(new Response("", { status: 500 })) : "good");
+  const feed = connect(url, { channels: ["jobs:1"], token, share: false });
+  /** @type {unknown[]} */
+  const retries = [];
+  feed.on("status", ({ status, retry }) => status === "waiting" && retries.push(retry));
+  await feed.done("jobs:1");
+  feed.close();
+
+  assert.deepEqual(retries, [100, 200, 400]);
+});
+
 for (const [how, reason] of [
   ["fails", new Error("the backend is away")],
   ["rejects with nothing", undefined],

@@ -20,7 +20,7 @@ export function connect(url: string | URL, { channels, token, since, share, quie
 export function action(code: any): "token" | "stop" | "later" | "retry";
 export function delay(failures: number, { status, after }: {
     status: number;
-    after: number;
+    after?: number;
 }): number;
 export function locate(url: string | URL): string;
 export function query(cursors: Cursors): URLSearchParams;
