@@ -156,9 +156,10 @@ class Listener:
         """Keep a connection, until cancelled."""
         wait = BACKOFF[0]
         while True:
-            connection = make_connection(self._client)
+            connection = None
             started = asyncio.get_running_loop().time()
             try:
+                connection = make_connection(self._client)  # redis-py reads a file for it, which fails while no file can be opened
                 async with asyncio.timeout(2 * DEADLINE):
                     await connection.connect()
                     await self._on_connected()
@@ -169,7 +170,8 @@ class Listener:
                 self._lost_at = self._lost_at or time.monotonic()
                 self._unconfirm()
                 self._on_lost()
-                await _disconnect(connection)
+                if connection is not None:
+                    await _disconnect(connection)
             lasted = asyncio.get_running_loop().time() - started
             wait = BACKOFF[0] if lasted > 1 else min(wait * 2, BACKOFF[1])
             await asyncio.sleep(wait * random.uniform(0.5, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 
 from gateway.embedded import embedded_server, find_server, free_port
 from gateway.store import listener as listener_module
@@ -378,6 +379,27 @@ async def test_a_killed_connection_is_reported_and_opened_again(redis_url: str, 
             await until(lambda turn=turn: ("a", str(turn).encode()) in heard.messages)
 
     assert heard.connected == 11
+
+
+async def test_while_no_file_can_be_opened_a_new_connection_is_tried_again(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Heard()
+    make = BlockingConnectionPool.make_connection
+    failures = [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    def make_later(self: BlockingConnectionPool) -> object:
+        if failures:
+            raise failures.pop()  # redis-py reads its own version from a file for each new connection
+        return make(self)
+
+    async with listening(redis_url, heard, "a") as listener:
+        await listener.confirmed(["a"])
+        monkeypatch.setattr(BlockingConnectionPool, "make_connection", make_later)
+        await redis.client_kill_filter(_type="pubsub")
+        await until(lambda: heard.connected == 2)
+
+    assert failures == []
 
 
 async def test_a_server_that_does_not_answer_a_new_connection_in_time_is_tried_again(
