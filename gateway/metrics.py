@@ -101,7 +101,7 @@ def _reasons(kind: type[errors.GatewayError]) -> Iterator[tuple[type[errors.Gate
 
 REASONS: Final = dict(_reasons(errors.GatewayError))
 TRANSPORTS: Final = ("websocket", "sse", "poll")
-CODES: Final = ("1000", "1001", "1003", "1008", "1009", "1011", "1012", "1013", "4400", "4401", "4403", "4408")
+CODES: Final = ("1000", "1001", "1002", "1003", "1007", "1008", "1009", "1011", "1012", "1013", "4400", "4401", "4403", "4408")
 
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SLOW: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -161,9 +161,14 @@ ROUND_TRIP: Final = _histogram(
 )
 PROBE_AGE: Final = _gauge("gateway_probe_age_seconds", "Time since the last probe came back from Redis", "max")
 REDIS_CONNECTS: Final = _counter("gateway_redis_connects_total", "Pub/sub connections made; usually one by each worker")
-DRAINING: Final = _gauge("gateway_draining", "Whether the process is shutting down")
+DRAINING: Final = _gauge("gateway_draining", "Whether the process, or one of several workers, is shutting down", "max")
 
 
 def refused(error: errors.GatewayError) -> None:
     """Count a request or a connection that was refused."""
     REFUSALS[REASONS[type(error)]].value += 1
+
+
+def ended(code: int) -> None:
+    """Count a stream that the gateway has ended with this close code."""
+    GOODBYES[str(code)].value += 1

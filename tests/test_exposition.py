@@ -34,15 +34,17 @@ def dead() -> int:
         return process.pid
 
 
-def test_the_metrics_of_several_workers_are_summed_up(folder: Path) -> None:
+def test_the_metrics_of_several_workers_are_summed_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = parse(exposition.render().decode())
     length = len(metrics.ROUND_TRIP.read())
+    monkeypatch.setattr(metrics.DRAINING, "value", 1.0)
     saved(
         folder,
         os.getppid(),
         gateway_stalled_total={"": [3.0]},
         gateway_connections={"sse": [5.0]},
         gateway_probe_age_seconds={"": [9e9]},
+        gateway_draining={"": [1.0]},
         gateway_redis_round_trip_seconds={"": [2.0, 1.0] + [0.0] * (length - 3) + [0.25]},
     )
 
@@ -51,6 +53,7 @@ def test_the_metrics_of_several_workers_are_summed_up(folder: Path) -> None:
     assert after["gateway_stalled_total"] - before["gateway_stalled_total"] == 3
     assert after["gateway_connections{sse}"] - before["gateway_connections{sse}"] == 5
     assert after["gateway_probe_age_seconds"] == 9e9
+    assert after["gateway_draining"] == 1  # however many of the workers drain
     assert after["gateway_redis_round_trip_seconds_count"] - before["gateway_redis_round_trip_seconds_count"] == 3
     assert "process_cpu_seconds_total" not in after
 

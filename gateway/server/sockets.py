@@ -27,11 +27,13 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.exceptions import InvalidState
 from websockets.frames import Opcode
 
+from gateway import metrics
 from gateway.errors import ABNORMAL, INTERNAL_ERROR, NO_CODE, RESTART
 from gateway.server.conversation import Conversation, Received
 from gateway.server.frames import Violation
 from gateway.server.responses import Field, accepting_response, refusing_response
 from gateway.server.transport_writer import CLOSE_SECONDS, LINGER_SECONDS, TransportWriter
+from gateway.transports.log_lines import about
 from gateway.transports.writer import HIGH_BYTES, Message
 
 if TYPE_CHECKING:
@@ -249,6 +251,8 @@ class WebSocketProtocol(TransportWriter):
 
     def _fail(self, violation: Violation) -> None:
         """Give the client up. The socket stays open for a moment, because closing it with unread bytes would reset it."""
+        if self._state == OPEN:  # else it has been ended for another reason, and that was reported
+            self._report(violation)
         goodbye = self._open_conversation().fail(violation)
         self._end(FAILED, violation.code, violation.reason)
         self.write(goodbye)
@@ -258,6 +262,13 @@ class WebSocketProtocol(TransportWriter):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
+
+    def _report(self, violation: Violation) -> None:
+        """Count and log that a client is given up, of which the application hears only that the client is gone."""
+        metrics.ended(violation.code)
+        peer = self.transport.get_extra_info("peername")
+        extra = about(transport="websocket", address=peer[0] if isinstance(peer, tuple) else "")
+        logger.info("ended with %d: %s", violation.code, violation.reason, extra=extra | {"kind": str(violation.code)})
 
     # From the connection to the application
 

@@ -167,10 +167,14 @@ class Connections:
         state = self._open.get(stream)
         if state is not None and not state.ending:
             state.ending = True
-            metrics.GOODBYES[str(code)].value += 1
-            expected = code in (DONE, GOING_AWAY, RESTART)
-            self.log(stream, logging.DEBUG if expected else logging.INFO, "ended with %d: %s", code, reason)
+            self.note_end(stream, code, reason)
             self.spawn(self._end(stream, code, reason))
+
+    def note_end(self, stream: OpenStream, code: int, reason: str) -> None:
+        """Count and log that the gateway ends a stream."""
+        metrics.ended(code)
+        expected = code in (DONE, GOING_AWAY, RESTART)
+        self.log(stream, logging.DEBUG if expected else logging.INFO, "ended with %d: %s", code, reason)
 
     def log(self, stream: OpenStream, level: int, message: str, *arguments: object) -> None:
         """Log a line about a stream, with what is known of it."""
@@ -236,6 +240,7 @@ class Connections:
 
     def _cut(self, stream: OpenStream) -> None:
         metrics.STALLED.value += 1
+        metrics.ended(STALLED)
         self.log(stream, logging.INFO, "cut with %d: it took no bytes for %.0f s", STALLED, STALLED_SECONDS)
         stream.writer.abort()
 

@@ -120,7 +120,7 @@ class Socket(Follower):
 
     async def _send_away(self, error: GatewayError) -> None:
         metrics.refused(error)
-        self._services.connections.log(self, logging.INFO, "ended with %d: %s", error.close_code, error.detail)
+        self._services.connections.note_end(self, error.close_code, error.detail)
         with suppress(RuntimeError):  # the connection is being closed already
             await self.goodbye(error.close_code, error.detail)
 

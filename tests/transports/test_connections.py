@@ -93,6 +93,7 @@ async def test_a_client_that_takes_no_bytes_is_cut_and_a_slow_one_is_not(monkeyp
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(module, "STALLED_SECONDS", 0.1)
     connections, stalled, slow, idle = Connections(Limits(100), 20), Slow(0), Slow(1), Slow(0, waiting=0)
+    before = metrics.GOODBYES["4408"].value
     for connection in (idle, slow, stalled):
         connections.add(connection, "")
     running = asyncio.ensure_future(connections.run())
@@ -101,6 +102,7 @@ async def test_a_client_that_takes_no_bytes_is_cut_and_a_slow_one_is_not(monkeyp
 
     assert not slow.cut.is_set()
     assert not idle.cut.is_set()
+    assert metrics.GOODBYES["4408"].value == before + 1
 
 
 async def test_heartbeats_go_to_those_who_have_room_for_them() -> None:

@@ -11,6 +11,7 @@ import websockets
 from redis.asyncio import Redis
 
 from tests.conftest import Publish
+from tests.support import wire
 from tests.support.clients import TRANSPORTS, poll, sse, take, websocket
 from tests.support.figures import Figures, figures, figures_when
 from tests.support.servers import Server, running_gateway
@@ -70,6 +71,29 @@ async def test_an_event_is_counted_in_and_out_with_its_bytes_and_how_long_it_too
     assert moved(before, after, "gateway_behind_seconds_count") >= 1
     if kind != "poll":
         assert moved(before, after, "gateway_goodbyes_total{1000}") == 1
+
+
+VIOLATIONS = {
+    "1002": wire.frame(b"x", masked=False),
+    "1003": wire.frame(b"x", wire.BINARY),
+    "1007": wire.frame(b"\xff"),
+    "1008": wire.frame(b'{"op":"ping"}') * 400,
+    "1009": wire.frame(b" " * 65_537),
+}
+
+
+@pytest.mark.parametrize(("code", "data"), VIOLATIONS.items(), ids=VIOLATIONS)
+async def test_a_client_that_breaks_the_rules_is_counted_by_its_close_code_and_logged(gateway: Server, code: str, data: bytes) -> None:
+    def client() -> int:
+        with wire.websocket(gateway.port) as socket:
+            return socket.send(data).close_code()
+
+    before = await figures(gateway.http)
+    assert await asyncio.to_thread(client) == int(code)
+    after = await figures(gateway.http)
+
+    assert moved(before, after, f"gateway_goodbyes_total{{{code}}}") == moved(before, after, "gateway_goodbyes_total") == 1
+    assert gateway.output().count(f"ended with {code}: ") == 1
 
 
 async def test_malformed_live_only_and_repeated_events_are_counted_apart(gateway: Server, shared_redis: Redis, publish: Publish) -> None:
