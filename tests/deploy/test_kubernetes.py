@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,15 @@ def test_the_manifests_are_valid_for_kubernetes(kind: str, version: str) -> None
 
     with pytest.raises(ValidationError):
         validate(manifest | {"spec": manifest["spec"] | {"replica": 3}}, version, strict=True)
+
+
+def test_prometheus_has_the_job_that_the_alerts_ask_for() -> None:
+    monitor = next(iter(yaml.safe_load_all((FOLDER / "monitoring.yaml").read_text())))["spec"]
+    labels = manifests()["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    jobs = re.findall(r'job="([^"]*)"', (FOLDER.parent / "alerts.yml").read_text())
+
+    assert monitor["selector"]["matchLabels"] == labels
+    assert {labels[monitor["jobLabel"]]} == set(jobs)
 
 
 def test_each_manifest_is_tested() -> None:
