@@ -42,6 +42,8 @@ def no_answer(error: RedisError | OSError) -> str:
     """Why Redis could not be asked."""
     if isinstance(error, AuthenticationError):
         return f"GATEWAY_REDIS_URL: Redis wants another user or password: {error}"
+    if isinstance(error, ResponseError):
+        return f"GATEWAY_REDIS_URL: Redis refuses: {error}"
     return f"GATEWAY_REDIS_URL: Redis does not answer: {error}"
 
 

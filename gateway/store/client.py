@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -45,7 +46,15 @@ class _Sentinels(Sentinel):
     async def discover_master(self, service_name: str) -> Any:
         asked = copy(self)
         asked.sentinels = list(self.sentinels)
-        address = await Sentinel.discover_master(asked, service_name)
+        try:
+            address = await Sentinel.discover_master(asked, service_name)
+        except MasterNotFoundError:
+            # Not with its own text, which describes each Sentinel's connection in a kilobyte.
+            places = (client.connection_pool.connection_kwargs for client in self.sentinels)
+            shown = ", ".join(f"{place['host']}:{place['port']}" for place in places)
+            raise MasterNotFoundError(
+                f"no Sentinel of {shown} names a master {service_name!a} that is well; check the addresses, sentinel_password and the name"
+            ) from None
         self.sentinels = asked.sentinels
         return address
 
@@ -140,6 +149,9 @@ def check_url(url: str) -> None:
         ValueError: if the URL is wrong, or its query has an option that this kind of connection does not know. The error never shows a
             password.
     """
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/*[0-9]*/*", parts.path):  # redis-py would take database 0
+        raise ValueError("after the host and port a number is expected, the database")
     try:
         redis_client(url).connection_pool.make_connection()
     except TypeError as error:

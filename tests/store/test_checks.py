@@ -54,6 +54,12 @@ async def test_a_redis_that_is_away_is_one_problem() -> None:
     assert "does not answer" in lines[0]
 
 
+async def test_a_redis_that_refuses_is_told_apart_from_one_that_does_not_answer(redis_url: str) -> None:
+    lines = await redis_problems(f"{redis_url}/4000", "notify", 65_536)
+
+    assert lines == ["GATEWAY_REDIS_URL: Redis refuses: DB index is out of range"]
+
+
 async def test_a_node_of_a_cluster_is_named() -> None:
     # A port that is free: the default one for the cluster bus may be in use.
     with embedded_server("--appendonly", "yes", "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as url:

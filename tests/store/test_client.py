@@ -46,6 +46,7 @@ def test_the_parts_of_a_sentinel_url() -> None:
         ("unix://:hunter2@/redis.sock?ssl_ca_certs=/ca.pem", "option 'ssl_ca_certs' is unknown"),
         ("rediss://ann:hunter2@a?ssl_cert_reqs=maybe", "an option"),
         ("redis://ann:hunter2@a?db=first", "'db'"),
+        ("redis://ann:hunter2@a/first", "a number is expected, the database"),
     ],
 )
 def test_a_wrong_url_is_refused_with_the_reason_and_without_the_password(url: str, reason: str) -> None:
@@ -74,6 +75,18 @@ async def test_no_sentinel_is_forgotten_when_many_ask_at_once(tmp_path: Path) ->
         await redis.close()
 
     assert kept == known[::-1]  # the first to answer is tried first next time
+
+
+async def test_sentinels_that_know_no_master_are_named_in_one_short_line() -> None:
+    sentinels = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    async with redis_client(f"redis+sentinel://:hunter2@{','.join(sentinels)}/shop?sentinel_password=hunter2") as client:
+        with pytest.raises(RedisError) as refused:
+            await client.ping()
+
+    line = str(refused.value)
+    assert line.startswith(f"no Sentinel of {', '.join(sentinels)} names a master 'shop'")
+    assert len(line) < 200
+    assert "hunter2" not in line
 
 
 async def test_redis_and_its_sentinels_have_passwords_of_their_own(tmp_path: Path) -> None:
