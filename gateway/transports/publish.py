@@ -89,22 +89,20 @@ def _decode(decoder: msgspec.json.Decoder[T], json: bytes | msgspec.Raw) -> T:
         raise Unprocessable("the body is nested too deeply, 256 levels are allowed") from None
 
 
-def _parse_posted(json: bytes | msgspec.Raw) -> Posted:
-    return _decode(_posted, json)
+def _parse_posted(json: bytes | msgspec.Raw) -> Posted | GatewayError:
+    """An event; one that is refused is its error."""
+    try:
+        return _decode(_posted, json)
+    except GatewayError as error:
+        return error
 
 
 def _parse_array(body: bytes) -> list[Posted | GatewayError]:
-    """The events of an array; each that is refused is its error."""
+    """The events of an array."""
     raws = _decode(_raws, body)
     if len(raws) > MAX_POSTED:
         raise Unprocessable(f"{len(raws)} events: at most {MAX_POSTED} are allowed in one request")
-    posted: list[Posted | GatewayError] = []
-    for raw in raws:
-        try:
-            posted.append(_parse_posted(raw))
-        except GatewayError as error:
-            posted.append(error)
-    return posted
+    return [_parse_posted(raw) for raw in raws]
 
 
 def _check(posted: Posted, grant: Grant, max_event_bytes: int) -> Checked:
@@ -137,12 +135,17 @@ def _check(posted: Posted, grant: Grant, max_event_bytes: int) -> Checked:
     return Checked(posted, json)
 
 
-def _log(scope: Mapping[str, Any], grant: Grant, traceparent: str, count: int, refused: int) -> None:
+def _log(scope: Mapping[str, Any], grant: Grant, results: Sequence[Result | GatewayError]) -> None:
+    refused = _refused(results)
     level = logging.INFO if refused else logging.DEBUG
     if logger.isEnabledFor(level):
         client = scope.get("client")
-        extra = about(subject=grant.subject, address=client[0] if client else "", traceparent=traceparent)
-        logger.log(level, "%d events published, %d refused", count - refused, refused, extra=extra)
+        extra = about(subject=grant.subject, address=client[0] if client else "", traceparent=parse_traceparent(scope["headers"]))
+        logger.log(level, "%d events published, %d refused", len(results) - refused, refused, extra=extra)
+
+
+def _refused(results: Sequence[Result | GatewayError]) -> int:
+    return sum(isinstance(result, GatewayError) for result in results)
 
 
 class PublishEndpoint:
@@ -165,11 +168,13 @@ class PublishEndpoint:
     async def _answer(self, body: bytes, grant: Grant, scope: Mapping[str, Any], send: Send) -> None:
         if body.lstrip()[:1] == b"[":
             results = await self._publish(_parse_array(body), grant, scope)
+            _log(scope, grant, results)
             await answer_json(send, [r.problem() if isinstance(r, GatewayError) else r for r in results])
             return
         [result] = await self._publish([_parse_posted(body)], grant, scope)
         if isinstance(result, GatewayError):
-            raise result
+            raise result  # which is logged
+        _log(scope, grant, [result])
         await answer_json(send, result)
 
     async def _publish(
@@ -179,13 +184,17 @@ class PublishEndpoint:
 
         Returns:
             for each of them its ids, or why it was refused
+
+        Raises:
+            GatewayError: if all of them are refused together.
         """
-        traceparent = parse_traceparent(scope["headers"])
-        with span("publish", traceparent) as attributes:
-            results = await self._record(self._check_all(posted, grant))
-            refused = sum(isinstance(result, GatewayError) for result in results)
-            attributes |= {"notify.events": len(results), "notify.refused": refused}
-        _log(scope, grant, traceparent, len(results), refused)
+        with span("publish", parse_traceparent(scope["headers"])) as attributes:
+            try:
+                results = await self._record(self._check_all(posted, grant))
+            except GatewayError:
+                metrics.PUBLISHED["refused"].value += len(posted)
+                raise
+            attributes |= {"notify.events": len(results), "notify.refused": _refused(results)}
         return results
 
     def _check_all(self, posted: Sequence[Posted | GatewayError], grant: Grant) -> list[Checked | GatewayError]:

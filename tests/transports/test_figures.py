@@ -10,6 +10,7 @@ import pytest
 import websockets
 from redis.asyncio import Redis
 
+from gateway.embedded import embedded_server
 from tests.conftest import Publish
 from tests.support import wire
 from tests.support.clients import TRANSPORTS, poll, sse, take, websocket
@@ -155,6 +156,21 @@ async def test_publishing_over_http_is_counted_by_outcome(gateway: Server) -> No
     after = await figures(gateway.http)
 
     assert [moved(before, after, f"gateway_published_total{{{kind}}}") for kind in ("recorded", "live_only", "refused")] == [1, 1, 1]
+
+
+async def test_events_that_are_refused_alone_or_all_together_are_counted_too() -> None:
+    with embedded_server() as url, running_gateway(url) as gateway:
+        async with httpx.AsyncClient(verify=False, base_url=gateway.http) as client:
+            before = await figures(gateway.http)
+            malformed = await client.post("/publish", json={"channel": "figures:r", "colour": "red"})
+            forbidden = await client.post("/publish", json={"channel": "*"})
+            async with Redis.from_url(url) as redis:
+                await redis.execute_command("CLIENT", "PAUSE", 20_000)
+            away = await client.post("/publish", json=[{"channel": "figures:r"}] * 3, timeout=30)
+            after = await figures(gateway.http)
+
+    assert [answer.status_code for answer in (malformed, forbidden, away)] == [422, 422, 503]
+    assert moved(before, after, "gateway_published_total{refused}") == moved(before, after, "gateway_published_total") == 5
 
 
 async def test_a_client_that_waits_for_redis_is_behind(gateway: Server, shared_redis: Redis) -> None:

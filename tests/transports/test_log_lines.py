@@ -79,6 +79,17 @@ async def test_the_trace_of_a_publisher_is_logged_and_is_no_part_of_the_event(ga
     assert all(set(event) == {"type", "data", "channel", "id"} for event in received)
 
 
+async def test_an_event_that_is_refused_alone_has_one_line(gateway: Server) -> None:
+    token = make_token("eve", publish=["jobs:*"])
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}) as client:
+        before = len(gateway.output().splitlines())
+        await client.post(f"{gateway.http}/publish", json={"channel": "eves:1"})
+    lines = gateway.output().splitlines()[before:]
+
+    assert len(lines) == 1
+    assert "'/publish' refused with 403: channel 'eves:1'" in lines[0]
+
+
 async def test_an_event_is_not_logged(gateway: Server) -> None:
     token = make_token("dan", subscribe=["jobs:*"], publish=["jobs:*"])
     async with websockets.connect(f"{gateway.ws}/ws?channel=jobs:quiet&token={token}") as socket:
