@@ -6,7 +6,10 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import uvicorn
@@ -38,8 +41,17 @@ class _Ending(threading.Event):
         return super().is_set() or not _ENDS.isdisjoint(self._queue)
 
 
+@contextmanager
+def _tried_again() -> Iterator[None]:
+    """For what starts workers: the system may have no process, descriptor or memory left for a moment. The others live on meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("no worker can be started now: %s", error)
+
+
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor, but it ends also while it replaces workers, and passes a second signal on to them.
+    """uvicorn's supervisor, but it ends also while it replaces workers, passes a second signal on to them, and outlives a failed start.
 
     A worker that it replaces leaves the port to the others while it drains.
     """
@@ -51,13 +63,24 @@ class Supervisor(Multiprocess):
         super().__init__(config, sockets)
         self.should_exit = _Ending(self.signal_queue)
 
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:
+            # Python would wait for the workers at its end. They would live on without anybody who replaces them or heeds a signal.
+            logger.critical("the workers have no supervisor any more, all end: %s", error, exc_info=not isinstance(error, OSError))
+            self.terminate_all()
+            self.join_all()
+            sys.exit(1)
+
     def init_processes(self) -> None:
         super().init_processes()
         self._close_copies()
 
     def keep_subprocess_alive(self) -> None:
         before = [(worker, worker.process.is_alive()) for worker in self.processes]
-        super().keep_subprocess_alive()
+        with _tried_again():  # half a second later; until then the dead worker keeps its place
+            super().keep_subprocess_alive()
         self._close_copies()
         for (worker, was_alive), now in zip(before, self.processes, strict=True):
             if now is not worker:
@@ -71,6 +94,10 @@ class Supervisor(Multiprocess):
         # goes unnoticed, and for WORKER_SECONDS no other worker is replaced and no signal heeded.
         for worker in self.processes:
             worker.child_conn.close()
+
+    def handle_signals(self) -> None:
+        with _tried_again():  # with the next signal
+            super().handle_signals()
 
     def restart_all(self) -> None:
         for i, worker in enumerate(self.processes):

@@ -69,6 +69,59 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def _no_worker_while(file: Path) -> str:
+    """Code with which no worker can be started while this file exists, as if the system had no process left."""
+    return f"""
+import os, multiprocessing.util as util
+def start(*arguments, start=util.spawnv_passfds):
+    if os.path.exists({str(file)!r}) and any("spawn_main" in str(argument) for argument in arguments[1]):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return start(*arguments)
+util.spawnv_passfds = start"""
+
+
+def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(redis_url: str, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    with running_gateway(redis_url, "--workers", "2", before=_no_worker_while(full)) as server:
+        dead, alive = workers_of(server)
+        full.touch()
+        os.kill(dead, signal.SIGKILL)
+        assert eventually(lambda: "no worker can be started now: " in server.output())
+        full.unlink()
+        after = workers_of(server, 3)
+
+        assert len(after) == 2
+        assert alive in after
+        assert "Traceback" not in server.output()
+    assert server.process.returncode == 0
+
+
+def test_workers_that_cannot_be_replaced_on_a_signal_serve_on(redis_url: str, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    with running_gateway(redis_url, "--workers", "2", before=_no_worker_while(full)) as server:
+        before = workers_of(server)
+        full.touch()
+        os.kill(server.process.pid, signal.SIGHUP)
+        assert eventually(lambda: "no worker can be started now: " in server.output())
+
+        assert workers_of(server) == before
+        assert "Traceback" not in server.output()
+    assert server.process.returncode == 0
+
+
+def test_if_a_worker_cannot_be_started_at_first_the_others_end_and_the_log_says_why(redis_url: str, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    then_full = f"{_no_worker_while(full)}\nfrom gateway.server.supervisor import Process\nfirst = Process.start\n"
+    then_full += f"Process.start = lambda worker: (first(worker), open({str(full)!r}, 'w').close())"
+    with running_gateway(redis_url, "--workers", "2", before=then_full, wait=False) as server:
+        server.process.wait(60)
+
+        assert server.process.returncode == 1
+        assert "no supervisor any more, all end: [Errno 11] Resource temporarily unavailable" in server.output()
+        assert "Traceback" not in server.output()
+        assert not _listens(server.port)
+
+
 def test_workers_that_need_long_to_start_are_waited_for(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Longer than half a second and uvicorn's 5 s, after which each would be killed and started again.
     starts = tmp_path / "starts"
