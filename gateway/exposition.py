@@ -48,9 +48,13 @@ def add_up_dead(living: Collection[int]) -> None:
         living: the process ids of all other workers
     """
     folder = _folder()
-    if folder is None:
-        return
-    dead = [path for path in folder.glob("*.json") if path.name != _DEAD and _pid(path) not in living]
+    if folder is not None:
+        with suppress(OSError):  # then they are added later
+            _add_up_dead(folder, living)
+
+
+def _add_up_dead(folder: Path, living: Collection[int]) -> None:
+    dead = [path for path in _files(folder) if path.name != _DEAD and _pid(path) not in living]
     if not dead:
         return
     before = _read(folder / _DEAD)
@@ -58,10 +62,9 @@ def add_up_dead(living: Collection[int]) -> None:
     for found in (before.get("figures", {}), *map(_read, dead)):
         _add(sums, found, running=False)
     names = [*before.get("names", ()), *(path.name for path in dead)][-_REMEMBERED:]
-    with suppress(OSError):  # then they are added later
-        _write(folder / _DEAD, {"figures": sums, "names": names})
-        for path in dead:
-            path.unlink()
+    _write(folder / _DEAD, {"figures": sums, "names": names})
+    for path in dead:
+        path.unlink()
 
 
 def _write(path: Path, value: object) -> None:
@@ -69,8 +72,15 @@ def _write(path: Path, value: object) -> None:
     path.with_suffix(".new").replace(path)
 
 
+def _files(folder: Path) -> list[Path]:
+    with suppress(FileNotFoundError):  # somebody has cleaned up the folder for temporary files
+        return [path for path in folder.iterdir() if path.suffix == ".json"]
+    return []
+
+
 def _read(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
+    # Another error is raised, as where no file can be opened: without these figures counters would fall.
+    with suppress(FileNotFoundError, ValueError):
         found: dict[str, Any] = json.loads(path.read_text())
         return found
     return {}
@@ -90,7 +100,7 @@ def _others() -> Iterator[tuple[bool, Figures]]:
     folder = _folder()
     if folder is None:
         return
-    found = {path: _read(path) for path in folder.glob("*.json") if path.name not in (_OWN, _DEAD)}
+    found = {path: _read(path) for path in _files(folder) if path.name not in (_OWN, _DEAD)}
     # Read last: a file that was added to the sums meanwhile has been read already, and must not count twice.
     dead = _read(folder / _DEAD)
     yield False, dead.get("figures", {})
@@ -163,6 +173,10 @@ _of_all_workers.register(_Gatherer())
 
 
 def render() -> bytes:
-    """The figures in Prometheus's text format. With a single process, also its CPU time and memory."""
+    """The figures in Prometheus's text format. With a single process, also its CPU time and memory.
+
+    Raises:
+        OSError: if what the other workers have saved cannot be read.
+    """
     save()  # a counter that was read once must not fall if this worker dies before it saves again
     return generate_latest(_of_all_workers if _folder() else REGISTRY)

@@ -129,6 +129,24 @@ def test_a_full_disk_keeps_the_files_of_dead_workers(folder: Path, monkeypatch: 
     assert len(list(folder.iterdir())) == 1
 
 
+@pytest.mark.parametrize("call", ["iterdir", "read_text"])
+def test_while_no_file_can_be_opened_no_dead_worker_is_forgotten_and_no_sum_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    saved(folder, f"{dead()}-0", gateway_stalled_total={"": [3.0]})
+    before = parse(exposition.render().decode())
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, call, fail)
+        exposition.add_up_dead([os.getpid()])
+        with pytest.raises(OSError, match="Too many open files"):
+            exposition.render()
+
+    assert parse(exposition.render().decode())["gateway_stalled_total"] == before["gateway_stalled_total"]
+
+
 def test_a_worker_does_not_count_itself_twice_and_steps_over_half_a_file(folder: Path) -> None:
     metrics.STALLED.value += 1
     before = parse(exposition.render().decode())

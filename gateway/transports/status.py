@@ -66,7 +66,11 @@ class MetricsEndpoint:
         elif self._services.anybody:
             await self._services.gate.authenticate(scope)  # refuses pages of other origins in a browser on this machine
         measure(self._services)
-        await answer(send, 200, exposition.render(), CONTENT_TYPE_LATEST.encode())
+        try:
+            figures = exposition.render()
+        except OSError as error:  # such as too many open files
+            raise Unavailable(f"the figures of the other workers cannot be read: {error.strerror}") from error
+        await answer(send, 200, figures, CONTENT_TYPE_LATEST.encode())
 
 
 def _is_local(scope: Mapping[str, Any]) -> bool:

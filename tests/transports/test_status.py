@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
+from gateway import exposition
 from gateway.embedded import find_server, free_port
 from tests.support.servers import Server, running_gateway
 from tests.support.slowness import slowness
@@ -64,6 +67,25 @@ def test_metrics_are_for_this_machine_only(server: Server, header: str) -> None:
 def test_metrics_are_not_for_pages_in_a_browser_on_this_machine(server: Server) -> None:
     for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
         assert httpx.get(f"{server.http}/metrics", headers=headers).status_code == 403
+
+
+def test_metrics_are_refused_while_those_of_the_other_workers_cannot_be_read(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    monkeypatch.setenv(exposition.FOLDER, str(folder))
+    with running_gateway(redis_url) as server:
+        shutil.rmtree(folder)
+        folder.touch()
+        refused = httpx.get(f"{server.http}/metrics")
+        folder.unlink()
+        folder.mkdir()
+
+        assert httpx.get(f"{server.http}/metrics").status_code == 200
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        assert refused.json()["detail"].startswith("the figures of the other workers cannot be read: ")
+        assert "Traceback" not in server.output()
 
 
 def test_a_path_that_does_not_exist_is_named(server: Server) -> None:
