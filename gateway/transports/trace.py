@@ -44,7 +44,11 @@ def span(name: str, traceparent: str) -> Iterator[dict[str, int]]:
         a dictionary, whose entries become the span's attributes
     """
     attributes: dict[str, int] = {}
-    if (found := _opentelemetry()) is None:
+    try:
+        found = _opentelemetry()
+    except OSError:  # no file can be opened at this moment; the next request tries again
+        found = None
+    if found is None:
         yield attributes
         return
     trace, propagator = found

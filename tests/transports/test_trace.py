@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
 
-from gateway.transports.trace import parse_traceparent, span
+from gateway.transports.trace import _opentelemetry, parse_traceparent, span
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -85,3 +86,19 @@ def test_without_a_trace_it_begins_one(recorder: Recorder) -> None:
         pass
 
     assert not recorder.begun[0][1].is_valid
+
+
+def test_while_no_file_can_be_opened_a_publish_has_no_span(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    _opentelemetry.cache_clear()
+    with monkeypatch.context() as failing:
+        failing.setattr("builtins.__import__", fail)
+        with span("publish", ""):
+            pass
+
+    assert recorder.begun == []
+    with span("publish", ""):
+        pass
+    assert len(recorder.begun) == 1
