@@ -34,7 +34,7 @@ def main(context: click.Context) -> None:
     To see it work: `gateway demo`. To run it: set GATEWAY_REDIS_URL and GATEWAY_JWT_SECRET, then `gateway check` and
     `gateway serve`. All settings are environment variables.
     """
-    if os.environ.get("NO_COLOR"):  # https://no-color.org
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":  # https://no-color.org; a terminal that knows no colours
         context.color = False
 
 

@@ -60,9 +60,9 @@ def test_a_redis_that_wants_a_password_says_so() -> None:
         assert "GATEWAY_REDIS_URL: Redis wants another user or password" in result.stderr
 
 
-@pytest.mark.parametrize(("wish", "coloured"), [("", True), ("1", False)])
-def test_a_terminal_without_colours_gets_none(wish: str, coloured: bool) -> None:
-    result = CliRunner().invoke(main, ["check"], env={"NO_COLOR": wish, "GATEWAY_PORT": "x"}, color=True)
+@pytest.mark.parametrize(("wish", "terminal", "coloured"), [("", "xterm", True), ("1", "xterm", False), ("", "dumb", False)])
+def test_a_terminal_without_colours_gets_none(wish: str, terminal: str, coloured: bool) -> None:
+    result = CliRunner().invoke(main, ["check"], env={"NO_COLOR": wish, "TERM": terminal, "GATEWAY_PORT": "x"}, color=True)
 
     assert "GATEWAY_PORT: 'x' is wrong" in result.output
     assert ("\x1b[" in result.output) == coloured
