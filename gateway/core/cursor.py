@@ -6,7 +6,7 @@
     read     None   False   False  the subscription goes live: live; it falls behind: unread
     live     None   False   True   the subscription falls behind: unread; other channels are added to it: read
 
-A cursor that begins at an id is unread from the start. One that was removed is not live, and its pages are ignored.
+A cursor that begins at an id is unread from the start. The pages of one that was removed are ignored.
 
 Of the ids, ``position`` is where the client stands: it has everything up to there. ``channel.heard`` is the newest announcement. What was
 announced up to ``covered`` is in what was read, or Redis has lost it. So something is missing while ``heard`` is above both, and the

@@ -129,7 +129,7 @@ class Hub:
 
     def _finish(self, channel: Channel) -> None:
         for cursor in tuple(channel.followers):
-            if cursor.live and cursor.position >= channel.heard:
+            if cursor.live:  # it was written to, or had the event already
                 cursor.done = True
                 cursor.subscription.check_done()
 

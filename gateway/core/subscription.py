@@ -102,7 +102,6 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
 
     def remove(self, cursor: Cursor) -> None:
         """Remove a channel."""
-        cursor.live = False
         self.cursors.pop(cursor.channel.name, None)
         for _, cursors in self._expecting:
             if cursor in cursors:
@@ -118,8 +117,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     def resume(self) -> None:
         """The writer has room again."""
         self.full = False
-        if not self.live:
-            self.on_behind(self)
+        self.on_behind(self)
 
     # Live, or behind
 
@@ -262,12 +260,9 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
         if self.must_reach and any(has_gap(page, horizon) for page in pages):
             return True
         self.must_reach = 0
-        self._waited = False
         return False
 
     def _tell_ready(self) -> None:
-        if not self._expecting:
-            return
         expecting, self._expecting = self._expecting, ()
         for ref, cursors in expecting:
             if any(map(is_unread, cursors)):

@@ -72,6 +72,22 @@ def test_a_cursor_stays_while_no_page_reaches_to_its_first_item() -> None:
     assert (cursor.start, cursor.unread) == (7, True)
 
 
+def test_a_page_without_items_moves_it_too_while_other_channels_are_still_read() -> None:
+    cursor = cursor_at(7)
+
+    cursor.advance(page(position=20, horizon=20, clock=20), 20, finished=False)
+
+    assert cursor.start == 20
+
+
+def test_what_is_given_at_the_horizon_itself_moves_it() -> None:
+    cursor = cursor_at(7)
+
+    cursor.advance(page(10, 20), 10, finished=False)
+
+    assert cursor.start == 10
+
+
 def test_it_never_moves_back() -> None:
     cursor = cursor_at(40)
 

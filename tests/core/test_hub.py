@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from gateway.core.cursor import Cursor
@@ -148,6 +150,17 @@ def test_a_client_that_left_is_not_written_to_and_an_empty_channel_is_noted() ->
     assert hub.idle == {}
 
 
+def test_a_channel_that_others_still_follow_is_not_given_up() -> None:
+    hub = Hub()
+    first, second = Client(hub, "jobs:1", 10), Client(hub, "jobs:1", 10)
+    hub.leave(first.cursor, now=5.0)
+    still_followed = dict(hub.idle)
+    hub.leave(second.cursor, now=6.0)
+
+    assert still_followed == {}
+    assert hub.idle == {second.cursor.channel: 6.0}
+
+
 def test_leaving_twice_does_not_give_up_a_channel_that_others_follow_now() -> None:
     hub = Hub()
     client = Client(hub, "jobs:1", 10)
@@ -190,6 +203,16 @@ def test_a_final_event_does_not_end_a_client_that_is_behind() -> None:
     hub.announce(event(40, 30, final=True))
 
     assert not client.over
+
+
+def test_a_client_that_leaves_as_it_is_told_that_all_is_over_keeps_nobody_from_being_told() -> None:
+    hub = Hub()
+    clients = [Client(hub, "jobs:1", 10) for _ in range(3)]
+    for client in clients:
+        client.subscription.on_done = partial(hub.leave, client.cursor, now=5.0)
+    hub.announce(event(20, 10, final=True))
+
+    assert hub.following == 0
 
 
 def test_the_newest_id_received_is_that_over_all_channels() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.event import Event, Published
-from gateway.core.page import EARLIEST, MAX_FLOORS, Answer, Entry, Item, Page, Since, end_of_turn, make_page
+from gateway.core.page import EARLIEST, MAX_FLOORS, Answer, Entry, Item, Page, Since, end_of_turn, has_gap, make_page
 
 T = EARLIEST + 1_000_000  # ids are times; the tests count from here
 GAP = "gap"
@@ -260,6 +260,12 @@ def test_a_turn_ends_before_the_next_event_once_there_is_enough(most: int, end: 
     items = [Item(id, None if id % 10 else Event("c", id, 0, Published("t")), id) for id in (5, 10, 11, 20, 21, 30)]
 
     assert end_of_turn(items, most) == end
+
+
+def test_a_gap_that_was_delivered_is_none_beyond_the_horizon() -> None:
+    page = make_page(T, Answer(T + 50, (), T + 20, final=False, more=False, entries=[]))
+
+    assert [has_gap(page, T), has_gap(page, T + 1)] == [True, False]
 
 
 # Poison

@@ -149,6 +149,47 @@ def test_a_queue_that_grows_too_long_is_dropped_and_read_from_the_log() -> None:
     assert not client.subscription.live
 
 
+def test_after_a_queue_that_was_given_up_the_next_one_has_all_its_room() -> None:
+    client = Client()
+    client.follow(a=0)
+    client.subscription.begin_read()
+    for i in range(10):
+        client.hub.announce(event("a", 20 + 10 * i, 10 + 10 * i, size=QUEUE_BYTES // 5))
+    client.read(a=answer("a", 10, clock=10))
+    client.subscription.begin_read()
+    client.hub.announce(event("a", 120, 110))
+    page = make_page(10, answer("a", *range(20, 120, 10), clock=110))
+    client.subscription.end_read({client.subscription.cursors["a"]: replace(page, heard=110)}, client.hub.heard)
+
+    assert client.ids == list(range(10, 130, 10))
+    assert client.subscription.live
+
+
+def test_a_client_that_read_and_then_missed_an_event_is_behind_again() -> None:
+    client = Client()
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, clock=10))
+    calls = client.calls
+    client.hub.announce(event("a", 30, 20))
+
+    assert client.ids == [10]
+    assert (client.subscription.live, client.calls) == (False, calls + 1)
+
+
+def test_what_is_in_the_page_and_was_announced_after_that_was_read_is_not_looked_for_again() -> None:
+    """A page that another client has asked for may be older than the queue."""
+    client = Client()
+    client.follow(a=0)
+    client.hub.announce(event("a", 20, 10))
+    client.subscription.begin_read()
+    client.hub.announce(event("a", 30, 20))
+    client.read(a=answer("a", 10, 20, clock=20))
+
+    assert client.ids == [10, 20, 30]
+    assert client.subscription.live
+
+
 def test_a_full_writer_is_not_written_to() -> None:
     client = Client()
     client.follow(a=0)
@@ -182,6 +223,20 @@ def test_a_writer_that_was_full_before_the_read_began_is_not_live_after_it() -> 
     assert client.subscription.live
 
 
+def test_a_client_that_is_full_or_has_left_asks_for_no_read() -> None:
+    full, left = Client(), Client()
+    for client in (full, left):
+        client.follow(a=0)
+        client.subscription.begin_read()
+        client.read(a=answer("a", clock=5))
+    full.subscription.pause()
+    left.subscription.closed = True
+    for client in (full, left):
+        client.subscription.fall_behind()
+
+    assert (full.calls, left.calls) == (1, 1)
+
+
 def test_ready_carries_its_reference_and_cursors() -> None:
     client = Client()
     client.follow(7, a="last")
@@ -204,6 +259,17 @@ def test_a_channel_left_during_a_read_delivers_nothing() -> None:
 
     assert client.ids == [20]
     assert client.got[-1] == {"op": "ready", "channels": {"b": "20"}}
+
+
+def test_who_leaves_the_only_channel_during_its_read_is_told_that_it_is_ready() -> None:
+    client = Client()
+    client.follow(7, a=0)
+    client.subscription.begin_read()
+    client.hub.leave(client.subscription.cursors["a"], 0)
+    client.subscription.end_read({}, client.hub.heard)
+
+    assert client.got == [{"op": "ready", "ref": 7, "channels": {}}]
+    assert client.subscription.live
 
 
 def test_a_channel_left_during_a_read_does_not_deliver_its_queued_events_either() -> None:
@@ -247,6 +313,20 @@ def test_a_final_event_that_came_while_behind_ends_a_subscription_until_final(wa
     assert client.over is until_final
 
 
+def test_a_final_event_does_not_end_a_client_before_the_rest_of_the_log_is_read() -> None:
+    client = Client(until_final=True)
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.read(a=Answer(30, (), 30, False, True, [Entry(10, 0, event("a", 10, 0, final=True))]))
+    before = client.over
+    client.subscription.begin_read()
+    client.read(a=Answer(30, (), 30, False, False, [Entry(30, 10, event("a", 30, 10))]))
+
+    assert (before, client.over) == (False, True)
+    assert client.ids == [10, 30]
+    assert client.notices == ["ready"]
+
+
 def test_an_event_that_is_not_final_and_a_client_without_channels_end_nothing() -> None:
     client, idle = Client(until_final=True), Client(until_final=True)
     client.follow(a=0)
@@ -283,6 +363,16 @@ def test_gaps_of_two_channels_at_one_place_are_both_told_and_move_no_cursor() ->
     assert told.index(b'"a"') < told.index(b'"b"')
 
 
+def test_a_gap_comes_before_an_event_of_another_channel_at_its_place() -> None:
+    """An event stream that ends between the two comes back with the cursor before both, or not at all."""
+    client, written = reading_stream(a=10, b=10)
+    client.read(a=Answer(20, (), 11, False, False, [Entry(11, 10, event("a", 11, 10))]), b=Answer(20, (), 20, False, False, []))
+    told = b"".join(written)
+
+    assert told.index(b"event: gap") < told.index(b"id: 11\ndata")
+    assert client.subscription.stats.gaps == 1
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_channel_that_missed_an_event_holds_up_the_other_channels(busy: bool) -> None:
     client = Client()
@@ -311,6 +401,45 @@ def test_what_is_beyond_the_channel_read_first_waits_for_the_next_read() -> None
     assert client.subscription.live
 
 
+def test_the_next_read_must_reach_as_far_as_the_farthest_page_and_the_one_after_it_need_not() -> None:
+    client = Client()
+    client.follow(a=0, b=0, c=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", clock=20), b=answer("b", 50, clock=50), c=answer("c", 30, clock=30))
+    first = client.subscription.must_reach
+    client.subscription.begin_read()
+    client.read(a=answer("a", clock=50), b=answer("b", 50, clock=50), c=answer("c", 30, 60, clock=60))
+
+    assert (first, client.subscription.must_reach) == (50, 0)
+    assert client.ids == [30, 50]
+    assert client.subscription.live
+
+
+def test_an_announcement_on_any_channel_shows_that_a_page_reaches_as_far() -> None:
+    client, other = Client(), Client()
+    client.follow(a=0, b=0)
+    client.hub.follow(other.subscription, "c", 0)
+    client.hub.announce(event("c", 50, 0))
+    client.subscription.begin_read()
+    client.read(a=answer("a", clock=20), b=answer("b", 30, clock=30))
+
+    assert client.ids == [30]
+    assert client.subscription.live
+
+
+def test_what_lies_beyond_a_channel_is_waited_for_anew_after_a_lost_connection() -> None:
+    """Its announcement may have been lost with the connection."""
+    client = Client()
+    client.follow(a=0, b=0)
+    for _ in range(2):
+        client.subscription.begin_read()
+        client.read(a=answer("a", clock=20), b=answer("b", 30, clock=30))
+        live = client.subscription.live
+        client.hub.all_behind()
+
+    assert not live
+
+
 def test_on_busy_channels_the_second_read_is_enough() -> None:
     client = Client()
     client.follow(a=0, b=0)
@@ -330,14 +459,14 @@ def test_one_read_of_many_channels_gives_no_more_than_a_client_may_have_at_once(
     client = Client()
     client.follow(a=0, b=0, c=0)
     given = []
-    for _ in range(2):
+    for _ in range(3):
         client.subscription.begin_read()
         at = {name: cursor.position for name, cursor in client.subscription.cursors.items()}
-        logs = {"a": [10, 40], "b": [20], "c": [30]}
-        client.read(**{name: answer(name, *[id for id in ids if id > at[name]], clock=50) for name, ids in logs.items()})
+        logs = {"a": [10, 40, 60], "b": [20, 50], "c": [30]}
+        client.read(**{name: answer(name, *[id for id in ids if id > at[name]], clock=70) for name, ids in logs.items()})
         given.append((client.ids, client.subscription.live))
 
-    assert given == [([10, 20], False), ([10, 20, 30, 40], True)]
+    assert given == [([10, 20], False), ([10, 20, 30, 40], False), ([10, 20, 30, 40, 50, 60], True)]
     assert client.notices == ["ready"]
 
 
