@@ -56,7 +56,7 @@ class Feed:
         listener: the pub/sub connection
         probe: finds out whether events get through
         reads: the reads of logs that clients share
-        behind: the clients that are behind, and since when by the monotonic clock
+        behind: the clients that are being read for, and since when by the monotonic clock; not those that have no room for more
     """
 
     def __init__(self, client: Redis, prefix: str = "notify", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -291,7 +291,8 @@ class Feed:
         if not (subscription.live or subscription.full or subscription.closed):
             return True
         subscription.reading = False
-        if subscription.live and (since := self.behind.pop(subscription, None)) is not None:
+        since = self.behind.pop(subscription, None)
+        if subscription.live and since is not None:
             metrics.TIME_BEHIND.observe(time.monotonic() - since)
         return False
 

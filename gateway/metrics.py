@@ -143,8 +143,12 @@ LATENCY_BY_WIRE: Final = {wire: LATENCY[transport] for transport, wires in WIRES
 PUBLISHED: Final = _counters("gateway_published_total", "Events by POST /publish", "outcome", ("recorded", "live_only", "refused"))
 
 BEHIND: Final = _gauge("gateway_behind", "Clients that read from the log at this moment")
-OLDEST_BEHIND: Final = _gauge("gateway_behind_oldest_seconds", "How long the client that has been behind the longest has been so", "max")
-TIME_BEHIND: Final = _histogram("gateway_behind_seconds", "Time from falling behind, or from connecting, until the client was live", _SLOW)
+OLDEST_BEHIND: Final = _gauge(
+    "gateway_behind_oldest_seconds", "How long the client that has been reading from the log the longest has done so", "max"
+)
+TIME_BEHIND: Final = _histogram(
+    "gateway_behind_seconds", "Time from falling behind, from connecting or from having room again until the client was live", _SLOW
+)
 READS: Final = _counter("gateway_log_reads_total", "Reads of a channel's log")
 SHARED_READS: Final = _counter("gateway_log_reads_shared_total", "Reads of a channel's log that were saved by sharing another client's")
 GAPS: Final = _counters("gateway_gaps_total", "Gap notices to clients", "transport", TRANSPORTS)
