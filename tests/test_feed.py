@@ -12,7 +12,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from gateway.embedded import embedded_server
+from gateway.embedded import embedded_server, free_port
+from gateway.errors import Unavailable
 from gateway.feed import LINGER_SECONDS, Feed
 from gateway.reads import PAGE_BYTES
 from gateway.store import listener as listener_module
@@ -146,6 +147,50 @@ async def test_a_channel_without_followers_is_unsubscribed_after_a_while(redis_u
         assert "jobs:1" not in feed.hub.channels
 
 
+async def test_channels_are_given_up_in_the_order_in_which_they_were_left_and_only_those(redis_url: str) -> None:
+    async with running(redis_url) as feed:
+        clients = [Client(feed, {name: 0, "jobs:kept": 0}) for name in ("jobs:1", "jobs:2", "jobs:3")]
+        for client in clients:
+            await client.until_ready()
+        for client in clients:
+            feed.leave(client.subscription, [name for name in client.subscription.cursors if name != "jobs:kept"])
+        feed.hub.idle = {channel: float(number) for number, channel in enumerate(feed.hub.idle, 1)}
+        given_up = [feed.sweep(1.0), feed.sweep(2.0), feed.sweep(10.0, 1), feed.sweep(10.0), feed.sweep(10.0)]
+
+        assert given_up == [0, 1, 1, 1, 0]
+        assert set(feed.hub.channels) == {"jobs:kept"}
+
+
+async def test_a_channel_that_is_asked_for_again_begins_anew_and_brings_each_event_once(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        client = Client(feed, "jobs:1", 0)
+        first = await publisher(redis)("jobs:1")
+        async with asyncio.timeout(30):
+            while client.ids != [first]:
+                await asyncio.sleep(0.01)
+        feed.follow(client.subscription, {"jobs:1": 0})
+        async with asyncio.timeout(30):
+            while not client.subscription.live:
+                await asyncio.sleep(0.01)
+        second = await publisher(redis)("jobs:1")
+        async with asyncio.timeout(30):
+            while client.ids[-1] != second:
+                await asyncio.sleep(0.01)
+
+        assert client.ids == [first, first, second]
+        assert feed.hub.following == 1
+
+
+async def test_a_client_that_has_left_is_not_counted_as_behind(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        async with hanging(redis):
+            client = Client(feed, "jobs:1", 0)
+            behind = len(feed.behind)
+            feed.leave(client.subscription)
+
+        assert (behind, len(feed.behind)) == (1, 0)
+
+
 async def test_a_job_is_over_for_a_client_that_has_its_final_event(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         first = int(await publisher(redis)("jobs:1", "progress"))
@@ -153,6 +198,20 @@ async def test_a_job_is_over_for_a_client_that_has_its_final_event(redis_url: st
 
         assert [await feed.is_over({"jobs:1": cursor}) for cursor in (first, end)] == [False, True]
         assert not await feed.is_over({"jobs:1": end, "jobs:2": end})
+
+
+async def test_a_job_is_not_over_while_its_log_cannot_be_read(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        end = int(await publisher(redis)("jobs:1", "completed", final=True))
+        await redis.set("notify:log:{jobs:1}", "not a list")
+
+        assert not await feed.is_over({"jobs:1": end})
+
+
+async def test_whether_a_job_is_over_is_not_known_while_redis_is_away() -> None:
+    async with redis_client(f"redis://127.0.0.1:{free_port()}") as client:
+        with pytest.raises(Unavailable):
+            await Feed(client).is_over({"jobs:1": 1})
 
 
 async def test_after_redis_lost_its_data_a_client_gets_one_gap_and_reads_only_a_few_times(redis_url: str, redis: Redis) -> None:

@@ -200,6 +200,19 @@ async def test_commands_follow_and_leave_channels(server: Server, publish: Publi
     assert pong == {"op": "pong"}
 
 
+async def test_who_leaves_one_channel_goes_on_with_the_others(server: Server, publish: Publish, channel: str) -> None:
+    async with websockets.connect(f"{server.ws}/ws?channel={channel}&channel={channel}.b&since=now") as socket:
+        await socket.recv()
+        await socket.send(json.dumps({"op": "unsubscribe", "channels": [f"{channel}.b"], "ref": 1}))
+        left = json.loads(await socket.recv())
+        await publish(f"{channel}.b")
+        id = await publish(channel)
+        event = json.loads(await socket.recv())
+
+    assert list(left["channels"]) == [channel]
+    assert (event["channel"], event["id"]) == (channel, id)
+
+
 async def test_100_first_subscribers_at_once_all_get_the_first_event(server: Server, publish: Publish, channel: str) -> None:
     async def follow_first(transport) -> list[str]:
         messages = transport(server.http, f"channel={channel}")
