@@ -114,7 +114,8 @@ class HttpProtocol(Connection):
         else:
             if self._unfinished > MAX_HEAD_BYTES:
                 long = len(self._url) > MAX_URI_BYTES
-                self._refuse((UriTooLong if long else HeadTooLarge)(f"{self._unfinished} bytes without an end to the head"))
+                text = f"{self._unfinished} bytes without an end to the head: at most {MAX_HEAD_BYTES} are allowed"
+                self._refuse((UriTooLong if long else HeadTooLarge)(text))
             return
         self._end_of_http(rest)  # outside the try, or an error in there would get the upgrade's exception as its context
 
@@ -288,7 +289,9 @@ class HttpProtocol(Connection):
         metrics.refused(error)
         peer = self.client or ("",)
         logger.info("refused with %d: %s", error.status, error.detail, extra=about(address=peer[0]) | {"kind": str(error.status)})
-        self.transport.write(problem_response(error, self.site.state.default_headers))
+        # Until an address comes, the parser's method is still that of the request before.
+        is_head = bool(self._url) and self._parser.get_method() == b"HEAD"
+        self.transport.write(problem_response(error, self.site.state.default_headers, with_body=not is_head))
 
     # The deadlines
 

@@ -92,8 +92,14 @@ def _phrase(status: int) -> bytes:
         return b""
 
 
-def problem_response(error: GatewayError, headers: Sequence[Field] = ()) -> bytes:
-    """A whole response with a problem (RFC 9457), which says that the connection will be closed."""
+def problem_response(error: GatewayError, headers: Sequence[Field] = (), *, with_body: bool = True) -> bytes:
+    """A whole response with a problem (RFC 9457), which says that the connection will be closed.
+
+    Args:
+        error: the problem
+        headers: further ones
+        with_body: ``False`` for the answer to HEAD, which tells the length of a body that it does not have (RFC 9110, section 9.3.2)
+    """
     body = msgspec.json.encode(error.problem())
     fields = [
         *headers,
@@ -106,7 +112,8 @@ def problem_response(error: GatewayError, headers: Sequence[Field] = ()) -> byte
         fields += [(b"upgrade", b"websocket"), (b"sec-websocket-version", WEBSOCKET_VERSION)]
     if error.retry_after is not None:
         fields.append((b"retry-after", b"%d" % error.retry_after))
-    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (error.status, _phrase(error.status), lines(fields), body)
+    head = b"HTTP/1.1 %d %b\r\n%b\r\n" % (error.status, _phrase(error.status), lines(fields))
+    return head + body if with_body else head
 
 
 def accepting_response(key: bytes, defaults: Sequence[Field], fields: Sequence[Field] = ()) -> bytes:

@@ -140,6 +140,40 @@ def test_a_bad_head_is_answered(gateway: Server, data: bytes, status: int) -> No
     assert answer.problem()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (request(method="HEAD", version="HTTP/2.0"), 400),
+        (request("/" + "x" * 100_000, method="HEAD"), 414),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nX-A: " + b"x" * 100_000, 431),
+        (upgrade().replace(b"GET", b"HEAD"), 400),
+        (request() + request(method="HEAD", version="HTTP/2.0"), 200),
+    ],
+    ids=["version", "address", "no end", "upgrade", "second request"],
+)
+def test_the_refusal_of_a_bad_head_request_has_no_body(gateway: Server, data: bytes, status: int) -> None:
+    with Wire(gateway.port) as wire:
+        text = wire.send(data).rest()
+
+    assert text.startswith(b"HTTP/1.1 %d" % status)
+    assert text.endswith(b"\r\n\r\n")
+
+
+def test_what_is_no_request_is_told_so_after_a_head_request_too(gateway: Server) -> None:
+    with Wire(gateway.port) as wire:
+        text = wire.send(request(method="HEAD") + b"\x16\x03\x01").rest()
+
+    assert b'"status":400' in text
+
+
+@pytest.mark.parametrize("name", ["address of 100 kB without an end", "header of 100 kB without an end"])
+def test_who_sends_a_head_without_an_end_is_told_the_limit(gateway: Server, name: str) -> None:
+    with Wire(gateway.port) as wire:
+        answer = wire.send(HEADS[name][0]).answer()
+
+    assert answer.problem()["detail"].endswith("at most 65536 are allowed")
+
+
 def test_a_wrong_websocket_version_is_answered_with_the_right_one(gateway: Server) -> None:
     data, _ = HEADS["version 8"]
     with Wire(gateway.port) as wire:
