@@ -184,7 +184,7 @@ def _texts(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
         name = variable.removeprefix(_PREFIX).lower()
         in_file = name.endswith("_file")
         name = name.removesuffix("_file")
-        if name not in _PARSERS:
+        if name not in _PARSERS or not variable.isupper():  # in small letters it would look as if it counted, beside the real one
             problems.append(f"{variable}: {_unknown(name)}")
         elif name in found:
             problems.append(f"{_PREFIX}{name.upper()}: set twice, by itself and by its _FILE; set one of them")

@@ -51,6 +51,15 @@ def test_a_value_can_come_from_a_file(tmp_path) -> None:
     assert "set twice" in problem(GATEWAY_PORT="1", GATEWAY_PORT_FILE=str(tmp_path / "url"))
 
 
+def test_a_name_in_small_letters_is_unknown() -> None:
+    both = {"GATEWAY_REDIS_URL": "redis://localhost", "GATEWAY_redis_url": "redis://other", "GATEWAY_Port_FILE": "/dev/null"}
+
+    assert problem(**both).splitlines() == [
+        "GATEWAY_Port_FILE: unknown; did you mean GATEWAY_PORT?",
+        "GATEWAY_redis_url: unknown; did you mean GATEWAY_REDIS_URL?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
