@@ -13,7 +13,7 @@ from gateway.core import subscription
 from gateway.core.event import Event, parse_published
 from gateway.core.hub import Hub
 from gateway.core.page import EARLIEST, Answer, Entry, Page, Since, make_page
-from gateway.core.subscription import QUEUE_BYTES, Subscription
+from gateway.core.subscription import NEWEST, QUEUE_BYTES, Subscription
 from gateway.core.wire import BLOCK, CHUNK, TEXT, Wire
 
 
@@ -412,6 +412,16 @@ def test_the_next_read_must_reach_as_far_as_the_farthest_page_and_the_one_after_
 
     assert (first, client.subscription.must_reach) == (50, 0)
     assert client.ids == [30, 50]
+    assert client.subscription.live
+
+
+def test_a_client_that_does_not_wait_for_announcements_is_live_after_one_read() -> None:
+    client = Client()
+    client.subscription.must_reach = NEWEST
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, clock=10))
+
     assert client.subscription.live
 
 
