@@ -40,8 +40,9 @@ class Posted(msgspec.Struct, forbid_unknown_fields=True):
     data: msgspec.Raw = msgspec.Raw(b"null")
     final: bool = False
     key: str | None = None
-    keep: int | None = None
-    ttl: int | None = None
+    # Whole numbers, as in openapi.json, and to JSON Schema 100.0 is one too: some languages write it so.
+    keep: int | float | None = None
+    ttl: int | float | None = None
     collapse: str | None = None
     live: bool = False
 
@@ -121,7 +122,7 @@ def _check(posted: Posted, grant: Grant, max_event_bytes: int) -> Checked:
     if posted.live and any(option is not None for option in (posted.key, posted.keep, posted.ttl, posted.collapse)):
         raise Unprocessable("live: such an event is not recorded; key, keep, ttl and collapse are for one that is")
     for field, value, most in (("keep", posted.keep, MAX_KEEP), ("ttl", posted.ttl, MAX_TTL)):
-        if value is not None and not 1 <= value <= min(most, MAX_CURSOR):
+        if value is not None and not (1 <= value <= min(most, MAX_CURSOR) and value == int(value)):
             raise Unprocessable(f"{field} {value}: a whole number from 1 to {most} is expected")
     for field, text in (("key", posted.key), ("collapse", posted.collapse)):
         if text is not None and not 1 <= len(text.encode()) <= MAX_TEXT_BYTES:
@@ -133,6 +134,10 @@ def _check(posted: Posted, grant: Grant, max_event_bytes: int) -> Checked:
         too_large = len(json) > max_event_bytes
         raise (TooLarge if too_large else Unprocessable)(f"the event is refused: {error}") from None
     return Checked(posted, json)
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
 
 
 def _log(scope: Mapping[str, Any], grant: Grant, results: Sequence[Result | GatewayError]) -> None:
@@ -219,7 +224,7 @@ class PublishEndpoint:
     async def _record(self, checked: Sequence[Checked | GatewayError]) -> list[Result | GatewayError]:
         """Record the events, or announce those that are live-only, all in one order: a page may not see the end before what led to it."""
         publications = [
-            Publication(name, json, posted.key, posted.keep, posted.ttl, posted.collapse, posted.live)
+            Publication(name, json, posted.key, _whole(posted.keep), _whole(posted.ttl), posted.collapse, posted.live)
             for posted, json in (one for one in checked if isinstance(one, Checked))
             for name in posted.channels
         ]

@@ -114,6 +114,15 @@ async def test_a_live_only_event_has_no_id(client: httpx.AsyncClient, server: Se
     await messages.aclose()
 
 
+async def test_a_whole_number_may_be_written_with_a_point(client: httpx.AsyncClient, shared_redis: Redis, channel: str) -> None:
+    for i in range(5):
+        answer = await client.post("/publish", json={"channel": channel, "data": i, "keep": 3.0, "ttl": 60.0})
+
+    assert answer.status_code == 200
+    assert await shared_redis.llen(f"notify:log:{{{channel}}}") == 3
+    assert 55 < await shared_redis.ttl(f"notify:log:{{{channel}}}") <= 60
+
+
 @pytest.mark.parametrize("option", [{"key": "k"}, {"keep": 1}, {"ttl": 60}, {"collapse": "p"}], ids=str)
 async def test_an_option_of_the_log_is_refused_for_a_live_only_event(
     client: httpx.AsyncClient, channel: str, option: dict[str, object]
@@ -155,6 +164,8 @@ async def test_the_events_of_an_array_arrive_in_its_order_recorded_or_not(client
         (b'{"channel":"a","id":"5"}', 422, "id"),
         (b'{"channel":"a","keep":0}', 422, "keep 0"),
         (b'{"channel":"a","keep":10001}', 422, "keep 10001"),
+        (b'{"channel":"a","keep":1.5}', 422, "keep 1.5: a whole number from 1 to 10000"),
+        (b'{"channel":"a","ttl":1e300}', 422, "ttl 1e+300: a whole number from 1 to 2592000"),
         (b'{"channel":"a","ttl":2592001}', 422, "ttl 2592001"),
         (b'{"channel":"a","key":""}', 422, "key ''"),
         (b'{"channel":"a","data":"' + b"x" * 70_000 + b'"}', 413, "at most 65536"),
