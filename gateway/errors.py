@@ -65,6 +65,10 @@ class Unauthorized(GatewayError):
     close_code = 4401
 
 
+class NoToken(Unauthorized):
+    """Nothing in the request says who sends it."""
+
+
 class Forbidden(GatewayError):
     """The token does not allow this."""
 
@@ -154,6 +158,10 @@ class Unavailable(GatewayError):
 
     def __init__(self, detail: str, *, channel: str | None = None, retry_after: int | None = 1) -> None:
         super().__init__(detail, channel=channel, retry_after=retry_after)
+
+
+class TooManyConnections(Unavailable):
+    """One client has as many connections open as it may. Others are served, so this is counted apart."""
 
 
 class SettingsError(Exception):

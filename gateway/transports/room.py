@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gateway.errors import Unavailable
+from gateway.errors import TooManyConnections, Unavailable
 
 
 class Limits(NamedTuple):
@@ -58,15 +58,16 @@ class Room:
             subject: of its grant; empty if it is not known yet
 
         Raises:
-            Unavailable: if there are as many connections as there may be: in all, from this address, or for this subject.
+            Unavailable: if there are as many connections as there may be in all.
+            TooManyConnections: if there are as many as there may be from this address, or for this subject.
         """
         total, per_address, per_subject = self._limits
         if self.count >= total:
-            raise _full(f"{total} connections are open")
+            raise _full(Unavailable, f"{total} connections are open")
         if per_address and address and self._addresses.get(address, 0) >= per_address:
-            raise _full(f"{per_address} connections are open from this address")
+            raise _full(TooManyConnections, f"{per_address} connections are open from this address")
         if per_subject and subject and self._subjects.get(subject, 0) >= per_subject:
-            raise _full(f"{per_subject} connections are open for this token's sub")
+            raise _full(TooManyConnections, f"{per_subject} connections are open for this token's sub")
 
     def enter(self, address: str, subject: str) -> None:
         """Count a connection that was opened."""
@@ -83,6 +84,6 @@ class Room:
                 del counts[name]  # or the names of all clients that ever were would stay
 
 
-def _full(detail: str) -> Unavailable:
+def _full(kind: type[Unavailable], detail: str) -> Unavailable:
     # A random delay, so that clients do not all come back at once when there is room again.
-    return Unavailable(f"{detail}, more are not allowed", retry_after=random.randint(1, 5))
+    return kind(f"{detail}, more are not allowed", retry_after=random.randint(1, 5))

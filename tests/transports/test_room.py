@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.errors import Unavailable
+from gateway import metrics
+from gateway.errors import TooManyConnections, Unavailable
 from gateway.transports.room import Limits, Room, address_of
 
 
@@ -27,9 +28,9 @@ def test_a_connection_that_leaves_makes_room_and_leaves_nothing_behind() -> None
     room = Room(Limits(3, 2, 1))
     room.enter("a", "ann")
     room.enter("a", "bob")
-    with pytest.raises(Unavailable, match="from this address"):
+    with pytest.raises(TooManyConnections, match="from this address"):
         room.check("a", "cid")
-    with pytest.raises(Unavailable, match="for this token's sub"):
+    with pytest.raises(TooManyConnections, match="for this token's sub"):
         room.check("b", "ann")
     room.enter("b", "cid")
     with pytest.raises(Unavailable, match="3 connections are open"):
@@ -43,6 +44,19 @@ def test_a_connection_that_leaves_makes_room_and_leaves_nothing_behind() -> None
     assert room.count == 0
     assert not room._addresses
     assert not room._subjects
+
+
+def test_a_client_with_too_many_connections_does_not_make_the_gateway_look_full() -> None:
+    room = Room(Limits(2, 1))
+    room.enter("a", "ann")
+    with pytest.raises(Unavailable) as one_client:
+        room.check("a", "ann")
+    room.enter("b", "bob")
+    with pytest.raises(Unavailable) as everybody:
+        room.check("a", "ann")
+
+    assert [refused.value.status for refused in (one_client, everybody)] == [503, 503]
+    assert [metrics.REASONS[refused.type] for refused in (one_client, everybody)] == ["too_many_connections", "unavailable"]
 
 
 def test_without_limits_of_their_own_addresses_and_subjects_have_any_number() -> None:
