@@ -25,6 +25,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 _PLACEHOLDER: Final = re.compile(r"%[\d.]*[a-z]")
 
+_CANCELLED: Final = "Cancel %s running task(s)"
+
 _OTHERS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
@@ -71,9 +73,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class Discreet(logging.Filter):
-    """Drops what uvicorn and websockets log of each request: they quote query strings, which may hold tokens."""
+    """Drops what uvicorn and websockets log of each request: they quote query strings, which may hold tokens.
+
+    It also drops uvicorn's error about a shutdown in which it cancels no task: a slow client has not taken its goodbye, and that is all.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == "uvicorn.error" and record.args == (0,) and str(record.msg).startswith(_CANCELLED):
+            return False
         return record.levelno >= logging.WARNING or not record.name.startswith(("uvicorn", "websockets"))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import logging
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 from uvicorn.config import LOGGING_CONFIG
+from uvicorn.server import Server
 
 from gateway.server.logs import log_config
 from gateway.transports.log_lines import about
@@ -70,6 +72,15 @@ def test_warnings_of_libraries_are_logged(output: io.StringIO) -> None:
     logging.getLogger("uvicorn.error").error("Exception in ASGI application")
 
     assert "Exception in ASGI application" in output.getvalue()
+
+
+def test_a_shutdown_that_cancels_nothing_is_no_error(output: io.StringIO) -> None:
+    form = next(line for line in inspect.getsource(Server.shutdown).splitlines() if "Cancel %s" in line).strip().strip('",')
+    for count in (0, 2):
+        logging.getLogger("uvicorn.error").error(form, count)
+
+    assert "Cancel 2 running" in output.getvalue()
+    assert "Cancel 0 running" not in output.getvalue()
 
 
 def test_it_works_after_uvicorn_has_configured_logging(kind: str, as_it_was: None) -> None:
