@@ -87,6 +87,10 @@ class Gateway(Starlette):
         settings: with the address of Redis
         stop: as in ``create_app``
         pages: further routes, such as the demo's
+
+    Attributes:
+        services: what its endpoints share
+        failed: whether its feed has died
     """
 
     def __init__(self, settings: Settings, stop: Stop, pages: Iterable[BaseRoute] = ()) -> None:
@@ -100,6 +104,7 @@ class Gateway(Starlette):
         self._settings = settings
         self._stop = stop
         self._pages = tuple(pages)
+        self.failed = False
         self._used = False  # whether its lifespan was entered before
         self._set_up()
 
@@ -195,6 +200,7 @@ class Gateway(Starlette):
             # Without a feed the clients would wait for ever. A supervisor will start another process.
             logger.critical("the feed has died, this process stops", exc_info=work.exception())
             self.services.running = False
+            self.failed = True
             self._stop()
 
 

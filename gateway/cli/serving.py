@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from contextlib import suppress
 
 import click
@@ -41,7 +42,10 @@ def serve_command(host: str | None, port: int | None, workers: int | None) -> No
     if settings.workers == 1:
         from gateway.app import create_app  # noqa: PLC0415 - the workers import it themselves
 
-        serve(create_app(settings), settings, listener)
+        app = create_app(settings)
+        serve(app, settings, listener)
+        if app.failed:
+            sys.exit(1)  # a supervisor that starts only what has failed must start it again
     else:
         chosen = {"HOST": settings.host, "PORT": str(settings.port), "WORKERS": str(settings.workers)}
         serve_workers(settings, listener, {f"GATEWAY_{name}": value for name, value in chosen.items()})

@@ -81,6 +81,8 @@ async def _drain(services: Services, seconds: float, server: uvicorn.Server) -> 
         loop = asyncio.get_running_loop()
         started = loop.time()
         endings = services.connections.endings()
+        if not services.running:
+            seconds = 0.0  # the feed has died: clients that stay would get nothing
         logger.info("draining: %d connections in %.0f s", len(endings), seconds if endings else 0)
         for i, end in enumerate(endings):
             # Each at its time by the clock: with a fixed pause between two, small delays would add up to seconds.

@@ -168,7 +168,10 @@ class Connections:
         if state is not None and not state.ending:
             state.ending = True
             self.note_end(stream, code, reason)
-            self.spawn(self._end(stream, code, reason))
+            if self._tasks is None:  # ``run`` has ended, so nobody would see to the goodbye
+                stream.writer.abort()
+            else:
+                self.spawn(self._end(stream, code, reason))
 
     def note_end(self, stream: OpenStream, code: int, reason: str) -> None:
         """Count and log that the gateway ends a stream."""

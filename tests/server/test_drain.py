@@ -16,6 +16,7 @@ import httpx
 import pytest
 import uvicorn
 import websockets
+from redis.asyncio import Redis
 
 from gateway import Settings, create_app
 from gateway.server.drain import SIGNALS, draining
@@ -26,6 +27,7 @@ from tests.conftest import Publish
 from tests.support.clients import sse
 from tests.support.figures import figures, until_live
 from tests.support.servers import Server, running_gateway, workers_of
+from tests.support.slowness import slowness
 from tests.support.wire import Wire, request
 
 
@@ -53,6 +55,29 @@ async def test_streams_are_closed_one_after_the_other_and_the_exit_is_clean(redi
     assert max(at for _, at in ends) - min(at for _, at in ends) > 0.8
     assert (bye["op"], bye["code"]) == ("bye", 1012)
     assert exit_code == 0
+
+
+async def test_if_its_feed_dies_clients_are_sent_away_at_once_and_the_exit_says_so(redis_url: str, redis: Redis) -> None:
+    dies = "from gateway.store.listener import Listener\n"
+    dies += "def take(self, reply, take=Listener._take): take(self, 1 / 0 if reply[-1] == b'666' else reply)\n"
+    dies += "Listener._take = take"
+    with running_gateway(redis_url, before=dies, drain_seconds="20") as server:
+        stream = sse(server.http, "channel=jobs:1")
+        async with websockets.connect(f"{server.ws}/ws?channel=jobs:1") as socket:
+            assert json.loads(await socket.recv())["op"] == "ready"
+            assert (await anext(stream))["op"] == "ready"
+            began = time.monotonic()
+            await redis.publish("notify:jobs:1", "666")
+            with pytest.raises(websockets.ConnectionClosed):
+                await socket.recv()
+            with pytest.raises((httpx.TransportError, StopAsyncIteration)):
+                await anext(stream)
+            exit_code = await asyncio.to_thread(server.process.wait, 30)
+            took = time.monotonic() - began
+
+        assert "the feed has died" in server.output()
+    assert exit_code == 1
+    assert took < 4 * slowness()
 
 
 @pytest.mark.parametrize("nohup", [False, True])

@@ -156,6 +156,14 @@ async def test_the_end_of_all_connections_is_awaited_but_not_for_ever(monkeypatc
     assert waited
 
 
+async def test_a_connection_to_which_nobody_can_say_goodbye_any_more_is_cut() -> None:
+    connections, connection = Connections(Limits(100), 20), Slow(1)
+    connections.add(connection, "")
+    connections.end(connection, 1012, "over")
+
+    assert connection.cut.is_set()
+
+
 async def test_a_connection_that_is_ended_twice_is_told_once() -> None:
     connections, connection = Connections(Limits(100), 20), Slow(1)
     connections.end(connection, 1012, "it is gone already")
