@@ -59,14 +59,19 @@ class BadRequest(GatewayError):
 
 
 class Unauthorized(GatewayError):
-    """There is no token, or it is invalid or expired."""
+    """There is no token, or it is invalid or expired.
+
+    Args:
+        detail: as of every error
+        has_token: whether there is one
+    """
 
     status = 401
     close_code = 4401
 
-
-class NoToken(Unauthorized):
-    """Nothing in the request says who sends it."""
+    def __init__(self, detail: str, *, has_token: bool = True) -> None:
+        super().__init__(detail)
+        self.has_token = has_token
 
 
 class Forbidden(GatewayError):

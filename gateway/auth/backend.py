@@ -155,7 +155,7 @@ class Backend:
 
 def _read(status: int, body: bytes) -> Grant:
     if status == 401:
-        raise Unauthorized("the backend does not know who this is")
+        raise Unauthorized("the backend does not know who this is", has_token=False)
     if status == 403:
         raise Forbidden("the backend does not allow it")
     if status != 200:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway import metrics
-from gateway.errors import GatewayError, MethodNotAllowed
+from gateway.errors import GatewayError, MethodNotAllowed, Unauthorized
 from gateway.transports.writer import Send
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -43,8 +43,9 @@ async def answer_problem(send: Send, error: GatewayError, headers: Headers = (),
     if is_refusal:
         metrics.refused(error)
     extra = list(headers)
-    if error.status == 401:
-        extra.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1: a 401 must name a scheme
+    if isinstance(error, Unauthorized):
+        # A 401 must name a scheme (RFC 9110, section 15.5.2), and tell a token that is no good from none (RFC 6750, section 3.1).
+        extra.append((b"www-authenticate", b'Bearer error="invalid_token"' if error.has_token else b"Bearer"))
     if isinstance(error, MethodNotAllowed):
         extra.append((b"allow", ", ".join(error.allowed).encode()))
     if error.retry_after is not None:

@@ -153,7 +153,7 @@ class TokenGate:
         if credential is not None and credential.way == "url":
             authorization = [f"Bearer {credential.text}"]
         if self._backend is None or not (cookies or authorization):
-            raise Unauthorized(NOTHING)
+            raise Unauthorized(NOTHING, has_token=False)
         # A browser adds not only cookies by itself but also a password that it was given. Other programs send no Origin with one.
         if cookies or (credential is None and headers(scope, b"origin")):
             self.origins.check_ambient(scope)

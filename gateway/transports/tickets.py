@@ -27,6 +27,6 @@ class TicketEndpoint:
         by_ticket = credential is not None and credential.way == "ticket"
         if not self._services.anybody and (by_ticket or header(scope, b"authorization") is None):
             # A ticket must not buy the next one, or it could be prolonged for ever; and a page that has the cookie needs no ticket.
-            raise Unauthorized("no token: Authorization: Bearer is expected")
+            raise Unauthorized("no token: Authorization: Bearer is expected", has_token=False)
         grant = await self._services.gate.authenticate(scope)
         await answer_json(send, {"ticket": await self._tickets.issue(grant), "expires_in": SECONDS})

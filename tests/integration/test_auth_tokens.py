@@ -240,9 +240,10 @@ async def test_a_bad_token_is_answered_401_or_closed_4401(server: Server, client
     ]
     code, reason = await closed(server, query)
 
+    challenges = [answer.headers["www-authenticate"] for answer in answers]
+    assert challenges == ["Bearer" if one is None else 'Bearer error="invalid_token"' for one in (bad, bad, bad or None)]
     for answer in answers:
         assert answer.status_code == 401
-        assert answer.headers["www-authenticate"] == "Bearer"
         assert answer.headers["content-type"] == "application/problem+json"
         assert bad is None or len(bad) < 10 or bad not in answer.text
     assert code == 4401

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import MethodNotAllowed, Unavailable
+from gateway.errors import MethodNotAllowed, Unauthorized, Unavailable
 from gateway.transports.answers import answer, answer_json, answer_problem, check_method
 
 
@@ -54,6 +54,15 @@ async def test_a_problem_may_say_when_to_retry() -> None:
     assert (sent.status, sent.headers[b"retry-after"]) == (503, b"3")
     assert sent.headers[b"content-type"] == b"application/problem+json"
     assert json.loads(sent.messages[1]["body"])["detail"] == "Redis is away"
+
+
+async def test_a_token_that_is_no_good_is_told_from_none() -> None:
+    none, bad = Sent(), Sent()
+    await answer_problem(none, Unauthorized("no token", has_token=False))
+    await answer_problem(bad, Unauthorized("the token has expired"))
+
+    assert (none.status, none.headers[b"www-authenticate"]) == (401, b"Bearer")
+    assert (bad.status, bad.headers[b"www-authenticate"]) == (401, b'Bearer error="invalid_token"')
 
 
 async def test_a_wrong_method_is_answered_with_the_right_one() -> None:
