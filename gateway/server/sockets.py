@@ -107,9 +107,7 @@ class WebSocketProtocol(TransportWriter):
         if self._state == CONNECTING:
             self._fail_upgrade()
         elif self._state == OPEN:
-            self._on_message = None
             self._close(INTERNAL_ERROR, "")
-            self.transport.close()
 
     async def receive(self) -> Message:
         """ASGI's receive."""
@@ -184,7 +182,6 @@ class WebSocketProtocol(TransportWriter):
 
     def _refuse(self, status: int, fields: Sequence[Field], body: bytes) -> None:
         self._state = CLOSED
-        self._enqueue({"type": "websocket.disconnect", "code": ABNORMAL})
         self.write(refusing_response(status, self._server.default_headers, fields, body))
         self.transport.close()
 

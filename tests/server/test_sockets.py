@@ -84,11 +84,101 @@ async def test_an_application_that_fails_ends_with_a_close_frame(serve: Serve) -
 
     port = await serve(app)
 
-    def client() -> int:
+    def client() -> tuple[int, bytes]:
         with websocket(port) as wire:
-            return wire.close_code()
+            return wire.close_code(), wire.send(frame(b"\x03\xf3", opcode=CLOSE)).rest()
 
-    assert await asyncio.to_thread(client) == 1011
+    assert await asyncio.to_thread(client) == (1011, b"")
+
+
+async def test_an_application_that_fails_after_it_has_closed_sends_no_second_close_frame(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": 4321})
+        raise ZeroDivisionError
+
+    port = await serve(app)
+
+    def client() -> tuple[int, bytes]:
+        with websocket(port) as wire:
+            return wire.close_code(), wire.send(frame(b"\x10\xe1", opcode=CLOSE)).rest()
+
+    assert await asyncio.to_thread(client) == (4321, b"")
+
+
+async def test_an_application_that_returns_without_a_goodbye_ends_the_connection(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+
+    port = await serve(app)
+
+    def client() -> bytes:
+        with websocket(port) as wire:
+            return wire.rest()
+
+    assert await asyncio.to_thread(client) == b""
+
+
+async def test_an_application_that_closes_and_returns_leaves_the_client_time_to_answer(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": 4321})
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", await serve(app))
+    writer.write(upgrade())
+    await reader.readuntil(b"\x88\x02\x10\xe1")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await reader.read(1)
+    writer.write(frame(b"\x10\xe1", opcode=CLOSE))
+
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_an_application_that_hears_of_its_clients_end_by_sending_leaves_nothing_in_the_log(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        ended.set()
+        await send({"type": "websocket.send", "text": "too late"})
+
+    port = await serve(app)
+    await asyncio.to_thread(lambda: websocket(port).__exit__())
+    async with asyncio.timeout(30):
+        await ended.wait()
+    await asyncio.sleep(0)
+
+    assert caplog.messages == []
+
+
+async def test_the_server_knows_the_call_of_an_upgrade_as_long_as_it_lasts(serve: Serve) -> None:
+    servers: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        servers.append(scope["extensions"][EXTENSION]._server)
+        await listening(scope, receive, send)
+
+    port = await serve(app)
+
+    def client() -> int:
+        with websocket(port):
+            return len(servers[0].tasks)
+
+    during = await asyncio.to_thread(client)
+    async with asyncio.timeout(30):
+        while servers[0].tasks:
+            await asyncio.sleep(0.01)
+
+    assert during == 1
 
 
 async def test_an_application_may_close_what_was_closed_for_another_reason_meanwhile(serve: Serve) -> None:
@@ -183,6 +273,49 @@ async def test_an_application_waits_for_a_client_that_reads_slowly(serve: Serve)
 
     assert await asyncio.to_thread(client) == (1, b"last")
     assert waited
+
+
+async def test_the_next_message_waits_for_the_end_of_the_one_in_hand_though_the_client_has_room_again(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+    while_in_hand: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        direct = scope["extensions"][EXTENSION]
+
+        def hear(message: dict[str, Any]) -> None:
+            heard.append(message["text"])
+            if len(heard) == 1:
+                while direct._drained is None:
+                    direct.write(b"\x81\x7e\xea\x60" + b"x" * 60_000)
+                direct.on_room = has_room
+            else:
+                direct.write(b"\x81\x04last")
+
+        def has_room() -> None:
+            asyncio.get_running_loop().call_later(0.05, end)
+
+        def end() -> None:
+            while_in_hand.set_result(len(heard))
+            direct.message_done()
+
+        assert direct.detach(hear)
+
+    port = await serve(app)
+
+    def client() -> tuple[int, bytes] | None:
+        with websocket(port) as wire:
+            wire.send(frame(b"1") + frame(b"2"))
+            while (found := wire.frame()) is not None and len(found[1]) == 60_000:
+                pass
+            return found
+
+    assert await asyncio.to_thread(client) == (1, b"last")
+    assert await while_in_hand == 1
+    assert caplog.messages == []
 
 
 async def test_messages_that_are_handled_at_once_do_not_stop_the_next_ones(serve: Serve) -> None:
