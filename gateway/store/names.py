@@ -38,8 +38,12 @@ class Names:
         pending, began = self._pending.get(host, (None, 0.0))
         if pending is None or loop.time() - began > STALE_SECONDS:
             pending, began = loop.create_future(), loop.time()
-            self._pending[host] = pending, began
-            threading.Thread(target=self._look_up, args=(host, pending, began, loop), name="names", daemon=True).start()
+            thread = threading.Thread(target=self._look_up, args=(host, pending, began, loop), name="names", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise OSError(f"the host cannot be looked up: {error}") from error
+            self._pending[host] = pending, began  # only now: nobody may wait for a lookup that does not take place
         found = await asyncio.shield(pending)
         if isinstance(found, OSError):
             raise OSError(*found.args)  # a new one for each caller, because raising it changes its traceback

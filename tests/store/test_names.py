@@ -66,6 +66,22 @@ async def test_lookups_of_one_name_at_the_same_time_are_shared(monkeypatch: pyte
     assert asked == ["redis.test"]
 
 
+async def test_nobody_waits_for_a_lookup_for_which_no_thread_could_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    resolver = Resolver("10.0.0.1")
+    resolver.answers.set()
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    names = Names()
+    with monkeypatch.context() as failing:
+        failing.setattr(threading.Thread, "start", fail)
+        with pytest.raises(OSError, match="can't start new thread"):
+            await names.find("redis.test")
+
+    assert await asyncio.wait_for(names.find("redis.test"), 2) == ["10.0.0.1"]
+
+
 async def test_a_look_up_that_takes_long_is_not_waited_for_by_who_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver("10.0.0.1")
     names, first = await given_up(resolver, monkeypatch)
