@@ -152,8 +152,12 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   let places = []; // what this tab follows; in the leader, what all tabs follow
 
   let signal = ended; // of the connection, or of the attempt to open one
-  let openSince = 0; // when the first byte came over this connection
-  let transport = 0; // 0 WebSocket, 1 SSE, 2 long polling
+  /** @type {number} */
+  let openSince; // when the first byte came over this connection; 0 or nothing before that
+  /** @type {number} */
+  let transport; // 0 WebSocket, 1 SSE, 2 long polling
+  /** @type {number} */
+  let best; // the transport that got through last. If a worse one does, the better one is tried once more: perhaps the network was away
   /** @type {Token} */
   let bearer;
   /** @type {((command: object) => void) | undefined} */
@@ -169,7 +173,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @type {Record<string, object>} */
   const unfollowedOn = {}; // for each channel that was unfollowed, the connection on which its events may still be on their way
 
-  let tab = ""; // this tab's name among the tabs
+  /** @type {string} */
+  let tab; // this tab's name among the tabs
   /** @type {BroadcastChannel | undefined} */
   let bus;
   let leading = false;
@@ -212,7 +217,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const find = (channel) => places.find((place) => place.channel === channel);
 
   /** The channels for which this connection has not brought everything yet. */
-  const pending = () => places.filter(({ ready }) => ready !== signal);
+  const pending = () => places.filter((place) => place.ready !== signal);
 
   /** @returns {Cursors} */
   const cursors = (some = places) => Object.fromEntries(some.map(({ channel, cursor }) => [channel, "" + cursor]));
@@ -341,7 +346,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const broadcast = (message) => bus?.postMessage(message);
 
   /** @param {any} [rouse] */
-  const report = (rouse) => broadcast({ from: !leading && tab, status, channels: cursors(), rouse });
+  const report = (rouse) => broadcast({ status, channels: cursors(), rouse, from: !leading && tab });
 
   /** As the leader: follow what another tab reports, from its cursors if it is new here, as long as that tab lives. @param {any} report */
   const hearTab = ({ from, channels, rouse }) => {
@@ -392,9 +397,9 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         const next = action(reason.status);
         if (next === "stop" && drop(reason)) continue;
         if (openSince && Date.now() - openSince > STEADY) failures = 0;
-        // After 401 try once more: a function may return a new token, and a cookie may have been renewed.
+        // If a connection is refused with 401, try once more: a function may return a new token, and a cookie may have been renewed.
         if (next === "stop" || (next === "token" && ((denied && !openSince) || typeof token === "string"))) return end("stopped", reason);
-        denied = next === "token";
+        denied = next === "token" && !openSince;
         const retry = delay(failures++, reason);
         setStatus("waiting", { retry, problem: reason });
         const waited = pause(retry);
@@ -434,10 +439,12 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     if (!openSince && !listening) {
       openSince = Date.now();
       try {
-        if (transport !== remembered()) memory[name + transport] = openSince + KEPT;
+        if (transport > best) reconnect();
+        else if (transport !== remembered()) memory[name + transport] = openSince + KEPT;
       } catch {
         // The storage is full.
       }
+      best = transport;
     }
     startTimer(ping ? quiet : quiet * 2 + ANSWER, ping && wake);
   };
@@ -492,7 +499,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         socket.close();
         reject(signal.reason);
       };
-      socket.onclose = (end) => reject(problem(end));
+      // Chromium fires no close event where a Content-Security-Policy forbids the connection.
+      socket.onerror = socket.onclose = (/** @type {any} */ end) => reject(problem(end));
       socket.onmessage = ({ data }) => receive(JSON.parse(data));
       socket.onopen = () => {
         send = (command) => socket.send(JSON.stringify(command));
@@ -513,7 +521,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     for (let wait = 0; ; wait = 25) {
       if (!places[0]) throw CHANGED; // everything was unfollowed while the poll waited
       const { events, channels, gaps } = await (await request("poll?" + query(cursors()) + "&wait=" + wait)).json();
-      gaps.map((/** @type {string} */ channel) => receive({ op: "gap", channel }));
+      gaps.map((/** @type {string} */ channel) => receive({ channel, op: "gap" }));
       events.map(receive);
       receive({ channels });
     }
@@ -522,14 +530,17 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @param {string} path @param {string} [method] */
   const request = async (path, method) => {
     const response = await fetch(base + path, {
-      method,
       signal,
-      headers: /** @type {HeadersInit} */ (bearer ? { authorization: "Bearer " + bearer } : {}),
+      method,
       credentials: "include",
+      headers: /** @type {HeadersInit} */ (bearer ? { authorization: "Bearer " + bearer } : {}),
     });
     if (response.ok) return response;
-    const told = await response.json().catch(() => {});
-    throw problem({ ...told, status: response.status, after: +/** @type {any} */ (response.headers.get("retry-after")) || 0 });
+    throw problem({
+      ...(await response.json().catch(() => {})),
+      status: response.status,
+      after: +/** @type {any} */ (response.headers.get("retry-after")) || 0,
+    });
   };
 
   /** Get a token, and another one before it expires, which is sent over the open WebSocket. */
@@ -548,7 +559,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       type,
       // A page in the browser's back/forward cache receives nothing, and may keep the leader's lock. So a leader that goes there says
       // that it follows nothing, and each of the other tabs connects by itself.
-      (/** @type {any} */ { persisted }) => (persisted ? (leading && broadcast({ status, channels: {} }), reconnect()) : wake(type)),
+      (/** @type {any} */ event) => (event.persisted ? (leading && broadcast({ status, channels: {} }), reconnect()) : wake(type)),
       { signal: ended },
     );
   run();

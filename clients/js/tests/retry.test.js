@@ -81,6 +81,22 @@ test("with a cookie, which may have been renewed, it comes back once", async (t)
   assert.equal(requests.length, 4);
 });
 
+test("after a token has expired on an open connection, one that is refused is asked for once more, too", async (t) => {
+  const ticket = (/** @type {import("node:http").ServerResponse} */ response) => response.end('{"ticket":"x"}');
+  const expired = stream(READY, '{"op":"bye","code":4401,"reason":"the token has expired"}');
+  const { url, requests } = await serve(t, ticket, expired, refuse(401), stream(READY, DONE));
+  const tokens = ["old", "old", "new"];
+  const feed = connect(url, { channels: ["jobs:1"], token: () => tokens.shift(), share: false });
+  await feed.done("jobs:1").finally(feed.close);
+
+  assert.deepEqual(requests.map(({ path, token }) => [path.split("?")[0], token]), [
+    ["/tickets", "Bearer old"],
+    ["/sse", "Bearer old"],
+    ["/sse", "Bearer old"],
+    ["/sse", "Bearer new"],
+  ]);
+});
+
 test("Retry-After is waited for", async (t) => {
   const { url, requests } = await serve(t, refuse(503, { "retry-after": "1" }), stream(READY, DONE));
   const feed = connect(url, { channels: ["jobs:1"] });

@@ -212,6 +212,62 @@ def test_a_websocket_that_hangs_falls_to_sse(
     assert transport(page) == 1
 
 
+# Where a connection that never opens is waited for for ever, and not for 5 s.
+NEVER_GIVES_UP = "() => { const { setTimeout } = window; window.setTimeout = (...timer) => timer[1] === 5000 || setTimeout(...timer); }"
+
+
+def test_a_websocket_that_a_content_security_policy_forbids_falls_to_sse_at_once(
+    context: BrowserContext, gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    policy = {"content-security-policy": f"connect-src {gateway.http}"}  # http: does not stand for ws:
+    context.route("**/page", lambda route: route.fulfill(content_type="text/html", headers=policy))
+    page = context.new_page()
+    page.goto(f"{gateway.http}/page")
+    page.evaluate(NEVER_GIVES_UP)
+    page.evaluate(PAGE)
+    begin(page, [channel])
+    wait_live(page)
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    assert transport(page) == 1
+
+
+# A network that comes back after WebSocket was tried and before SSE is. With `blocked` it lets no WebSocket through from then on.
+AWAY = """(blocked) => {
+    const { WebSocket, fetch } = window;
+    let away = false;
+    window.sockets = 0;
+    window.WebSocket = class extends WebSocket {
+        constructor(url) {
+            sockets++;
+            super(away ? "ws://127.0.0.1:9" : url);
+            window.lose = () => { away = true; this.close(); };
+        }
+    };
+    window.fetch = (...request) => { away = blocked; return fetch(...request); };
+}"""
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["not blocked", "blocked"])
+def test_a_page_whose_network_comes_back_while_it_connects_keeps_to_websocket_where_that_gets_through(
+    open_page: Open, gateway: Server, ledger: Ledger, channel: str, blocked: bool
+) -> None:
+    page = open_page(gateway)
+    page.evaluate(AWAY, blocked)
+    begin(page, [channel])
+    wait_live(page)
+    page.evaluate("lose()")
+    page.wait_for_function("states.includes('waiting')")
+    page.wait_for_function("sockets === 3")  # the first, one while the network was away, and one after that
+    wait_live(page)
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    assert transport(page) == blocked
+    assert page.evaluate("sockets") == 3
+
+
 def test_a_clock_that_is_fast_asks_for_no_token_before_its_time(open_page: Open, guarded: Server, channel: str) -> None:
     page = open_page(guarded)
     page.clock.install(time=time.time() + 3_600)
