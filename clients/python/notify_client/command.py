@@ -14,6 +14,7 @@ Command = tuple[str | bytes | int, ...]
 """A Redis command, or a part of one: its words."""
 
 CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
+PATTERN: Final = re.compile(rf"{CHANNEL.pattern}|({CHANNEL.pattern})?\*")
 TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 PREFIX: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
 MAX_EVENT_BYTES: Final = 65_536
@@ -43,6 +44,15 @@ def check_channel(channel: str) -> None:
     """
     rule = "only letters, digits and _ . : @ - are allowed, at most 128, the first a letter or digit"
     _check_name("channel", channel, CHANNEL, rule)
+
+
+def check_pattern(what: str, pattern: str) -> None:
+    """Check one of the channels that a token allows: the name of a channel, or the beginning of one and then ``*``.
+
+    Raises:
+        ValueError: if it is neither, so that the gateway would refuse the token.
+    """
+    _check_name(what, pattern, PATTERN, "the name of a channel, or the beginning of one and then *, is expected")
 
 
 def check_prefix(prefix: str) -> None:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from notify_client.command import check_pattern
+
 MIN_SECRET_BYTES: Final = 32
 
 _HEAD: Final = b'{"alg":"HS256","typ":"JWT"}'
@@ -43,7 +45,8 @@ def issue_token(
         claims: further claims, such as ``aud``, ``iss``, ``jti`` or ``admin``
 
     Raises:
-        ValueError: if the secret is too short, the subject is empty, or ``ttl`` is not a positive number.
+        ValueError: if the secret is too short, the subject is empty, no channel can have one of the names, or ``ttl`` is not a positive
+            number.
         TypeError: if a single text is given instead of a list of channels.
     """
     if len(secret.encode()) < MIN_SECRET_BYTES:
@@ -60,6 +63,8 @@ def issue_token(
             raise TypeError(f"{name} {channels!r}: a list of channels is expected")
         if channels is not None:
             payload[name] = list(channels)
+            for channel in payload[name]:
+                check_pattern(name, channel)
     return _sign(payload, secret.encode())
 
 

@@ -33,6 +33,11 @@ def test_a_claim_that_is_not_given_is_left_out() -> None:
     assert claims(issue_token(SECRET, "ann", subscribe=[]))["subscribe"] == []
 
 
+@pytest.mark.parametrize("channel", ["*", "jobs:*", "jobs:42", "user:ann@example.com", "x" * 128 + "*"])
+def test_a_channel_is_a_name_or_the_beginning_of_one(channel: str) -> None:
+    assert claims(issue_token(SECRET, "ann", subscribe=[channel]))["subscribe"] == [channel]
+
+
 def test_a_subject_may_be_any_text() -> None:
     assert claims(issue_token(SECRET, "Zoë|✓"))["sub"] == "Zoë|✓"
 
@@ -46,6 +51,9 @@ def test_a_subject_may_be_any_text() -> None:
         ((SECRET, "ann"), {"ttl": float("nan")}, "ttl"),
         ((SECRET, "ann"), {"ttl": float("inf")}, "ttl"),
         ((SECRET, "ann"), {"subscribe": "jobs:*"}, "a list"),
+        ((SECRET, "ann"), {"subscribe": ["jobs:42", "jobs:*:end"]}, r"subscribe 'jobs:\*:end': the name of a channel"),
+        ((SECRET, "ann"), {"subscribe": ["user:ann+bob@example.com"]}, "subscribe"),
+        ((SECRET, "ann"), {"publish": [42]}, "publish 42"),
     ],
 )
 def test_a_mistake_is_named_and_the_secret_is_not(arguments, options, error: str) -> None:
