@@ -166,7 +166,7 @@ def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str
 def _figures_folder() -> Iterator[None]:
     """A temporary folder in which the workers save their figures for each other."""
     try:
-        folder = tempfile.TemporaryDirectory(prefix="gateway-")
+        folder = tempfile.TemporaryDirectory(prefix="gateway-", ignore_cleanup_errors=True)
     except OSError as error:
         logger.warning("no folder for temporary files (%s): /metrics tells what one worker has counted, any of them", error)
         yield

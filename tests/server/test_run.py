@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -86,6 +87,19 @@ def test_workers_are_served_without_a_folder_for_temporary_files(monkeypatch: py
 
     assert served
     assert "(read-only): /metrics tells what one worker has counted" in caplog.text
+
+
+def test_the_end_is_clean_though_the_folder_for_figures_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENFILE, "Too many open files in system")
+
+    monkeypatch.setenv(FOLDER, "")
+    with monkeypatch.context() as failing, _figures_folder():
+        folder = Path(os.environ[FOLDER])
+        failing.setattr(os, "rmdir", fail)
+
+    assert folder.exists()
+    folder.rmdir()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
