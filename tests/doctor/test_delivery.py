@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.doctor import delivery
+from gateway.embedded import embedded_server
 from tests.doctor.conftest import Deployments, wrong
+from tests.support.servers import running_gateway
 
 
 async def test_a_proxy_that_holds_events_back_is_found(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,6 +19,16 @@ async def test_a_proxy_that_holds_events_back_is_found(deployments: Deployments,
 
     assert found.text.startswith("SSE is held back")
     assert "proxy_buffering off" in found.remedy["nginx"]
+
+
+async def test_a_redis_that_takes_no_events_is_found() -> None:
+    with embedded_server() as url, running_gateway(url) as gateway:
+        async with Redis.from_url(url) as redis:
+            await redis.config_set("maxmemory", 1)
+        (found,) = await wrong(gateway.http)
+
+    assert found.text.startswith("no event could be published: 503 ")
+    assert "gateway check" in found.remedy["gateway"]
 
 
 async def test_an_idle_timeout_is_found_and_measured(deployments: Deployments) -> None:
