@@ -491,12 +491,13 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   };
 
   const socket = async () => {
+    send = () => {}; // once the socket is open, it asks for all that is followed by then
     // A token in the URL would end up in the logs of every proxy. A ticket can be used only once.
     const ticket = bearer ? "ticket=" + (await (await request("tickets", "POST")).json()).ticket : "";
     const socket = new WebSocket(base.replace("http", "ws") + "ws?" + ticket);
     await new Promise((_, reject) => {
       signal.onabort = () => {
-        socket.close();
+        send = /** @type {any} */ (socket.close());
         reject(signal.reason);
       };
       // Chromium fires no close event where a Content-Security-Policy forbids the connection.

@@ -80,6 +80,48 @@ def test_what_is_unfollowed_and_followed_at_once_begins_anew(open_page: Open, ga
     wait_for_log(page, channel, ledger.ids[channel][:3] + ledger.ids[channel])
 
 
+# Counts the WebSockets, and holds each back before it opens, until `release()`.
+HELD = """() => {
+    window.sockets = 0;
+    const released = new Promise((resolve) => (window.release = resolve));
+    window.WebSocket = class extends WebSocket {
+        constructor(url) { super(url); sockets++; }
+        set onopen(handler) { super.onopen = () => released.then(handler); }
+    };
+}"""
+
+
+def test_what_is_followed_while_it_connects_does_not_make_it_connect_again(
+    open_page: Open, gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    page = open_page(gateway)
+    page.evaluate(HELD)
+    begin(page, [channel])
+    page.wait_for_function("sockets === 1")
+    others = [f"{channel}:{number}" for number in range(3)]
+    for other in others:  # each in a task of its own
+        page.evaluate("(other) => feed.follow(other)", other)
+    page.evaluate("release()")
+    wait_live(page)
+    for each in (channel, *others):
+        ledger.publish(each)
+        wait_for_log(page, each, ledger.ids[each])
+
+    assert page.evaluate("sockets") == 1
+
+
+def test_what_is_followed_again_leaves_no_error_in_the_console(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway, [channel])
+    told: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
+    wait_live(page)
+    page.evaluate("(channel) => { feed.unfollow(channel); feed.follow(channel); }", channel)
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    assert told == []
+
+
 def test_subscribing_and_unsubscribing_inside_handlers(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
     page = open_page(gateway, [channel])
     wait_live(page)
