@@ -118,7 +118,7 @@ HANDSHAKE: Final = _histograms(
     "transport",
     TRANSPORTS,
 )
-REFUSALS: Final = _counters("gateway_refusals_total", "Requests and connections refused", "reason", REASONS.values())
+REFUSALS: Final = _counters("gateway_refusals_total", "Requests, connections and commands refused", "reason", REASONS.values())
 GOODBYES: Final = _counters("gateway_goodbyes_total", "Streams that the gateway ended, by close code", "code", CODES)
 STALLED: Final = _counter("gateway_stalled_total", "Slow readers cut because they took no bytes")
 
@@ -169,7 +169,7 @@ DRAINING: Final = _gauge("gateway_draining", "Whether the process, or one of sev
 
 
 def refused(error: errors.GatewayError) -> None:
-    """Count a request or a connection that was refused."""
+    """Count a request, a connection or a command that was refused."""
     REFUSALS[REASONS[type(error)]].value += 1
 
 

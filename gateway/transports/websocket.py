@@ -166,6 +166,7 @@ class Socket(Follower):
             self._refuse(ref, error)
 
     def _refuse(self, ref: Ref, error: GatewayError) -> None:
+        metrics.refused(error)  # and not logged: the detail may quote a part of the command, in which there may be a token
         problem = error.problem()
         del problem["type"]
         self.subscription.notice("error", ({} if ref is None else {"ref": ref}) | problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -95,6 +96,19 @@ async def test_a_client_that_breaks_the_rules_is_counted_by_its_close_code_and_l
 
     assert moved(before, after, f"gateway_goodbyes_total{{{code}}}") == moved(before, after, "gateway_goodbyes_total") == 1
     assert gateway.output().count(f"ended with {code}: ") == 1
+
+
+async def test_a_command_that_is_refused_is_counted(gateway: Server) -> None:
+    def client() -> list[object]:
+        with wire.websocket(gateway.port) as socket:
+            commands = ({"op": "dance"}, {"op": "subscribe", "channels": {"*": None}}, {"op": "ping"})
+            return [socket.send(wire.frame(json.dumps(command).encode())).message()["op"] for command in commands]
+
+    before = await figures(gateway.http)
+    assert await asyncio.to_thread(client) == ["error", "error", "pong"]
+    after = await figures(gateway.http)
+
+    assert moved(before, after, "gateway_refusals_total{bad_request}") == moved(before, after, "gateway_refusals_total") == 2
 
 
 async def test_malformed_live_only_and_repeated_events_are_counted_apart(gateway: Server, shared_redis: Redis, publish: Publish) -> None:
