@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import uvicorn
@@ -35,6 +35,9 @@ GRACE_SECONDS: Final = 5  # for requests that are left after the drain
 # The thresholds of the garbage collector. It runs less often than by default, because the objects of 10,000 clients stay, and going
 # through them again and again costs 7 % of their handshakes (loadtest/experiments/garbage-collector).
 COLLECT_AFTER: Final = (10_000, 20, 50)
+# Where there is such a folder, the workers save their figures there: each does so once a second in its event loop, which a slow disk
+# would stop.
+IN_MEMORY: Final = "/dev/shm"  # noqa: S108 - a folder of random name is made in it
 KEEP_ALIVE_SECONDS: Final = 65  # longer than the 60 s after which proxies close an idle connection
 
 
@@ -166,7 +169,7 @@ def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str
 def _figures_folder() -> Iterator[None]:
     """A temporary folder in which the workers save their figures for each other."""
     try:
-        folder = tempfile.TemporaryDirectory(prefix="gateway-", ignore_cleanup_errors=True)
+        folder = _temporary_folder()
     except OSError as error:
         logger.warning("no folder for temporary files (%s): /metrics tells what one worker has counted, any of them", error)
         yield
@@ -174,6 +177,12 @@ def _figures_folder() -> Iterator[None]:
     with folder as name:
         os.environ[exposition.FOLDER] = name
         yield
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    with suppress(OSError):
+        return tempfile.TemporaryDirectory(prefix="gateway-", dir=IN_MEMORY, ignore_cleanup_errors=True)
+    return tempfile.TemporaryDirectory(prefix="gateway-", ignore_cleanup_errors=True)
 
 
 def _supervise(settings: Settings, listener: socket.socket) -> None:

@@ -89,6 +89,23 @@ def test_workers_are_served_without_a_folder_for_temporary_files(monkeypatch: py
     assert "(read-only): /metrics tells what one worker has counted" in caplog.text
 
 
+def test_the_workers_save_their_figures_in_memory_where_that_is_possible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setenv(FOLDER, "")
+    monkeypatch.setattr(module, "IN_MEMORY", str(memory))
+    with _figures_folder():
+        possible = Path(os.environ[FOLDER])
+        assert possible.is_dir()
+    memory.rmdir()
+    with _figures_folder():
+        impossible = Path(os.environ[FOLDER])
+        assert impossible.is_dir()
+
+    assert possible.parent == memory
+    assert impossible.parent == Path(tempfile.gettempdir())
+
+
 def test_the_end_is_clean_though_the_folder_for_figures_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENFILE, "Too many open files in system")
@@ -149,11 +166,9 @@ def open_of(sockets: list[websockets.ClientConnection]) -> int:
     return sum(socket.state is websockets.State.OPEN for socket in sockets)
 
 
-async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(
-    redis_url: str, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with running_gateway(redis_url, "--workers", "2") as server:
+async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+    here = f"from gateway.server import run; run.IN_MEMORY = {str(tmp_path)!r}"
+    with running_gateway(redis_url, "--workers", "2", before=here) as server:
         sockets = await asyncio.gather(*(websockets.connect(f"{server.ws}/ws?channel=jobs:1&since=now") for _ in range(16)))
         for socket in sockets:
             assert "ready" in await socket.recv()
