@@ -94,11 +94,17 @@ export class JobProgress extends Base {
     this.#bar.part.add("bar");
     this.#text.part.add("text");
     this.#said.setAttribute("role", "status");
-    const style = new CSSStyleSheet(); // no inline style: a strict Content-Security-Policy forbids that
+    this.attachShadow({ mode: "open" }).append(row, this.#bar, this.#said);
+    this.adoptedCallback();
+  }
+
+  /** Take a style sheet of the document that the element is in now, such as that of a picture-in-picture window. */
+  adoptedCallback() {
+    const view = this.ownerDocument.defaultView;
+    if (!view || !this.shadowRoot) return;
+    const style = new view.CSSStyleSheet(); // no inline style: a strict Content-Security-Policy forbids that
     style.replaceSync(STYLE);
-    const root = this.attachShadow({ mode: "open" });
-    root.adoptedStyleSheets = [style];
-    root.append(row, this.#bar, this.#said);
+    this.shadowRoot.adoptedStyleSheets = [style];
   }
 
   connectedCallback() {

@@ -174,6 +174,22 @@ def test_job_progress_that_is_moved_says_nothing_twice(page: Page, publisher: Pu
     assert page.evaluate("feed.last('jobs:8')") is None  # nobody follows it any more
 
 
+def test_job_progress_keeps_its_looks_in_another_window_of_the_page(page: Page) -> None:
+    """As in a picture-in-picture window, which is a document of its own."""
+    displays = page.evaluate("""async () => {
+        document.body.innerHTML = '<iframe></iframe><job-progress channel="jobs:16">Film</job-progress>';
+        await import("/job-progress.js");
+        const job = document.querySelector("job-progress");
+        const display = (body) => {
+            body.append(job);
+            return getComputedStyle(job.shadowRoot.querySelector("progress")).display;
+        };
+        return [document, document.querySelector("iframe").contentDocument, document].map(({ body }) => display(body));
+    }""")
+
+    assert displays == ["block"] * 3
+
+
 def test_job_progress_with_no_channels_name_lets_the_others_go_on(page: Page, publisher: Publisher) -> None:
     page.evaluate("""async () => {
         document.body.innerHTML = '<job-progress channel="jobs:9"></job-progress><job-progress channel="no name"></job-progress>';

@@ -7,6 +7,8 @@ export class JobProgress extends HTMLElement {
     static observedAttributes: string[];
     /** The feed that the elements of this page share; if none was set, one that connects to the page's origin. @type {Feed | undefined} */
     static feed: Feed | undefined;
+    /** Take a style sheet of the document that the element is in now, such as that of a picture-in-picture window. */
+    adoptedCallback(): void;
     connectedCallback(): void;
     disconnectedCallback(): void;
     /** @param {string} _ @param {string | null} before @param {string | null} now */
