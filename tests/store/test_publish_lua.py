@@ -336,6 +336,7 @@ GOOD = [
         b"-0",
         b"-0.0",
         b"1.5e+05",
+        b"[1.9,9.0]",
         b"1e999",
         b"null",
         b" [ ] ",
@@ -345,7 +346,7 @@ GOOD = [
         b'"\\"1.\\\\"',
     ),
     *(b'"-."', b'"\x7f"', b'"\\u0000"', b'"\\ud83d\\ude00"', '"é€😀\u2028"'.encode(), b"[" * 256 + b"]" * 256, b'"' + b"a" * 65_534 + b'"'),
-    *(b'{"type":5}', b'{"type":"x","id":1}', b'{"type":"x y","channel":1}', b'{"\\u0074ype":"x"}'),
+    *(b'{"type":5}', b'{"type":"x","id":1}', b'{"type":"x y","channel":1}', b'{"\\u0074ype":"x"}', b'{"type":"' + b"x" * 64 + b'"}'),
 ]
 BAD = [
     *(
@@ -365,7 +366,7 @@ BAD = [
         b"\xef\xbb\xbf1",
     ),
     *(b"NaN", b"[nan]", b"-NaN", b"Infinity", b"-inf", b"0x10", b"-0x10", b"01", b"-01", b"+1", b"-", b"- 1", b"1e", b"1_0", b"1.5.3"),
-    *(b"1.", b"0.", b"[0.]", b"[1.]", b"1. ", b"1.e5", b"-1.", b".5", b"-.5", b"[-.5]", b'"a",-.5'),
+    *(b"1.", b"0.", b"[0.]", b"[1.]", b"[9.]", b"1. ", b"1.e5", b"-1.", b".5", b"-.5", b"[-.5]", b'"a",-.5'),
     *(b'"a\nb"', b'"\t"', b'"a\x00b"', b'"\x1f"', b'["\\"\n"]', b'{}\x00{"a"', b"1\x00", b"-1\x002", b"\x00", b"\x0b1", b"\x0c1"),
     *(b'"\xff"', b'"\xc3"', b'"\xc0\x80"', b'"\xed\xa0\x80"', b'"\xf4\x90\x80\x80"', b'"\xe2\x82"', b'"\xf0\x9f\x98"', b"1\xa0"),
     *(b'"\\ud800"', b'"\\udc00"', b'"\\ud800\\u0041"', b'"\\u00zz"', b"[" * 257 + b"]" * 257, b"[" * 300 + b"]" * 300, b"[" * 20_000),
@@ -468,6 +469,22 @@ def test_an_invalid_channel_is_refused(store: Store, channel: str) -> None:
 def test_a_wrong_option_is_refused_by_name_and_value(store: Store, options: tuple[str, ...], problem: str) -> None:
     assert store.refusal(b"1", *options).startswith(f"INVALID {problem}")
     assert store.redis.dbsize() == 0
+
+
+def test_an_option_with_leading_zeros_is_the_number_that_it_says(store: Store) -> None:
+    for _ in range(3):
+        id = store.publish(1, "KEEP", "02", "TTL", "0000000060")
+
+    assert store.log()[-1][0] == id
+    assert len(store.log()) == 2
+    assert store.redis.ttl("notify:log:{jobs:1}") == 60
+
+
+@pytest.mark.parametrize("extra", [{}, {"id": 1}])
+def test_only_an_event_can_be_final_and_other_data_that_says_so_cannot(store: Store, extra: dict[str, Any]) -> None:
+    id = store.publish({"type": "x", "final": True} | extra)
+
+    assert store.redis.get("notify:last:{jobs:1}") == f"{id}{0 if extra else 1}".encode()
 
 
 def test_the_largest_options_are_accepted(store: Store) -> None:

@@ -127,7 +127,7 @@ local function is_final(value)
 end
 
 local function whole(name, text, most)
-  local number = text:match('^%d+$') and #text < 10 and tonumber(text)
+  local number = text:match('^%d+$') and tonumber(text)
   if not number or number < 1 or number > most then
     refuse(name .. ' ' .. show(text) .. ': a whole number from 1 to ' .. most .. ' is expected')
   end
@@ -147,7 +147,7 @@ local function options(args)
     if name == 'KEEP' then
       value = whole('KEEP', value, MAX_KEEP)
     elseif name == 'TTL' then
-      whole('TTL', value, MAX_TTL)
+      value = decimal(whole('TTL', value, MAX_TTL)) -- EXPIRE takes no leading zeros, and would fail when the event is announced
     elseif name == 'KEY' or name == 'COLLAPSE' then
       if #value < 1 or #value > MAX_TEXT then refuse(name .. ' has ' .. #value .. ' bytes, 1 to ' .. MAX_TEXT .. ' are allowed') end
     else
