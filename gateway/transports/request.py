@@ -196,6 +196,6 @@ def wait_seconds(scope: Scope) -> float:
             if not _WAIT.fullmatch(value):
                 raise BadRequest(f"wait {show(value)}: seconds from 0 to {MAX_WAIT:.0f} are expected")
             return min(float(value), MAX_WAIT)
-    found = _PREFER_WAIT.search(header(scope, b"prefer") or "")
+    found = _PREFER_WAIT.search(",".join(headers(scope, b"prefer")))  # several are one list, and the first counts (RFC 7240, section 2)
     # A preference that is not understood is ignored (RFC 7240, section 2).
     return min(float(found[1]), MAX_WAIT) if found and _WAIT.fullmatch(found[1]) else DEFAULT_WAIT

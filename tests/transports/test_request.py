@@ -119,6 +119,7 @@ def test_how_long_a_poll_waits() -> None:
     assert wait_seconds(scope("wait=600")) == 60
     assert wait_seconds(scope("", ("prefer", "respond-async, wait=10"))) == 10
     assert wait_seconds(scope("", ("prefer", 'respond-async ; x=y, wait = "10"'))) == 10
+    assert wait_seconds(scope("", ("prefer", "wait=10"), ("prefer", "respond-async, wait=20"))) == 10
     assert wait_seconds(scope("", ("prefer", "wait=soon"))) == 25
     with pytest.raises(BadRequest, match="wait 'soon'"):
         wait_seconds(scope("wait=soon"))
