@@ -332,6 +332,13 @@ def test_a_strange_store_and_a_job_that_is_forgotten_do_no_harm(page: Page) -> N
         expect(page.locator('.card:not([data-channel="jobs:hello"])')).to_have_count(0)
 
 
+def test_without_javascript_it_says_at_once_that_it_needs_that(make_context: MakeContext, url: str) -> None:
+    page = make_context(java_script_enabled=False).new_page()
+    page.goto(url)
+
+    expect(page.locator("noscript p")).to_be_in_viewport()
+
+
 def test_in_forced_colours_a_state_keeps_its_dot(make_context: MakeContext, url: str) -> None:
     page = make_context(forced_colors="active").new_page()
     page.goto(url)
