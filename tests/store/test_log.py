@@ -306,9 +306,18 @@ async def test_a_log_of_nothing_but_poison_is_read_to_its_end(log: Log) -> None:
 async def test_more_poison_than_a_page_holds_is_stepped_over_in_one_read(log: Log) -> None:
     [before] = await publish(log, "jobs:1", "1")
     await log._client.rpush("notify:log:{jobs:1}", *[b"poison"] * 300)
-    after = await publish(log, "jobs:1", "2")
+    after = await publish(log, "jobs:1", "2", keep=1_000)
 
+    assert await log._client.llen("notify:log:{jobs:1}") == 302
     assert events(await page(log, "jobs:1", before)) == after
+
+
+async def test_poison_that_is_larger_than_a_page_is_stepped_over(log: Log) -> None:
+    first = await publish(log, "jobs:1", "1")
+    await log._client.rpush("notify:log:{jobs:1}", b"x" * 10_000)
+    second = await publish(log, "jobs:1", "2")
+
+    assert events(await page(log, "jobs:1", 0, 1_000)) == [*first, *second]
 
 
 async def recorded(log: Log, *entries: str) -> None:
