@@ -138,6 +138,16 @@ def test_the_description_allows_the_channels_that_may_be_followed(server: Server
     assert bool(re.search(description["components"]["schemas"]["Followed"]["pattern"], channel)) == (status == 200)
 
 
+@pytest.mark.parametrize("last_id", ["", "0", "1795215462557031", "now", "last", "-1", "x", "1" * 17])
+def test_the_description_allows_the_last_ids_that_a_client_may_come_with(server: Server, description: Any, last_id: str) -> None:
+    parameters = description["components"]["parameters"]
+    by_url = httpx.get(f"{server.http}/poll", params={"channel": "a", "wait": 0, "lastEventId": last_id})
+    by_header = httpx.get(f"{server.http}/poll", params={"channel": "a", "wait": 0}, headers={"Last-Event-ID": last_id})
+
+    assert bool(re.search(parameters["lastEventId"]["schema"]["pattern"], last_id)) == (by_url.status_code == 200)
+    assert bool(re.search(parameters["lastEventIdHeader"]["schema"]["pattern"], last_id)) == (by_header.status_code == 200)
+
+
 def test_the_requests_that_the_description_shows_are_accepted(server: Server, description: Any) -> None:
     followed = description["components"]["parameters"]["channel"]["examples"]
     published = description["paths"]["/publish"]["post"]["requestBody"]["content"]["application/json"]["examples"]
