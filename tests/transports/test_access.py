@@ -61,6 +61,38 @@ async def test_access_ends_within_a_second_of_exp_and_not_before(running: tuple[
     assert not other.lost.done()
 
 
+async def test_all_whose_grants_expire_together_lose_access_but_not_those_that_left(running: tuple[Access, RevocationStore]) -> None:
+    access, _ = running
+    shared = grant(seconds=0.3)
+    first, left, last = Reader(shared), Reader(shared), Reader(shared)
+    for reader in (first, left, last):
+        access.admit(reader)
+    access.dismiss(left)
+
+    for reader in (first, last):
+        await asyncio.wait_for(reader.lost, 30)
+
+    assert not left.lost.done()
+
+
+async def test_another_grant_is_watched_over_in_its_turn(running: tuple[Access, RevocationStore]) -> None:
+    access, _ = running
+    reader = Reader(grant())
+    access.admit(reader)
+
+    access.change(reader, grant(seconds=0.2))
+
+    assert (await asyncio.wait_for(reader.lost, 30)).close_code == 4401
+
+
+async def test_a_grant_that_expires_between_its_check_and_its_use_is_refused(running: tuple[Access, RevocationStore]) -> None:
+    access, _ = running
+    await access.load()
+
+    with pytest.raises(Unauthorized, match="expired"):
+        access.check(grant(seconds=0))
+
+
 async def test_another_grant_takes_the_place_of_the_first(running: tuple[Access, RevocationStore]) -> None:
     access, _ = running
     refreshed, gone, last = Reader(grant(seconds=0.2)), Reader(grant(seconds=0.2)), Reader(grant(seconds=0.5))
@@ -89,9 +121,10 @@ async def test_nothing_is_kept_of_clients_that_left(running: tuple[Access, Revoc
 
 async def test_clients_that_come_and_go_leave_nothing_to_search_through(running: tuple[Access, RevocationStore]) -> None:
     access, _ = running
-    reader = Reader(grant())
-    for _ in range(1000):
+    for seconds in range(1, 1000):
+        reader = Reader(grant(seconds=seconds))
         access.admit(reader)
+        assert access._holders[reader] in access._slots
         access.dismiss(reader)
 
     assert len(access._slots) < 100
