@@ -6,6 +6,7 @@ in text, and in fields of its own in JSON.
 
 from __future__ import annotations
 
+import _thread
 import logging
 import re
 import sys
@@ -112,13 +113,13 @@ class Repeats(logging.Filter):
             self._seen[kind] = (begin, count + 1)
             # At the interpreter's end no thread is started: it would never run, and yet be waited for.
             if count == self._lines and not sys.is_finalizing():
-                timer = threading.Timer(begin + self._seconds - now, self._tell, (kind, record.levelno))
-                timer.daemon = True
                 with suppress(RuntimeError):  # since Python 3.12 threads cannot be started already a little before that
-                    timer.start()
+                    # Not with threading.Timer, which waits until the new thread runs: if that finds no memory, the event loop stands still.
+                    _thread.start_new_thread(self._tell, (begin + self._seconds - now, kind, record.levelno))
         return count < self._lines
 
-    def _tell(self, kind: tuple[str, str, str], level: int) -> None:
+    def _tell(self, seconds: float, kind: tuple[str, str, str], level: int) -> None:
+        time.sleep(seconds)
         with self._lock:
             _, count = self._seen.pop(kind, (0.0, 0))
         name, form, which = kind

@@ -6,10 +6,10 @@ caller can give up sooner, but closing the event loop would wait for all these t
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import ipaddress
 import socket
-import threading
 from contextlib import suppress
 from typing import Final
 
@@ -38,9 +38,9 @@ class Names:
         pending, began = self._pending.get(host, (None, 0.0))
         if pending is None or loop.time() - began > STALE_SECONDS:
             pending, began = loop.create_future(), loop.time()
-            thread = threading.Thread(target=self._look_up, args=(host, pending, began, loop), name="names", daemon=True)
             try:
-                thread.start()
+                # Not with threading.Thread, which waits until the new thread runs: if that finds no memory, the event loop stands still.
+                _thread.start_new_thread(self._look_up, (host, pending, began, loop))
             except RuntimeError as error:
                 raise OSError(f"the host cannot be looked up: {error}") from error
             self._pending[host] = pending, began  # only now: nobody may wait for a lookup that does not take place

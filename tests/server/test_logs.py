@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import inspect
 import io
 import json
@@ -130,6 +131,24 @@ def test_no_line_of_a_traceback_looks_like_one_of_ours(output: io.StringIO, kind
 
 def lines_of(output: io.StringIO, kind: str) -> list[str]:
     return [json.loads(line)["message"] if kind == "json" else line.split(": ", 1)[1] for line in output.getvalue().splitlines()]
+
+
+def test_repeated_lines_hold_nobody_up_though_the_thread_that_counts_them_finds_no_memory(
+    as_it_was: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = _thread.start_new_thread
+
+    def begin_in_vain(_function: object, _arguments: object) -> int:
+        return begin(lambda: None, ())
+
+    output = configured("text", lines=3, seconds=1)
+    monkeypatch.setattr(_thread, "start_new_thread", begin_in_vain)
+    monkeypatch.setattr(threading, "_start_new_thread", begin_in_vain)  # with which threading.Timer would wait for ever
+    monkeypatch.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)  # since Python 3.13
+    for i in range(50):
+        logging.getLogger("gateway.feed").warning("channel %s: dropped", i)
+
+    assert len(lines_of(output, "text")) == 3
 
 
 def test_a_repeated_line_is_logged_a_few_times_and_then_counted(kind: str, as_it_was: None) -> None:

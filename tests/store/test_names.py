@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import socket
 import threading
@@ -67,7 +68,7 @@ async def test_lookups_of_one_name_at_the_same_time_are_shared(monkeypatch: pyte
 
 
 async def test_nobody_waits_for_a_lookup_for_which_no_thread_could_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: threading.Thread) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     resolver = Resolver("10.0.0.1")
@@ -75,11 +76,28 @@ async def test_nobody_waits_for_a_lookup_for_which_no_thread_could_be_started(mo
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     names = Names()
     with monkeypatch.context() as failing:
-        failing.setattr(threading.Thread, "start", fail)
+        failing.setattr(_thread, "start_new_thread", fail)
         with pytest.raises(OSError, match="can't start new thread"):
             await names.find("redis.test")
 
     assert await asyncio.wait_for(names.find("redis.test"), 2) == ["10.0.0.1"]
+
+
+async def test_a_lookup_whose_thread_finds_no_memory_does_not_stop_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = _thread.start_new_thread
+
+    def begin_in_vain(_function: object, _arguments: object) -> int:
+        return begin(lambda: None, ())
+
+    monkeypatch.setattr(names_module, "STALE_SECONDS", 0.01)
+    monkeypatch.setattr(socket, "getaddrinfo", Resolver())
+    names = Names()
+    with monkeypatch.context() as failing:
+        failing.setattr(_thread, "start_new_thread", begin_in_vain)
+        failing.setattr(threading, "_start_new_thread", begin_in_vain)  # with which threading.Thread would wait for ever
+        failing.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)  # since Python 3.13
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(names.find("redis.test"), 0.1)
 
 
 async def test_a_look_up_that_takes_long_is_not_waited_for_by_who_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
