@@ -6,8 +6,8 @@ So a connection is made in a separate thread, and closed there if it comes too l
 
 from __future__ import annotations
 
+import _thread
 import socket
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
@@ -46,7 +46,8 @@ def connect_within(seconds: float, connect: Callable[[], socket.socket]) -> sock
             future.set_exception(failure)
 
     try:
-        threading.Thread(target=run, name="notify-connect", daemon=True).start()
+        # Not with threading.Thread, which waits, without a bound, until the new thread runs: that may find no memory.
+        _thread.start_new_thread(run, ())
     except RuntimeError:  # the interpreter is shutting down, or has no thread left
         return connect()
     try:

@@ -1,5 +1,6 @@
 """Both publishers while Redis is away, hangs, refuses, or loses a reply: what is dropped, and that no call waits for long."""
 
+import _thread
 import logging
 import socket
 import threading
@@ -40,6 +41,23 @@ def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatc
     publisher = connect("redis://redis.invalid", timeout=LIMIT)
     id, seconds = timed(publisher.publish, "jobs:1", "a")
     closed.set()
+
+    assert id is None
+    assert seconds < soon()
+
+
+def test_a_thread_that_finds_no_memory_delays_no_publish(valkey, monkeypatch):
+    begin = _thread.start_new_thread
+
+    def begin_in_vain(_function, _arguments):
+        return begin(lambda: None, ())
+
+    with Publisher(valkey.url, timeout=LIMIT) as publisher:
+        monkeypatch.setattr(_thread, "start_new_thread", begin_in_vain)
+        monkeypatch.setattr(threading, "_start_new_thread", begin_in_vain)  # with which threading.Thread would wait for ever
+        monkeypatch.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)  # since Python 3.13
+        id, seconds = timed(publisher.publish, "jobs:1", "a")
+        monkeypatch.undo()
 
     assert id is None
     assert seconds < soon()
