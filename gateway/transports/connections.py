@@ -57,7 +57,7 @@ class _State:
         number: of the stream in this process
         address, subject: for which it is counted
         until: when it is told to reconnect, by the event loop's clock
-        taken: the writer's ``taken`` when it last changed; -1 while nothing waits to be taken
+        taken: the writer's ``taken`` when it last changed; ``None`` while nothing waits to be taken
         since: when that was
         ending: whether it is being ended
     """
@@ -69,7 +69,7 @@ class _State:
         self.address = address
         self.subject = subject
         self.until = until
-        self.taken = -1
+        self.taken: int | None = None
         self.since = 0.0
         self.ending = False
 
@@ -229,7 +229,7 @@ class Connections:
                 if state.until < now:
                     self._retire(stream, state)
                 if not stream.writer.buffered():
-                    state.taken = -1
+                    state.taken = None
                 elif (taken := stream.writer.taken()) != state.taken:
                     state.taken, state.since = taken, now
                 elif now - state.since > STALLED_SECONDS:

@@ -105,6 +105,19 @@ async def test_a_client_that_takes_no_bytes_is_cut_and_a_slow_one_is_not(monkeyp
     assert metrics.GOODBYES["4408"].value == before + 1
 
 
+async def test_a_client_that_is_shown_to_be_one_byte_behind_is_not_stalled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a Unix socket the number that shows what is taken is the size of the buffer, below zero."""
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.001)
+    connections, behind = Connections(Limits(100), 20), Slow(0, waiting=1)
+    behind._taken = -1
+    connections.add(behind, "")
+    running = asyncio.ensure_future(connections.run())
+    await asyncio.sleep(0.1)  # many checks
+    running.cancel()
+
+    assert not behind.cut.is_set()
+
+
 async def test_heartbeats_go_to_those_who_have_room_for_them() -> None:
     connections, live, full, closed = Connections(Limits(100), 0.01), Slow(1), Slow(1), Slow(1)
     for connection in (full, closed, live):
