@@ -10,6 +10,7 @@ import pytest
 
 from gateway.core.event import (
     MAX_CURSOR,
+    MAX_TYPE,
     Event,
     Malformed,
     Published,
@@ -211,6 +212,13 @@ def test_an_announcement_has_its_id_and_the_one_before_it() -> None:
     event = parse_announcement("c", b'12 7\n{"type":"a"}')
 
     assert (event.channel, event.id, event.before, event.final) == ("c", 12, 7, False)
+
+
+def test_ids_and_a_type_may_be_as_long_as_the_rules_allow() -> None:
+    event = parse_announcement("c", b'%d %d\n{"type":"%b"}' % (10**16 - 1, 10**16 - 2, b"x" * MAX_TYPE))
+
+    assert (event.id, event.before) == (10**16 - 1, 10**16 - 2)
+    assert event.json.startswith(b'{"type":"%b",' % (b"x" * MAX_TYPE))
 
 
 @pytest.mark.parametrize("payload", [b"5", b'{"type":"a"}', b" 5", b"5\n"])
