@@ -133,6 +133,21 @@ async def test_heartbeats_go_to_those_who_have_room_for_them() -> None:
     assert (full.beats, closed.beats) == (0, 0)
 
 
+async def test_a_stream_that_is_gone_has_no_heartbeats_and_leaves_its_room_to_another() -> None:
+    connections, gone, live = Connections(Limits(100), 0.01), Slow(1), Slow(1)
+    connections.add(gone, "")
+    connections.add(live, "")
+    connections.remove(gone)
+    running = asyncio.ensure_future(connections.run())
+    async with asyncio.timeout(30):
+        while live.beats < 2:
+            await asyncio.sleep(0.001)
+    running.cancel()
+
+    assert gone.beats == 0
+    assert connections.count == 1
+
+
 async def test_the_heartbeats_are_spread_over_the_time_between_two_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     connections, sleep = Connections(Limits(100), 20), asyncio.sleep
 
