@@ -46,10 +46,11 @@ class Store {
   /** @param {() => void} listener */
   add(listener) {
     this.#listeners.add(listener);
-    if (this.#listeners.size === 1) this.#follow();
+    if (!this.#offs[0]) this.#follow();
     return () => {
       this.#listeners.delete(listener);
-      if (this.#listeners.size === 0) this.#leave();
+      // React may bring the next listener at once, as under StrictMode. To follow the channel anew would take another connection.
+      queueMicrotask(() => this.#listeners.size || this.#leave());
     };
   }
 
@@ -84,6 +85,7 @@ class Store {
   }
 
   #leave() {
+    if (!this.#offs[0]) return;
     for (const off of this.#offs) off();
     this.#offs = [];
     this.feed.unfollow(this.channel);

@@ -242,3 +242,17 @@ def test_use_job_gives_a_components_job_from_the_first_render_to_the_end(page: P
 
     expect(job).to_have_text("live completed 50 /files/5 ")
     expect(other).to_have_text("live started   ")
+
+
+def test_use_job_needs_no_other_connection_for_a_component_that_comes_later(page: Page, publisher: Publisher, component: str) -> None:
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    page.evaluate("document.body.innerHTML = ''")
+    page.add_script_tag(content=component)
+    page.evaluate("show('jobs:17')")
+    expect(page.locator("p[id='jobs:17']")).to_have_text("live    ")
+    page.evaluate("show('jobs:17', 'jobs:18')")
+    publisher.publish("jobs:18", "started", {})
+
+    expect(page.locator("p[id='jobs:18']")).to_have_text("live started   ")
+    assert len(sockets) == 1
