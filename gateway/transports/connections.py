@@ -197,7 +197,7 @@ class Connections:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await stream.goodbye(code, reason)
-        except (TimeoutError, OSError, RuntimeError):
+        except (OSError, RuntimeError):
             stream.writer.abort()
 
     # The tasks

@@ -207,6 +207,26 @@ async def test_a_connection_that_is_ended_twice_is_told_once() -> None:
     assert connection.goodbyes == [1012]
 
 
+@pytest.mark.parametrize("problem", [OSError, RuntimeError, None], ids=["gone", "being closed", "takes no bytes"])
+async def test_a_client_that_cannot_be_told_goodbye_is_cut(monkeypatch: pytest.MonkeyPatch, problem: type[Exception] | None) -> None:
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.01)
+    connections, connection = Connections(Limits(100), 20), Slow(1)
+
+    async def goodbye(code: int, reason: str) -> None:
+        if problem is not None:
+            raise problem
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(connection, "goodbye", goodbye)
+    connections.add(connection, "")
+    running = asyncio.ensure_future(connections.run())
+    await asyncio.sleep(0)
+    connections.end(connection, 1012, "over")
+
+    await asyncio.wait_for(connection.cut.wait(), 30)
+    running.cancel()
+
+
 async def test_streams_that_are_opened_together_do_not_grow_old_together() -> None:
     connections, never = Connections(Limits(100), 20, max_age=1_000), Connections(Limits(100), 20)
     now = asyncio.get_running_loop().time()
