@@ -221,7 +221,7 @@ def test_ids_and_a_type_may_be_as_long_as_the_rules_allow() -> None:
     assert event.json.startswith(b'{"type":"%b",' % (b"x" * MAX_TYPE))
 
 
-@pytest.mark.parametrize("payload", [b"5", b'{"type":"a"}', b" 5", b"5\n"])
+@pytest.mark.parametrize("payload", [b"5", b'{"type":"a"}', b" 5", b"5\n", b'{"a": 5\n}'])
 def test_without_the_first_line_it_is_live_only(payload: bytes) -> None:
     event = parse_announcement("c", payload)
 
