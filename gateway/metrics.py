@@ -120,7 +120,7 @@ HANDSHAKE: Final = _histograms(
 )
 REFUSALS: Final = _counters("gateway_refusals_total", "Requests, connections and commands refused", "reason", REASONS.values())
 GOODBYES: Final = _counters("gateway_goodbyes_total", "Streams that the gateway ended, by close code", "code", CODES)
-STALLED: Final = _counter("gateway_stalled_total", "Slow readers cut because they took no bytes")
+STALLED: Final = _counter("gateway_stalled_total", "Clients cut because they took no bytes")
 
 EVENTS_IN: Final = _counters(
     "gateway_events_in_total", "Announcements heard from Redis", "kind", ("recorded", "live_only", "malformed", "unreadable_entry")

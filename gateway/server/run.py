@@ -31,6 +31,7 @@ logger = logging.getLogger("gateway.server")
 
 BACKLOG: Final = 4_096
 UNSENT_BYTES: Final = 131_072  # that the kernel holds for a client beside those on their way (loadtest/experiments/socket-options)
+UNANSWERED_MS: Final = 30_000  # for which the kernel waits until a client confirms what was sent to it; streams see to that themselves
 GRACE_SECONDS: Final = 5  # for requests that are left after the drain
 # The thresholds of the garbage collector. It runs less often than by default, because the objects of 10,000 clients stay, and going
 # through them again and again costs 7 % of their handshakes (loadtest/experiments/garbage-collector).
@@ -107,8 +108,8 @@ def bind(settings: Settings) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # If a client vanishes without closing its connection, the kernel gives up after half a minute without an answer.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+        # If a client vanishes without closing its connection, the kernel gives up after a while without an answer.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         # Otherwise the kernel would buffer megabytes for each client that reads slowly. With this bound the client falls behind, and
         # reads on from the log.

@@ -7,10 +7,13 @@ that.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import struct
 import sys
+import termios
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from gateway.transports.writer import HIGH_BYTES, LOW_BYTES, nothing
 
@@ -18,6 +21,8 @@ CLOSE_SECONDS: Final = 10.0  # for the client to take the last bytes
 LINGER_SECONDS: Final = 1.0  # for an answer to reach a client that still sends: closing a socket with unread bytes resets it
 
 _BYTES_ACKED: Final = slice(120, 128)  # tcpi_bytes_acked in Linux's struct tcp_info, since 4.1
+_TCP: Final = (socket.AF_INET, socket.AF_INET6)
+_RESET: Final = struct.pack("ii", True, 0)  # struct linger: to close takes no time, so what was not sent is dropped
 
 
 class TransportWriter(asyncio.Protocol):
@@ -40,19 +45,35 @@ class TransportWriter(asyncio.Protocol):
         transport.set_write_buffer_limits(high=HIGH_BYTES, low=LOW_BYTES)
 
     def buffered(self) -> int:
-        return self.transport.get_write_buffer_size()
+        size = self.transport.get_write_buffer_size()
+        if size or sys.platform != "linux" or (sock := self._socket()) is None:
+            return size
+        waiting = bytearray(4)
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, waiting)  # in the kernel (tcp(7), SIOCOUTQ)
+        return int.from_bytes(waiting, sys.byteorder)
 
     def taken(self) -> int:
-        sock = self.transport.get_extra_info("socket")
-        if sys.platform == "linux" and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        if sys.platform == "linux" and (sock := self._socket()) is not None and sock.family in _TCP:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
             return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
         # On other systems the size of the buffer shows it, as long as nothing is added to the buffer. Nothing is added for a client that
         # is full, and only such a client can stall.
         return -self.buffered()
 
+    def be_patient(self) -> None:
+        # The kernel gives up a client whose window has been too small for the next segment for TCP_USER_TIMEOUT (server/run.py), even
+        # if the client takes bytes all the time.
+        if sys.platform == "linux" and (sock := self._socket()) is not None and sock.family in _TCP:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
     def abort(self) -> None:
+        if (sock := self._socket()) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # or the kernel would keep its bytes for minutes
         self.transport.abort()
+
+    def _socket(self) -> Any:
+        """The connection's socket; ``None`` if that is being closed."""
+        return None if self.transport.is_closing() else self.transport.get_extra_info("socket")
 
     def leave(self) -> None:
         """Take the client for gone: nothing may be written from now on."""

@@ -42,10 +42,13 @@ class Writer(Protocol):
         """Takes bytes; never blocks and never fails."""
 
     def buffered(self) -> int:
-        """The number of bytes that wait to be taken."""
+        """The number of bytes that the client has not taken yet, as far as that is known."""
 
     def taken(self) -> int:
         """A number that grows whenever the client takes bytes, to see whether it takes any."""
+
+    def be_patient(self) -> None:
+        """The client takes bytes slowly: leave it to the caller when to give it up."""
 
     def abort(self) -> None:
         """Cut the connection, and drop the bytes that wait."""
@@ -124,6 +127,9 @@ class SendWriter:
 
     def taken(self) -> int:
         return self._sent
+
+    def be_patient(self) -> None:
+        """Do nothing: the connection is the server's."""
 
     def abort(self) -> None:
         self._aborted.set()

@@ -160,6 +160,33 @@ def test_a_reader_that_stops_is_cut_and_the_others_are_not(gateway: Server, shar
 
 
 @linux
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+def test_a_reader_that_stops_is_cut_also_if_little_waits_for_it(gateway: Server, shared_redis_url: str, transport: str) -> None:
+    channel, connections = f"little:{transport}", f"gateway_connections{{{transport}}}"
+    publish(shared_redis_url, channel, 30_000)
+    with Wire(gateway.port, receive_buffer=4_096) as wire:
+        wire.send(upgrade(f"/ws?channel={channel}") if transport == "websocket" else request(f"/sse?channel={channel}"))
+
+        assert eventually(lambda: figures_now(gateway.http)[connections] == 1)
+        assert eventually(lambda: figures_now(gateway.http)[connections] == 0, 15)
+
+
+@linux
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+def test_a_slow_reader_with_a_small_window_is_not_given_up_by_the_kernel(shared_redis_url: str, transport: str) -> None:
+    channel = f"small:{transport}"
+    publish(shared_redis_url, channel, 60_000)
+    hurry = "import gateway.server.run as r, gateway.transports.connections as c; r.UNANSWERED_MS, c.CHECK_SECONDS = 1_500, 0.2"
+    with running_gateway(shared_redis_url, before=hurry) as server, Wire(server.port, receive_buffer=4_096) as wire:
+        wire.send(upgrade(f"/ws?channel={channel}") if transport == "websocket" else request(f"/sse?channel={channel}"))
+        for _ in range(40):
+            wire.take(1_000, at_once=1_000)
+            time.sleep(0.1)
+
+        assert len(wire.take(15_000)) == 15_000
+
+
+@linux
 def test_slow_pings_without_reading_cost_no_memory(gateway: Server) -> None:
     before = resident_bytes(gateway.process.pid)
     with Wire(gateway.port, receive_buffer=4_096) as wire:

@@ -404,7 +404,7 @@ async def test_an_application_waits_for_a_client_that_reads_slowly(serve: Serve)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(100):
             await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
-            waiting.append(scope["extensions"][EXTENSION].buffered())
+            waiting.append(scope["extensions"][EXTENSION].transport.get_write_buffer_size())
         await send({"type": "http.response.body", "body": b""})
 
     port = await serve(app)

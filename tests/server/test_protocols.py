@@ -102,10 +102,10 @@ async def test_the_writer_tells_when_it_is_full_and_when_there_is_room(serve: Se
         while not told:
             writer.write(b"\x82\x7e\xff\xff" + b"x" * 65_535)
             written += 65_539
-        assert writer.buffered() > HIGH_BYTES
+        assert writer.transport.get_write_buffer_size() > HIGH_BYTES
         await room.wait()
         taken.append(writer.taken())
-        assert writer.buffered() < LOW_BYTES
+        assert writer.transport.get_write_buffer_size() < LOW_BYTES
         writer.abort()
 
     port = await serve(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 
 import pytest
@@ -34,6 +35,40 @@ async def test_a_stream_knows_how_much_the_client_has_taken(serve: Serve) -> Non
 
     assert await taken(before + 5_000) == before + 5_000
     writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux: SIOCOUTQ")
+async def test_a_stream_knows_of_bytes_that_wait_in_the_kernel(serve: Serve) -> None:
+    app = App()
+    port = await serve(app)
+    with Wire(port, receive_buffer=4_096) as wire:
+        await asyncio.to_thread(lambda: wire.send(request("/")).take(20))
+        [stream] = app.writers
+        stream.write(http_chunk(b"x" * 50_000))
+        await asyncio.sleep(0.1)
+
+        assert stream.transport.get_write_buffer_size() == 0
+        assert 0 < stream.buffered() < 50_010
+        stream.abort()
+        assert stream.buffered() == 0  # nobody asks for the number of a socket that is being closed
+
+
+async def test_a_client_that_is_cut_gets_nothing_more(serve: Serve) -> None:
+    app = App()
+    port = await serve(app)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(request("/"))
+        await asyncio.to_thread(client.recv, 20)
+        [stream] = app.writers
+        stream.write(http_chunk(b"x" * 10_000_000))
+        stream.abort()
+
+        def read_on() -> None:
+            while client.recv(65_536):
+                pass
+
+        with pytest.raises(ConnectionResetError):
+            await asyncio.to_thread(read_on)
 
 
 async def test_a_client_that_does_not_take_the_end_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

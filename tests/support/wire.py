@@ -87,17 +87,17 @@ class Wire:
         self._socket.shutdown(socket.SHUT_WR)
         return self
 
-    def _more(self) -> bytes:
+    def _more(self, at_once: int = 65_536) -> bytes:
         try:
-            data = self._socket.recv(65_536)
+            data = self._socket.recv(at_once)
         except ConnectionResetError:
             data = b""
         self._buffer += data
         return data
 
-    def take(self, size: int) -> bytes:
-        """Read so many bytes, or fewer if the connection ends before that."""
-        while len(self._buffer) < size and self._more():
+    def take(self, size: int, *, at_once: int = 65_536) -> bytes:
+        """Read so many bytes, or fewer if the connection ends before that; ``at_once`` bounds what one read takes from the kernel."""
+        while len(self._buffer) < size and self._more(at_once):
             pass
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data

@@ -73,6 +73,7 @@ class Slow:
         self._takes = takes
         self._taken = 0
         self.beats = 0
+        self.is_patient = False
         self.goodbyes: list[int] = []
 
     def buffered(self) -> int:
@@ -81,6 +82,9 @@ class Slow:
     def taken(self) -> int:
         self._taken += self._takes
         return self._taken
+
+    def be_patient(self) -> None:
+        self.is_patient = True
 
     def beat(self) -> None:
         self.beats += 1
@@ -102,6 +106,7 @@ async def test_a_client_that_takes_no_bytes_is_cut_and_a_slow_one_is_not(monkeyp
 
     assert not slow.cut.is_set()
     assert not idle.cut.is_set()
+    assert [connection.is_patient for connection in (idle, slow, stalled)] == [False, True, False]
     assert metrics.GOODBYES["4408"].value == before + 1
 
 
