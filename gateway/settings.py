@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +16,7 @@ from gateway.store.client import check_url
 
 _PREFIX: Final = "GATEWAY_"
 _URL_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
+_VARIABLE: Final = re.compile(r"GATEWAY_[A-Z_]+")
 _NOT_OURS: Final = frozenset({"GATEWAY_CMD"})  # tells a benchmark how to start the gateway, which inherits it
 # The variables that Kubernetes sets for a Service named gateway.
 _LINK: Final = re.compile(r"service_(host|port)(_\w+)?|port_\d+_(tcp|udp|sctp)(_\w+)?")
@@ -282,8 +283,13 @@ def key_problems(settings: Settings) -> list[str]:
     return []
 
 
-def serving_problems(settings: Settings) -> list[str]:
-    """Why ``gateway serve`` cannot start with these settings, a line for each problem."""
+def serving_problems(settings: Settings, wrong: frozenset[str] = frozenset()) -> list[str]:
+    """Why ``gateway serve`` cannot start with these settings, a line for each problem.
+
+    Args:
+        settings: those that are right
+        wrong: the variables of the others; what could come from them is no problem of its own
+    """
     problems = []
     if settings.redis_url is None:
         problems.append("GATEWAY_REDIS_URL: not set; set it, e.g. to redis://localhost:6379, or try `gateway demo`, which starts its own")
@@ -292,4 +298,10 @@ def serving_problems(settings: Settings) -> list[str]:
         problems.append(
             f"GATEWAY_HOST: {settings.host!r} can be reached from outside; with GATEWAY_AUTH=none a loopback address is expected"
         )
-    return problems
+    return [problem for problem in problems if wrong.isdisjoint(_VARIABLE.findall(problem))]
+
+
+def subjects(problems: Iterable[str]) -> frozenset[str]:
+    """The variables that these lines are about, and those that were probably meant."""
+    lines = (problem.partition("; known are")[0] for problem in problems)
+    return frozenset(name.removesuffix("_FILE") for line in lines for name in _VARIABLE.findall(line))

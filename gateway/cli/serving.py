@@ -13,7 +13,7 @@ from gateway.cli.usage import fail, settings_or_exit
 from gateway.errors import SettingsError
 from gateway.server.descriptors import fill_standard, unbuffer_errors
 from gateway.server.run import bind, serve, serve_workers
-from gateway.settings import Settings, parse_settings, serving_problems
+from gateway.settings import Settings, parse_settings, serving_problems, subjects
 from gateway.store.checks import redis_problems
 
 
@@ -81,8 +81,7 @@ def check() -> None:
     """
     values, problems = parse_settings(os.environ)
     settings = Settings(**values)
-    if not problems:  # otherwise it would miss settings that are there, but wrong
-        problems = serving_problems(settings)
+    problems += serving_problems(settings, wrong=subjects(problems))
     prefix_is_sure = not any("GATEWAY_PREFIX" in problem for problem in problems)  # under another one we would leave things in Redis
     if settings.redis_url is not None and prefix_is_sure:
         problems += asyncio.run(redis_problems(settings.redis_url, settings.prefix, settings.max_event_bytes))

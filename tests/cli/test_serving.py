@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,18 +66,28 @@ def test_serve_names_its_address_as_a_browser_takes_it(host: str, url: str) -> N
 def test_check_names_every_problem_a_line_each() -> None:
     with embedded_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as url:
         result = run("check", redis_url=url, auth="none")
-    wrong = run("check", port="x", nope="1")
+    wrong = run("check", port="x", nope="1", host="0.0.0.0", auth="none")
 
     assert result.returncode == wrong.returncode == 1
     assert ["maxmemory-policy" in line or "appendonly" in line for line in result.stderr.splitlines()] == [True, True]
-    assert len(wrong.stderr.splitlines()) == 2
+    assert [line.split(": ")[1] for line in wrong.stderr.splitlines()] == [
+        "GATEWAY_NOPE", "GATEWAY_PORT", "GATEWAY_REDIS_URL", "GATEWAY_HOST"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", ["jwt_secret", "jwks_url_file", "jwt_secrett", "auth"])
+def test_check_takes_no_wrong_key_for_a_missing_one(wrong: str) -> None:
+    settings: dict[str, Any] = {wrong: "x", "redis_url": f"redis://127.0.0.1:{free_port()}"}
+    found = run("check", **settings)
+
+    assert [line.split(": ")[1] for line in found.stderr.splitlines()] == [f"GATEWAY_{wrong.upper()}", "GATEWAY_REDIS_URL"]
 
 
 def test_check_looks_at_redis_also_if_other_settings_are_wrong() -> None:
     away = f"redis://127.0.0.1:{free_port()}"
 
-    wrong = run("check", port="x", redis_url=away)
-    wrong_prefix = run("check", prefix="", redis_url=away)
+    wrong = run("check", port="x", redis_url=away, auth="none")
+    wrong_prefix = run("check", prefix="", redis_url=away, auth="none")
 
     assert wrong.returncode == wrong_prefix.returncode == 1
     assert [line.split(": ")[1] for line in wrong.stderr.splitlines()] == ["GATEWAY_PORT", "GATEWAY_REDIS_URL"]
