@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -168,10 +169,12 @@ def check_number(names: Collection[str], most: int) -> None:
     """Check how many channels one client wants to follow.
 
     Raises:
-        BadRequest: if there are more than ``most``.
+        BadRequest: if there are more than ``most``, naming the first one that is too many: a client can do without it and ask again.
     """
     if len(names) > most:
-        raise BadRequest(f"{len(names)} channels: at most {most} are allowed for one connection")
+        surplus = next(islice(names, most, None))
+        channel = surplus if channel_problem(surplus) is None else None
+        raise BadRequest(f"{len(names)} channels: at most {most} are allowed for one connection", channel=channel)
 
 
 def check_readable(grant: Grant, names: Iterable[str]) -> None:

@@ -181,7 +181,7 @@ class Socket(Follower):
             if since is not None and not isinstance(since, str):
                 raise BadRequest(f"channel {show(name)}: cursor {show(since)}: a text or null is expected", channel=name)
             begin[name] = "last" if since is None else parse_since(since, name)
-        check_number(begin.keys() | self.subscription.cursors.keys(), self._services.max_channels)
+        check_number(dict.fromkeys([*self.subscription.cursors, *begin]), self._services.max_channels)
         check_readable(self.grant, begin)
         if self.subscription.unanswered >= MAX_UNANSWERED:
             raise TooMany(f"{MAX_UNANSWERED} commands to subscribe wait for their answer: more may not")

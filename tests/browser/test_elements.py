@@ -256,3 +256,20 @@ def test_use_job_needs_no_other_connection_for_a_component_that_comes_later(page
 
     expect(page.locator("p[id='jobs:18']")).to_have_text("live started   ")
     assert len(sockets) == 1
+
+
+def test_of_more_jobs_than_a_feed_can_follow_only_those_too_many_are_refused(page: Page, publisher: Publisher) -> None:
+    page.evaluate("""async () => {
+        for (let i = 0; i < 131; i++) {
+            const job = document.createElement("job-progress");
+            job.setAttribute("channel", "jobs:" + i);
+            document.body.append(job);
+        }
+        await import("/job-progress.js");
+    }""")
+    refused = page.locator("job-progress[state=refused]")
+
+    expect(refused).to_have_count(3)
+    publisher.publish("jobs:127", "progress", {"percent": 40})
+    expect(page.locator("job-progress[channel='jobs:127']")).to_have_attribute("state", "running")
+    assert refused.evaluate_all("jobs => jobs.map((job) => job.getAttribute('channel'))") == ["jobs:128", "jobs:129", "jobs:130"]

@@ -110,6 +110,7 @@ async def test_the_channels_of_all_commands_together_are_counted(server: Server)
 
     assert [answer.get("status", answer["op"]) for answer in answers] == ["ready", 400, "ready"]
     assert "129 channels" in answers[1]["detail"]
+    assert answers[1]["channel"] == "more"
 
 
 async def test_subscribing_again_to_the_same_channels_is_allowed(server: Server) -> None:
