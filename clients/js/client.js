@@ -497,7 +497,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     const socket = new WebSocket(base.replace("http", "ws") + "ws?" + ticket);
     await new Promise((_, reject) => {
       signal.onabort = () => {
-        send = /** @type {any} */ (socket.close());
+        send = /** @type {any} */ (socket.close()); // that is undefined: what is followed from now on is for the next connection
         reject(signal.reason);
       };
       // Chromium fires no close event where a Content-Security-Policy forbids the connection.
