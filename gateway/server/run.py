@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import multiprocessing.process
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -45,6 +46,7 @@ KEEP_ALIVE_SECONDS: Final = 65  # longer than the 60 s after which proxies close
 def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
     """End this worker when its supervisor is gone, which may have been killed: the port must be free for the next one."""
     parent.join()
+    shutil.rmtree(os.environ.get(exposition.FOLDER, ""), ignore_errors=True)  # which the supervisor removes at its end
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -55,13 +55,16 @@ def test_a_worker_that_hangs_is_told_from_one_that_ended(monkeypatch: pytest.Mon
     ]
 
 
-def test_workers_end_when_their_supervisor_is_killed(redis_url: str) -> None:
-    with running_gateway(redis_url, "--workers", "2") as server:
+def test_workers_end_when_their_supervisor_is_killed_and_leave_no_file(redis_url: str, tmp_path: Path) -> None:
+    here = f"from gateway.server import run; run.IN_MEMORY = {str(tmp_path)!r}"
+    with running_gateway(redis_url, "--workers", "2", before=here) as server:
         workers_of(server)
+        assert list(tmp_path.iterdir())
         server.process.kill()
         server.process.wait()
 
         assert eventually(lambda: not _listens(server.port))
+        assert eventually(lambda: not list(tmp_path.iterdir()))
 
 
 def _listens(port: int) -> bool:
