@@ -175,9 +175,9 @@ def test_a_reader_that_stops_is_cut_also_if_little_waits_for_it(gateway: Server,
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
 def test_a_slow_reader_with_a_small_window_is_not_given_up_by_the_kernel(shared_redis_url: str, transport: str) -> None:
     channel = f"small:{transport}"
-    publish(shared_redis_url, channel, 60_000)
     hurry = "import gateway.server.run as r, gateway.transports.connections as c; r.UNANSWERED_MS, c.CHECK_SECONDS = 1_500, 0.2"
     with running_gateway(shared_redis_url, before=hurry) as server, Wire(server.port, receive_buffer=4_096) as wire:
+        publish(shared_redis_url, channel, 60_000)
         wire.send(upgrade(f"/ws?channel={channel}") if transport == "websocket" else request(f"/sse?channel={channel}"))
         for _ in range(40):
             wire.take(1_000, at_once=1_000)
