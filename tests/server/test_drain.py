@@ -323,6 +323,7 @@ async def until_draining(server: Server, workers: int = 1) -> None:
 
 
 async def hold_and_end(server: Server, workers: int) -> None:
+    workers_of(server, workers)  # a worker that is still starting would drain nothing
     async with AsyncExitStack() as stack:
         for _ in range(3):  # so that one of the two workers has two streams to close, and its drain takes a while
             await stack.enter_async_context(websockets.connect(f"{server.ws}/ws?channel=jobs:1"))
