@@ -137,25 +137,26 @@ def test_what_was_read_before_the_connection_was_lost_does_not_reach_to_what_was
     assert client.ids == []
 
 
-def test_a_queue_that_grows_too_long_is_dropped_and_read_from_the_log() -> None:
+def client_with_too_long_a_queue() -> Client:
+    """One that has read the event 10, while those from 20 to 110 were announced."""
     client = Client()
     client.follow(a=0)
     client.subscription.begin_read()
     for i in range(10):
         client.hub.announce(event("a", 20 + 10 * i, 10 + 10 * i, size=QUEUE_BYTES // 5))
     client.read(a=answer("a", 10, clock=10))
+    return client
+
+
+def test_a_queue_that_grows_too_long_is_dropped_and_read_from_the_log() -> None:
+    client = client_with_too_long_a_queue()
 
     assert client.ids == [10]
     assert not client.subscription.live
 
 
 def test_after_a_queue_that_was_given_up_the_next_one_has_all_its_room() -> None:
-    client = Client()
-    client.follow(a=0)
-    client.subscription.begin_read()
-    for i in range(10):
-        client.hub.announce(event("a", 20 + 10 * i, 10 + 10 * i, size=QUEUE_BYTES // 5))
-    client.read(a=answer("a", 10, clock=10))
+    client = client_with_too_long_a_queue()
     client.subscription.begin_read()
     client.hub.announce(event("a", 120, 110))
     page = make_page(10, answer("a", *range(20, 120, 10), clock=110))
