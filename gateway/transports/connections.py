@@ -225,9 +225,10 @@ class Connections:
         while True:
             for part in self._parts:
                 await asyncio.sleep(CHECK_SECONDS / PARTS)
+                now = loop.time()
                 for stream in tuple(part):
                     if (state := self._open.get(stream)) is not None:
-                        self._check(stream, state, loop.time())
+                        self._check(stream, state, now)
 
     def _check(self, stream: OpenStream, state: _State, now: float) -> None:
         """Retire a stream that is old, and cut one whose client takes no bytes."""
