@@ -364,17 +364,22 @@ class SseFollower(Follower):
 class PollFollower(Follower):
     transport = "poll"
     _answers = 0
+    _request: asyncio.Task[httpx.Response] | None = None
+
+    def drop(self) -> None:
+        if self._request is not None:
+            self._request.cancel()
 
     async def _connect(self, host: str, port: int) -> str:
         async with httpx.AsyncClient(timeout=CONNECT_SECONDS) as client:
             while self._up.is_set():
                 try:
                     # As behind a load balancer: each request may go to another gateway.
-                    address = self._rng.choice(list(self.gateways))
-                    wait = 2 if self.ready.is_set() else 0
-                    answer = await client.get(f"http://{address}/poll?{self.query()}&wait={wait}")
+                    answer = await self._ask(client, self._rng.choice(list(self.gateways)))
                 except httpx.HTTPError as error:
                     return type(error).__name__
+                if answer is None:
+                    return "dropped"
                 if answer.status_code != 200:
                     return str(answer.status_code)
                 self.connected = True
@@ -391,6 +396,17 @@ class PollFollower(Follower):
                     self.settle(channel, cursor)
                 self.ready.set()
         return "away"
+
+    async def _ask(self, client: httpx.AsyncClient, address: str) -> httpx.Response | None:
+        """One poll, in a task of its own, which ``drop`` cancels with its connection; ``None`` if that happened."""
+        wait = 2 if self.ready.is_set() else 0
+        self._request = asyncio.create_task(client.get(f"http://{address}/poll?{self.query()}&wait={wait}"))
+        try:
+            await asyncio.wait([self._request])
+            return None if self._request.cancelled() else self._request.result()
+        finally:
+            self._request.cancel()
+            self._request = None
 
 
 FOLLOWERS: dict[Transport, type[Follower]] = {"ws": Follower, "sse": SseFollower, "poll": PollFollower}
