@@ -21,6 +21,7 @@ from gateway.store.client import redis_client
 from tests.conftest import publisher
 from tests.faults.proxy import Proxy
 from tests.support.feeds import Client, hanging, reads, running
+from tests.support.waiting import until
 
 
 async def test_a_client_that_keeps_up_causes_no_read(redis_url: str, redis: Redis) -> None:
@@ -31,9 +32,7 @@ async def test_a_client_that_keeps_up_causes_no_read(redis_url: str, redis: Redi
         for _ in range(5):
             connects, before = feed.listener.connects, await reads(redis)
             published += [await publisher(redis)("jobs:1", "progress", i, keep=1_000) for i in range(100)]
-            async with asyncio.timeout(30):
-                while len(client.ids) < len(published) or not client.subscription.live:
-                    await asyncio.sleep(0.01)
+            await until(lambda published=published: len(client.ids) >= len(published) and client.subscription.live)
             if feed.listener.connects == connects:  # on a machine so busy that the connection was given up, everybody is behind
                 break
 
@@ -55,9 +54,7 @@ async def test_after_a_lost_connection_nobody_reads_before_other_listeners_have_
         await asyncio.sleep(0.2)
         before = list(client.ids)
         caught_up.set()
-        async with asyncio.timeout(30):
-            while not client.ids:
-                await asyncio.sleep(0.01)
+        await until(lambda: client.ids)
 
         assert (before, client.ids) == ([], [published])
 
@@ -84,9 +81,7 @@ async def test_after_a_second_lost_connection_nobody_reads_before_the_channel_is
         await losses[1].wait()
         await asyncio.sleep(0.02)
         published = await publisher(redis)("jobs:1")
-        async with asyncio.timeout(30):
-            while not client.ids:
-                await asyncio.sleep(0.01)
+        await until(lambda: client.ids)
 
         assert client.ids == [published]
 
@@ -100,9 +95,7 @@ async def test_a_client_with_a_full_buffer_is_behind_and_reads_on_when_there_is_
         await asyncio.sleep(0.2)
         while_full = list(client.ids)
         client.subscription.resume()
-        async with asyncio.timeout(30):
-            while len(client.ids) < 10:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(client.ids) >= 10)
 
         assert while_full == []
         assert client.ids == published
@@ -119,15 +112,11 @@ async def test_a_slow_client_holds_one_page_and_leaves_none_behind(redis_url: st
             slow.subscription.pause()
 
         slow.subscription.write = take
-        async with asyncio.timeout(30):
-            while slow.subscription.reading:
-                await asyncio.sleep(0.01)
+        await until(lambda: not slow.subscription.reading)
         held = sum(len(json.dumps(message)) for message in slow.got)
         counted = slow.subscription in feed.behind
         await publisher(redis)("jobs:1", "completed")
-        async with asyncio.timeout(30):
-            while feed.reads._reads:
-                await asyncio.sleep(0.01)
+        await until(lambda: not feed.reads._reads)
 
         assert PAGE_BYTES / 2 < held < PAGE_BYTES + 10_000
         assert not counted  # its slowness is not Redis's, for which an alert would wake somebody up
@@ -165,17 +154,11 @@ async def test_a_channel_that_is_asked_for_again_begins_anew_and_brings_each_eve
     async with running(redis_url) as feed:
         client = Client(feed, "jobs:1", 0)
         first = await publisher(redis)("jobs:1")
-        async with asyncio.timeout(30):
-            while client.ids != [first]:
-                await asyncio.sleep(0.01)
+        await until(lambda: client.ids == [first])
         feed.follow(client.subscription, {"jobs:1": 0})
-        async with asyncio.timeout(30):
-            while not client.subscription.live:
-                await asyncio.sleep(0.01)
+        await until(lambda: client.subscription.live)
         second = await publisher(redis)("jobs:1")
-        async with asyncio.timeout(30):
-            while client.ids[-1] != second:
-                await asyncio.sleep(0.01)
+        await until(lambda: client.ids[-1] == second)
 
         assert client.ids == [first, first, second]
         assert feed.hub.following == 1
@@ -226,9 +209,7 @@ async def test_after_redis_lost_its_data_a_client_gets_one_gap_and_reads_only_a_
         await asyncio.sleep(0.3)
         used = await reads(redis) - before
         later = await publisher(redis)("jobs:1", "progress", 3)
-        async with asyncio.timeout(30):
-            while client.ids[-1:] != [later] or watcher.ids[-1:] != [later]:
-                await asyncio.sleep(0.01)
+        await until(lambda: client.ids[-1:] == [later] and watcher.ids[-1:] == [later])
 
         assert [message["op"] for message in client.got if "op" in message] == ["gap", "ready"]
         assert client.ids == [later]
@@ -252,9 +233,7 @@ async def test_a_client_that_connects_while_redis_hangs_is_greeted(redis_url: st
     async with running(redis_url) as feed:
         async with hanging(redis):
             client = Client(feed, "jobs:1", greeting=b'"hello"')
-            async with asyncio.timeout(30):
-                while not client.got:
-                    await asyncio.sleep(0.01)
+            await until(lambda: client.got)
             got = list(client.got)
         await client.until_ready()
 
@@ -269,9 +248,7 @@ async def test_a_forged_announcement_does_not_keep_clients_reading(redis_url: st
         await redis.publish("notify:jobs:1", "9007199254740991 9007199254740990\n1")
         client = Client(feed, "jobs:1", 0)
         await client.until_ready()
-        async with asyncio.timeout(30):
-            while feed.behind:  # the forged id is forgotten once, for which everybody reads on
-                await asyncio.sleep(0.01)
+        await until(lambda: not feed.behind)  # the forged id is forgotten once, for which everybody reads on
         before = await reads(redis)
         await asyncio.sleep(0.3)
 
@@ -285,16 +262,12 @@ async def test_a_client_that_keeps_up_gets_a_gap_too_if_another_master_has_recor
         client = Client(feed, "jobs:1", 0)
         first = await publisher(redis)("jobs:1", "progress")
         await client.until_ready()
-        async with asyncio.timeout(30):
-            while client.ids != [first]:
-                await asyncio.sleep(0.01)
+        await until(lambda: client.ids == [first])
         holder: Any = await redis.get("notify:holder")
         await redis.set("notify:holder", b"0" * 40 + b"-" + b"0" * 40 + b" " + holder.partition(b" ")[2])
         await asyncio.sleep(1)  # the library asks once in a second who holds the data
         second = await publisher(redis)("jobs:1", "progress")
-        async with asyncio.timeout(30):
-            while second not in client.ids:
-                await asyncio.sleep(0.01)
+        await until(lambda: second in client.ids)
 
     told = [message.get("op", message.get("id")) for message in client.got]
     assert told in (["ready", first, "gap", second], [first, "ready", "gap", second])
@@ -339,9 +312,7 @@ async def test_a_redis_that_refuses_writes_is_still_read(
                 await asyncio.sleep(0.01)
         stayed = feed.listener.connects == connects
         await redis.client_kill_filter(_type="pubsub")
-        async with asyncio.timeout(30):
-            while feed.listener.connects == connects:
-                await asyncio.sleep(0.01)
+        await until(lambda: feed.listener.connects != connects)
         client = Client(feed, "jobs:1", 0)
         await client.until_ready()
         await redis.config_set("save", "")  # one that cannot save does not end either

@@ -15,12 +15,11 @@ from gateway.probe import AWAY_SECONDS, READY_SECONDS, Probe
 from gateway.store.listener import Listener
 from gateway.store.log import Log
 from tests.support.feeds import hanging, running
+from tests.support.waiting import until
 
 
 async def until_ready(feed: Feed, *, expected: bool) -> None:
-    async with asyncio.timeout(30):
-        while feed.ready is not expected:
-            await asyncio.sleep(0.01)
+    await until(lambda: feed.ready is expected)
 
 
 async def test_ready_means_that_a_probe_has_come_back_lately(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from gateway.store.client import redis_client
 from gateway.store.log import Log
 from tests.conftest import publisher
 from tests.support.feeds import Client, reads, running
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 100, 128, 10_000])
@@ -166,9 +167,7 @@ async def test_few_pages_of_a_long_log_are_kept(redis_url: str, redis: Redis) ->
         for i in range(80):
             await publisher(redis)("jobs:1", "progress", f"{i}" + "x" * 8_000)
         client = Client(feed, "jobs:1", 0)
-        async with asyncio.timeout(30):
-            while len(client.ids) < 80:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(client.ids) >= 80)
         kept = sum(read.page.size for reads in feed.reads._reads.values() for read in reads.values() if isinstance(read.page, Page))
 
         assert PAGE_BYTES < kept <= KEPT_BYTES + PAGE_BYTES
@@ -227,9 +226,7 @@ async def test_hundreds_on_two_busy_channels_share_their_reads_and_see_one_order
         wanted: dict[str, Since] = {"jobs:0": int(published[4]), "jobs:1": int(published[4])}
         clients = [Client(feed, wanted) for _ in range(500)]
         published += [await publish(f"jobs:{i % 2}", "progress", i) for i in range(50)]
-        async with asyncio.timeout(30):
-            while not all(len(client.ids) == 65 for client in clients):
-                await asyncio.sleep(0.01)
+        await until(lambda: all(len(client.ids) == 65 for client in clients))
 
         assert all(client.ids == published[5:] for client in clients)
         assert await reads(redis) - before <= 2 + 2 * 50
@@ -253,9 +250,7 @@ async def test_a_redis_that_knows_what_was_heard_is_asked_once(redis_url: str, r
         follower = Client(feed, "jobs:1")
         await follower.until_ready()
         published = await publisher(redis)("jobs:1")
-        async with asyncio.timeout(30):
-            while published not in follower.ids:
-                await asyncio.sleep(0.01)
+        await until(lambda: published in follower.ids)
         before = await reads(redis)
         await Client(feed, "jobs:1").until_ready()
 
@@ -267,9 +262,7 @@ async def two_received(feed: Feed, redis: Redis) -> list[str]:
     follower = Client(feed, "jobs:1", 0)
     await follower.until_ready()
     ids = [await publisher(redis)("jobs:1") for _ in range(2)]
-    async with asyncio.timeout(30):
-        while ids[-1] not in follower.ids:
-            await asyncio.sleep(0.01)
+    await until(lambda: ids[-1] in follower.ids)
     return ids
 
 
@@ -310,9 +303,7 @@ async def test_an_id_days_ahead_of_redis_is_forgotten_and_hides_no_event_from_th
             resumed = [Client(feed, "jobs:1", int(published[-1]))]
             await resumed[0].until_ready()
             published.append(await publisher(redis)("jobs:1"))
-            async with asyncio.timeout(30):
-                while resumed[0].ids != [published[-1]]:
-                    await asyncio.sleep(0.01)
+            await until(lambda resumed=resumed: resumed[0].ids == [published[-1]])
             resumed.append(Client(feed, "jobs:1", int(published[-2])))
             await resumed[1].until_ready()
 
@@ -332,17 +323,13 @@ async def test_after_a_redis_whose_clock_was_days_ahead_lost_its_data_everybody_
         await watcher.until_ready()
         await redis.flushall()
         await Client(feed, "jobs:1", int(ahead[0]) - 1).until_ready()
-        async with asyncio.timeout(30):
-            while not any(message.get("op") == "gap" for message in watcher.got):
-                await asyncio.sleep(0.01)
+        await until(lambda: any(message.get("op") == "gap" for message in watcher.got))
         published: list[str] = []
         for _ in range(3):
             client = Client(feed, "jobs:1", int(published[-1]) if published else "now")
             await client.until_ready()
             published.append(await publisher(redis)("jobs:1"))
-            async with asyncio.timeout(30):
-                while client.ids != published[-1:]:
-                    await asyncio.sleep(0.01)
+            await until(lambda client=client: client.ids == published[-1:])
 
         assert [message.get("op") or message["id"] for message in watcher.got] == [ahead[1], "ready", "gap", *published]
         assert [message["op"] for message in client.got if "op" in message] == ["ready"]

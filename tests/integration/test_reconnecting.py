@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from tests.conftest import publisher
 from tests.support.servers import Server, running_gateway
+from tests.support.waiting import until
 
 CHANNELS = 50
 FULL = (10_000, 200, 20)  # events, clients, reconnections of each
@@ -172,9 +173,7 @@ async def test_the_same_events_in_the_same_order_from_every_gateway_and_transpor
         name = names[i % 5]
         expected[name].append(await publish(name, "progress", i))
 
-    async with asyncio.timeout(30):
-        while not all(client.has(expected) for client in clients):
-            await asyncio.sleep(0.02)
+    await until(lambda: all(client.has(expected) for client in clients))
     leave.set()
     await asyncio.gather(*following)
     await asyncio.gather(*(client.http.aclose() for client in clients))

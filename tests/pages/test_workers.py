@@ -15,6 +15,7 @@ from gateway.errors import Unavailable, Unprocessable
 from gateway.pages.workers import KINDS, MAX_JOBS, Job, Workers
 from gateway.store.client import redis_client
 from gateway.store.log import Log
+from tests.support.waiting import until
 
 FAST = 500.0
 
@@ -138,9 +139,7 @@ async def test_a_job_goes_on_while_redis_takes_no_events_and_tells_its_end_after
             assert "final" not in (await read(log, channel))[-1]
             assert len(workers) == 1
             await client.config_set("maxmemory", 0)
-            async with asyncio.timeout(30):
-                while len(workers):
-                    await asyncio.sleep(0.01)
+            await until(lambda: not workers)
 
         last = (await read(log, channel))[-1]
         await client.aclose()
@@ -159,9 +158,7 @@ async def test_a_worker_that_dies_takes_no_other_with_it(
         async with workers.run():
             channel = await workers.start("payment")
             await workers.start("broken")
-            async with asyncio.timeout(30):
-                while workers:
-                    await asyncio.sleep(0.01)
+            await until(lambda: not workers)
 
     assert (await read(log, channel))[-1]["type"] == "completed"
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]

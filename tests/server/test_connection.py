@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 from gateway.server.connection import Connection
 from gateway.server.deadlines import Deadlines
 from gateway.server.site import Site
+from tests.support.waiting import until
 
 
 class Listening(Connection):
@@ -71,9 +72,7 @@ async def test_data_of_a_paused_client_is_received_later_and_complete(pair: tupl
     connection.resume_reading()
     connection.resume_reading()
 
-    async with asyncio.timeout(30):
-        while connection.came != b"hello":
-            await asyncio.sleep(0.01)
+    await until(lambda: connection.came == b"hello")
     assert before == b""
 
 
@@ -85,8 +84,6 @@ async def test_only_the_newest_deadline_counts(pair: tuple[Listening, socket.soc
     connection._set_deadline(site.head)
     connection._set_deadline(site.idle)
 
-    async with asyncio.timeout(30):
-        while not connection.late:
-            await asyncio.sleep(0.01)
+    await until(lambda: connection.late)
     assert connection.late == [site.idle]
     assert not site.head._due

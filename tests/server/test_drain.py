@@ -28,6 +28,7 @@ from tests.support.clients import sse
 from tests.support.figures import figures, until_live
 from tests.support.servers import Server, running_gateway, workers_of
 from tests.support.slowness import slowness
+from tests.support.waiting import until
 from tests.support.wire import Wire, request
 
 
@@ -317,9 +318,7 @@ async def test_in_another_thread_the_signals_are_left_alone(server: uvicorn.Serv
 
 async def until_draining(server: Server, workers: int = 1) -> None:
     """Wait until a gateway's workers have heeded a signal."""
-    async with asyncio.timeout(30):
-        while server.output().count("draining: ") < workers:
-            await asyncio.sleep(0.01)
+    await until(lambda: server.output().count("draining: ") >= workers)
 
 
 async def hold_and_end(server: Server, workers: int) -> None:

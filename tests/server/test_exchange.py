@@ -14,6 +14,7 @@ from gateway.server.exchange import HIGH_BODY_BYTES
 from gateway.server.protocols import HttpProtocol
 from gateway.transports.writer import EXTENSION, HIGH_BYTES
 from tests.server.conftest import Serve
+from tests.support.waiting import until
 from tests.support.wire import Wire, request, upgrade
 
 Ask = Callable[[Wire], Any]
@@ -212,9 +213,8 @@ async def test_a_refused_client_that_stays_is_cut_soon(serve: Serve, monkeypatch
     writer.write(b"what is this\r\n\r\n")
     answer = await reader.read()
     assert HttpProtocol._site
-    async with asyncio.timeout(30):
-        while HttpProtocol._site.state.connections:
-            await asyncio.sleep(0.01)
+    state = HttpProtocol._site.state
+    await until(lambda: not state.connections)
     writer.close()
 
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -287,9 +287,7 @@ async def test_a_body_is_passed_on_as_it_arrives_and_a_big_one_when_it_is_read(s
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         transport = receive.__self__._http.transport
-        async with asyncio.timeout(30):
-            while transport.is_reading():
-                await asyncio.sleep(0.001)
+        await until(lambda: not transport.is_reading())
         body, more = b"", True
         while more:
             message = await receive()

@@ -18,6 +18,7 @@ from gateway.server.protocols import HttpProtocol
 from gateway.server.transport_writer import TransportWriter
 from gateway.transports.writer import EXTENSION, HIGH_BYTES, LOW_BYTES
 from tests.server.conftest import Serve
+from tests.support.waiting import until
 from tests.support.wire import CLOSE, Wire, frame, request, upgrade, websocket
 
 
@@ -226,9 +227,7 @@ async def test_no_object_of_a_closed_connection_waits_for_the_garbage_collector(
     try:
         before = there()
         await asyncio.to_thread(clients)
-        async with asyncio.timeout(30):
-            while there() > before:
-                await asyncio.sleep(0.01)
+        await until(lambda: there() <= before)
     finally:
         gc.enable()
 

@@ -12,6 +12,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from gateway.server import sockets
 from gateway.transports.writer import EXTENSION
 from tests.server.conftest import Serve
+from tests.support.waiting import until
 from tests.support.wire import CLOSE, PING, PONG, Answer, Wire, frame, upgrade, websocket
 
 FAILED = b"Internal Server Error"
@@ -175,9 +176,7 @@ async def test_the_server_knows_the_call_of_an_upgrade_as_long_as_it_lasts(serve
             return len(servers[0].tasks)
 
     during = await asyncio.to_thread(client)
-    async with asyncio.timeout(30):
-        while servers[0].tasks:
-            await asyncio.sleep(0.01)
+    await until(lambda: not servers[0].tasks)
 
     assert during == 1
 
@@ -450,8 +449,6 @@ async def test_a_client_that_violates_the_protocol_and_stays_is_cut(serve: Serve
     writer.write(frame(b"x", masked=False) + frame(b"never heard"))
     goodbye = await reader.read()
 
-    async with asyncio.timeout(30):
-        while not connections[0].transport.is_closing():
-            await asyncio.sleep(0.01)
+    await until(connections[0].transport.is_closing)
     assert goodbye[:4] == b"\x88\x13\x03\xea"
     writer.close()

@@ -12,6 +12,7 @@ from gateway.core.wire import http_chunk
 from gateway.server import transport_writer
 from tests.server.conftest import Serve
 from tests.server.test_streams import App
+from tests.support.waiting import until
 from tests.support.wire import Wire, request
 
 
@@ -24,9 +25,7 @@ async def test_a_stream_knows_how_much_the_client_has_taken(serve: Serve) -> Non
     [stream] = app.writers
 
     async def taken(least: int) -> int:
-        async with asyncio.timeout(30):
-            while stream.taken() < least:
-                await asyncio.sleep(0.001)
+        await until(lambda: stream.taken() >= least)
         return int(stream.taken())
 
     before = await taken(len(begun))
@@ -82,6 +81,4 @@ async def test_a_client_that_does_not_take_the_end_is_cut(serve: Serve, monkeypa
         stream.end()
 
         assert app.gone.is_set()
-        async with asyncio.timeout(30):
-            while stream.buffered():
-                await asyncio.sleep(0.01)
+        await until(lambda: not stream.buffered())

@@ -25,6 +25,7 @@ from gateway.store.receiver import MESSAGES_AT_ONCE, Receiver
 from tests.faults.proxy import Proxy
 from tests.store.test_receiver import connected
 from tests.support.tls import tls_before
+from tests.support.waiting import until
 
 
 class Heard:
@@ -63,12 +64,6 @@ async def listening(url: str, heard: Heard, *names: str) -> AsyncIterator[Listen
         running.cancel()
         await asyncio.wait([running])
         await client.aclose()
-
-
-async def until(condition, seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def looks(client: Redis) -> int:

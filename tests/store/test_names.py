@@ -13,7 +13,7 @@ import pytest
 from gateway.store import names as names_module
 from gateway.store.client import redis_client
 from gateway.store.names import Names
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
 
 
 class Resolver:
@@ -35,9 +35,7 @@ class Resolver:
 async def give_up(names: Names, resolver: Resolver) -> None:
     """Begin to wait for an address, and stop when the resolver has been asked for it."""
     asking = asyncio.ensure_future(names.find("redis.test"))
-    async with asyncio.timeout(30):
-        while not resolver.asked:
-            await asyncio.sleep(0.01)
+    await until(lambda: resolver.asked)
     await asyncio.sleep(0.02)
     asking.cancel()
     await asyncio.wait([asking])

@@ -17,6 +17,7 @@ from gateway.core.subscription import Subscription
 from gateway.core.wire import TEXT
 from gateway.feed import Feed
 from gateway.store.client import redis_client
+from tests.support.waiting import until
 
 
 @contextlib.asynccontextmanager
@@ -26,9 +27,7 @@ async def running(url: str) -> AsyncIterator[Feed]:
     feed = Feed(client)
     task = asyncio.ensure_future(feed.run())
     try:
-        async with asyncio.timeout(30):
-            while not feed.ready:
-                await asyncio.sleep(0.01)
+        await until(lambda: feed.ready)
         yield feed
         assert not task.done()
     finally:
@@ -53,9 +52,7 @@ class Client:
         feed.follow(self.subscription, {channel: since} if isinstance(channel, str) else channel)
 
     async def until_ready(self) -> None:
-        async with asyncio.timeout(30):
-            while not any("op" in message and message["op"] == "ready" for message in self.got):
-                await asyncio.sleep(0.01)
+        await until(lambda: any("op" in message and message["op"] == "ready" for message in self.got))
 
     @property
     def ids(self) -> list[str]:

@@ -17,6 +17,7 @@ from gateway.errors import Unavailable
 from gateway.transports import connections as module
 from gateway.transports.connections import PARTS, Connections
 from gateway.transports.room import Limits
+from tests.support.waiting import until
 
 
 async def test_an_error_of_one_connection_does_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
@@ -130,9 +131,7 @@ async def test_heartbeats_go_to_those_who_have_room_for_them() -> None:
         connections.add(connection, "")
     full.subscription.full = closed.subscription.closed = True
     running = asyncio.ensure_future(connections.run())
-    async with asyncio.timeout(30):
-        while live.beats < 2:
-            await asyncio.sleep(0.001)
+    await until(lambda: live.beats >= 2)
     running.cancel()
 
     assert (full.beats, closed.beats) == (0, 0)
@@ -144,9 +143,7 @@ async def test_a_stream_that_is_gone_has_no_heartbeats_and_leaves_its_room_to_an
     connections.add(live, "")
     connections.remove(gone)
     running = asyncio.ensure_future(connections.run())
-    async with asyncio.timeout(30):
-        while live.beats < 2:
-            await asyncio.sleep(0.001)
+    await until(lambda: live.beats >= 2)
     running.cancel()
 
     assert gone.beats == 0
@@ -252,9 +249,7 @@ async def test_a_stream_that_has_grown_old_is_told_to_reconnect(monkeypatch: pyt
         connections.add(connection, "")
     connections._open[old].until = 0
     running = asyncio.ensure_future(connections.run())
-    async with asyncio.timeout(30):
-        while not old.goodbyes:
-            await asyncio.sleep(0.001)
+    await until(lambda: old.goodbyes)
     running.cancel()
 
     assert (old.goodbyes, young.goodbyes) == ([1012], [])

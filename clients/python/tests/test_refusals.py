@@ -15,6 +15,7 @@ from notify_client.streams import retry_after
 
 from clients.python.tests.common import SECRET, take
 from tests.support.tls import tls_before
+from tests.support.waiting import until
 
 
 async def test_a_token_goes_to_no_other_address(channel, transport, caplog):
@@ -35,9 +36,7 @@ async def test_a_token_goes_to_no_other_address(channel, transport, caplog):
         subscribe(f"http://127.0.0.1:{port(gateway)}", [channel], transport=transport, token="secret") as events,
     ):
         following = asyncio.ensure_future(anext(events))
-        async with asyncio.timeout(30):
-            while "no connection to the gateway" not in caplog.text:
-                await asyncio.sleep(0.01)
+        await until(lambda: "no connection to the gateway" in caplog.text)
         following.cancel()
 
     assert set(asked) == {"Bearer secret"}
@@ -219,9 +218,7 @@ async def test_an_answer_that_makes_no_sense_is_asked_for_again(headers, body, t
     async with listening(handle) as url, subscribe(url, ["jobs:1"], transport=transport) as events:
         events._following._dice = lambda: 0.0
         waiting = asyncio.ensure_future(anext(events))
-        async with asyncio.timeout(30):
-            while len(attempts) < 2 and not waiting.done():
-                await asyncio.sleep(0.01)
+        await until(lambda: len(attempts) >= 2 or waiting.done())
         waiting.cancel()
 
     assert len(attempts) >= 2

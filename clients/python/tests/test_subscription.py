@@ -15,6 +15,7 @@ from clients.python.tests.common import SECRET, take
 from tests.faults.proxy import Proxy
 from tests.support.figures import figures_when
 from tests.support.servers import running_gateway
+from tests.support.waiting import until
 
 
 async def test_a_job_is_followed_to_its_end(gateway, publisher, channel, transport):
@@ -97,9 +98,7 @@ async def test_a_silent_connection_is_given_up(gateway, publisher, channel, tran
             proxy.mode = "swallow"
             waiting = asyncio.ensure_future(take(events, 1))
             second = publisher.publish(channel, "progress", 2)
-            async with asyncio.timeout(30):
-                while "no connection" not in caplog.text:
-                    await asyncio.sleep(0.01)
+            await until(lambda: "no connection" in caplog.text)
             proxy.mode = "pass"
 
             assert [event.id for event in await waiting] == [second]
