@@ -5,7 +5,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -198,22 +198,6 @@ def mute() -> Iterator[str]:
 def refused() -> Iterator[str]:
     with refusing_port() as port:
         yield f"redis://127.0.0.1:{port}"
-
-
-Until = Callable[[Callable[[], object]], None]
-
-
-@pytest.fixture
-def until() -> Until:
-    """Wait until a condition holds."""
-
-    def wait(condition):
-        deadline = time.monotonic() + 30
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    return wait
 
 
 @pytest.fixture(scope="module")

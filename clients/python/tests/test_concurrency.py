@@ -13,6 +13,7 @@ from notify_client import AsyncPublisher, Publisher
 from notify_client.publisher import CONNECTIONS
 
 from clients.python.tests.common import soon, timed
+from tests.support.waiting import eventually
 
 
 def test_a_hundred_racing_threads_with_one_key_make_one_event(valkey):
@@ -48,7 +49,7 @@ async def test_queued_tasks_wait_for_a_hung_server_together_and_not_in_turn(mute
     assert time.perf_counter() - began < soon(1)
 
 
-async def test_a_cancelled_publish_does_not_leave_its_reply_to_the_next(valkey, until):
+async def test_a_cancelled_publish_does_not_leave_its_reply_to_the_next(valkey):
     async with AsyncPublisher(valkey.url, timeout=5) as publisher:
         await publisher.publish("jobs:1", "a")
         valkey.hang()
@@ -65,7 +66,7 @@ async def test_a_cancelled_publish_does_not_leave_its_reply_to_the_next(valkey, 
     assert recorded == ids
 
 
-async def test_a_probe_that_is_cancelled_lets_the_next_call_probe(valkey, until):
+async def test_a_probe_that_is_cancelled_lets_the_next_call_probe(valkey):
     async with AsyncPublisher(valkey.url, timeout=2) as publisher:
         valkey.hang()
         assert await publisher.publish("jobs:1", "a") is None
@@ -141,14 +142,14 @@ def test_one_asyncio_publisher_serves_one_loop_after_the_other(valkey):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_asyncio_publisher_can_be_closed_after_its_loop(valkey, until):
+def test_an_asyncio_publisher_can_be_closed_after_its_loop(valkey):
     publisher = AsyncPublisher(valkey.url, timeout=10)
     assert asyncio.run(publisher.publish("jobs:1", "a")) is not None
 
     asyncio.run(publisher.close())
     gc.collect()
 
-    until(lambda: valkey.redis.info("clients")["connected_clients"] == 1)
+    assert eventually(lambda: valkey.redis.info("clients")["connected_clients"] == 1)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

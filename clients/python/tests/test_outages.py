@@ -30,7 +30,7 @@ def test_nobody_waits_longer_than_the_timeout(connect, address, request):
     assert publisher.dropped == 51
 
 
-def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatch, until):
+def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatch):
     closed = threading.Event()
 
     def hang(*_args, **_options):

@@ -50,10 +50,10 @@ class Log:
     def types(self, channel):
         return [event["type"] for event in self.read(channel)]
 
-    def wait(self, channel, type, seconds=60):
-        """Wait for an event of this type; all events of its channel."""
-        deadline = time.monotonic() + seconds
-        while type not in self.types(channel):
+    def wait(self, channel, type, number=1):
+        """Wait for so many events of this type; all events of their channel."""
+        deadline = time.monotonic() + 60
+        while self.types(channel).count(type) < number:
             assert time.monotonic() < deadline, f"{channel}: {self.read(channel)}"
             time.sleep(0.02)
         return self.read(channel)
