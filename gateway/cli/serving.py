@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import click
 
-from gateway.cli.usage import fail, settings_or_exit
+from gateway.cli.usage import fail, settings_or_exit, warn
 from gateway.errors import SettingsError
 from gateway.server.descriptors import fill_standard, unbuffer_errors
 from gateway.server.run import bind, serve, serve_workers
 from gateway.settings import Settings, parse_settings, serving_problems, subjects
-from gateway.store.checks import redis_problems
+from gateway.store.checks import NO_PERSISTENCE, redis_problems
 
 
 @click.command("serve")
@@ -77,7 +77,7 @@ def demo(port: int) -> None:
 def check() -> None:
     """Check the settings and Redis.
 
-    Prints every problem, a line each, and exits with 1 if there is one.
+    Prints every problem, a line each, and exits with 1 if there is one. A Redis without an append-only file is only worth a warning.
     """
     values, problems = parse_settings(os.environ)
     settings = Settings(**values)
@@ -85,6 +85,9 @@ def check() -> None:
     prefix_is_sure = not any("GATEWAY_PREFIX" in problem for problem in problems)  # under another one we would leave things in Redis
     if settings.redis_url is not None and prefix_is_sure:
         problems += asyncio.run(redis_problems(settings.redis_url, settings.prefix, settings.max_event_bytes))
+    if NO_PERSISTENCE in problems:
+        problems.remove(NO_PERSISTENCE)
+        warn(NO_PERSISTENCE)
     if problems:
         fail("\n".join(problems))
     click.echo("all is well")

@@ -24,6 +24,11 @@ def fail(message: str, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
+def warn(message: str) -> None:
+    """Print a warning."""
+    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {message}", err=True)
+
+
 def settings_or_exit(**chosen: Any) -> Settings:
     """The settings from the environment. If some are wrong, exits with a line for each.
 

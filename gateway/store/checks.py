@@ -15,6 +15,9 @@ from gateway.store.connection import ask, make_connection
 from gateway.store.library import OLDEST_WITH_FUNCTIONS
 from gateway.store.log import Log
 
+NO_PERSISTENCE: Final = "Redis appendonly no: what was published since the last snapshot is lost with the server; yes is expected"
+"""Not a mistake: to lose data is a choice, and every client is told of the gap."""
+
 DATABASES: Final = 64  # how many are looked into; Redis has 16 by default
 
 
@@ -66,7 +69,7 @@ async def server_problems(client: Redis, prefix: str) -> list[str]:
     if policy != "noeviction" and info.get("maxmemory"):
         problems.append(f"Redis maxmemory-policy {policy}: whole logs vanish when memory is short; noeviction is expected")
     if not info.get("aof_enabled"):
-        problems.append("Redis appendonly no: what was published since the last snapshot is lost with the server; yes is expected")
+        problems.append(NO_PERSISTENCE)
     if info.get("role") == "slave":
         problems.append("Redis role replica: nothing can be recorded there; the master's address is expected")
     own = int(client.connection_pool.connection_kwargs.get("db") or 0)

@@ -69,7 +69,8 @@ def test_check_names_every_problem_a_line_each() -> None:
     wrong = run("check", port="x", nope="1", host="0.0.0.0", auth="none")
 
     assert result.returncode == wrong.returncode == 1
-    assert ["maxmemory-policy" in line or "appendonly" in line for line in result.stderr.splitlines()] == [True, True]
+    assert [line.split(": ")[0] for line in result.stderr.splitlines()] == ["warning", "error"]
+    assert ["appendonly" in result.stderr, "maxmemory-policy" in result.stderr] == [True, True]
     assert [line.split(": ")[1] for line in wrong.stderr.splitlines()] == [
         "GATEWAY_NOPE", "GATEWAY_PORT", "GATEWAY_REDIS_URL", "GATEWAY_HOST"
     ]  # fmt: skip
@@ -98,7 +99,16 @@ def test_check_finds_nothing_wrong_with_a_good_redis() -> None:
     with embedded_server("--appendonly", "yes") as url:
         result = run("check", redis_url=url, auth="none")
 
+    assert (result.returncode, result.stdout, result.stderr) == (0, "all is well\n", "")
+
+
+def test_check_only_warns_of_a_redis_that_keeps_nothing_on_disk() -> None:
+    with embedded_server("--appendonly", "no") as url:
+        result = run("check", redis_url=url, auth="none")
+
     assert (result.returncode, result.stdout) == (0, "all is well\n")
+    assert result.stderr.startswith("warning: Redis appendonly no: ")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
