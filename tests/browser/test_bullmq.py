@@ -62,7 +62,7 @@ async def test_what_happens_to_jobs_of_bullmq_is_told_once_though_a_tap_is_kille
             ids = json.loads(output)
             await wait_for(is_over, redis, ids["broken"])
             second.send_signal(signal.SIGTERM)
-            code = second.wait(10)
+            code = second.wait(30)
 
     logs = {name: await read(redis, f"jobs:{id}") for name, id in ids.items()}
     stories = {name: [event["type"] for event in log if event["type"] != "progress"] for name, log in logs.items()}

@@ -99,7 +99,7 @@ def test_watch_ends_at_ctrl_c(redis_url: str) -> None:
     with watching("jobs:1", redis_url) as (watch, _, notices):
         watch.send_signal(signal.SIGINT)
 
-        assert watch.wait(10) == 130
+        assert watch.wait(30) == 130
         assert notices.read() == ""
 
 
@@ -108,7 +108,7 @@ def test_watch_ends_when_its_output_is_closed(redis_url: str) -> None:
         events.close()
         run("publish", "jobs:head", "1", redis_url=redis_url)
 
-        assert watch.wait(10) == 0
+        assert watch.wait(30) == 0
         assert notices.read() == ""
 
 

@@ -88,11 +88,11 @@ async def test_when_its_terminal_is_closed_it_drains_unless_nohup_was_said(redis
             assert json.loads(await socket.recv())["op"] == "ready"
             server.process.send_signal(signal.SIGHUP)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(socket.wait_closed(), 2 if nohup else 10)
+                await asyncio.wait_for(socket.wait_closed(), 2 if nohup else 30)
             closed = socket.close_code
 
             assert closed == (None if nohup else 1012)
-        assert nohup or server.process.wait(10) == 0
+        assert nohup or server.process.wait(30) == 0
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.hearing import hearing
 from tests.support.programs import old_redis_program, valkey_program
 
 SOURCE = (Path(__file__).parents[2] / "gateway" / "store" / "publish.lua").read_text()
@@ -109,11 +110,6 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     server.config_set("maxmemory", 0)
 
 
-def heard(pubsub: Any) -> list[bytes]:
-    messages = iter(lambda: pubsub.get_message(timeout=0.05), None)
-    return [message["data"] for message in messages if message["type"] == "message"]
-
-
 def test_events_of_one_transaction_have_ids_of_their_own_though_its_time_stands_still(store: Store) -> None:
     before = store.publish(0)
     store.redis.execute_command("MULTI")
@@ -125,23 +121,19 @@ def test_events_of_one_transaction_have_ids_of_their_own_though_its_time_stands_
 
 
 def test_an_event_is_logged_and_announced_with_the_id_before_it(store: Store) -> None:
-    pubsub = store.redis.pubsub()
-    pubsub.subscribe("notify:jobs:1")
-    pubsub.get_message(timeout=1)
+    with hearing(store.redis, "notify:jobs:1") as heard:
+        first = store.publish(b'{"type":"queued"}')
+        second = store.publish(b'{"type": "completed", "data": {"a":1.50}, "final": true}')
 
-    first = store.publish(b'{"type":"queued"}')
-    second = store.publish(b'{"type": "completed", "data": {"a":1.50}, "final": true}')
-
-    assert store.log() == [
-        (first, "0", "", b'{"type":"queued"}'),
-        (second, first, "", b'{"type": "completed", "data": {"a":1.50}, "final": true}'),
-    ]
-    assert heard(pubsub) == [
-        f'{first} 0\n{{"type":"queued"}}'.encode(),
-        f'{second} {first}\n{{"type": "completed", "data": {{"a":1.50}}, "final": true}}'.encode(),
-    ]
-    assert store.redis.get("notify:last:{jobs:1}") == f"{second}1".encode()
-    pubsub.close()
+        assert store.log() == [
+            (first, "0", "", b'{"type":"queued"}'),
+            (second, first, "", b'{"type": "completed", "data": {"a":1.50}, "final": true}'),
+        ]
+        assert heard() == [
+            f'{first} 0\n{{"type":"queued"}}'.encode(),
+            f'{second} {first}\n{{"type": "completed", "data": {{"a":1.50}}, "final": true}}'.encode(),
+        ]
+        assert store.redis.get("notify:last:{jobs:1}") == f"{second}1".encode()
 
 
 def test_ids_are_microseconds_that_rise_over_all_channels_in_one_pipeline(store: Store) -> None:
@@ -285,15 +277,12 @@ def test_the_id_before_is_known_after_the_newest_id_was_evicted(store: Store) ->
 
 
 def test_events_with_one_label_replace_each_other_and_are_all_announced(store: Store) -> None:
-    pubsub = store.redis.pubsub()
-    pubsub.subscribe("notify:jobs:1")
-    pubsub.get_message(timeout=1)
-    started = store.publish("started")
-    ids = [store.publish(number, "COLLAPSE", "progress", "KEEP", 2) for number in range(50)]
+    with hearing(store.redis, "notify:jobs:1") as heard:
+        started = store.publish("started")
+        ids = [store.publish(number, "COLLAPSE", "progress", "KEEP", 2) for number in range(50)]
 
-    assert [(started, "0", "", b'"started"'), (ids[-1], started, "progress", b"49")] == store.log()
-    assert [f"{id} {before}\n{n}".encode() for n, (before, id) in enumerate(zip([started, *ids], ids, strict=False))] == heard(pubsub)[1:]
-    pubsub.close()
+        assert [(started, "0", "", b'"started"'), (ids[-1], started, "progress", b"49")] == store.log()
+        assert [f"{id} {before}\n{n}".encode() for n, (before, id) in enumerate(zip([started, *ids], ids, strict=False))] == heard()[1:]
 
 
 def test_an_event_in_between_ends_collapsing(store: Store) -> None:
@@ -313,14 +302,11 @@ def test_a_label_of_any_bytes_stays_on_one_line(store: Store) -> None:
 @pytest.mark.parametrize("entry", [b"99999999999999999999999999 0 \n{}", b"9999999999999999 0 \n{}", b"5 99999999999999999999 \n{}"])
 def test_a_foreign_entry_in_the_log_does_not_count_as_the_event_before(store: Store, entry: bytes) -> None:
     store.redis.rpush("notify:log:{jobs:1}", entry)
-    pubsub = store.redis.pubsub()
-    pubsub.subscribe("notify:jobs:1")
-    pubsub.get_message(timeout=1)
-    id = store.publish(1)
+    with hearing(store.redis, "notify:jobs:1") as heard:
+        id = store.publish(1)
 
-    assert heard(pubsub) == [f"{id} 0\n1".encode()]
-    assert store.log()[1] == (id, "0", "", b"1")
-    pubsub.close()
+        assert heard() == [f"{id} 0\n1".encode()]
+        assert store.log()[1] == (id, "0", "", b"1")
 
 
 def test_a_foreign_entry_in_the_log_is_not_replaced(store: Store) -> None:
@@ -512,21 +498,18 @@ def test_a_channel_is_needed(valkey: redis.Redis) -> None:
 
 def test_full_memory_refuses_with_its_own_code_and_leaves_no_ghost(store: Store) -> None:
     first = store.publish(1)
-    pubsub = store.redis.pubsub()
-    pubsub.subscribe("notify:jobs:1")
-    pubsub.get_message(timeout=1)
-    store.redis.config_set("maxmemory", 1)
-    with pytest.raises(redis.OutOfMemoryError):
-        store.publish(2, "KEY", "k")
-    with pytest.raises(redis.OutOfMemoryError):
-        store.publish(2, channel="jobs:2")
-    store.redis.config_set("maxmemory", 0)
+    with hearing(store.redis, "notify:jobs:1") as heard:
+        store.redis.config_set("maxmemory", 1)
+        with pytest.raises(redis.OutOfMemoryError):
+            store.publish(2, "KEY", "k")
+        with pytest.raises(redis.OutOfMemoryError):
+            store.publish(2, channel="jobs:2")
+        store.redis.config_set("maxmemory", 0)
 
-    assert heard(pubsub) == []
-    assert store.log() == [(first, "0", "", b"1")]
-    second = store.publish(2, "KEY", "k")
-    assert [f"{second} {first}\n2".encode()] == heard(pubsub)
-    pubsub.close()
+        assert heard() == []
+        assert store.log() == [(first, "0", "", b"1")]
+        second = store.publish(2, "KEY", "k")
+        assert [f"{second} {first}\n2".encode()] == heard()
 
 
 def test_a_replica_refuses_with_its_own_code(store: Store) -> None:
@@ -552,15 +535,12 @@ def test_too_few_replicas_refuse_with_their_own_code(store: Store) -> None:
 
 
 def test_a_foreign_value_under_a_key_of_ours_is_refused_before_anything_is_announced(store: Store) -> None:
-    pubsub = store.redis.pubsub()
-    pubsub.subscribe("notify:jobs:1")
-    pubsub.get_message(timeout=1)
-    store.redis.set("notify:log:{jobs:1}", "x")
+    with hearing(store.redis, "notify:jobs:1") as heard:
+        store.redis.set("notify:log:{jobs:1}", "x")
 
-    assert "WRONGTYPE" in store.refusal(b"1", "KEY", "k")
-    assert heard(pubsub) == []
-    assert {b"notify:log:{jobs:1}", b"notify:clock", b"notify:holder"} == set(store.redis.keys("*"))
-    pubsub.close()
+        assert "WRONGTYPE" in store.refusal(b"1", "KEY", "k")
+        assert heard() == []
+        assert {b"notify:log:{jobs:1}", b"notify:clock", b"notify:holder"} == set(store.redis.keys("*"))
 
 
 def test_a_short_channel_costs_less_than_a_kibibyte(store: Store) -> None:

@@ -10,6 +10,7 @@ import redis.asyncio
 from notify_client import AsyncPublisher, Publisher
 
 from clients.python.tests.common import publish_until_taken
+from tests.support.hearing import hearing
 
 
 def test_the_script_is_the_gateways():
@@ -51,15 +52,11 @@ def test_as_much_may_be_kept_as_the_gateway_allows(connect, valkey):
 
 def test_a_live_event_is_sent_and_not_recorded(connect, valkey):
     publisher = connect(valkey.url)
-    pubsub = valkey.redis.pubsub()
-    pubsub.subscribe("notify:jobs:1")
-    pubsub.get_message(timeout=1)
-
-    assert publisher.live("jobs:1", "typing", {"by": "ann"}) == 1
-    assert pubsub.get_message(timeout=1)["data"] == b'{"type":"typing","data":{"by":"ann"}}'
+    with hearing(valkey.redis, "notify:jobs:1") as heard:
+        assert publisher.live("jobs:1", "typing", {"by": "ann"}) == 1
+        assert heard() == [b'{"type":"typing","data":{"by":"ann"}}']
     assert publisher.live("jobs:2", "typing") == 0
     assert valkey.redis.dbsize() == 0
-    pubsub.close()
 
 
 def test_the_prefix_names_keys_and_function(connect, valkey):
