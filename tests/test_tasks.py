@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -67,3 +68,17 @@ async def test_when_their_owner_is_cancelled_all_are() -> None:
 
     assert together.cancelled()
     assert works.running == 0
+
+
+async def test_the_error_of_one_that_is_ended_with_the_others_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail_when_ended() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError
+
+    with pytest.raises(RuntimeError):
+        await until_one_ends(fail_when_ended(), asyncio.sleep(0))
+    gc.collect()  # asyncio logs an error that nobody has retrieved when its task is collected
+
+    assert not caplog.records
