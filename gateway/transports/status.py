@@ -59,6 +59,8 @@ class MetricsEndpoint:
         if not _is_local(scope):
             try:
                 grant = await self._services.gate.authenticate(scope)
+            except Unavailable:
+                raise  # it cannot be known now whether this is an admin, for whom a 404 would be wrong
             except GatewayError:
                 grant = None
             if grant is None or not grant.admin or self._services.anybody:

@@ -14,8 +14,10 @@ import pytest
 
 from gateway import exposition
 from gateway.embedded import find_server, free_port
+from tests.support.listening import refusing_port, wait_until_it_listens
 from tests.support.servers import Server, running_gateway
 from tests.support.slowness import slowness
+from tests.support.tokens import SECRET, make_token
 
 
 def test_it_is_alive_and_ready(server: Server) -> None:
@@ -67,6 +69,16 @@ def test_metrics_are_for_this_machine_only(server: Server, header: str) -> None:
 def test_metrics_are_not_for_pages_in_a_browser_on_this_machine(server: Server) -> None:
     for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
         assert httpx.get(f"{server.http}/metrics", headers=headers).status_code == 403
+
+
+def test_an_admin_whose_token_cannot_be_checked_now_is_not_told_that_there_are_no_metrics() -> None:
+    admin = {"X-Forwarded-For": "192.0.2.1", "Authorization": f"Bearer {make_token(admin=True)}"}
+    with refusing_port() as port, running_gateway(f"redis://127.0.0.1:{port}", wait=False, auth="jwt", jwt_secret=SECRET) as server:
+        wait_until_it_listens(server.process, server.port, server.output)
+        answer = httpx.get(f"{server.http}/metrics", headers=admin)
+
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    assert answer.json()["detail"] == "Redis is away: what was revoked is not known"
 
 
 def test_metrics_are_refused_while_those_of_the_other_workers_cannot_be_read(
