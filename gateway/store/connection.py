@@ -100,7 +100,8 @@ def needs_redis() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise Unavailable(f"Redis is away: {type(error).__name__}") from error
+        what = "refuses" if isinstance(error, ResponseError) else "is away"  # such as with its memory full
+        raise Unavailable(f"Redis {what}: {type(error).__name__}") from error
 
 
 async def ask(client: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
