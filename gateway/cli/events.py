@@ -59,14 +59,13 @@ def publish(channel: str, json: str, live: bool, **options: Any) -> None:
         client = redis_client(url)
         log = Log(client, settings.prefix, settings.max_event_bytes)
         try:
-            if live:
-                await log.announce(channel, data)
-                return
-            await log.open()
-            result = (await log.append([Publication(channel, data, **options)]))[0]
+            if not live:
+                await log.open()
+            [result] = await log.append([Publication(channel, data, **options, live=live)])
             if isinstance(result, GatewayError):
                 raise result
-            click.echo(result)
+            if result is not None:
+                click.echo(result)
         finally:
             await client.aclose()
 

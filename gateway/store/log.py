@@ -144,15 +144,6 @@ class Log:
                 results = await self._run("publish", publications)
         return [_refusal(result) if isinstance(result, Exception) else _id(result) for result in results]
 
-    async def announce(self, channel: str, json: bytes) -> None:
-        """Publish a live-only event.
-
-        Raises:
-            Unavailable: if Redis is away.
-        """
-        with needs_redis():
-            await self._client.publish(f"{self._prefix}:{channel}", json)
-
     async def probe(self, channel: str, json: bytes) -> None:
         """Publish a live-only event, and put our functions back if somebody has flushed them: publishers call them without us.
 

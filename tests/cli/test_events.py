@@ -52,6 +52,14 @@ def test_publish_notes_that_what_looks_like_an_event_is_mere_data(redis_url: str
         assert published.stderr.startswith('note: all of it becomes the data of an event of type "message": ') == noted, text
 
 
+def test_a_live_event_has_no_id_to_print_and_reaches_those_connected(redis_url: str) -> None:
+    with watching("jobs:42", redis_url) as (_, events, _notices):
+        published = run("publish", "jobs:42", '{"type":"typing","data":1}', "--live", redis_url=redis_url)
+
+        assert (published.returncode, published.stdout) == (0, "")
+        assert json.loads(events.readline()) == {"type": "typing", "data": 1, "channel": "jobs:42"}
+
+
 def test_publish_refuses_options_of_recorded_events_for_a_live_one(redis_url: str) -> None:
     for option in (("--key", "a"), ("--keep", "1"), ("--ttl", "1"), ("--collapse", "a")):
         refused = run("publish", "jobs:42", "1", "--live", *option, redis_url=redis_url)
