@@ -56,12 +56,10 @@ class Log:
 
     Attributes:
         malformed: how many log entries were skipped because they were not events
-        reads: how many reads of a channel's log were asked for
     """
 
     def __init__(self, client: Redis, prefix: str = "notify", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.malformed = 0
-        self.reads = 0
         self._client = client
         self._prefix = prefix
         self._limit = max_event_bytes
@@ -168,7 +166,6 @@ class Log:
         Raises:
             RedisError, OSError: if Redis is away.
         """
-        self.reads += len(wanted)
         results = await self._run("reads", [(channel, since, size) for channel, since, size in wanted])
         pages: list[Page | RedisError] = []
         for (channel, since, _), result in zip(wanted, results, strict=True):
