@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.figures import figures_now
 from tests.support.servers import Server, running_gateway
+from tests.support.waiting import eventually
 from tests.support.wire import BINARY, CLOSE, PING, PONG, Wire, frame, request, resident_bytes, upgrade, websocket
 
 MIB = 1_048_576
@@ -261,13 +262,6 @@ def test_a_body_that_nobody_reads_does_not_become_the_next_request(gateway: Serv
         assert wire.answer().body == b'{"status":"ready"}'
 
 
-def test_requests_sent_ahead_are_answered_in_order(gateway: Server) -> None:
-    with Wire(gateway.port) as wire:
-        wire.send(request("/livez") + request("/nothing") + request("/readyz"))
-
-        assert [wire.answer().status for _ in range(3)] == [200, 404, 200]
-
-
 def test_too_many_requests_sent_ahead_are_cut(gateway: Server) -> None:
     before = memory(gateway)
     with Wire(gateway.port) as wire:
@@ -295,10 +289,7 @@ def test_a_stream_ends_with_its_client_though_more_was_sent_ahead(gateway: Serve
 
 
 def until_no_streams(gateway: Server) -> None:
-    deadline = time.monotonic() + 30
-    while figures_now(gateway.http)["gateway_connections{sse}"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert eventually(lambda: not figures_now(gateway.http)["gateway_connections{sse}"])
 
 
 def test_an_upgrade_during_a_stream_is_cut(gateway: Server) -> None:
@@ -312,9 +303,7 @@ def test_an_upgrade_during_a_stream_is_cut(gateway: Server) -> None:
 
 def test_a_body_of_10_mb_is_refused_before_it_is_read(gateway: Server) -> None:
     with Wire(gateway.port) as wire:
-        answer = wire.send(request("/publish", f"Content-Length: {10 * MIB}", method="POST") + b" " * 1_000).answer()
-
-    assert answer.status == 413
+        assert wire.send(request("/publish", f"Content-Length: {10 * MIB}", method="POST")).answer().status == 413
 
 
 # Channels and cursors
@@ -404,12 +393,6 @@ def test_a_bad_event_is_refused(gateway: Server, body: bytes, status: int | tupl
 
     assert answer.status_code in (status if isinstance(status, tuple) else (status,)), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-
-
-def test_a_body_that_is_not_json_by_its_type_is_refused(gateway: Server) -> None:
-    answer = httpx.post(gateway.http + "/publish", content=b"<a/>", headers={"content-type": "text/xml"})
-
-    assert answer.status_code == 415
 
 
 def test_line_breaks_in_data_stay_in_one_sse_event(gateway: Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import Publish
-from tests.support.clients import TRANSPORTS, ids, take
+from tests.support.clients import TRANSPORTS, ids
 from tests.support.figures import figures_when
 from tests.support.servers import Server
 
@@ -21,10 +21,3 @@ async def test_a_client_is_counted_from_its_beginning_to_its_end(server: Server,
 
     assert ids(first) == [id]
     assert (there["gateway_connections"], gone["gateway_connections"]) == (1, 0)
-
-
-@pytest.mark.parametrize("transport", ["ws", "sse"])
-async def test_it_ends_after_the_final_event_of_its_channels(server: Server, publish: Publish, transport: str) -> None:
-    id = await publish(f"over:{transport}", "completed", final=True)
-
-    assert ids(await take(TRANSPORTS[transport](server.http, f"channel=over:{transport}&until=final"), 1)) == [id]
