@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,17 @@ from tests.support.waiting import until
 from tests.support.wire import CLOSE, PING, PONG, Answer, Wire, frame, upgrade, websocket
 
 FAILED = b"Internal Server Error"
+
+
+async def talk(serve: Serve, app: Any, client: Callable[[Wire], Any]) -> Any:
+    """Let a client use an open WebSocket of this application, in a thread of its own; what that returns."""
+    port = await serve(app)
+
+    def run() -> Any:
+        with websocket(port) as wire:
+            return client(wire)
+
+    return await asyncio.to_thread(run)
 
 
 async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -84,13 +96,7 @@ async def test_an_application_that_fails_ends_with_a_close_frame(serve: Serve) -
         await send({"type": "websocket.accept"})
         raise ZeroDivisionError
 
-    port = await serve(app)
-
-    def client() -> tuple[int, bytes]:
-        with websocket(port) as wire:
-            return wire.close_code(), wire.send(frame(b"\x03\xf3", opcode=CLOSE)).rest()
-
-    assert await asyncio.to_thread(client) == (1011, b"")
+    assert await talk(serve, app, lambda wire: (wire.close_code(), wire.send(frame(b"\x03\xf3", opcode=CLOSE)).rest())) == (1011, b"")
 
 
 async def test_an_application_that_fails_after_it_has_closed_sends_no_second_close_frame(serve: Serve) -> None:
@@ -100,13 +106,7 @@ async def test_an_application_that_fails_after_it_has_closed_sends_no_second_clo
         await send({"type": "websocket.close", "code": 4321})
         raise ZeroDivisionError
 
-    port = await serve(app)
-
-    def client() -> tuple[int, bytes]:
-        with websocket(port) as wire:
-            return wire.close_code(), wire.send(frame(b"\x10\xe1", opcode=CLOSE)).rest()
-
-    assert await asyncio.to_thread(client) == (4321, b"")
+    assert await talk(serve, app, lambda wire: (wire.close_code(), wire.send(frame(b"\x10\xe1", opcode=CLOSE)).rest())) == (4321, b"")
 
 
 async def test_an_application_that_returns_without_a_goodbye_ends_the_connection(serve: Serve) -> None:
@@ -114,13 +114,7 @@ async def test_an_application_that_returns_without_a_goodbye_ends_the_connection
         await receive()
         await send({"type": "websocket.accept"})
 
-    port = await serve(app)
-
-    def client() -> bytes:
-        with websocket(port) as wire:
-            return wire.rest()
-
-    assert await asyncio.to_thread(client) == b""
+    assert await talk(serve, app, lambda wire: wire.rest()) == b""
 
 
 async def test_an_application_that_closes_and_returns_leaves_the_client_time_to_answer(serve: Serve) -> None:
@@ -191,13 +185,7 @@ async def test_an_application_may_close_what_was_closed_for_another_reason_meanw
         await send({"type": "websocket.close", "code": 4401})
         closed.set()
 
-    port = await serve(app)
-
-    def client() -> int:
-        with websocket(port) as wire:
-            return wire.send(frame(b"x", masked=False)).close_code()
-
-    assert await asyncio.to_thread(client) == 1002
+    assert await talk(serve, app, lambda wire: wire.send(frame(b"x", masked=False)).close_code()) == 1002
     async with asyncio.timeout(30):
         await closed.wait()
 
@@ -263,15 +251,12 @@ async def test_an_application_waits_for_a_client_that_reads_slowly(serve: Serve)
             waited = scope["extensions"][EXTENSION]._drained is not None
         await send({"type": "websocket.send", "text": "last"})
 
-    port = await serve(app)
+    def client(wire: Wire) -> tuple[int, bytes] | None:
+        while (found := wire.frame()) is not None and len(found[1]) == 60_000:
+            pass
+        return found
 
-    def client() -> tuple[int, bytes] | None:
-        with websocket(port) as wire:
-            while (found := wire.frame()) is not None and len(found[1]) == 60_000:
-                pass
-            return found
-
-    assert await asyncio.to_thread(client) == (1, b"last")
+    assert await talk(serve, app, client) == (1, b"last")
     assert waited
 
 
@@ -304,16 +289,13 @@ async def test_the_next_message_waits_for_the_end_of_the_one_in_hand_though_the_
 
         assert direct.detach(hear)
 
-    port = await serve(app)
+    def client(wire: Wire) -> tuple[int, bytes] | None:
+        wire.send(frame(b"1") + frame(b"2"))
+        while (found := wire.frame()) is not None and len(found[1]) == 60_000:
+            pass
+        return found
 
-    def client() -> tuple[int, bytes] | None:
-        with websocket(port) as wire:
-            wire.send(frame(b"1") + frame(b"2"))
-            while (found := wire.frame()) is not None and len(found[1]) == 60_000:
-                pass
-            return found
-
-    assert await asyncio.to_thread(client) == (1, b"last")
+    assert await talk(serve, app, client) == (1, b"last")
     assert await while_in_hand == 1
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -330,13 +312,9 @@ async def test_messages_that_are_handled_at_once_do_not_stop_the_next_ones(serve
 
         assert direct.detach(answer)
 
-    port = await serve(app)
+    answers = await talk(serve, app, lambda wire: [wire.send(frame(text)).frame() for text in (b"1", b"2", b"3")])
 
-    def client() -> list[Any]:
-        with websocket(port) as wire:
-            return [wire.send(frame(text)).frame() for text in (b"1", b"2", b"3")]
-
-    assert await asyncio.to_thread(client) == [(1, b"1"), (1, b"2"), (1, b"3")]
+    assert answers == [(1, b"1"), (1, b"2"), (1, b"3")]
 
 
 async def test_a_message_that_came_before_the_call_was_left_is_passed_on(serve: Serve) -> None:
@@ -348,13 +326,7 @@ async def test_a_message_that_came_before_the_call_was_left_is_passed_on(serve: 
             await asyncio.sleep(0.001)
         assert direct.detach(lambda message: direct.write(b"\x81\x01" + message["text"].encode()))
 
-    port = await serve(app)
-
-    def client() -> tuple[int, bytes] | None:
-        with websocket(port) as wire:
-            return wire.send(frame(b"1")).frame()
-
-    assert await asyncio.to_thread(client) == (1, b"1")
+    assert await talk(serve, app, lambda wire: wire.send(frame(b"1")).frame()) == (1, b"1")
 
 
 async def test_an_application_learns_the_code_and_reason_of_a_close(serve: Serve) -> None:
@@ -365,26 +337,16 @@ async def test_an_application_learns_the_code_and_reason_of_a_close(serve: Serve
         await send({"type": "websocket.accept"})
         told.set_result(await receive())
 
-    port = await serve(app)
-
-    def client() -> int:
-        with websocket(port) as wire:
-            return wire.send(frame(b"\x10\xe1done", opcode=CLOSE)).close_code()
-
-    assert await asyncio.to_thread(client) == 4321
+    assert await talk(serve, app, lambda wire: wire.send(frame(b"\x10\xe1done", opcode=CLOSE)).close_code()) == 4321
     async with asyncio.timeout(30):
         assert await told == {"type": "websocket.disconnect", "code": 4321, "reason": "done"}
 
 
 @pytest.mark.parametrize("app", [staying, listening])
 async def test_the_close_frame_of_a_client_is_answered_once(serve: Serve, app: Any) -> None:
-    port = await serve(app)
+    answers = await talk(serve, app, lambda wire: [wire.send(frame(b"\x03\xe8", opcode=CLOSE)).frame(), wire.rest()])
 
-    def client() -> list[Any]:
-        with websocket(port) as wire:
-            return [wire.send(frame(b"\x03\xe8", opcode=CLOSE)).frame(), wire.rest()]
-
-    assert await asyncio.to_thread(client) == [(CLOSE, b"\x03\xe8"), b""]
+    assert answers == [(CLOSE, b"\x03\xe8"), b""]
 
 
 async def test_a_client_that_left_before_stay_was_called_is_reported(serve: Serve) -> None:
@@ -403,36 +365,9 @@ async def test_a_client_that_left_before_stay_was_called_is_reported(serve: Serv
         assert await outcome is False
 
 
-async def test_no_parser_is_made_for_a_client_that_only_answers_pings(serve: Serve) -> None:
-    connections: list[Any] = []
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        connections.append(scope["extensions"][EXTENSION])
-        await staying(scope, receive, send)
-
-    port = await serve(app)
-
-    def client() -> tuple[bool, tuple[int, bytes] | None, bool]:
-        with websocket(port) as wire:
-            wire.send(frame(b"x", opcode=PONG))
-            while connections[0]._conversation is None:
-                pass
-            before = connections[0]._conversation._parser is None
-            wire.send(frame(b"a"))
-            return before, wire.frame(), connections[0]._conversation._parser is None
-
-    assert await asyncio.to_thread(client) == (True, (1, b"a!"), False)
-
-
 async def test_a_client_that_does_not_answer_a_close_is_cut_soon(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "CLOSE_SECONDS", 0.05)
-    port = await serve(staying)
-
-    def client() -> bytes:
-        with websocket(port) as wire:
-            return wire.send(frame(b"end")).rest()
-
-    assert await asyncio.to_thread(client) == b"\x88\x02\x03\xe8"
+    assert await talk(serve, staying, lambda wire: wire.send(frame(b"end")).rest()) == b"\x88\x02\x03\xe8"
 
 
 async def test_a_client_that_violates_the_protocol_and_stays_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
