@@ -75,7 +75,7 @@ async def connected(server: Server, token: str, *channels: str) -> AsyncIterator
 async def bye(server: Server, token: str, channel: str, started: asyncio.Event) -> dict[str, Any]:
     """The last message of an event stream before it ends."""
     async with (
-        httpx.AsyncClient(timeout=10) as client,
+        httpx.AsyncClient() as client,
         aconnect_sse(client, "GET", f"{server.http}/sse?channel={channel}&token={token}") as source,
     ):
         last: dict[str, Any] = {}
@@ -104,7 +104,7 @@ def say(socket: Any) -> Send:
 
 
 async def test_everything_that_is_open_ends_within_a_second_of_exp(server: Server, ann: str) -> None:
-    exp = time.time() + 1.2
+    exp = time.time() + 3  # seconds; on a busy machine so many connections take more than one
     short = token(ann, subscribe=["user:*"], exp=exp)
     ends: dict[str, float] = {}
 
@@ -129,7 +129,7 @@ async def test_everything_that_is_open_ends_within_a_second_of_exp(server: Serve
 
 
 async def test_a_refreshed_connection_lives_on_and_says_so(server: Server, publish: Publish, ann: str) -> None:
-    exp = time.time() + 0.8
+    exp = time.time() + 2
     async with connected(server, token(ann, exp=exp), f"user:{ann}") as socket:
         await say(socket)("auth", token=token(ann), ref=7)
         notice = await receive(socket)
@@ -238,7 +238,7 @@ async def test_a_ticket_or_a_refresh_does_not_evade_a_revocation(server: Server,
 
 @pytest.mark.parametrize("end", ["expired", "revoked"])
 async def test_a_request_with_a_slow_body_does_not_evade_a_revocation(server: Server, shared_redis: Redis, ann: str, end: str) -> None:
-    exp = time.time() + (1 if end == "expired" else 60)
+    exp = time.time() + (2 if end == "expired" else 60)
     own = token(ann, publish=["jobs:*"], exp=exp)
 
     async def body() -> AsyncIterator[bytes]:
@@ -351,10 +351,13 @@ async def test_a_session_is_enough_and_ends_when_the_backend_said(asking: Server
 
     async with websockets.connect(f"{asking.ws}/ws?channel=jobs:1", additional_headers=headers) as socket:
         assert (await receive(socket))["op"] == "ready"
+        ready = time.time()  # the backend has answered before that, and after the start
         await socket.wait_closed()
+        ended = time.time()
 
     assert socket.close_code == 4401
-    assert 1.4 < time.time() - started < 2.6
+    assert ended - started > 1.4
+    assert ended - ready < 2.5
 
 
 async def test_the_backends_no_and_a_foreign_origin_are_refused(asking: Server, backend: Answering) -> None:

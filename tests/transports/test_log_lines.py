@@ -42,7 +42,7 @@ def test_an_unknown_value_is_left_out() -> None:
 
 
 async def test_a_connection_is_logged_with_its_number_subject_and_address(gateway: Server) -> None:
-    token = make_token("ann", subscribe=["jobs:*"], exp=time.time() + 1)
+    token = make_token("ann", subscribe=["jobs:*"], exp=time.time() + 2)
     async with websockets.connect(f"{gateway.ws}/ws?channel=jobs:1&token={token}") as socket:
         await socket.wait_closed()
     (ended,) = logged(gateway, "gateway.connections", "ended with 4401: the token has expired")
