@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
 from gateway.embedded import NoServer, embedded_server, find_server, free_port
+from tests.support.waiting import eventually
 
 
 def test_it_runs_only_while_the_context_is_open_and_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:
@@ -112,10 +112,7 @@ def test_it_ends_with_a_parent_that_is_killed() -> None:
             assert client.ping()
         parent.kill()
 
-    deadline = time.monotonic() + 20
-    while answers(url):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert eventually(lambda: not answers(url))
 
 
 def answers(url: str) -> bool:

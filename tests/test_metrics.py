@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from gateway import errors, metrics
+from tests.test_errors import every
 
 
 def test_every_metric_is_named_as_prometheus_wants_it_and_says_what_it_counts() -> None:
@@ -23,9 +24,6 @@ def test_no_label_takes_values_that_come_from_outside() -> None:
 
 
 def test_each_error_and_its_close_code_has_a_counter() -> None:
-    def every(kind: type[errors.GatewayError]) -> list[type[errors.GatewayError]]:
-        return [kind, *(deeper for narrower in kind.__subclasses__() for deeper in every(narrower))]
-
     for kind in every(errors.GatewayError):
         assert metrics.REASONS[kind] in metrics.REFUSALS
         assert str(kind.close_code) in metrics.GOODBYES

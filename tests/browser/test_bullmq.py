@@ -17,6 +17,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from tests.browser.conftest import NODE
+from tests.tap.test_tap import read
 
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 
@@ -27,11 +28,6 @@ def tap(redis_url: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(command, env=ENVIRON | {"GATEWAY_REDIS_URL": redis_url}, stderr=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
-
-
-async def read(redis: Redis, channel: str) -> list[Any]:
-    entries: Any = await redis.lrange(f"notify:log:{{{channel}}}", 0, -1)
-    return [json.loads(entry.split(b"\n", 1)[1]) for entry in entries]
 
 
 async def is_over(redis: Redis, id: str) -> bool:
