@@ -13,6 +13,7 @@ import struct
 import sys
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from gateway.transports.writer import HIGH_BYTES, LOW_BYTES, nothing
@@ -48,17 +49,21 @@ class TransportWriter(asyncio.Protocol):
         size = self.transport.get_write_buffer_size()
         if size or sys.platform != "linux" or (sock := self._socket()) is None:
             return size
-        waiting = bytearray(4)
-        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, waiting)  # in the kernel (tcp(7), SIOCOUTQ)
-        return int.from_bytes(waiting, sys.byteorder)
+        return _in_kernel(sock)
 
     def taken(self) -> int:
-        if sys.platform == "linux" and (sock := self._socket()) is not None and sock.family in _TCP:
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-            return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
-        # On other systems the size of the buffer shows it, as long as nothing is added to the buffer. Nothing is added for a client that
-        # is full, and only such a client can stall.
+        if (acked := self._acked()) > 0:
+            return acked
+        # Elsewhere the size of the buffer shows it, as long as nothing is added to the buffer. Nothing is added for a client that is
+        # full, and only such a client can stall.
         return -self.buffered()
+
+    def _acked(self) -> int:
+        """The bytes that the client has confirmed; 0 if that is not known."""
+        if sys.platform != "linux" or (sock := self._socket()) is None or sock.family not in _TCP:
+            return 0
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
 
     def be_patient(self) -> None:
         # The kernel gives up a client whose window has been too small for the next segment for TCP_USER_TIMEOUT (server/run.py), even
@@ -68,7 +73,8 @@ class TransportWriter(asyncio.Protocol):
 
     def abort(self) -> None:
         if (sock := self._socket()) is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # or the kernel would keep its bytes for minutes
+            with suppress(OSError):  # macOS sets no option of a connection that the client has reset
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # or the kernel would keep its bytes for minutes
         self.transport.abort()
 
     def _socket(self) -> Any:
@@ -96,3 +102,13 @@ class TransportWriter(asyncio.Protocol):
         self.leave()
         if self._cut is not None:
             self._cut.cancel()
+
+
+def _in_kernel(sock: Any) -> int:
+    """The bytes that wait in the kernel (tcp(7), SIOCOUTQ); 0 if that is not known: gVisor's kernel does not tell."""
+    waiting = bytearray(4)
+    try:
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, waiting)
+    except OSError:
+        return 0
+    return int.from_bytes(waiting, sys.byteorder)

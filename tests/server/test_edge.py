@@ -34,6 +34,18 @@ connections.STALLED_SECONDS = 1.0
 connections.CHECK_SECONDS = 0.2
 """
 
+UNTOLD = (
+    SHORT
+    + """
+import errno, fcntl
+import gateway.server.transport_writer as writer
+def refuse(*_):
+    raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+fcntl.ioctl = refuse
+writer._BYTES_ACKED = slice(0)
+"""
+)
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: /proc, prlimit and more addresses than one on loopback")
 
 
@@ -184,6 +196,24 @@ def test_a_slow_reader_with_a_small_window_is_not_given_up_by_the_kernel(shared_
             time.sleep(0.1)
 
         assert len(wire.take(15_000)) == 15_000
+
+
+@linux
+def test_a_kernel_that_tells_nothing_of_its_connections_costs_only_those_that_stall(shared_redis_url: str) -> None:
+    """As gVisor's does, in whose sandbox some clouds run containers."""
+    with running_gateway(shared_redis_url, before=UNTOLD) as server, contextlib.ExitStack() as stack:
+        slow, stalled = (stack.enter_context(Wire(server.port, receive_buffer=16_384)) for _ in range(2))
+        for wire in (slow, stalled):
+            wire.send(upgrade("/ws?channel=untold")).answer()
+        for _ in range(30):
+            publish(shared_redis_url, "untold", 60_000)
+        for _ in range(20):
+            slow.take(60_000)
+            time.sleep(0.1)
+
+        assert eventually(lambda: figures_now(server.http)["gateway_connections{websocket}"] == 1)
+        assert len(slow.take(300_000)) == 300_000
+        assert "Traceback" not in server.output()
 
 
 @linux
