@@ -56,7 +56,7 @@ async def per_caller(services: Services, scopes: list[Scope]) -> float:
 async def main() -> None:
     everybody = create_app(Settings(redis_url=NOWHERE, auth="none")).services
     holders = create_app(Settings(redis_url=NOWHERE, jwt_secret=SECRET)).services
-    holders.access.loaded = True  # as if the revocations had been loaded, and there were none
+    holders.access._loaded.set()  # noqa: SLF001 - as if the revocations had been loaded, and there were none
     texts = [make_token(jti=str(i)) for i in range(TOKENS)]
     scopes = [scope_with(text) for text in texts]
     for name, services in (("no authentication", everybody), ("a token never seen", holders), ("a token seen before", holders)):

@@ -27,7 +27,8 @@ import redis
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
-from gateway.core import event as events  # noqa: E402 - the path had to be set first
+from gateway.core import wire  # noqa: E402 - the path had to be set first
+from gateway.core.event import Event  # noqa: E402
 from gateway.embedded import embedded_server  # noqa: E402
 from loadtest.compare.measure import compile_programs, cpu, started  # noqa: E402
 from loadtest.compare.target import GATEWAY, Place, Target  # noqa: E402
@@ -56,16 +57,16 @@ def deflate(data: bytes, level: int = LEVEL) -> bytes:
     return (packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-def compressed_frame(event: events.Event) -> bytes:
+def compressed_frame(event: Event) -> bytes:
     """A compressed frame with the event, and an uncompressed one with the time of publishing."""
     stamp = re.search(rb"\^\d+\^", event.json)
-    frame = events.text_frame(deflate(event.json))
-    return bytes((frame[0] | RESERVED_BIT,)) + frame[1:] + events.text_frame(stamp[0] if stamp else b"")
+    frame = wire.text_frame(deflate(event.json))
+    return bytes((frame[0] | RESERVED_BIT,)) + frame[1:] + wire.text_frame(stamp[0] if stamp else b"")
 
 
 def serve() -> None:
     """Run the gateway with such frames."""
-    events.FRAME.event = compressed_frame
+    wire.FRAME.event = compressed_frame
     from gateway.cli import main  # noqa: PLC0415
 
     main(sys.argv[1:])
