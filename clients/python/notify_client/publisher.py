@@ -32,7 +32,7 @@ class Publisher:
         prefix: as the gateway's GATEWAY_PREFIX
         timeout: seconds after which a call returns, whatever Redis does
         max_event_bytes: as the gateway's GATEWAY_MAX_EVENT_BYTES
-        on_drop: called with the channel, the type and the reason for each event that is dropped
+        on_drop: called with the channel, the type and the reason, an exception, for each event that is dropped; what it raises is logged
 
     Raises:
         ValueError: if an argument is wrong.
@@ -52,7 +52,6 @@ class Publisher:
         if (url is None) == (client is None):
             raise ValueError("url or client: one of them is expected")
         self._url = url
-        self._own = client is None
         self._client = client or make_client(url or "", timeout)
         self._turns = threading.Semaphore(CONNECTIONS)
         self._process = os.getpid()
@@ -107,11 +106,16 @@ class Publisher:
     def live(self, channel: str, type: str, data: Any = None) -> int | None:
         """Send an event to whoever is connected, without recording it.
 
+        Args:
+            channel: where to
+            type: what happened
+            data: any JSON value
+
         Returns:
-            How many gateways heard it; ``None`` if it was dropped.
+            How many gateways heard it: with 0, nobody follows the channel. ``None`` if it was dropped.
 
         Raises:
-            ValueError: if an argument is wrong.
+            ValueError: if an argument is wrong; the error names it and the rule.
         """
         return self._carry(self._core.live(channel, type, data))
 
@@ -147,15 +151,15 @@ class Publisher:
     def _execute(self, command: Command) -> Any:
         if command != DISCONNECT:
             return self._client.execute_command(*command)
-        if self._own:
+        if self._url is not None:
             self._client.connection_pool.disconnect(inuse_connections=False)
         return None
 
     def close(self) -> None:
-        """Close the connections. A later publish connects again."""
+        """Close the connections, but not those of a ``client`` that was given. A later publish connects again."""
         if self._process != os.getpid():
             return  # a forked child that has published nothing
-        if self._own:
+        if self._url is not None:
             self._client.connection_pool.disconnect()
         self._core.drops.recover("The publisher was closed")
 
@@ -167,7 +171,10 @@ class Publisher:
 
 
 class AsyncPublisher:
-    """``Publisher`` for asyncio, with the same arguments. It may be used on several event loops in turn; close it before each one ends."""
+    """``Publisher`` for asyncio: the same arguments, methods to ``await``, and errors.
+
+    It may be used on several event loops in turn; close it before each one ends.
+    """
 
     def __init__(
         self,
@@ -261,7 +268,7 @@ class AsyncPublisher:
                     await self._client.connection_pool.disconnect(inuse_connections=busy)
 
     async def close(self) -> None:
-        """Close the connections. A later publish connects again."""
+        """As ``Publisher.close``."""
         self._bind_to_loop()  # connections of an event loop that has ended cannot be closed
         await self._disconnect(busy=True)
         self._core.drops.recover("The publisher was closed")

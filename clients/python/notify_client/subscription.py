@@ -267,6 +267,9 @@ def subscribe(url: str, channels: Channels, **options: Unpack[Options]) -> Subsc
         channels: their names, or a mapping from their names to the cursors from which to go on
         options: see ``Options``
 
+    Returns:
+        What ``async for`` iterates over. It connects with the first event that is asked for.
+
     Raises:
         ValueError, TypeError: if an argument is wrong.
         ImportError: if the extra ``subscribe`` is not installed.

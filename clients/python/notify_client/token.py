@@ -44,6 +44,9 @@ def issue_token(
         ttl: seconds until it expires
         claims: further claims, such as ``aud``, ``iss``, ``jti`` or ``admin``
 
+    Returns:
+        The token, for the cookie ``notify_token``, or for the option ``token`` of the browser client.
+
     Raises:
         ValueError: if the secret is too short, the subject is empty, no channel can have one of the names, or ``ttl`` is not a positive
             number.
