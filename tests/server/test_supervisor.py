@@ -26,7 +26,7 @@ def test_a_worker_that_dies_is_replaced_and_the_log_says_so(redis_url: str) -> N
         dead = workers_of(server)
         for pid in dead:
             os.kill(pid, signal.SIGKILL)
-        server.wait_ready(20)
+        server.wait_ready()
 
         assert len(dead) == 2
         assert not set(dead) & set(workers_of(server))
