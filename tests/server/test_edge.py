@@ -234,15 +234,6 @@ def test_slow_pings_without_reading_cost_no_memory(gateway: Server) -> None:
 # Limits on the number of connections
 
 
-@contextlib.contextmanager
-def wire_from(address: str, port: int) -> Iterator[Wire]:
-    wire = Wire.__new__(Wire)
-    wire._socket = socket.create_connection(("127.0.0.1", port), 5, (address, 0))
-    wire._buffer = b""
-    with wire:
-        yield wire
-
-
 STREAMS = [upgrade("/ws?channel=a"), request("/sse?channel=a"), request("/poll?channel=a&wait=5&since=now")]
 
 
@@ -254,7 +245,7 @@ def limited(shared_redis_url: str) -> Iterator[Server]:
 
 
 def status(server: Server, data: bytes, address: str = "127.0.0.1") -> int:
-    with wire_from(address, server.port) as wire:
+    with Wire(server.port, address=address) as wire:
         return wire.send(data).answer().status
 
 
@@ -282,7 +273,7 @@ def test_there_are_no_more_connections_than_allowed(limited: Server) -> None:
     addresses = [f"127.0.0.{10 + i % 4}" for i in range(8)]
     with contextlib.ExitStack() as stack:
         for address in addresses:
-            eventually(lambda: stack.enter_context(wire_from(address, limited.port)).send(STREAMS[0]).answer().status == 101)  # noqa: B023
+            eventually(lambda: stack.enter_context(Wire(limited.port, address=address)).send(STREAMS[0]).answer().status == 101)  # noqa: B023
 
         assert status(limited, STREAMS[0], "127.0.0.20") == 503
         assert status(limited, request("/livez"), "127.0.0.20") == 200
@@ -306,7 +297,7 @@ def test_behind_a_trusted_proxy_the_address_is_the_forwarded_one(limited: Server
     assert eventually(lambda: status(limited, STREAMS[0], "127.0.0.30") == 101)
     with contextlib.ExitStack() as stack:
         for number in range(3):
-            wire = stack.enter_context(wire_from("127.0.0.9", limited.port))
+            wire = stack.enter_context(Wire(limited.port, address="127.0.0.9"))
             assert wire.send(data(one.replace("::1", f"::{number}"))).answer().status == 101
 
         assert status(limited, data(one), "127.0.0.9") == 503

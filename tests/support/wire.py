@@ -60,10 +60,19 @@ def frame(
 
 
 class Wire:
-    """One TCP connection; each read fails after a deadline, which comes before the gateway's own for a head."""
+    """One TCP connection; each read fails after a deadline, which comes before the gateway's own for a head.
 
-    def __init__(self, port: int, seconds: float = HEAD_SECONDS - 1, *, receive_buffer: int = 0) -> None:
+    Args:
+        port: of 127.0.0.1
+        seconds: the deadline
+        receive_buffer: its size in bytes; the system's if 0
+        address: of this machine, from which to connect; the system chooses if empty
+    """
+
+    def __init__(self, port: int, seconds: float = HEAD_SECONDS - 1, *, receive_buffer: int = 0, address: str = "") -> None:
         self._socket = socket.socket()
+        if address:
+            self._socket.bind((address, 0))
         if receive_buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.settimeout(seconds)
