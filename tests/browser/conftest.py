@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from notify_client import Publisher
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.conftest import need
@@ -58,6 +59,12 @@ def gateway(shared_redis_url: str) -> Iterator[Server]:
     with running_gateway(shared_redis_url) as server:
         yield server
         assert "Traceback" not in server.output()
+
+
+@pytest.fixture(scope="module")
+def publisher(shared_redis_url: str) -> Iterator[Publisher]:
+    with Publisher(shared_redis_url, timeout=10) as publisher:
+        yield publisher
 
 
 @pytest.fixture(scope="module")

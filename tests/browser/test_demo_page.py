@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from gateway.pages.assets import HERE
 from gateway.pages.workers import KINDS
@@ -45,15 +45,6 @@ def url() -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture(scope="module")
-def browser(url: str) -> Iterator[Browser]:
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def said() -> list[str]:
     """Errors and warnings of the pages; there must be none at the end of a test."""
@@ -61,14 +52,14 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def make_context(browser: Browser, said: list[str]) -> Iterator[MakeContext]:
+def make_context(chromium: Browser, said: list[str]) -> Iterator[MakeContext]:
     contexts = []
     script = (HERE / "demo.js").read_text()
     patient = script.replace("5_000", "60_000")  # the plug stays out, and the line that tells of it stays, until the test has looked
     assert patient.count("60_000") == 2
 
     def make(**options: Any) -> BrowserContext:
-        context = browser.new_context(**options)
+        context = chromium.new_context(**options)
         context.set_default_timeout(30_000)
         context.add_init_script(SPY)
         context.route("**/demo/demo.js", lambda route: route.fulfill(content_type="text/javascript", body=patient))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,6 @@ COMPONENT = """
     window.show = (...channels) =>
         root.render(createElement(StrictMode, null, channels.map((channel, key) => createElement(Job, { channel, key }))));
 """
-
-
-@pytest.fixture
-def publisher(shared_redis_url: str) -> Iterator[Publisher]:
-    with Publisher(shared_redis_url, timeout=10) as publisher:
-        yield publisher
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -45,12 +44,6 @@ def examples(title: str, page: str = "docs/clients.md") -> list[str]:
     begin = lines.index(title if title.startswith("#") else f"## {title}") + 1
     end = next((number for number, line in enumerate(lines[begin:], begin + 1) if line.startswith("## ")), len(lines) + 1)
     return [block.text for block in blocks(ROOT / page) if begin < block.line < end]
-
-
-@pytest.fixture
-def publisher(shared_redis_url: str) -> Iterator[Publisher]:
-    with Publisher(shared_redis_url, timeout=10) as publisher:
-        yield publisher
 
 
 @pytest.fixture

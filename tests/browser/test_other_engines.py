@@ -33,12 +33,6 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield engine
 
 
-@pytest.fixture
-def publisher(shared_redis_url: str) -> Iterator[Publisher]:
-    with Publisher(shared_redis_url, timeout=10) as publisher:
-        yield publisher
-
-
 async def test_a_connection_that_breaks_in_the_middle_of_an_event_costs_no_event(
     engine: Engine, gateway: Server, publisher: Publisher
 ) -> None:

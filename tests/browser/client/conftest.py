@@ -16,12 +16,6 @@ from tests.support.servers import Server, running_gateway
 from tests.support.tokens import SECRET
 
 
-@pytest.fixture(scope="module")
-def publisher(shared_redis_url: str) -> Iterator[Publisher]:
-    with Publisher(shared_redis_url, timeout=10) as publisher:
-        yield publisher
-
-
 @pytest.fixture
 def ledger(publisher: Publisher) -> Ledger:
     return Ledger(publisher)
