@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
 
 from gateway.core.grant import Grant, Patterns
 from gateway.core.revocations import Revocation
@@ -18,6 +21,7 @@ from gateway.store.revocations import RevocationStore
 from gateway.transports import access as module
 from gateway.transports.access import Access
 from tests.support.slowness import slowness
+from tests.support.waiting import until
 
 
 def grant(sub: str = "ann", seconds: float = 60) -> Grant:
@@ -35,7 +39,8 @@ class Reader:
 
 
 @pytest.fixture
-async def running(redis_url: str) -> AsyncIterator[tuple[Access, RevocationStore]]:
+async def running(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Access, RevocationStore]]:
+    monkeypatch.setattr(module, "CLEAN_SECONDS", 0.05)
     client = redis_client(redis_url)
     feed = Feed(client)
     revoked = RevocationStore(client)
@@ -59,6 +64,19 @@ async def test_access_ends_within_a_second_of_exp_and_not_before(running: tuple[
     assert error.close_code == 4401
     assert 0 <= time.time() - reader.grant.expires < slowness()  # second
     assert not other.lost.done()
+
+
+async def test_access_ends_soon_after_the_clock_was_set_forward(
+    running: tuple[Access, RevocationStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access, _ = running
+    reader = Reader(grant())
+    access.admit(reader)
+    await asyncio.sleep(0.01)  # it is waited for by now
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: time.time() + 3_600))
+
+    assert (await asyncio.wait_for(reader.lost, 30)).close_code == 4401
 
 
 async def test_all_whose_grants_expire_together_lose_access_but_not_those_that_left(running: tuple[Access, RevocationStore]) -> None:
@@ -162,6 +180,57 @@ async def test_revocations_from_before_the_start_are_known_to_the_first_caller(r
         task.cancel()
     await asyncio.wait(tasks)
     await client.aclose()
+
+
+async def test_what_was_revoked_while_redis_was_away_is_read_though_a_clock_was_slow(
+    running: tuple[Access, RevocationStore], redis: Redis
+) -> None:
+    access, _ = running
+    revoked = {"bob": time.time(), "ann": time.time() - 30}
+    readers = {sub: Reader(Grant(subject=sub, subscribe=Patterns(), expires=math.inf, issued=at - 1)) for sub, at in revoked.items()}
+    for reader in readers.values():
+        access.admit(reader)
+    await access.load()
+
+    for sub, at in revoked.items():
+        await redis.zadd("notify:revoked", {msgspec.json.encode(Revocation(sub=sub)): at})
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        assert (await asyncio.wait_for(readers[sub].lost, 30)).close_code == 4401
+
+
+async def test_what_was_revoked_more_than_30_days_ago_is_forgotten(running: tuple[Access, RevocationStore], redis: Redis) -> None:
+    access, _ = running
+    await access.load()
+    for sub, days in (("ann", 29), ("bob", 31)):
+        await redis.zadd("notify:revoked", {msgspec.json.encode(Revocation(sub=sub)): time.time() - days * 86_400})
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    await until(lambda: len(access._revocations) == 1)
+    with pytest.raises(Unauthorized, match="revoked"):
+        access.check(Grant(subject="ann", subscribe=Patterns(), expires=math.inf, issued=0))
+
+
+async def test_a_redis_that_fails_is_asked_a_few_times_a_second(redis_url: str) -> None:
+    client = redis_client(redis_url)
+    asked = 0
+
+    class Failing(RevocationStore):
+        def read(self, since: float) -> AsyncIterator[Revocation]:
+            nonlocal asked
+            asked += 1
+            raise OSError
+
+    feed = Feed(client)
+    access = Access(feed, Failing(client))
+    tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
+    await until(lambda: asked > 1)
+    await asyncio.sleep(0.3)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await client.aclose()
+
+    assert asked < 10
 
 
 async def test_one_that_is_heard_before_the_stored_ones_could_be_read_hides_none_of_them(redis_url: str) -> None:
