@@ -41,12 +41,15 @@ class Following:
         events: locust's event hooks, which take the reports
         since: where the first connection begins: ``0``, ``last`` or ``now``; later ones begin at the client's cursor
         churn: average seconds after which the client drops its connection and reconnects; 0 for never
+
+    Attributes:
+        reader: checks the events that arrive
     """
 
     def __init__(self, make: Callable[[], Stream], channel: str, reader: Reader, events: Any, *, since: str, churn: float = 0.0) -> None:
         self._make = make
         self._channel = channel
-        self._reader = reader
+        self.reader = reader
         self._request = events.request
         self._since = since
         self._churn = churn
@@ -56,7 +59,7 @@ class Following:
 
     def behind(self) -> int:
         """How many events have not arrived yet."""
-        return self._reader.behind()
+        return self.reader.behind()
 
     def follow(self, *, until_final: bool) -> None:
         """Stay connected, reconnecting whenever the connection ends: until the channel's final event if asked, else for ever."""
@@ -75,7 +78,7 @@ class Following:
         began, leaving = time.perf_counter(), None
         connection = _Connection(self, stream, began)
         try:
-            cursor = self._reader.position
+            cursor = self.reader.position
             stream.open(self._channel, str(cursor) if cursor is not None else self._since, until_final=until_final)
             if self._churn:
                 leaving = gevent.spawn_later(random.expovariate(1 / self._churn), self.drop)
@@ -96,7 +99,7 @@ class Following:
         """Report what has not arrived by now as lost. Later calls do nothing."""
         if not self._missing_reported:
             self._missing_reported = True
-            self.report_lost(self._make().name, self._reader.behind())
+            self.report_lost(self._make().name, self.reader.behind())
 
     def report_lost(self, transport: str, count: int) -> None:
         """Report so many losses."""
@@ -108,11 +111,6 @@ class Following:
         self._request.fire(
             request_type=transport, name=name, response_time=seconds * 1e3, response_length=0, exception=exception, context={}
         )
-
-    @property
-    def reader(self) -> Reader:
-        """Checks the events that arrive."""
-        return self._reader
 
 
 class _Connection:

@@ -92,9 +92,9 @@ NOT_RUN: Final = (
         "python -c 'import notify_client, websockets, httpx'",
     ),
     NotRun(r"^uv run (pytest tests/faults)(.*)", "minutes", _help),
-    NotRun(r"^uv run --group loadtest (python loadtest/compare/run.py)(.*)", "three minutes; .ci/run runs it with --small", _help),
+    NotRun(r"^uv run --group loadtest (python loadtest/compare/run.py)(.*)", "minutes; .ci/run runs it with --small", _help),
     NotRun(r"^locust …(.*)", "the one above is; tests/loadtest/test_locust.py runs it with these users, storms and churn", _list),
-    NotRun(r"^uv run --group loadtest (python loadtest/costs.py)(.*)", "half a minute of all CPU", _help),
+    NotRun(r"^uv run --group loadtest (python loadtest/costs.py)(.*)", "minutes of all CPU", _help),
     NotRun(
         r"^apt-get install nginx-light libnginx-mod-nchan$",
         "root and network",
