@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from tests.support.figures import figures_now
+from tests.support.kernel import needs_linux_tcp
 from tests.support.servers import Server, running_gateway
 from tests.support.slowness import slowness
 from tests.support.waiting import eventually
@@ -171,7 +172,7 @@ def test_a_reader_that_stops_is_cut_and_the_others_are_not(gateway: Server, shar
     assert "cut with 4408" in gateway.output()
 
 
-@linux
+@needs_linux_tcp
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
 def test_a_reader_that_stops_is_cut_also_if_little_waits_for_it(gateway: Server, shared_redis_url: str, transport: str) -> None:
     channel, connections = f"little:{transport}", f"gateway_connections{{{transport}}}"

@@ -9,7 +9,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
 from tests.support.figures import figures_when, until_live
+from tests.support.kernel import needs_linux_tcp
 from tests.support.servers import running_gateway, workers_of
 from tests.support.waiting import until
 
@@ -35,7 +35,7 @@ def test_the_listening_socket_is_bound_at_once() -> None:
             bind(Settings(port=port))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux: TCP_NOTSENT_LOWAT")
+@needs_linux_tcp
 def test_the_kernel_buffers_little_for_a_client_that_takes_nothing() -> None:
     sent = 0
     with bind(Settings(port=0)) as listener, socket.socket() as client:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 
 import pytest
 
@@ -12,11 +11,12 @@ from gateway.core.wire import http_chunk
 from gateway.server import transport_writer
 from tests.server.conftest import Serve
 from tests.server.test_streams import App
+from tests.support.kernel import needs_linux_tcp
 from tests.support.waiting import until
 from tests.support.wire import Wire, request
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux: tcpi_bytes_acked")
+@needs_linux_tcp
 async def test_a_stream_knows_how_much_the_client_has_taken(serve: Serve) -> None:
     app = App()
     reader, writer = await asyncio.open_connection("127.0.0.1", await serve(app))
@@ -36,7 +36,7 @@ async def test_a_stream_knows_how_much_the_client_has_taken(serve: Serve) -> Non
     writer.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux: SIOCOUTQ")
+@needs_linux_tcp
 async def test_a_stream_knows_of_bytes_that_wait_in_the_kernel(serve: Serve) -> None:
     app = App()
     port = await serve(app)
