@@ -272,7 +272,7 @@ async def test_a_poll_waits_no_longer_than_asked(server: Server, channel: str) -
         preferred = await client.get(f"{server.http}/poll?channel={channel}", headers={"Prefer": "wait=0"})
 
     assert answer.json()["events"] == preferred.json()["events"] == []
-    assert 0.4 < waited < 3
+    assert 0.4 < waited < 15  # of the 25 that it would wait
 
 
 @pytest.mark.parametrize(

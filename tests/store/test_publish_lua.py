@@ -51,6 +51,7 @@ def running(program: str, folder: str) -> Iterator[redis.Redis]:
                 break
             assert process.poll() is None
             assert time.monotonic() < deadline
+            time.sleep(0.01)
         yield client
     finally:
         client.close()

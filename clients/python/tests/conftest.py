@@ -58,6 +58,7 @@ class Server:
                 return
             assert self.process.poll() is None
             assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def load(self, prefix="notify"):
         self.redis.execute_command("FUNCTION", "LOAD", "REPLACE", library(prefix))

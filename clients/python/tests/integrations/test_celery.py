@@ -111,41 +111,35 @@ def test_a_revoked_task_has_failed(tasks, worker, log):
         assert log.wait(f"jobs:{result.id}", "failed")[-1]["data"]["error"] == error
 
 
-def owners_jobs(log, owner):
-    return {event["data"]["job"] for event in log.read(f"user:{owner}") if event["type"] == "completed"}
-
-
-def wait_for_jobs(log, owner, number):
-    deadline = time.monotonic() + 30
-    while len(owners_jobs(log, owner)) < number:
-        assert time.monotonic() < deadline, log.read(f"user:{owner}")
-        time.sleep(0.02)
-    return owners_jobs(log, owner)
+def owners_jobs(log, owner, number):
+    """The ids of so many jobs, once the owner has been told of their ends."""
+    return {event["data"]["job"] for event in log.wait(f"user:{owner}", "completed", number) if event["type"] == "completed"}
 
 
 def test_the_owner_goes_along_a_chain(tasks, worker, log):
     result = celery.chain(tasks.add.s(1, 2), tasks.add.s(3), tasks.add.s(4)).apply_async(headers={"notify_owner": "chain"})
 
-    assert wait_for_jobs(log, "chain", 3) == {result.id, result.parent.id, result.parent.parent.id}
+    assert owners_jobs(log, "chain", 3) == {result.id, result.parent.id, result.parent.parent.id}
 
 
 def test_the_owner_goes_into_a_group(tasks, worker, log):
     result = celery.group(tasks.add.s(n, n) for n in range(4)).apply_async(headers={"notify_owner": "group"})
 
-    assert wait_for_jobs(log, "group", 4) == {child.id for child in result}
+    assert owners_jobs(log, "group", 4) == {child.id for child in result}
 
 
 def test_the_owner_goes_through_a_chord_to_its_body(tasks, worker, log):
     result = celery.chord([tasks.add.s(n, n) for n in range(3)], tasks.add.s()).apply_async(headers={"notify_owner": "chord"})
 
-    assert wait_for_jobs(log, "chord", 4) == {result.id, *(child.id for child in result.parent)}
+    assert owners_jobs(log, "chord", 4) == {result.id, *(child.id for child in result.parent)}
 
 
 def test_a_task_hands_its_owner_to_those_it_starts(tasks, worker, log):
     result = tasks.parent.apply_async(headers={"notify_owner": "family"})
 
-    assert len(wait_for_jobs(log, "family", 2)) == 2
-    assert result.id in owners_jobs(log, "family")
+    jobs = owners_jobs(log, "family", 2)
+    assert len(jobs) == 2
+    assert result.id in jobs
 
 
 def test_a_result_that_cannot_be_sent_is_left_out(tasks, worker, log):
@@ -160,13 +154,11 @@ def wait_well(tasks, log):
     well = 0
     while well < 5:
         assert time.monotonic() < deadline
-        channels = []
-        for _ in range(2):  # for each of the worker's processes
-            result = tasks.resize.delay()
-            channels.append(f"jobs:{result.id}")
-        result.get(timeout=30)
+        results = [tasks.resize.delay() for _ in range(2)]  # for each of the worker's processes
+        for result in results:
+            result.get(timeout=30)
         time.sleep(0.1)  # what was not told by then was dropped
-        whole = all(log.types(channel) == ["queued", "started", "progress", "completed"] for channel in channels)
+        whole = all(log.types(f"jobs:{result.id}") == ["queued", "started", "progress", "completed"] for result in results)
         well = well + 1 if whole else 0
 
 

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import time
 
 import pytest
 from redis import Redis
 
 from clients.python.tests.integrations.support import HERE, import_anew, need, running
 from tests.support.processes import processes
+from tests.support.waiting import eventually
 
 rq = need("rq")
 
@@ -32,13 +32,6 @@ def worker(queue, redis_url):
 
 def enqueue(queue, name, **options):
     return queue.enqueue(f"{HERE}.rq_jobs.{name}", **options)
-
-
-def wait_for_status(job, status):
-    deadline = time.monotonic() + 30
-    while job.get_status() != status:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_job_reports_from_the_queue_to_its_end(queue, worker, log):
@@ -112,7 +105,7 @@ def test_a_job_may_ask_to_be_run_again(queue, worker, log):
 
 def test_a_job_that_is_stopped_has_failed(queue, worker, log):
     job = enqueue(queue, "wait")
-    wait_for_status(job, "started")  # RQ knows only then which job it is to stop
+    assert eventually(lambda: job.get_status() == "started")  # RQ knows only then which job it is to stop
     rq.command.send_stop_job_command(queue.connection, job.id)
 
     assert log.wait(f"jobs:{job.id}", "failed")[-1]["data"]["error"] == "Stopped"
@@ -121,7 +114,7 @@ def test_a_job_that_is_stopped_has_failed(queue, worker, log):
 def test_a_job_that_failed_and_is_requeued_has_an_end_of_its_own(queue, worker, log):
     job = enqueue(queue, "broken")
     log.wait(f"jobs:{job.id}", "failed")
-    wait_for_status(job, "failed")
+    assert eventually(lambda: job.get_status() == "failed")
     job.func_name = f"{HERE}.rq_jobs.resize"
     job.save()
     job.requeue()
@@ -133,7 +126,7 @@ def test_a_job_whose_worker_is_killed_is_reported_by_the_next_worker(queue, redi
     with running(*PATIENT, "--url", redis_url, "lonely") as process:
         lonely = type(queue)("lonely", connection=queue.connection)
         job = enqueue(lonely, "wait", meta={"notify_owner": "cas"})
-        wait_for_status(job, "started")
+        assert eventually(lambda: job.get_status() == "started")
         horses = [other.pid for other in processes() if other.parent == process.pid]
         for pid in (process.pid, *horses):
             os.kill(pid, signal.SIGKILL)
