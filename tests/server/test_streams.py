@@ -10,6 +10,7 @@ import pytest
 from gateway.core.wire import http_chunk
 from gateway.transports.writer import EXTENSION
 from tests.server.conftest import Serve
+from tests.support.waiting import eventually
 from tests.support.wire import Wire, request
 
 
@@ -41,8 +42,7 @@ async def test_a_stream_continues_without_a_task_and_is_ended_by_its_writer(serv
     def client() -> bytes:
         with Wire(port) as wire:
             wire.send(request("/"))
-            while not app.stayed:
-                pass
+            assert eventually(lambda: bool(app.stayed))
             app.writers[0].transport._loop.call_soon_threadsafe(end)
             return wire.rest()
 
@@ -84,8 +84,7 @@ async def test_what_comes_behind_the_last_request_of_a_connection_does_not_end_i
     def client() -> bytes:
         with Wire(port) as wire:
             wire.send(request("/", "Connection: close") + b"more")
-            while not app.stayed:
-                pass
+            assert eventually(lambda: bool(app.stayed))
             app.writers[0].transport._loop.call_soon_threadsafe(app.writers[0].end)
             return wire.rest()
 

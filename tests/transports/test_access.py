@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import AsyncIterator
@@ -38,19 +39,27 @@ class Reader:
             self.lost.set_result(error)
 
 
+@contextlib.asynccontextmanager
+async def watching(redis_url: str, kind: type[RevocationStore] = RevocationStore) -> AsyncIterator[tuple[Access, RevocationStore]]:
+    """Access, which begins its work with the first await, and the revocations that it reads."""
+    client = redis_client(redis_url)
+    feed, revoked = Feed(client), kind(client)
+    access = Access(feed, revoked)
+    tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
+    try:
+        yield access, revoked
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await client.aclose()
+
+
 @pytest.fixture
 async def running(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Access, RevocationStore]]:
     monkeypatch.setattr(module, "CLEAN_SECONDS", 0.05)
-    client = redis_client(redis_url)
-    feed = Feed(client)
-    revoked = RevocationStore(client)
-    access = Access(feed, revoked)
-    tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
-    yield access, revoked
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    await client.aclose()
+    async with watching(redis_url) as running:
+        yield running
 
 
 async def test_access_ends_within_a_second_of_exp_and_not_before(running: tuple[Access, RevocationStore]) -> None:
@@ -166,20 +175,14 @@ async def test_a_client_admitted_while_its_token_is_revoked_is_cut(running: tupl
 
 
 async def test_revocations_from_before_the_start_are_known_to_the_first_caller(redis_url: str) -> None:
-    client = redis_client(redis_url)
     old = grant()
-    await RevocationStore(client).revoke(sub="ann")
-    feed = Feed(client)
-    access = Access(feed, RevocationStore(client))
-    tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
+    async with redis_client(redis_url) as client:
+        await RevocationStore(client).revoke(sub="ann")
 
-    await access.load()
-    with pytest.raises(Unauthorized):
-        access.check(old)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    await client.aclose()
+    async with watching(redis_url) as (access, _):
+        await access.load()
+        with pytest.raises(Unauthorized):
+            access.check(old)
 
 
 async def test_what_was_revoked_while_redis_was_away_is_read_though_a_clock_was_slow(
@@ -211,7 +214,6 @@ async def test_what_was_revoked_more_than_30_days_ago_is_forgotten(running: tupl
 
 
 async def test_a_redis_that_fails_is_asked_a_few_times_a_second(redis_url: str) -> None:
-    client = redis_client(redis_url)
     asked = 0
 
     class Failing(RevocationStore):
@@ -220,23 +222,16 @@ async def test_a_redis_that_fails_is_asked_a_few_times_a_second(redis_url: str) 
             asked += 1
             raise OSError
 
-    feed = Feed(client)
-    access = Access(feed, Failing(client))
-    tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
-    await until(lambda: asked > 1)
-    await asyncio.sleep(0.3)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    await client.aclose()
+    async with watching(redis_url, Failing):
+        await until(lambda: asked > 1)
+        await asyncio.sleep(0.3)
 
     assert asked < 10
 
 
-async def test_one_that_is_heard_before_the_stored_ones_could_be_read_hides_none_of_them(redis_url: str) -> None:
-    client = redis_client(redis_url)
+async def test_one_that_is_heard_before_the_stored_ones_could_be_read_hides_none_of_them(redis_url: str, redis: Redis) -> None:
     stored = time.time() - 600
-    await client.zadd("notify:revoked", {msgspec.json.encode(Revocation(sub="ann")): stored})
+    await redis.zadd("notify:revoked", {msgspec.json.encode(Revocation(sub="ann")): stored})
     witness = Reader(grant("bob"))
 
     class Failing(RevocationStore):
@@ -251,18 +246,12 @@ async def test_one_that_is_heard_before_the_stored_ones_could_be_read_hides_none
             async for revocation in super().read(since):
                 yield revocation
 
-    feed = Feed(client)
-    access = Access(feed, Failing(client))
-    access.admit(witness)
-    tasks = [asyncio.ensure_future(work) for work in (feed.run(), access.run())]
-    await access.load()
+    async with watching(redis_url, Failing) as (access, _):
+        access.admit(witness)
+        await access.load()
 
-    with pytest.raises(Unauthorized, match="revoked"):
-        access.check(Grant(subject="ann", subscribe=Patterns(), expires=time.time() + 60, issued=stored - 1))
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    await client.aclose()
+        with pytest.raises(Unauthorized, match="revoked"):
+            access.check(Grant(subject="ann", subscribe=Patterns(), expires=time.time() + 60, issued=stored - 1))
 
 
 async def test_while_revocations_cannot_be_read_the_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
