@@ -13,6 +13,7 @@ import uvicorn
 
 from gateway.server.protocols import HttpProtocol
 from gateway.server.sockets import WebSocketProtocol
+from tests.support.wire import Wire, websocket
 
 App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 Serve = Callable[[App], Awaitable[int]]
@@ -38,3 +39,21 @@ async def serve() -> AsyncIterator[Serve]:
         server.should_exit = True
         server.force_exit = True
         await task
+
+
+async def ask(serve: Serve, app: App, client: Callable[[Wire], Any]) -> Any:
+    """Let a client use a connection to this application, in a thread of its own; what that returns."""
+    return await _in_thread(Wire, await serve(app), client)
+
+
+async def talk(serve: Serve, app: App, client: Callable[[Wire], Any]) -> Any:
+    """Let a client use an open WebSocket of this application, in a thread of its own; what that returns."""
+    return await _in_thread(websocket, await serve(app), client)
+
+
+async def _in_thread(connect: Callable[[int], Wire], port: int, client: Callable[[Wire], Any]) -> Any:
+    def run() -> Any:
+        with connect(port) as wire:
+            return client(wire)
+
+    return await asyncio.to_thread(run)

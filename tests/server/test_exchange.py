@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,11 +12,9 @@ from gateway.server import site
 from gateway.server.exchange import HIGH_BODY_BYTES
 from gateway.server.protocols import HttpProtocol
 from gateway.transports.writer import EXTENSION, HIGH_BYTES
-from tests.server.conftest import Serve
+from tests.server.conftest import Serve, ask
 from tests.support.waiting import until
 from tests.support.wire import Wire, request, upgrade
-
-Ask = Callable[[Wire], Any]
 
 
 async def say(send: Any, body: bytes, *, status: int = 200, length: bool = True, headers: list[tuple[bytes, bytes]] | None = None) -> None:
@@ -51,16 +48,6 @@ async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 def post(path: str, length: int, *lines: str) -> bytes:
     return request(path, f"Content-Length: {length}", *lines, method="POST")
-
-
-async def ask(serve: Serve, app: Callable[..., Awaitable[None]], client: Ask) -> Any:
-    port = await serve(app)
-
-    def run() -> Any:
-        with Wire(port) as wire:
-            return client(wire)
-
-    return await asyncio.to_thread(run)
 
 
 async def test_a_connection_serves_one_request_after_the_other(serve: Serve) -> None:

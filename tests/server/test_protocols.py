@@ -17,9 +17,9 @@ from gateway.server.exchange import Exchange
 from gateway.server.protocols import HttpProtocol
 from gateway.server.transport_writer import TransportWriter
 from gateway.transports.writer import EXTENSION, HIGH_BYTES, LOW_BYTES
-from tests.server.conftest import Serve
+from tests.server.conftest import Serve, ask, talk
 from tests.support.waiting import until
-from tests.support.wire import CLOSE, Wire, frame, request, upgrade, websocket
+from tests.support.wire import CLOSE, Wire, frame, request, upgrade
 
 
 def test_uvicorn_and_websockets_have_what_we_rely_upon() -> None:
@@ -51,13 +51,7 @@ async def test_bytes_written_to_the_writer_arrive_as_they_are_and_it_tells_when_
         while (await receive())["type"] != "websocket.disconnect":
             pass
 
-    port = await serve(app)
-
-    def client() -> tuple[int, bytes] | None:
-        with websocket(port) as wire:
-            return wire.frame()
-
-    assert await asyncio.to_thread(client) == (1, b"hi")
+    assert await talk(serve, app, lambda wire: wire.frame()) == (1, b"hi")
     await asyncio.wait_for(gone.wait(), 30)
 
 
@@ -68,13 +62,7 @@ async def test_a_stream_has_a_writer_too_once_it_has_begun_in_chunks(serve: Serv
         scope["extensions"][EXTENSION].write(b"2\r\nhi\r\n")
         await send({"type": "http.response.body", "body": b""})
 
-    port = await serve(app)
-
-    def client() -> bytes:
-        with Wire(port) as wire:
-            return wire.send(request("/", "Connection: close")).rest()
-
-    answer = await asyncio.to_thread(client)
+    answer = await ask(serve, app, lambda wire: wire.send(request("/", "Connection: close")).rest())
     assert b"transfer-encoding: chunked\r\n" in answer.lower()
     assert answer.endswith(b"\r\n\r\n2\r\noh\r\n2\r\nhi\r\n0\r\n\r\n")
 
@@ -154,14 +142,11 @@ async def test_frames_pass_both_ways_and_a_close_is_answered(serve: Serve) -> No
         await send({"type": "websocket.close", "code": 4400, "reason": "bye"})
         assert (await receive())["code"] == 4400
 
-    port = await serve(app)
+    def client(wire: Wire) -> list[Any]:
+        wire.send(frame(b"abc"))
+        return [wire.frame(), wire.frame()]
 
-    def client() -> list[Any]:
-        with websocket(port) as wire:
-            wire.send(frame(b"abc"))
-            return [wire.frame(), wire.frame()]
-
-    assert await asyncio.to_thread(client) == [(1, b"cba"), (CLOSE, b"\x110bye")]
+    assert await talk(serve, app, client) == [(1, b"cba"), (CLOSE, b"\x110bye")]
 
 
 async def test_trailers_do_not_become_headers(serve: Serve) -> None:
@@ -174,14 +159,11 @@ async def test_trailers_do_not_become_headers(serve: Serve) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
-    port = await serve(app)
+    def client(wire: Wire) -> int:
+        head = request("/", "Transfer-Encoding: chunked", method="POST")
+        return wire.send(head + b"1\r\na\r\n0\r\nAuthorization: Bearer x\r\n\r\n").answer().status
 
-    def client() -> int:
-        with Wire(port) as wire:
-            head = request("/", "Transfer-Encoding: chunked", method="POST")
-            return wire.send(head + b"1\r\na\r\n0\r\nAuthorization: Bearer x\r\n\r\n").answer().status
-
-    assert await asyncio.to_thread(client) == 200
+    assert await ask(serve, app, client) == 200
     assert seen == [b"host", b"transfer-encoding"]
 
 

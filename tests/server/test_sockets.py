@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,22 +11,11 @@ from uvicorn.protocols.utils import ClientDisconnected
 
 from gateway.server import sockets
 from gateway.transports.writer import EXTENSION
-from tests.server.conftest import Serve
+from tests.server.conftest import Serve, ask, talk
 from tests.support.waiting import until
-from tests.support.wire import CLOSE, PING, PONG, Answer, Wire, frame, upgrade, websocket
+from tests.support.wire import CLOSE, PING, PONG, Wire, frame, upgrade, websocket
 
 FAILED = b"Internal Server Error"
-
-
-async def talk(serve: Serve, app: Any, client: Callable[[Wire], Any]) -> Any:
-    """Let a client use an open WebSocket of this application, in a thread of its own; what that returns."""
-    port = await serve(app)
-
-    def run() -> Any:
-        with websocket(port) as wire:
-            return client(wire)
-
-    return await asyncio.to_thread(run)
 
 
 async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -54,13 +42,7 @@ async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
 async def test_an_upgrade_that_is_refused_is_answered_and_closed(
     serve: Serve, path: str, status: int, fields: dict[str, str], body: bytes
 ) -> None:
-    port = await serve(refuse)
-
-    def client() -> tuple[Answer, bytes]:
-        with Wire(port) as wire:
-            return wire.send(upgrade(path)).answer(), wire.rest()
-
-    answer, rest = await asyncio.to_thread(client)
+    answer, rest = await ask(serve, refuse, lambda wire: (wire.send(upgrade(path)).answer(), wire.rest()))
 
     assert (answer.status, answer.body, rest) == (status, body, b"")
     usual = {"content-length": str(len(body)), "connection": "close", "content-type": "text/plain; charset=utf-8"}
@@ -79,13 +61,7 @@ async def test_after_a_refusal_nothing_more_is_sent(serve: Serve) -> None:
         except ClientDisconnected:
             outcome.set_result(True)
 
-    port = await serve(app)
-
-    def client() -> int:
-        with Wire(port) as wire:
-            return wire.send(upgrade()).answer().status
-
-    assert await asyncio.to_thread(client) == 403
+    assert await ask(serve, app, lambda wire: wire.send(upgrade()).answer().status) == 403
     async with asyncio.timeout(30):
         assert await outcome
 
@@ -224,19 +200,16 @@ async def listening(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 async def test_a_connection_may_outlive_the_call_and_takes_one_message_after_the_other(serve: Serve) -> None:
-    port = await serve(staying)
+    def client(wire: Wire) -> list[Any]:
+        answer = wire.send(upgrade("/", "Sec-WebSocket-Protocol: a, b")).answer()
+        wire.send(frame(b"1") + frame(b"2") + frame(b"", opcode=PING) + frame(b"3"))
+        received = [wire.frame() for _ in range(4)]
+        wire.send(frame(b"end"))
+        received.append(wire.frame())
+        wire.send(frame(b"\x03\xe8", opcode=CLOSE))
+        return [answer.headers["sec-websocket-protocol"], *received, wire.rest()]
 
-    def client() -> list[Any]:
-        with Wire(port) as wire:
-            answer = wire.send(upgrade("/", "Sec-WebSocket-Protocol: a, b")).answer()
-            wire.send(frame(b"1") + frame(b"2") + frame(b"", opcode=PING) + frame(b"3"))
-            received = [wire.frame() for _ in range(4)]
-            wire.send(frame(b"end"))
-            received.append(wire.frame())
-            wire.send(frame(b"\x03\xe8", opcode=CLOSE))
-            return [answer.headers["sec-websocket-protocol"], *received, wire.rest()]
-
-    assert await asyncio.to_thread(client) == ["b", (PONG, b""), (1, b"1!"), (1, b"2!"), (1, b"3!"), (CLOSE, b"\x03\xe8"), b""]
+    assert await ask(serve, staying, client) == ["b", (PONG, b""), (1, b"1!"), (1, b"2!"), (1, b"3!"), (CLOSE, b"\x03\xe8"), b""]
 
 
 async def test_an_application_waits_for_a_client_that_reads_slowly(serve: Serve) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.wire import http_chunk
 from gateway.transports.writer import EXTENSION
-from tests.server.conftest import Serve
+from tests.server.conftest import Serve, ask
 from tests.support.waiting import eventually
 from tests.support.wire import Wire, request
 
@@ -37,14 +37,12 @@ class App:
 
 async def test_a_stream_continues_without_a_task_and_is_ended_by_its_writer(serve: Serve) -> None:
     app = App()
-    port = await serve(app)
 
-    def client() -> bytes:
-        with Wire(port) as wire:
-            wire.send(request("/"))
-            assert eventually(lambda: bool(app.stayed))
-            app.writers[0].transport._loop.call_soon_threadsafe(end)
-            return wire.rest()
+    def client(wire: Wire) -> bytes:
+        wire.send(request("/"))
+        assert eventually(lambda: bool(app.stayed))
+        app.writers[0].transport._loop.call_soon_threadsafe(end)
+        return wire.rest()
 
     def end() -> None:
         ended.extend(task.done() for task in app.tasks)
@@ -53,7 +51,7 @@ async def test_a_stream_continues_without_a_task_and_is_ended_by_its_writer(serv
         app.writers[0].end()
 
     ended: list[bool] = []
-    answer = await asyncio.to_thread(client)
+    answer = await ask(serve, app, client)
 
     assert answer.endswith(b"\r\n\r\n" + http_chunk(b"begun") + http_chunk(b"more") + b"0\r\n\r\n")
     assert ended == [True]
@@ -63,15 +61,13 @@ async def test_a_stream_continues_without_a_task_and_is_ended_by_its_writer(serv
 @pytest.mark.parametrize("way", ["close", "bytes"])
 async def test_a_stream_ends_when_the_client_leaves_or_sends_anything(serve: Serve, way: str) -> None:
     app = App()
-    port = await serve(app)
 
-    def client() -> None:
-        with Wire(port) as wire:
-            wire.send(request("/")).take(20)
-            if way == "bytes":
-                wire.send(request("/")).rest()
+    def client(wire: Wire) -> None:
+        wire.send(request("/")).take(20)
+        if way == "bytes":
+            wire.send(request("/")).rest()
 
-    await asyncio.to_thread(client)
+    await ask(serve, app, client)
 
     async with asyncio.timeout(30):
         await app.gone.wait()
@@ -79,16 +75,14 @@ async def test_a_stream_ends_when_the_client_leaves_or_sends_anything(serve: Ser
 
 async def test_what_comes_behind_the_last_request_of_a_connection_does_not_end_it(serve: Serve) -> None:
     app = App()
-    port = await serve(app)
 
-    def client() -> bytes:
-        with Wire(port) as wire:
-            wire.send(request("/", "Connection: close") + b"more")
-            assert eventually(lambda: bool(app.stayed))
-            app.writers[0].transport._loop.call_soon_threadsafe(app.writers[0].end)
-            return wire.rest()
+    def client(wire: Wire) -> bytes:
+        wire.send(request("/", "Connection: close") + b"more")
+        assert eventually(lambda: bool(app.stayed))
+        app.writers[0].transport._loop.call_soon_threadsafe(app.writers[0].end)
+        return wire.rest()
 
-    answer = await asyncio.to_thread(client)
+    answer = await ask(serve, app, client)
 
     assert app.stayed == [True]
     assert answer.endswith(http_chunk(b"begun") + b"0\r\n\r\n")
@@ -96,13 +90,11 @@ async def test_what_comes_behind_the_last_request_of_a_connection_does_not_end_i
 
 async def test_a_stream_cannot_stay_if_another_request_is_waiting(serve: Serve) -> None:
     app = App()
-    port = await serve(app)
 
-    def client() -> None:
-        with Wire(port) as wire:
-            wire.send(request("/") * 2).take(20)
+    def client(wire: Wire) -> None:
+        wire.send(request("/") * 2).take(20)
 
-    await asyncio.to_thread(client)
+    await ask(serve, app, client)
 
     async with asyncio.timeout(30):
         await app.gone.wait()
