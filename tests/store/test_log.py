@@ -194,9 +194,17 @@ async def test_a_full_memory_refuses_and_announces_nothing(log: Log, server: Red
 
 async def test_an_unavailable_redis_is_an_error() -> None:
     client = redis_client("redis://127.0.0.1:1")
-    with pytest.raises(Unavailable, match="Redis is away"):
-        await Log(client).append([Publication("jobs:1", b"1")])
+    log = Log(client)
+    for call in (log.append([Publication("jobs:1", b"1")]), log.probe("!probe", b"1")):
+        with pytest.raises(Unavailable, match="Redis is away"):
+            await call
     await client.aclose()
+
+
+async def test_a_redis_that_refuses_is_not_taken_for_open(log: Log, server: Redis) -> None:
+    await server.execute_command("ACL", "SETUSER", "default", "-@scripting")
+    with pytest.raises(ResponseError, match="permissions"):
+        await log.open()
 
 
 async def test_one_entry_comes_even_if_it_is_larger_than_the_page(log: Log) -> None:
@@ -300,9 +308,11 @@ async def test_poison_anywhere_hides_no_event_from_any_cursor(log: Log, server: 
 
 async def test_a_log_of_nothing_but_poison_is_read_to_its_end(log: Log, server: Redis) -> None:
     [cursor] = await publish(log, "jobs:2", "1")
-    await server.rpush("notify:log:{jobs:1}", *[b"poison"] * 3)
+    await server.rpush("notify:log:{jobs:1}", *[b"poison"] * 300)
+    _, commands = await watched(log, "last")
 
     assert [events(await page(log, "jobs:1", since)) for since in (0, cursor, "last", "now")] == [[]] * 4
+    assert len(commands) < 150  # for the newest event no more is looked at than for a page
 
 
 async def test_more_poison_than_a_page_holds_is_stepped_over_in_one_read(log: Log, server: Redis) -> None:
@@ -377,7 +387,7 @@ async def test_poison_at_the_end_does_not_hide_the_newest_event(log: Log, server
 async def test_a_key_of_a_wrong_kind_spoils_only_its_own_channel(log: Log, server: Redis) -> None:
     [id] = await publish(log, "jobs:1", "1")
     await server.set("notify:log:{jobs:2}", "not a list")
-    good, bad = await log.read([("jobs:1", 0, BYTES), ("jobs:2", 0, BYTES)])
+    bad, good = await log.read([("jobs:2", 0, BYTES), ("jobs:1", 0, BYTES)])
 
     assert isinstance(good, Page)
     assert events(good) == [id]
