@@ -81,15 +81,30 @@ async def test_few_reads_of_one_channel_are_kept_while_they_are_on_their_way_and
 async def test_a_page_is_shared_until_something_is_announced(redis_url: str) -> None:
     channel = Channel("jobs:1")
     async with asking(redis_url) as (_, ask):
+        made, shared = metrics.READS.value, metrics.SHARED_READS.value
         first = ask(channel, 1)
         await first.answered.wait()
-        counted = metrics.SHARED_READS.value
-        second = ask(channel, 1)
+        second, third = ask(channel, 1), ask(channel, 1)
         channel.heard = 10**18
-        third = ask(channel, 1)
+        fourth = ask(channel, 1)
 
-    assert first is second is not third
-    assert metrics.SHARED_READS.value == counted + 1
+    assert first is second is third is not fourth
+    assert (metrics.READS.value - made, metrics.SHARED_READS.value - shared) == (2, 2)
+
+
+async def test_a_page_is_not_shared_where_it_has_to_reach_further_until_what_was_heard_shows_that_it_does(redis_url: str) -> None:
+    channel = Channel("jobs:1")
+    async with asking(redis_url) as (reads, ask):
+        first = ask(channel, 1)
+        await first.answered.wait()
+        assert isinstance(first.page, Page)
+        far = first.page.horizon + 1
+        as_far = ask(channel, 1, first.page.horizon)
+        reads._hub.heard = far
+        heard = ask(channel, 1, far)
+        further = ask(channel, 1, far + 1)
+
+    assert first is as_far is heard is not further
 
 
 async def test_a_client_that_does_not_wait_for_announcements_shares_only_reads_that_are_not_sent_yet(redis_url: str) -> None:
@@ -161,6 +176,20 @@ async def test_a_thousand_clients_that_resume_at_one_cursor_share_one_read(
 
         assert shared == 1
         assert all(client.ids == published[2:] for client in clients)
+
+
+async def test_a_channel_that_redis_has_forgotten_since_it_was_heard_of_is_read_once(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        early = Client(feed, "jobs:1", 0)
+        await early.until_ready()
+        await publisher(redis)("jobs:1", "progress")
+        await until(lambda: early.ids)
+        await redis.unlink(*await redis.keys("*{jobs:1}*"))  # as days after its last event
+        before = await reads(redis)
+        late = Client(feed, "jobs:1", 0)
+        await until(lambda: late.subscription.live)
+
+        assert await reads(redis) - before == 1
 
 
 async def test_few_pages_of_a_long_log_are_kept(redis_url: str, redis: Redis) -> None:
