@@ -12,7 +12,7 @@ import pytest
 from gateway import Settings, create_app
 from tests.support.servers import Server
 
-PAGES = Path(__file__).parents[2] / "gateway" / "pages"
+CLIENT = Path(__file__).parents[2] / "clients" / "js"
 
 
 @pytest.fixture
@@ -36,6 +36,11 @@ def test_an_unchanged_file_is_answered_with_304(server: Server, path: str, kind:
     assert head.headers["content-length"] == first.headers["content-length"]
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
     assert httpx.post(server.http + path).status_code == 405
+
+
+@pytest.mark.parametrize(("path", "file"), [("/client.js", "client.min.js"), ("/job-progress.js", "job-progress.js")])
+def test_a_module_is_that_of_the_browser_client(server: Server, path: str, file: str) -> None:
+    assert httpx.get(server.http + path).content == (CLIENT / file).read_bytes()
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "br, GZIP ; q=0.5", "gzip, deflate, br"])

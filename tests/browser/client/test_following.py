@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
-import pytest
 from notify_client import Publisher
 
 from tests.browser.client.pages import (
@@ -15,11 +13,10 @@ from tests.browser.client.pages import (
     wait_for_log,
     wait_live,
 )
-from tests.browser.conftest import CLIENT
 from tests.support.servers import Server
 
 
-def test_a_job_in_three_lines(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+def test_three_lines_follow_a_job_to_its_end(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
     page = open_page(gateway)
     page.evaluate(
         """(channel) => {
@@ -41,7 +38,9 @@ def test_a_job_in_three_lines(open_page: Open, gateway: Server, ledger: Ledger, 
     assert last == {"type": "completed", "data": {"url": "/files/42"}, "final": True, "channel": channel, "id": id}
 
 
-def test_a_reload_in_the_middle_and_after_the_end(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+def test_a_page_that_is_reloaded_in_the_middle_or_after_the_end_gets_the_newest_event(
+    open_page: Open, gateway: Server, ledger: Ledger, channel: str
+) -> None:
     page = open_page(gateway, [channel])
     ledger.publish(channel)
     wait_for_log(page, channel, ledger.ids[channel])
@@ -122,7 +121,7 @@ def test_what_is_followed_again_leaves_no_error_in_the_console(open_page: Open, 
     assert told == []
 
 
-def test_subscribing_and_unsubscribing_inside_handlers(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+def test_handlers_may_follow_and_unfollow(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
     page = open_page(gateway, [channel])
     wait_live(page)
     page.evaluate(
@@ -191,18 +190,8 @@ def test_what_was_trimmed_is_a_gap(open_page: Open, gateway: Server, ledger: Led
     assert len(page.evaluate("log")[channel]) == 2
 
 
-def test_a_final_event_that_is_there_already(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+def test_a_final_event_that_is_there_already_is_not_waited_for(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
     id = ledger.publish(channel, "completed", final=True)
     page = open_page(gateway)
 
     assert page.evaluate("(channel) => connect('/').done(channel).then((event) => event.id)", channel) == id
-
-
-@pytest.mark.parametrize(("name", "file"), [("client.js", "client.min.js"), ("job-progress.js", "job-progress.js")])
-def test_the_served_file(gateway: Server, name: str, file: str) -> None:
-    answer = httpx.get(f"{gateway.http}/{name}")
-    again = httpx.get(f"{gateway.http}/{name}", headers={"if-none-match": answer.headers["etag"]})
-
-    assert answer.content == (CLIENT / file).read_bytes()
-    assert answer.headers["content-type"].startswith("text/javascript")
-    assert again.status_code == 304
