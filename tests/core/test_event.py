@@ -33,7 +33,7 @@ def event(data: bytes = b"1", *, final: bool = False) -> Event:
 
 
 @pytest.mark.parametrize("name", ["a", "jobs:42", "user:ann@example.com", "9", "A_b.c-d", "x" * 128])
-def test_names_of_channels(name: str) -> None:
+def test_a_valid_channel_name_is_accepted(name: str) -> None:
     assert channel_problem(name) is None
 
 
@@ -51,7 +51,7 @@ def test_an_invalid_channel_name_is_quoted_and_escaped(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "1", "1795215462557031", "0000000000000007", str(MAX_CURSOR)])
-def test_cursors(text: str) -> None:
+def test_a_cursor_is_a_decimal_number(text: str) -> None:
     assert parse_cursor(text) == int(text)
 
 

@@ -43,26 +43,26 @@ def told(page: Page) -> list[int | str]:
 # Never a gap where nothing is missing
 
 
-def test_the_log_that_follows_on_the_cursor() -> None:
+def test_a_log_that_follows_on_the_cursor_has_no_gap() -> None:
     page = read(T + 10, entry(20, 10), entry(30, 20))
 
     assert told(page) == [20, 30]
     assert (page.position - T, page.horizon - T, page.complete) == (30, 100, True)
 
 
-def test_nothing_new() -> None:
+def test_a_reader_that_has_everything_gets_nothing() -> None:
     page = read(T + 30, newest=30)
 
     assert told(page) == []
     assert (page.position - T, page.horizon - T, page.complete) == (30, 100, True)
 
 
-def test_a_cursor_that_another_channel_gave() -> None:
+def test_a_cursor_that_another_channel_gave_gets_no_gap() -> None:
     assert told(read(T + 25, entry(30, 20))) == [30]
     assert told(read(T + 35, newest=30)) == []
 
 
-def test_a_channel_that_never_had_an_event() -> None:
+def test_a_channel_that_never_had_an_event_has_no_gap() -> None:
     page = read(T + 25)
 
     assert told(page) == []
@@ -75,11 +75,11 @@ def test_what_was_collapsed_is_not_missing() -> None:
     assert told(read(T + 20, entry(30, 10))) == [30]
 
 
-def test_a_trimmed_event_that_the_reader_has() -> None:
+def test_a_trimmed_event_that_the_reader_has_is_not_missing() -> None:
     assert told(read(T + 20, entry(30, 20))) == [30]
 
 
-def test_the_whole_log() -> None:
+def test_a_reader_of_the_whole_log_gets_no_gap_if_nothing_was_trimmed() -> None:
     assert told(read(0, entry(10, None), entry(20, 10))) == [10, 20]
     assert told(read(0)) == []
 
@@ -89,7 +89,7 @@ def test_an_invented_cursor_gets_no_gap_for_lost_data() -> None:
     assert told(read(0, floor=50)) == []
 
 
-def test_a_reader_at_or_behind_the_floor() -> None:
+def test_a_reader_at_the_floor_or_above_gets_no_gap() -> None:
     assert told(read(T + 50, entry(60, None), floor=50)) == [60]
     assert told(read(T + 55, entry(60, None), floor=50)) == [60]
 
@@ -97,50 +97,50 @@ def test_a_reader_at_or_behind_the_floor() -> None:
 # A gap where something is
 
 
-def test_the_example_at_the_top_of_the_module() -> None:
+def test_the_example_at_the_top_of_the_module_is_right() -> None:
     page = read(T + 10, entry(20, 10), entry(40, 30), entry(60, 40), floor=50, newest=70)
 
     items = [(GAP if item.event is None else item.event.id - T, item.id - T, item.position - T) for item in page.items]
     assert items == [(20, 20, 20), (GAP, 21, 30), (40, 40, 40), (GAP, 41, 50), (60, 60, 60), (GAP, 61, 70)]
 
 
-def test_trimmed() -> None:
+def test_what_was_trimmed_is_a_gap() -> None:
     page = read(T + 10, entry(30, 20), entry(40, 30))
 
     assert told(page) == [GAP, 30, 40]
 
 
-def test_the_whole_log_but_for_what_was_trimmed() -> None:
+def test_a_reader_of_the_whole_log_gets_a_gap_for_what_was_trimmed() -> None:
     assert told(read(0, entry(30, 20))) == [GAP, 30]
 
 
-def test_expired() -> None:
+def test_a_log_that_expired_is_a_gap_once() -> None:
     page = read(T + 10, newest=30)
 
     assert told(page) == [GAP]
     assert page.position == T + 30  # and never told again
 
 
-def test_expired_and_published_since() -> None:
+def test_a_log_that_expired_is_a_gap_before_what_came_since() -> None:
     assert told(read(T + 10, entry(40, 30))) == [GAP, 40]
 
 
-def test_the_whole_log_after_it_expired() -> None:
+def test_a_reader_of_the_whole_log_gets_a_gap_if_it_expired() -> None:
     assert told(read(0, newest=30)) == [GAP]
 
 
-def test_the_newest_entry_is_gone() -> None:
+def test_a_newest_entry_that_is_gone_is_a_gap() -> None:
     page = read(T + 10, entry(20, 10), newest=30)
 
     assert told(page) == [20, GAP]
     assert page.position == T + 30
 
 
-def test_an_entry_in_the_middle_is_gone() -> None:
+def test_an_entry_that_is_gone_from_the_middle_is_a_gap() -> None:
     assert told(read(T + 10, entry(20, 10), entry(40, 30))) == [20, GAP, 40]
 
 
-def test_a_floor_above_the_cursor() -> None:
+def test_a_floor_above_the_cursor_is_a_gap() -> None:
     page = read(T + 10, newest=10, floor=50)
 
     assert told(page) == [GAP]
@@ -197,18 +197,18 @@ def test_a_reader_of_an_empty_channel_stands_at_the_floor() -> None:
     assert read(0, floor=50).position == T + 50
 
 
-def test_one_gap_for_what_was_trimmed_and_lost() -> None:
+def test_what_was_trimmed_and_lost_is_one_gap() -> None:
     assert told(read(T + 10, entry(60, 30), floor=50)) == [GAP, 60]
 
 
-def test_a_cursor_from_the_future_meets_a_server_that_lost_its_newest_data() -> None:
+def test_a_cursor_from_the_future_gets_a_gap_because_the_newest_data_was_lost() -> None:
     page = read(T + 200, newest=30, clock=100)
 
     assert told(page) == [GAP]
     assert page.position == T + 100
 
 
-def test_a_server_that_knows_nothing_at_all() -> None:
+def test_a_server_that_knows_nothing_at_all_gives_a_gap() -> None:
     page = make_page(T + 10, Answer(0, (), 0, final=False, more=False, entries=[]))
 
     assert told(page) == [GAP]
@@ -295,7 +295,7 @@ def test_an_entry_that_claims_to_follow_on_itself_does_not_run_ahead() -> None:
 # Without a cursor
 
 
-def test_the_newest_event() -> None:
+def test_since_last_gets_the_newest_event() -> None:
     page = read("last", entry(30, 20), final=True)
 
     assert told(page) == [30]
@@ -303,7 +303,7 @@ def test_the_newest_event() -> None:
 
 
 @pytest.mark.parametrize("since", ["last", "now"])
-def test_no_event_yet(since: Since) -> None:
+def test_before_the_first_event_a_reader_stands_at_the_clock(since: Since) -> None:
     page = read(since)
 
     assert told(page) == []
@@ -311,7 +311,7 @@ def test_no_event_yet(since: Since) -> None:
 
 
 @pytest.mark.parametrize("since", ["last", "now"])
-def test_the_newest_event_has_expired(since: Since) -> None:
+def test_a_newest_event_that_has_expired_is_no_gap_without_a_cursor(since: Since) -> None:
     page = read(since, newest=30)
 
     assert told(page) == []
@@ -331,7 +331,7 @@ def test_since_now_and_last_get_no_old_event_even_if_the_newest_id_is_gone() -> 
     assert read("last", floor=50).position == T + 50
 
 
-def test_a_poison_entry_as_the_newest() -> None:
+def test_a_poison_entry_as_the_newest_is_stepped_over() -> None:
     page = read("last", entry(30, 20, poison=True))
 
     assert told(page) == []
@@ -341,7 +341,7 @@ def test_a_poison_entry_as_the_newest() -> None:
 # Its end and its size
 
 
-def test_a_job_that_is_over() -> None:
+def test_a_page_says_whether_the_newest_event_is_final() -> None:
     assert read(T + 10, entry(20, 10, final=True), final=True).final
     assert read("now", newest=20, final=True).final
     assert not read(T + 10, entry(20, 10)).final

@@ -19,7 +19,7 @@ from gateway.store.connection import make_connection
 from tests.faults.servers import RedisServer, Sentinel
 
 
-def test_the_parts_of_a_sentinel_url() -> None:
+def test_a_sentinel_url_is_taken_apart() -> None:
     hosts, service, options, sentinel_options = parse_sentinels(
         "redis+sentinel://ann:s%40cret@a,b:5000,[::1]:26380/mymaster/3?sentinel_username=bob&sentinel_password=pw"
     )

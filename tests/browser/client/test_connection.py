@@ -107,7 +107,7 @@ def test_a_page_keeps_to_websocket_that_comes_back_while_the_gateway_drains(
 
 
 @pytest.mark.parametrize("level", [0, 1], ids=["websocket", "sse"])
-def test_offline_and_online(
+def test_a_page_that_was_offline_gets_what_it_missed(
     make_context: Callable[[int], BrowserContext], gateway: Server, ledger: Ledger, channel: str, level: int
 ) -> None:
     context = make_context(level)
@@ -173,7 +173,7 @@ def test_another_users_job_is_refused_and_ones_own_goes_on(open_page: Open, guar
     assert page.evaluate("Object.keys(log)") == [own]
 
 
-def test_websocket_blocked_then_sse_blocked(
+def test_where_websocket_is_blocked_sse_is_used_and_where_that_is_too_polling(
     context: BrowserContext, open_page: Open, gateway: Server, ledger: Ledger, channel: str
 ) -> None:
     wait_connections(gateway, 0)
