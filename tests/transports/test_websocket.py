@@ -57,11 +57,13 @@ async def test_a_wrong_command_is_named_and_the_connection_goes_on(server: Serve
     assert pong["op"] == "pong"
 
 
-async def test_a_refusal_carries_its_reference(server: Server) -> None:
+async def test_an_answer_carries_its_reference_and_a_success_without_one_is_not_answered(server: Server) -> None:
     async with websockets.connect(f"{server.ws}/ws") as socket:
-        await socket.send('{"op":"dance","ref":"seven"}')
+        for command in ('"auth","token":"t"', '"unsubscribe","channels":[]', '"dance","ref":"seven"', '"auth","token":"t","ref":8'):
+            await socket.send(f'{{"op":{command}}}')
+        answers = [json.loads(await socket.recv()) for _ in range(2)]
 
-        assert json.loads(await socket.recv())["ref"] == "seven"
+    assert [(answer["op"], answer["ref"]) for answer in answers] == [("error", "seven"), ("ready", 8)]
 
 
 @pytest.mark.parametrize(("data", "code"), [(b"\x00\x01", 1003), ("x" * 70_000, 1009)])
