@@ -157,6 +157,7 @@ async def test_readers_get_one_gap_after_two_masters_have_recorded_events(stage:
     second = await publish(quick)
     lost = await publish(slow)
     third = await publish(quick)
+    await quick.open(third)  # by one that does not know from which of the two it heard that id
     way.target = new.port
     way.reset()
     await slow.open(first, source)

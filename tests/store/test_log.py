@@ -141,6 +141,9 @@ async def test_lost_data_is_a_gap_on_every_channel(log: Log, server: Redis) -> N
     assert gaps(await page(log, "jobs:other", cursor)) == 1
     assert gaps(await page(log, "jobs:other", 0)) == 0
 
+    await publish(log, "jobs:2", "2")  # the newest id lies above the cursor again
+    assert gaps(await page(log, "jobs:1", cursor)) == 1
+
 
 async def test_a_refusal_comes_in_the_place_of_its_event(log: Log) -> None:
     answers = await log.append(
