@@ -11,7 +11,9 @@ from gateway.embedded import embedded_server
 from tests.support.command import run
 
 
-@pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("publish",), ("watch",), ("check",), ("token",), ("doctor",)])
+@pytest.mark.parametrize(
+    "words", [(), *((name,) for name in main.commands), ("tap", "bullmq")], ids=lambda words: " ".join(words) or "none"
+)
 def test_each_command_has_a_help_text(words: tuple[str, ...]) -> None:
     result = run(*words, "--help")
 

@@ -261,7 +261,7 @@ def test_one_address_has_no_more_connections_than_allowed(limited: Server) -> No
         answers = [stack.enter_context(Wire(limited.port)).send(data).answer() for data in STREAMS]
         served_elsewhere = status(limited, STREAMS[0], "127.0.0.2")
         still_ready = status(limited, request("/readyz"))
-        first[0]._socket.close()
+        first[0].close()
         served_again = eventually(lambda: status(limited, STREAMS[0]) == 101)
 
     assert [answer.status for answer in answers] == [503, 503, 503]
@@ -346,7 +346,7 @@ def test_beyond_the_limit_of_open_files_new_clients_are_refused_and_the_connecte
         assert client.message()["channel"] == "out"
         assert cpu_seconds(server.process.pid) - started < 0.3
         for wire in crowd:
-            wire._socket.close()
+            wire.close()
         assert eventually(lambda: quiet_status(server) == 200)
         assert "Traceback" not in server.output()
 
@@ -367,7 +367,7 @@ def test_when_descriptors_run_out_the_connected_stay_and_the_gateway_recovers(sh
         assert client.message()["channel"] == "files"
         assert cpu_seconds(pid) - started < 0.3
         for wire in crowd:
-            wire._socket.close()
+            wire.close()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
         assert eventually(lambda: quiet_status(server) == 200)
         assert "Traceback" not in server.output()
