@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -79,12 +80,14 @@ class Supervisor(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         before = [(worker, worker.process.is_alive()) for worker in self.processes]
+        began = time.monotonic()
         with _tried_again():  # half a second later; until then the dead worker keeps its place
             super().keep_subprocess_alive()
+        waited = time.monotonic() - began >= WORKER_SECONDS
         self._close_copies()
         for (worker, was_alive), now in zip(before, self.processes, strict=True):
             if now is not worker:
-                hung = was_alive and worker.exitcode == -signal.SIGKILL  # uvicorn has killed it
+                hung = waited and was_alive and worker.exitcode == -signal.SIGKILL  # uvicorn has killed it
                 why = f"did not answer for {WORKER_SECONDS} s" if hung else _ending(worker.exitcode or 0)
                 logger.warning("worker %s %s, and worker %s takes its place", worker.pid, why, now.pid)
         exposition.add_up_dead([worker.process.pid for worker in self.processes if worker.process.pid is not None])

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from gateway.server.supervisor import WORKER_SECONDS, Supervisor
+from gateway.server import supervisor as module
+from gateway.server.supervisor import Supervisor
 from tests.support.servers import running_gateway, workers_of
 from tests.support.waiting import eventually
 
@@ -33,22 +35,27 @@ def test_a_worker_that_dies_is_replaced_and_the_log_says_so(redis_url: str) -> N
         assert eventually(lambda: all(f"worker {pid} was ended by SIGKILL, and worker" in server.output() for pid in dead))
 
 
-def test_a_worker_that_hangs_is_told_from_one_that_ended(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("took", "killed"), [(0.05, "did not answer for 0.05 s"), (0.0, "was ended by SIGKILL")])
+def test_a_worker_that_hangs_is_told_from_one_that_ended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, took: float, killed: str
+) -> None:
     def worker(pid: int, exitcode: int, *, alive: bool) -> Any:
         process = SimpleNamespace(pid=pid, is_alive=lambda: alive)
         return SimpleNamespace(pid=pid, exitcode=exitcode, process=process, child_conn=io.StringIO())
 
     def replace(supervisor: Supervisor) -> None:
+        time.sleep(took)
         supervisor.processes[:4] = [worker(pid, 0, alive=True) for pid in (11, 12, 13, 14)]
 
     monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replace)
+    monkeypatch.setattr(module, "WORKER_SECONDS", 0.05)
     supervisor = Supervisor.__new__(Supervisor)
     supervisor.processes = [worker(1, -9, alive=True), worker(2, -6, alive=False), worker(3, 1, alive=False), worker(4, -40, alive=False)]
     supervisor.processes.append(worker(5, 0, alive=True))
     supervisor.keep_subprocess_alive()
 
     assert caplog.messages == [
-        f"worker 1 did not answer for {WORKER_SECONDS} s, and worker 11 takes its place",
+        f"worker 1 {killed}, and worker 11 takes its place",
         "worker 2 was ended by SIGABRT, and worker 12 takes its place",
         "worker 3 has ended with 1, and worker 13 takes its place",
         "worker 4 was ended by signal 40, and worker 14 takes its place",
@@ -138,7 +145,7 @@ def test_workers_that_need_long_to_start_are_waited_for(redis_url: str, tmp_path
         assert len(workers_of(server)) == 2
 
     assert starts.read_text() == "xx"
-    assert inspect.signature(uvicorn.Config).parameters["timeout_worker_healthcheck"].default < WORKER_SECONDS
+    assert inspect.signature(uvicorn.Config).parameters["timeout_worker_healthcheck"].default < module.WORKER_SECONDS
 
 
 def test_a_worker_that_dies_while_it_starts_is_replaced_at_once(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
