@@ -66,6 +66,7 @@ try {
   // This browser stores nothing, or this is not a browser.
 }
 const CHANGED = { status: 400 }; // the reason for reconnecting at once, to ask for other channels
+const locks = globalThis.navigator?.locks; // none in a page without HTTPS, nor in Node 20
 
 /**
  * Make a `Problem` of what the gateway answered, of a notice, or of a socket's close event.
@@ -170,8 +171,11 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   let timer;
   /** @type {any} */
   let renewal;
-  /** @type {Record<string, object>} */
-  const unfollowedOn = {}; // for each channel that was unfollowed, the connection on which its events may still be on their way
+  let calls = 0; // of `subscribe`
+  /** @type {string[]} */
+  let leaving = []; // channels to unsubscribe
+  /** @type {Record<string, any>} */
+  let unfollowed = {}; // channels that were unfollowed on this connection: their events may still be on their way
 
   /** @type {string} */
   let tab; // this tab's name among the tabs
@@ -179,7 +183,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   let bus;
   let leading = false;
   let listening = false; // whether this tab listens to the leader, and has no connection of its own
-  let reported = false; // whether the leader was asked if this tab can listen to it
+  /** @type {any} */
+  let reported; // whether the leader was asked if this tab can listen to it
   /** @type {Record<string, Cursors>} */
   const wants = {}; // in the leader: what each of the other tabs follows, with its cursors
   /** @type {Cursors} */
@@ -205,7 +210,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** @param {Status} next @param {Partial<StatusNotice>} [more] */
   const setStatus = (next, more) => {
-    if (/ed$/.test(status) || (next === status && !more)) return; // stopped and closed are final
+    if (/ed$/.test(status) || (!more && next === status)) return; // stopped and closed are final
     status = next;
     if (leading) report();
     emit("status", { status, ...more });
@@ -226,20 +231,19 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const follow = (channel) => {
     const place = find(channel);
     if (place?.mine || ended.aborted) return;
-    if (place) unfollowedOn[channel] = signal; // only other tabs follow it, and for this one it starts again from `since`
+    if (place) unfollowed[channel] = true; // only other tabs follow it, and for this one it starts again from `since`
     places = places.filter((other) => other !== place);
     add(channel, since, true);
-    subscribe();
-    report(); // this tab is behind the others now: they may need connections of their own
+    subscribe(); // and report, because this tab is behind the others now: they may need connections of their own
   };
 
   /** Start to follow from this cursor. @param {string} channel @param {string | undefined} cursor @param {boolean} [mine] */
   const add = (channel, cursor, mine) => {
     const place = /** @type {Followed} */ ({ channel, cursor, mine });
-    place.done = new Promise((resolve, reject) => Object.assign(place, { resolve, reject }));
-    place.done.catch(() => {}); // nobody may be waiting for it
+    // The catch is there because nobody may be waiting for it.
+    (place.done = new Promise((resolve, reject) => Object.assign(place, { resolve, reject }))).catch(() => {});
     places.push(place);
-    if (openSince && unfollowedOn[channel] === signal) reconnect();
+    if (openSince && unfollowed[channel]) reconnect();
   };
 
   /**
@@ -258,8 +262,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     return some[0];
   };
 
-  /** Ask the gateway for the channels that are new here. Only a WebSocket takes commands; otherwise reconnect. */
-  const subscribe = () => {
+  /**
+   * Tell the other tabs and the gateway what has changed, once for all that is followed and unfollowed together. Only a WebSocket takes
+   * commands; otherwise reconnect for the channels that are new here.
+   */
+  const subscribe = async () => {
+    const call = await ++calls;
+    if (call < calls) return; // the last call does it
+    report();
+    if (leaving[0]) send?.({ op: "unsubscribe", channels: leaving });
+    leaving = [];
     if (pending()[0]) (send ?? reconnect)({ op: "subscribe", channels: cursors(pending()) });
   };
 
@@ -269,13 +281,9 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Follow what this tab and the others want, and nothing else. */
   const reconcile = () => {
     const others = /** @type {Cursors} */ (Object.assign({}, ...Object.values(wants), refused));
-    const kept = (/** @type {Followed} */ { channel, mine }) => mine || others[channel];
-    const gone = places.filter((place) => !kept(place));
-    places = places.filter(kept);
-    if (gone[0]) send?.({ op: "unsubscribe", channels: gone.map(({ channel }) => ((unfollowedOn[channel] = signal), channel)) });
+    places = places.filter(({ channel, mine }) => mine || others[channel] || !(unfollowed[channel] = leaving.push(channel)));
     for (const channel in others) if (others[channel] && !find(channel)) add(channel, others[channel]);
     subscribe();
-    report();
   };
 
   /** Handle a message, whatever brought it. @param {any} message */
@@ -305,9 +313,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const checkLive = () => {
     if (pending()[0]) return;
     if (!listening) setStatus("live");
-    if (leading || reported) return;
-    reported = true;
-    report();
+    if (bus && !reported) report();
+    reported = bus; // before there is one, nobody hears it
   };
 
   // Tabs
@@ -315,13 +322,11 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Find the other tabs. Different users share nothing. Without a token there may be a cookie, and that is the same in all tabs. */
   const joinTabs = () => {
     const key = share ?? (token ? claims(bearer).sub : "");
-    if (tab || typeof key !== "string" || !globalThis.navigator?.locks) return;
-    tab = name + Math.random();
+    if (tab || typeof key !== "string" || !locks) return;
     // Each tab holds a lock of its own, so that the leader notices when the tab is gone.
-    holdLock(tab, () => {
+    holdLock((tab = name + Math.random()), () => {
       bus = new BroadcastChannel(name + key);
       bus.onmessage = ({ data }) => (data.from ? leading && hearTab(data) : leading || hearLeader(data));
-      reported = false;
       checkLive();
       holdLock(name + key, () => {
         leading = true;
@@ -335,7 +340,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** Take a lock as soon as it is free, and hold it until the feed is closed. @param {string} lock @param {() => void} then */
   const holdLock = (lock, then) =>
-    navigator.locks
+    locks
       .request(lock, { signal: ended }, () => {
         then();
         return untilClosed;
@@ -349,7 +354,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const report = (rouse) => broadcast({ status, channels: cursors(), rouse, from: !leading && tab });
 
   /** As the leader: follow what another tab reports, from its cursors if it is new here, as long as that tab lives. @param {any} report */
-  const hearTab = ({ from, channels, rouse }) => {
+  const hearTab = ({ from, rouse, channels }) => {
     if (rouse) wake();
     if (!wants[from])
       holdLock(from, () => {
@@ -474,12 +479,13 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       startTimer(PATIENCE, () => reject("no answer"));
       getToken().then(resolve, reject);
     });
-    for (transport = remembered(); !ended.aborted; transport++) {
+    for (transport = remembered(); places[0]; transport++) {
       joinTabs();
       const attempt = new AbortController();
       signal = attempt.signal;
       cut = (reason = "no answer") => attempt.abort(reason);
       send = ping = undefined;
+      unfollowed = {};
       openSince = 0;
       startTimer(ANSWER);
       try {
@@ -493,7 +499,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const socket = async () => {
     send = () => {}; // once the socket is open, it asks for all that is followed by then
     // A token in the URL would end up in the logs of every proxy. A ticket can be used only once.
-    const ticket = bearer ? "ticket=" + (await (await request("tickets", "POST")).json()).ticket : "";
+    const ticket = bearer ? "ticket=" + (await (await request("tickets?", "POST")).json()).ticket : "";
     const socket = new WebSocket(base.replace("http", "ws") + "ws?" + ticket);
     await new Promise((_, reject) => {
       signal.onabort = () => {
@@ -519,18 +525,22 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   };
 
   const polls = async () => {
-    for (let wait = 0; ; wait = 25) {
-      if (!places[0]) throw CHANGED; // everything was unfollowed while the poll waited
+    for (let wait = 0; places[0]; wait = 25) {
       const { events, channels, gaps } = await (await request("poll?" + query(cursors()) + "&wait=" + wait)).json();
       gaps.map((/** @type {string} */ channel) => receive({ channel, op: "gap" }));
       events.map(receive);
       receive({ channels });
     }
+    throw CHANGED; // everything was unfollowed while the poll waited
   };
 
-  /** @param {string} path @param {string} [method] */
+  /**
+   * The number makes each address another one: a service worker of the page's that answers from its cache would let the page poll
+   * without a pause, and hear nothing new.
+   * @param {string} path with its query @param {string} [method]
+   */
   const request = async (path, method) => {
-    const response = await fetch(base + path, {
+    const response = await fetch(base + path + "&" + Math.random(), {
       signal,
       method,
       credentials: "include",
@@ -547,11 +557,12 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Get a token, and another one before it expires, which is sent over the open WebSocket. */
   const getToken = async () => {
     bearer = await (typeof token === "function" ? token() : token);
-    send?.({ op: "auth", token: bearer });
+    if (bearer) send?.({ op: "auth", token: bearer });
     const remaining = /** @type {number} */ (claims(bearer).exp) * 1_000 - Date.now();
     clearTimeout(renewal);
     // If this machine's clock is fast, a new token seems to have expired already. Then wait until the gateway says so.
-    if (remaining > 0) renewal = setTimeout(() => send && getToken().catch(() => {}), Math.min(remaining * 0.8, LONGEST));
+    // Once the feed is closed, nothing is renewed.
+    if (places[0] && remaining > 0) renewal = setTimeout(() => send && getToken().catch(() => {}), Math.min(remaining * 0.8, LONGEST));
   };
 
   for (const channel of channels) follow(channel);
@@ -598,8 +609,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       try {
         while (events[0] || !ended.aborted) {
           if (events[MOST]) throw problem({ reason: MOST + " events wait" });
-          const event = events.shift();
-          if (event) yield event;
+          if (events[0]) yield /** @type {GatewayEvent} */ (events.shift());
           else await new Promise((resolve) => target.addEventListener("*", resolve, { once: true }));
         }
         if (status === "stopped") throw ended.reason;

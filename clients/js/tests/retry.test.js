@@ -145,6 +145,16 @@ test("where no stream comes through it polls, with the cursors", async (t) => {
   ]);
 });
 
+test("no address is asked for twice, so that nothing is answered from a cache of the page's own", async (t) => {
+  const empty = (/** @type {import("node:http").ServerResponse} */ response) => response.end('{"events":[],"channels":{"jobs:1":"5"},"gaps":[]}');
+  const { url, requests, reached } = await serve(t, refuse(404), empty, empty, empty, () => {});
+  const feed = connect(url, { channels: ["jobs:1"] });
+  await reached(5);
+  feed.close();
+
+  assert.equal(new Set(requests.map(({ url }) => url)).size, 5);
+});
+
 test("where it polls, all can be unfollowed, and others followed after that", async (t) => {
   const first = (/** @type {any} */ response) => response.end('{"events":[],"channels":{"jobs:1":"5"},"gaps":[]}');
   const { url, requests, reached } = await serve(t, refuse(404), first, first, (response, { url }) =>
@@ -240,6 +250,23 @@ test("it connects where localStorage is null, as in a WebView", async (t) => {
   t.after(() => feed.close());
 
   assert.equal((await Promise.race([feed.done("jobs:1"), new Promise((resolve) => feed.on("status", (at) => at.retry && resolve(at)))])).id, "6");
+});
+
+test("a feed that is closed before its token comes does not ask for the next one", async (t) => {
+  const { url, requests } = await serve(t, ticketOrStream);
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const token = `.${btoa(JSON.stringify({ sub: "ann", exp: Date.now() / 1_000 + 600 }))}.`;
+  /** @type {(token: string) => void} */
+  let answer = () => {};
+  const timers = t.mock.method(globalThis, "setTimeout");
+  const feed = connect(url, { channels: ["jobs:1"], token: () => new Promise((resolve) => (answer = resolve)) });
+  feed.close();
+  const before = timers.mock.callCount();
+  answer(token);
+  await new Promise((resolve) => setImmediate(resolve));
+
+  assert.equal(timers.mock.callCount(), before);
+  assert.equal(requests.length, 0);
 });
 
 test("close lets go of everything", async (t) => {

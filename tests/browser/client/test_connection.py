@@ -158,6 +158,21 @@ def test_a_token_that_is_refused_is_asked_for_once_more(open_page: Open, guarded
     assert page.evaluate("asked") == 2
 
 
+def test_a_token_function_that_has_none_once_leaves_the_connection_as_it_is_until_the_token_expires(
+    open_page: Open, guarded: Server, ledger: Ledger, channel: str
+) -> None:
+    page = open_page(guarded)
+    tokens = [make_token("ann", subscribe=["jobs:*"], exp=time.time() + 8), None, make_token("ann", subscribe=["jobs:*"])]
+    page.evaluate(f"([channel, tokens]) => begin([channel], {{ token: ({TOKENS})(tokens), since: '0' }})", [channel, tokens])
+    page.wait_for_function("asked === 2")
+    ledger.publish(channel)
+    page.wait_for_function("asked === 3")
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    assert "stopped" not in page.evaluate("states")
+
+
 def test_another_users_job_is_refused_and_ones_own_goes_on(open_page: Open, guarded: Server, ledger: Ledger, channel: str) -> None:
     own, other = f"user:ann:{channel}", f"user:bob:{channel}"
     page = open_page(guarded, [own, other], token=make_token("ann"))

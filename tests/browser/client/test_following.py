@@ -121,6 +121,58 @@ def test_what_is_followed_again_leaves_no_error_in_the_console(open_page: Open, 
     assert told == []
 
 
+# `sent` has the commands that go over the WebSocket.
+COUNTED = """() => {
+    window.sent = [];
+    const { send } = WebSocket.prototype;
+    WebSocket.prototype.send = function (text) { sent.push(JSON.parse(text)); send.call(this, text); };
+}"""
+
+
+def test_what_is_followed_and_unfollowed_together_takes_one_command_each(
+    open_page: Open, gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    page = open_page(gateway)
+    page.evaluate(COUNTED)
+    begin(page, [channel])
+    wait_live(page)
+    page.evaluate("(channel) => { sent.length = 0; for (let i = 0; i < 100; i++) feed.follow(`${channel}:${i}`); }", channel)
+    for number in (0, 99):
+        ledger.publish(f"{channel}:{number}")
+        wait_for_log(page, f"{channel}:{number}", ledger.ids[f"{channel}:{number}"])
+    page.evaluate("(channel) => { for (let i = 0; i < 99; i++) feed.unfollow(`${channel}:${i}`); }", channel)
+    ledger.publish(f"{channel}:0")
+    ledger.publish(f"{channel}:99")
+    wait_for_log(page, f"{channel}:99", ledger.ids[f"{channel}:99"])
+
+    commands = [command for command in page.evaluate("sent") if command["op"] != "ping"]
+    assert [(command["op"], len(command["channels"])) for command in commands] == [("subscribe", 100), ("unsubscribe", 99)]
+    assert page.evaluate("log")[f"{channel}:0"] == ledger.ids[f"{channel}:0"][:1]
+
+
+# Each 16 ms four rows come into view, and four go.
+SCROLL = """async (channel) => {
+    for (let i = 0; i < 500; i++) {
+        feed.follow(`${channel}:${i}`);
+        if (i >= 20) feed.unfollow(`${channel}:${i - 20}`);
+        if (i % 4 === 3) await new Promise((resolve) => setTimeout(resolve, 16));
+    }
+}"""
+
+
+def test_a_list_that_is_scrolled_fast_keeps_its_connection(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
+    page = open_page(gateway, [channel])
+    wait_live(page)
+    page.evaluate(SCROLL, channel)
+    names = [channel, *(f"{channel}:{number}" for number in range(480, 500))]
+    for name in names:
+        ledger.publish(name)
+
+    for name in names:
+        wait_for_log(page, name, ledger.ids[name])
+    assert page.evaluate("states") == ["live"]
+
+
 def test_handlers_may_follow_and_unfollow(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
     page = open_page(gateway, [channel])
     wait_live(page)
