@@ -481,6 +481,19 @@ async def test_events_that_were_received_and_redis_does_not_know_were_lost(log: 
     assert (await publish(log, "jobs:1", "2"))[0] > cursor + 1_000
 
 
+@pytest.mark.parametrize(("days", "believed"), [(0.9, True), (1.1, False)])
+async def test_a_received_id_is_believed_up_to_a_day_ahead_of_redis(log: Log, server: Redis, days: float, believed: bool) -> None:
+    day = 86_400_000_000
+    [cursor] = await publish(log, "jobs:1", "1")
+    await server.set("notify:clock", str(cursor - 2 * day))  # as in an old snapshot
+    received = cursor + int(days * day)
+    await log.open(received)
+    [later] = await publish(log, "jobs:1", "2")
+
+    assert (later > received) == believed
+    assert gaps(await page(log, "jobs:1", cursor)) == believed
+
+
 async def test_a_server_that_begins_another_history_has_lost_nothing(log: Log, server: Redis) -> None:
     # As a server does by itself, some time after its last replica has left.
     holder = await server.get("notify:holder")
