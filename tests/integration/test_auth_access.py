@@ -291,13 +291,7 @@ async def test_a_subject_revoked_while_redis_was_away_gets_nothing_of_what_it_mi
     [
         ({"sub": "x"}, {}, 403),
         ({"sub": "x"}, {"admin": False}, 403),
-        ({}, {"admin": True}, 422),
         ({"sub": "x", "jti": "y"}, {"admin": True}, 422),
-        ({"sub": ""}, {"admin": True}, 422),
-        ({"sub": "x" * 256}, {"admin": True}, 422),
-        ({"sub": 5}, {"admin": True}, 422),
-        ({"user": "x"}, {"admin": True}, 422),
-        ([], {"admin": True}, 422),
         ({"sub": "x" * 5000}, {"admin": True}, 413),
     ],
 )

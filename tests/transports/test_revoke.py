@@ -14,7 +14,11 @@ def test_a_subject_or_a_token_is_revoked() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"{}", b'{"sub":null}', b'{"sub":"a","jti":"b"}', b'{"sub":""}', b'{"sub":"a\\n"}', b'{"sub":1}', b'"ann"', b'{"s":1}']
+    "body",
+    [
+        *(b"{}", b'{"sub":null}', b'{"sub":"a","jti":"b"}', b'{"sub":""}', b'{"sub":"a\\n"}', b'{"sub":1}', b'"ann"', b'{"s":1}', b"[]"),
+        b'{"sub":"' + b"x" * 256 + b'"}',
+    ],
 )
 def test_anything_else_breaks_the_rules(body: bytes) -> None:
     with pytest.raises(Unprocessable, match="sub"):
