@@ -127,6 +127,8 @@ HEADS = {
     "unknown method": (request(method="BREW"), 400),
     "CONNECT": (request("a:443", method="CONNECT"), 400),
     "method not allowed": (request(method="DELETE"), 405),
+    "a poll that posts": (request("/poll?channel=a&wait=0", method="POST"), 405),
+    "an event stream that posts": (request("/sse?channel=a", method="POST"), 405),
     "nothing there": (request("/../etc/passwd"), 404),
     "percent-encoded nonsense": (request("/%00%ff%2e%2e"), 404),
 }
