@@ -421,14 +421,14 @@ async def gaps_after_restart(server: Restartable, *, save: bool) -> int:
     log = Log(client)
     try:
         with server.running():
-            await log.open()
+            holder = await log.open()
             [cursor] = await publish(log, "jobs:1", "1")
             if save:
                 await client.save()
             else:
                 await client.execute_command("WAITAOF", 1, 0, 5_000)
         with server.running():
-            await log.open(cursor)
+            await log.open(cursor, holder)
             return gaps(await page(log, "jobs:1", cursor))
     finally:
         await client.aclose()
