@@ -142,5 +142,6 @@ export class Card {
     parts.bar.hidden = percent === null && state !== "running";
     parts.bar.textContent = `Progress of ${this.name}`; // its label
     element.querySelector(".remove .unseen").textContent = `Remove ${this.name}`;
+    element.querySelector(".tab .unseen").textContent = ` for ${this.name} (opens in a new tab)`;
   }
 }

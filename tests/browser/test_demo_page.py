@@ -286,6 +286,14 @@ def test_all_can_be_done_with_the_keyboard(page: Page) -> None:
     assert page.evaluate("document.activeElement.id") == "jobs-title"
 
 
+def test_what_can_be_done_with_a_job_is_named_by_the_job(page: Page) -> None:
+    cards = [card(page, take(page, "payment")), card(page, take(page, "report"))]
+
+    for found, title in zip(cards, ("Take a payment", "Build a report"), strict=True):
+        expect(found.get_by_role("link")).to_have_accessible_name(f"Second tab for {title} (opens in a new tab)")
+        expect(found.get_by_role("button")).to_have_accessible_name(f"Remove {title}")
+
+
 def test_markup_in_an_event_is_text(page: Page, url: str) -> None:
     text = '<img src=x onerror="alert(1)"><b>bold</b>'
     event = {"channel": "jobs:hello", "type": "message", "data": {"text": text, "title": text}, "ttl": 1}
