@@ -101,11 +101,12 @@ def test_nonsense_ends_the_connection_and_not_the_subscription(text):
 
 def test_a_subscription_ends_after_the_final_event_of_each_channel():
     following = Following(["jobs:1", "jobs:2"], until_final=True)
-    following.receive(event("7", final=True), 0)
-    before = following.is_over
-    following.receive(event("8", "jobs:2", final=True), 0)
+    over = []
+    for message in (event("7", final=True), event("8", "jobs:2"), event("9", "jobs:2", final=True)):
+        following.receive(message, 0)
+        over.append(following.is_over)
 
-    assert (before, following.is_over) == (False, True)
+    assert over == [False, False, True]
     assert following.end(Ended(1000, "the channels are over"), 0) is not None  # nothing was said by the gateway yet
 
 
@@ -166,7 +167,8 @@ def test_only_a_connection_that_lasted_ends_the_back_off():
     for now in (0, 100, 200):
         following.receive(READY, now)
         waits.append(following.end(Ended(1006, ""), now + LASTING / 2))
-    following.receive(READY, 300)
+    for now in (300, 300 + LASTING):  # the second one answers a command
+        following.receive(READY, now)
     waits.append(following.end(Ended(1006, ""), 300 + LASTING))
 
     assert waits == [0.5, 1, 2, 0.5]
@@ -239,11 +241,23 @@ def test_what_is_unfollowed_is_not_delivered():
     assert following.cursors == {"jobs:1": None}
 
 
+def test_a_channel_that_is_followed_again_begins_anew():
+    following = Following(["jobs:1"], until_final=True)
+    following.receive(event("7", final=True), 0)
+    following.receive('{"op":"gap","channel":"jobs:1"}', 0)
+    following.unfollow("jobs:1")
+    following.follow("jobs:1", "9")
+
+    assert not following.is_over
+    assert following.receive(event("8"), 0) is None
+
+
 @pytest.mark.parametrize(
     ("channels", "options", "named"),
     [
         (["a b"], {}, "channel 'a b'"),
-        ({"a": "x"}, {}, "cursor 'x' of channel 'a'"),
+        *(({"a": cursor}, {}, f"cursor {cursor!a} of channel 'a'") for cursor in ("x", 7, "9" * 21)),
+        ({"a": "²"}, {}, r"cursor '\\xb2' of channel 'a'"),
         (["a"], {"since": "yesterday"}, "since 'yesterday'"),
         (["a"], {"transport": "smoke"}, "transport 'smoke'"),
     ],
