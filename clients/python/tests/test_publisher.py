@@ -44,10 +44,13 @@ def test_every_option_reaches_redis(connect, valkey):
     assert publisher.publish("jobs:1", "a", key="k0") == ids[0]
 
 
-def test_as_much_may_be_kept_as_the_gateway_allows(connect, valkey):
-    assert connect(valkey.url).publish("jobs:1", "a", key="k" * 512, keep=10_000, ttl=30 * 86_400, collapse="c" * 512) is not None
+def test_as_much_and_as_little_may_be_kept_as_the_gateway_allows(connect, valkey):
+    publisher = connect(valkey.url)
+    longest = "x" * (65_536 - len('{"type":"a","data":""}'))
 
+    assert publisher.publish("jobs:1", "a", longest, key="k" * 512, keep=10_000, ttl=30 * 86_400, collapse="c" * 512) is not None
     assert valkey.redis.ttl("notify:log:{jobs:1}") > 29 * 86_400
+    assert publisher.publish("jobs:1", "a", keep=1, ttl=1) is not None
 
 
 def test_a_live_event_is_sent_and_not_recorded(connect, valkey):
@@ -89,7 +92,10 @@ async def test_a_ready_asyncio_client_is_used_and_left_open(valkey):
 
 
 def nested(levels):
-    return json.loads("[" * levels + "]" * levels)
+    value = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize(
@@ -107,6 +113,7 @@ def nested(levels):
         (("c", "x", {"\udfff": 1}), {}, "half of a character"),
         (("c", "x", b"bytes"), {}, "data b'bytes': it is not JSON"),
         (("c", "x", {(1, 2): 3}), {}, "it is not JSON"),
+        (("c", "x", nested(100_000)), {}, "nested too deeply"),
         (("c", "x", "é" * 32_768), {}, r"[0-9]+ bytes of JSON, at most 65536"),
         (("c", "x"), {"keep": 0}, "keep 0: a whole number from 1 to 10000"),
         (("c", "x"), {"keep": 10_001}, "keep 10001"),
@@ -121,8 +128,9 @@ def nested(levels):
 def test_a_wrong_argument_is_named_before_anything_goes_to_redis(connect, refused, words, options, problem):
     publisher = connect(refused)
 
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(ValueError, match=problem) as raised:
         publisher.publish(*words, **options)
+    assert len(str(raised.value)) < 250  # however long the argument is
     assert publisher.dropped == 0
 
 
@@ -146,11 +154,20 @@ def test_what_redis_calls_invalid_is_a_value_error(connect, valkey):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"url": "http://x"}, {"url": "redis://x?soket_timeout=1"}, {"url": "redis://x", "prefix": "a-b"}, {"timeout": 0}]
+    ("options", "problem"),
+    [
+        ({"url": None}, "url or client"),
+        ({"url": "http://x"}, "redis://"),
+        ({"url": "redis://x?soket_timeout=1"}, "soket_timeout"),
+        ({"prefix": "a-b"}, "prefix 'a-b'"),
+        ({"timeout": 0}, "timeout 0"),
+        ({"timeout": 61}, "timeout 61"),
+        ({"max_event_bytes": 0}, "max_event_bytes 0"),
+    ],
 )
-def test_a_wrong_setting_is_refused_at_once(connect, options):
-    with pytest.raises(ValueError):
-        connect(**options)
+def test_a_wrong_setting_is_named_at_once(connect, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        connect(**{"url": "redis://x"} | options)
 
 
 def test_an_old_server_runs_the_script(connect, old_redis):
