@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import exposition, metrics
 from tests.support.figures import parse
@@ -26,6 +27,12 @@ def saved(folder: Path, pid: int | str, **changed: dict[str, list[float]]) -> No
     """Write the file in which a worker of this process id keeps its metrics."""
     nothing = {name: {value: [0.0] * len(numbers) for value, numbers in cells.items()} for name, cells in exposition.figures().items()}
     (folder / f"{pid}.json").write_text(json.dumps(nothing | changed))
+
+
+def buckets(text: bytes, name: str) -> list[float]:
+    """The cumulative counts of a histogram's buckets, in their order."""
+    families = text_string_to_metric_families(text.decode())
+    return [sample.value for family in families for sample in family.samples if sample.name == f"{name}_bucket"]
 
 
 def dead() -> int:
@@ -56,6 +63,16 @@ def test_the_metrics_of_several_workers_are_summed_up(folder: Path, monkeypatch:
     assert after["gateway_draining"] == 1  # however many of the workers drain
     assert after["gateway_redis_round_trip_seconds_count"] - before["gateway_redis_round_trip_seconds_count"] == 3
     assert "process_cpu_seconds_total" not in after
+
+
+def test_a_bucket_counts_all_values_up_to_its_bound(folder: Path) -> None:
+    length, name = len(metrics.ROUND_TRIP.read()), "gateway_redis_round_trip_seconds"
+    before = buckets(exposition.render(), name)
+    saved(folder, os.getppid(), **{name: {"": [2.0, 1.0] + [0.0] * (length - 4) + [1.0, 99.0]}})
+
+    after = buckets(exposition.render(), name)
+
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, *[3] * (length - 3), 4]
 
 
 def test_the_counters_of_a_dead_worker_stay_and_its_gauges_do_not(folder: Path) -> None:
@@ -111,8 +128,9 @@ def test_workers_that_have_the_same_process_id_one_after_the_other_count_both(fo
     assert after["gateway_stalled_total"] - before["gateway_stalled_total"] == 3
 
 
-def test_figures_of_another_version_whose_buckets_differ_are_left_out(folder: Path) -> None:
-    saved(folder, os.getppid(), gateway_redis_round_trip_seconds={"": [1.0, 2.0]}, gateway_stalled_total={"": [3.0]})
+def test_figures_of_another_version_whose_buckets_or_labels_differ_are_left_out(folder: Path) -> None:
+    other = {"gateway_redis_round_trip_seconds": {"": [1.0, 2.0]}, "gateway_events_out_total": {"carrier pigeon": [1.0]}}
+    saved(folder, os.getppid(), **other, gateway_stalled_total={"": [3.0]})
     exposition.add_up_dead([os.getpid()])
 
     assert b"gateway_stalled_total" in exposition.render()
@@ -150,6 +168,8 @@ def test_while_no_file_can_be_opened_no_dead_worker_is_forgotten_and_no_sum_told
 def test_a_worker_does_not_count_itself_twice_and_steps_over_half_a_file(folder: Path) -> None:
     metrics.STALLED.value += 1
     before = parse(exposition.render().decode())
+    saved(folder, os.getppid(), gateway_stalled_total={"": [3.0]})
+    (folder / f"{os.getppid()}.json").rename(folder / f"{os.getppid()}.new")  # being written, beside the file of a second ago
     (folder / f"{os.getppid()}.json").write_text('{"gateway_sta')
 
     assert parse(exposition.render().decode()) == before
