@@ -112,10 +112,8 @@ def _others() -> Iterator[tuple[bool, Figures]]:
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except OSError:  # there is none, or by now its id is that of another user's process
         return False
-    except PermissionError:
-        pass
     return True
 
 

@@ -75,7 +75,13 @@ def test_a_bucket_counts_all_values_up_to_its_bound(folder: Path) -> None:
     assert [now - then for now, then in zip(after, before, strict=True)] == [2, *[3] * (length - 3), 4]
 
 
-def test_the_counters_of_a_dead_worker_stay_and_its_gauges_do_not(folder: Path) -> None:
+@pytest.mark.parametrize("id_is_taken", [False, True])
+def test_the_counters_of_a_dead_worker_stay_and_its_gauges_do_not(folder: Path, monkeypatch: pytest.MonkeyPatch, id_is_taken: bool) -> None:
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError  # as for another user's process
+
+    if id_is_taken:
+        monkeypatch.setattr(os, "kill", refuse)
     before = parse(exposition.render().decode())
     saved(folder, dead(), gateway_stalled_total={"": [3.0]}, gateway_connections={"sse": [5.0]}, gateway_probe_age_seconds={"": [9e9]})
 
