@@ -65,7 +65,7 @@ class Origins:
         Raises:
             Forbidden: if it comes from a page of another machine, or uses a host name that somebody else may have pointed at this machine.
         """
-        host = header(scope, b"host") or ""
+        host = header(scope, b"host")
         if host and host.lower() not in self._hosts and not _cannot_be_rebound(host):
             raise Forbidden(f"host {show(host)}: without authentication only this machine's own names are served")
         for origin in headers(scope, b"origin"):

@@ -58,7 +58,18 @@ def test_a_page_of_the_gateways_own_is_known_by_what_no_page_can_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "192.0.2.7:80", "gateway", "testserver", "a.localhost:1", "app.example"]
+    "host",
+    [
+        "localhost:8000",
+        "127.0.0.1",
+        "[::1]:8000",
+        "192.0.2.7:80",
+        "gateway",
+        "testserver",
+        "a.LocalHost:1",
+        "App.Example",
+        "[::ffff:192.0.2.7]",
+    ],
 )
 def test_host_names_that_only_this_machine_can_have_are_served(host: str) -> None:
     Origins(("https://app.example",), local=True).check_local(scope(host=host))
@@ -70,7 +81,9 @@ def test_host_names_that_may_be_rebound_are_refused(host: str) -> None:
         Origins((), local=True).check_local(scope(host=host))
 
 
-@pytest.mark.parametrize("origin", ["http://localhost:5173", "https://127.0.0.1", "http://[::1]:3000", "http://gateway:8000"])
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:5173", "http://a.localhost", "https://127.0.0.1", "http://[::1]:3000", "http://gateway:8000"]
+)
 def test_pages_of_this_machine_are_served(origin: str) -> None:
     Origins((), local=True).check_local(scope(host="gateway:8000", origin=origin))
 
@@ -85,6 +98,7 @@ def test_programs_of_this_machine_may_end_their_origin_with_a_slash(origin: str)
     [
         "null",
         "https://evil.example",
+        "evil://localhost",
         "https://evil.example/",
         "http://localhost//",
         "http://localhost/a",

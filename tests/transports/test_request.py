@@ -59,12 +59,13 @@ def test_a_wrong_cursor_names_its_channel() -> None:
 
 def test_a_client_with_a_cursor_has_been_here_before() -> None:
     assert not parse_request(scope("channel=a&since=0"), 128).resumed
-    assert parse_request(scope("channel=a,5"), 128).resumed
+    assert parse_request(scope("channel=a,5&channel=b"), 128).resumed
     assert parse_request(scope("channel=a", ("last-event-id", "5")), 128).resumed
 
 
 def test_percent_encoding_is_undone_and_what_is_unknown_passed_over() -> None:
     assert channels("channel=user%3Aann%40b.org&x=1&&y") == {"user:ann@b.org": "last"}
+    assert query(scope("a+b=1+%2B")) == [("a b", "1 +")]  # as URLSearchParams writes it
 
 
 def test_a_channel_asked_for_twice_is_one_unless_the_cursors_differ() -> None:
@@ -75,13 +76,20 @@ def test_a_channel_asked_for_twice_is_one_unless_the_cursors_differ() -> None:
 
 def test_only_final_ends_a_stream() -> None:
     assert parse_request(scope("channel=a&until=final"), 128).until_final
+    assert not parse_request(scope("channel=a"), 128).until_final
     with pytest.raises(BadRequest, match="until 'end'"):
         parse_request(scope("channel=a&until=end"), 128)
 
 
 def test_the_number_of_channels_is_limited() -> None:
-    with pytest.raises(BadRequest, match="3 channels: at most 2"):
+    with pytest.raises(BadRequest, match="3 channels: at most 2") as refused:
         parse_request(scope("channel=a&channel=b&channel=c"), 2)
+    with pytest.raises(BadRequest, match="no channel"):
+        parse_request(scope("until=final"), 2, required=True)
+
+    assert refused.value.channel == "c"
+    assert parse_request(scope("channel=a&channel=b"), 2, required=True).channels == {"a": "last", "b": "last"}
+    assert parse_request(scope(), 2).channels == {}
 
 
 def test_a_wrong_name_comes_with_the_refusal_so_that_a_client_can_go_on_with_the_others() -> None:
