@@ -57,10 +57,10 @@ async def test_a_key_publishes_once(client: httpx.AsyncClient, server: Server, c
     assert [m.get("data") for m in await take(sse(server.http, f"channel={channel}&since=0"), 1, ready=True)] == [0, None]
 
 
-async def test_a_batch_answers_each_in_its_place(client: httpx.AsyncClient, channel: str) -> None:
+async def test_a_batch_answers_each_in_its_place(client: httpx.AsyncClient, shared_redis: Redis, channel: str) -> None:
     batch = [
         {"channel": channel, "data": 1},
-        {"channel": "a b"},
+        {"channel": [f"{channel}.good", "a b"]},
         {"chanel": "x"},
         5,
         {"channel": channel, "type": "x\ny"},
@@ -72,6 +72,7 @@ async def test_a_batch_answers_each_in_its_place(client: httpx.AsyncClient, chan
     assert [answer.get("status") for answer in answers[1:5]] == [422] * 4
     assert "channel 'a b'" in answers[1]["detail"]
     assert "chanel" in answers[2]["detail"]
+    assert not await shared_redis.exists(f"notify:log:{{{channel}.good}}")  # an event is published on all of its channels or on none
 
 
 async def test_a_thousand_events_go_in_one_request_and_no_more(client: httpx.AsyncClient, channel: str) -> None:
