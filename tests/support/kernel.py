@@ -21,6 +21,9 @@ def _tells_what_waits() -> bool:
     return True
 
 
+IS_LINUX = _tells_what_waits()
+"""Whether this is Linux itself, whose figures of a process's memory are exact, too."""
+
 needs_linux_tcp = pytest.mark.skipif(
-    not _tells_what_waits(), reason="needs Linux's own TCP: SIOCOUTQ, tcpi_bytes_acked, TCP_NOTSENT_LOWAT (macOS and gVisor have others)"
+    not IS_LINUX, reason="needs Linux's own TCP: SIOCOUTQ, tcpi_bytes_acked, TCP_NOTSENT_LOWAT (macOS and gVisor have others)"
 )
