@@ -13,7 +13,7 @@ from notify_client import Refused, issue_token, subscribe, watch
 
 from clients.python.tests.common import SECRET, take
 from tests.faults.proxy import Proxy
-from tests.support.figures import figures_when
+from tests.support.figures import figures, figures_when
 from tests.support.servers import running_gateway
 from tests.support.waiting import until
 
@@ -252,6 +252,7 @@ async def test_live_only_events_arrive(gateway, publisher, channel, transport):
 
 async def test_channels_come_and_go_while_iterating(gateway, publisher, channel, transport):
     ids = {name: publisher.publish(f"{channel}.{name}", "progress") for name in "ab"}
+    opened = (await figures(gateway.http))["gateway_handshake_seconds_count"]
     async with subscribe(gateway.http, [f"{channel}.a"], transport=transport) as events:
         assert [event.id for event in await take(events, 1)] == [ids["a"]]
         await events.follow(f"{channel}.b")
@@ -262,6 +263,11 @@ async def test_channels_come_and_go_while_iterating(gateway, publisher, channel,
 
         assert [event.id for event in await take(events, 1)] == [more]
         assert events.cursors == {f"{channel}.b": more}
+
+        connections, followed = (1, 1) if transport == "ws" else (2, 2)  # the channels of an event stream are in its address
+        shown = await figures_when(gateway.http, lambda now: now["gateway_subscriptions"] == followed)
+        assert shown["gateway_subscriptions"] == followed
+        assert shown["gateway_handshake_seconds_count"] == opened + connections
 
 
 async def test_a_channel_that_is_followed_again_begins_where_the_call_says(gateway, publisher, channel, transport):
