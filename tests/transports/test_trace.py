@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def test_a_malformed_trace_is_ignored(wrong: bytes) -> None:
 def test_two_trace_headers_are_ignored() -> None:
     header = (b"traceparent", TRACE.encode())
 
-    assert parse_traceparent([header]) == TRACE
+    assert parse_traceparent([(b"host", b"a"), header]) == TRACE
     assert parse_traceparent([header, header]) == ""
 
 
@@ -42,6 +43,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, SpanContext, Recorded]] = []
+        self.kinds: list[trace.SpanKind] = []
 
     def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
         return self
@@ -51,7 +53,8 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         self.begun.append((name, trace.get_current_span(context).get_span_context(), recorded))
         return recorded
 
-    def start_as_current_span(self, name: str, context: Any = None, *_: Any, **__: Any) -> Any:
+    def start_as_current_span(self, name: str, context: Any = None, kind: trace.SpanKind = trace.SpanKind.INTERNAL, **_: Any) -> Any:
+        self.kinds.append(kind)
         return trace.use_span(self.start_span(name, context))
 
 
@@ -79,6 +82,7 @@ def test_a_span_is_a_child_of_the_publishers(recorder: Recorder) -> None:
     assert name == "publish"
     assert f"{parent.trace_id:032x}-{parent.span_id:016x}" == TRACE[3:52]
     assert recorded.attributes == {"notify.events": 2}
+    assert recorder.kinds == [trace.SpanKind.PRODUCER]
 
 
 def test_without_a_trace_it_begins_one(recorder: Recorder) -> None:
@@ -86,6 +90,17 @@ def test_without_a_trace_it_begins_one(recorder: Recorder) -> None:
         pass
 
     assert not recorder.begun[0][1].is_valid
+
+
+def test_without_opentelemetry_a_publish_has_no_span(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    _opentelemetry.cache_clear()
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "opentelemetry", None)
+        with span("publish", TRACE) as attributes:
+            attributes["notify.events"] = 2
+    _opentelemetry.cache_clear()
+
+    assert recorder.begun == []
 
 
 def test_while_no_file_can_be_opened_a_publish_has_no_span(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
