@@ -53,8 +53,8 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         self.begun.append((name, trace.get_current_span(context).get_span_context(), recorded))
         return recorded
 
-    def start_as_current_span(self, name: str, context: Any = None, kind: trace.SpanKind = trace.SpanKind.INTERNAL, **_: Any) -> Any:
-        self.kinds.append(kind)
+    def start_as_current_span(self, name: str, context: Any = None, *_: Any, **options: Any) -> Any:
+        self.kinds.append(options["kind"])
         return trace.use_span(self.start_span(name, context))
 
 
