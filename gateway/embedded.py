@@ -95,16 +95,18 @@ def embedded_server(*arguments: str, program: str | None = None) -> Iterator[str
     port = free_port()
     folder = tempfile.mkdtemp(prefix="gateway-")
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", *arguments]
+    errors = Path(folder) / "errors"  # not our own: Valkey writes there what is no error, such as which clock it uses
     process = None
     try:
-        with _signals_held():
+        with errors.open("wb") as stderr, _signals_held():
             process = subprocess.Popen(  # noqa: S603 - our own command line
                 ["/bin/sh", "-c", _UNTIL_THE_PARENT_ENDS, "sh", *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
+                stderr=stderr,
                 start_new_session=True,
             )
-        _wait(process, program, port)
+        _wait(process, program, port, errors)
         yield f"redis://127.0.0.1:{port}"
     finally:
         if process is not None:
@@ -123,11 +125,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.communicate(b"\n")
 
 
-def _wait(process: subprocess.Popen[bytes], program: str, port: int) -> None:
+def _wait(process: subprocess.Popen[bytes], program: str, port: int, errors: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise NoServer(f"{program} ended with {process.returncode}")
+            raise NoServer(f"{program} ended with {process.returncode}: {' '.join(errors.read_text(errors='replace').split())}")
         # A server that is busy, or about to end, may accept the connection and then not answer, or close it: that is asked again.
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.settimeout(1)

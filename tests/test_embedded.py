@@ -29,7 +29,7 @@ def test_it_runs_only_while_the_context_is_open_and_leaves_nothing_behind(capfd:
     with pytest.raises(RedisConnectionError), Redis.from_url(url) as client:
         client.ping()
     assert not folder.exists()
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_free_port_is_one_that_nobody_has_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_a_server_on_the_path_is_found_if_the_extra_is_not_installed(tmp_path: P
 
 
 def test_a_server_that_does_not_start_is_an_error() -> None:
-    with pytest.raises(NoServer, match="ended with"), embedded_server("--no-such-option", "1"):
+    with pytest.raises(NoServer, match=r"ended with 1: .*'no-such-option"), embedded_server("--no-such-option", "1"):
         pass
 
 
