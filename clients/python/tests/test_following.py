@@ -118,6 +118,8 @@ def test_the_gateway_may_end_a_subscription():
 
     endless = Following(["jobs:1"])
     endless.receive(READY, 0)
+    endless.receive(event("9", final=True), 0)
+    assert not endless.is_over
     assert endless.end(Ended(1000, ""), 0) is not None
 
 
@@ -208,6 +210,7 @@ def test_an_overload_is_not_a_blocked_websocket():
 
     assert following.end(Ended(503, "full", 3), 0) == 3
     assert following.transport == "ws"
+    assert Following(["jobs:1"], dice=lambda: 1).end(Ended(503, "full"), 0) == delays(0, later=True)[1] > delays(0)[1]
 
 
 def test_the_wait_is_between_the_shortest_and_the_longest():
@@ -238,6 +241,7 @@ def test_what_is_unfollowed_is_not_delivered():
     following.unfollow("jobs:2")
 
     assert following.receive(event("7", "jobs:2"), 0) is None
+    assert following.receive('{"op":"ready","channels":{"jobs:2":"7"}}', 0) is None
     assert following.cursors == {"jobs:1": None}
 
 
