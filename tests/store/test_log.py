@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -408,7 +409,7 @@ class Restartable:
     def running(self) -> Iterator[None]:
         process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         try:
-            _wait(process, self._command[0], self.port)
+            _wait(process, self._command[0], self.port, Path(os.devnull))
             yield
         finally:
             process.kill()
