@@ -26,7 +26,7 @@ from gateway.transports.services import Services
 from tests.conftest import Publish
 from tests.support.clients import sse
 from tests.support.figures import figures, until_live
-from tests.support.servers import Server, running_gateway, workers_of
+from tests.support.servers import START_SECONDS, Server, running_gateway, workers_of
 from tests.support.slowness import slowness
 from tests.support.waiting import until
 from tests.support.wire import Wire, request
@@ -145,6 +145,7 @@ async def test_a_signal_that_ends_it_does_not_wait_for_a_worker_that_is_replaced
         assert await asyncio.to_thread(server.process.wait, 30) == 0
 
 
+@pytest.mark.timeout(300)  # three starts and an end
 def test_a_signal_that_ends_it_is_heeded_while_the_workers_are_replaced(redis_url: str) -> None:
     with running_gateway(redis_url, "--workers", "3") as server:
         workers_of(server, 3)
@@ -318,7 +319,7 @@ async def test_in_another_thread_the_signals_are_left_alone(server: uvicorn.Serv
 
 async def until_draining(server: Server, workers: int = 1) -> None:
     """Wait until a gateway's workers have heeded a signal."""
-    await until(lambda: server.output().count("draining: ") >= workers)
+    await until(lambda: server.output().count("draining: ") >= workers, START_SECONDS)  # which a worker in its place may take to start
 
 
 async def hold_and_end(server: Server, workers: int) -> None:
