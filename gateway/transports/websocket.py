@@ -33,6 +33,7 @@ PING: Final = b"\x89\x00"
 MAX_COMMAND_BYTES: Final = 65_536
 MAX_REF_BYTES: Final = 256
 MAX_UNANSWERED: Final = 300  # subscribe commands that wait for their ready notice
+MAX_LEFT: Final = 1_024  # channels in one unsubscribe: a page may give up at once what it follows and what it was refused
 COMMANDS_AT_ONCE: Final = 300  # enough for one command for each of 128 channels, twice over
 COMMANDS_PER_SECOND: Final = 20.0
 # New channels are limited apart from commands, because each costs this process and Redis half as much as a handshake, and one command
@@ -197,7 +198,7 @@ class Socket(Follower):
     def _unsubscribe(self, ref: Ref, channels: object) -> None:
         if not isinstance(channels, list) or not all(isinstance(name, str) for name in channels):
             raise BadRequest(f"channels {show(channels)}: an array of names is expected")
-        check_number(channels, self._services.max_channels)
+        check_number(channels, max(self._services.max_channels, MAX_LEFT))
         for name in channels:
             check_channel(name)
         self._services.feed.leave(self.subscription, channels)

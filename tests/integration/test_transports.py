@@ -213,6 +213,19 @@ async def test_who_leaves_one_channel_goes_on_with_the_others(server: Server, pu
     assert (event["channel"], event["id"]) == (channel, id)
 
 
+async def test_more_channels_than_may_be_followed_can_be_left_at_once(server: Server, channel: str) -> None:
+    surplus = [f"{channel}.{i}" for i in range(1_023)]
+    async with websockets.connect(f"{server.ws}/ws?channel={channel}&since=now") as socket:
+        await socket.recv()
+        await socket.send(json.dumps({"op": "unsubscribe", "channels": [*surplus, channel], "ref": 1}))
+        left = json.loads(await socket.recv())
+        await socket.send(json.dumps({"op": "unsubscribe", "channels": [*surplus, channel, "one"], "ref": 2}))
+        refused = json.loads(await socket.recv())
+
+    assert left == {"op": "ready", "ref": 1, "channels": {}}
+    assert (refused["ref"], refused["status"]) == (2, 400)
+
+
 async def test_100_first_subscribers_at_once_all_get_the_first_event(server: Server, publish: Publish, channel: str) -> None:
     async def follow_first(transport) -> list[str]:
         messages = transport(server.http, f"channel={channel}")
