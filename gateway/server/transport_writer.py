@@ -52,23 +52,18 @@ class TransportWriter(asyncio.Protocol):
         return _in_kernel(sock)
 
     def taken(self) -> int:
-        if (acked := self._acked()) > 0:
-            return acked
-        # Elsewhere the size of the buffer shows it, as long as nothing is added to the buffer. Nothing is added for a client that is
-        # full, and only such a client can stall.
-        return -self.buffered()
-
-    def _acked(self) -> int:
-        """The bytes that the client has confirmed; 0 if that is not known."""
-        if sys.platform != "linux" or (sock := self._socket()) is None or sock.family not in _TCP:
-            return 0
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-        return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
+        acked = 0
+        if (sock := self._linux_tcp()) is not None:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+            acked = int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
+        # Where that is not known, the size of the buffer shows it, as long as nothing is added to the buffer. Nothing is added for a
+        # client that is full, and only such a client can stall.
+        return acked or -self.buffered()
 
     def be_patient(self) -> None:
         # The kernel gives up a client whose window has been too small for the next segment for TCP_USER_TIMEOUT (server/run.py), even
         # if the client takes bytes all the time.
-        if sys.platform == "linux" and (sock := self._socket()) is not None and sock.family in _TCP:
+        if (sock := self._linux_tcp()) is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
     def abort(self) -> None:
@@ -80,6 +75,11 @@ class TransportWriter(asyncio.Protocol):
     def _socket(self) -> Any:
         """The connection's socket; ``None`` if that is being closed."""
         return None if self.transport.is_closing() else self.transport.get_extra_info("socket")
+
+    def _linux_tcp(self) -> Any:
+        """The same, if it is TCP on Linux, which tells more of it than other systems do, and takes more options."""
+        sock = self._socket()
+        return sock if sys.platform == "linux" and sock is not None and sock.family in _TCP else None
 
     def leave(self) -> None:
         """Take the client for gone: nothing may be written from now on."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -36,13 +39,19 @@ async def test_a_stream_knows_how_much_the_client_has_taken(serve: Serve) -> Non
     writer.close()
 
 
-@needs_linux_tcp
-async def test_a_stream_knows_of_bytes_that_wait_in_the_kernel(serve: Serve) -> None:
-    app = App()
+@asynccontextmanager
+async def stream_to_a_small_window(serve: Serve, app: App) -> AsyncIterator[Any]:
+    """The writer of a stream that has begun, and whose client reads nothing more."""
     port = await serve(app)
     with Wire(port, receive_buffer=4_096) as wire:
         await asyncio.to_thread(lambda: wire.send(request("/")).take(20))
         [stream] = app.writers
+        yield stream
+
+
+@needs_linux_tcp
+async def test_a_stream_knows_of_bytes_that_wait_in_the_kernel(serve: Serve) -> None:
+    async with stream_to_a_small_window(serve, App()) as stream:
         stream.write(http_chunk(b"x" * 50_000))
         await until(lambda: stream.transport.get_write_buffer_size() == 0)
 
@@ -72,10 +81,7 @@ async def test_a_client_that_is_cut_gets_nothing_more(serve: Serve) -> None:
 async def test_a_client_that_does_not_take_the_end_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport_writer, "CLOSE_SECONDS", 0.05)
     app = App()
-    port = await serve(app)
-    with Wire(port, receive_buffer=4_096) as wire:
-        await asyncio.to_thread(lambda: wire.send(request("/")).take(20))
-        [stream] = app.writers
+    async with stream_to_a_small_window(serve, app) as stream:
         stream.write(http_chunk(b"x" * 10_000_000))
         stream.end()
 
