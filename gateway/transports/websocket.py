@@ -198,7 +198,8 @@ class Socket(Follower):
     def _unsubscribe(self, ref: Ref, channels: object) -> None:
         if not isinstance(channels, list) or not all(isinstance(name, str) for name in channels):
             raise BadRequest(f"channels {show(channels)}: an array of names is expected")
-        check_number(channels, max(self._services.max_channels, MAX_LEFT))
+        if len(channels) > (most := max(self._services.max_channels, MAX_LEFT)):
+            raise BadRequest(f"{len(channels)} channels: at most {most} can be left at once")
         for name in channels:
             check_channel(name)
         self._services.feed.leave(self.subscription, channels)
