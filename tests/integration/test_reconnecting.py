@@ -109,7 +109,6 @@ async def _kill_listeners(client: Redis, over: asyncio.Event) -> None:
         await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("killed", [False, True], ids=["calm", "pub-sub-killed-every-200-ms"])
 async def test_every_log_equals_the_ledger(
     request: pytest.FixtureRequest, gateways: list[Server], shared_redis: Redis, killed: bool

@@ -145,7 +145,6 @@ async def test_a_signal_that_ends_it_does_not_wait_for_a_worker_that_is_replaced
         assert await asyncio.to_thread(server.process.wait, 30) == 0
 
 
-@pytest.mark.timeout(300)  # three starts and an end
 def test_a_signal_that_ends_it_is_heeded_while_the_workers_are_replaced(redis_url: str) -> None:
     with running_gateway(redis_url, "--workers", "3") as server:
         workers_of(server, 3)
