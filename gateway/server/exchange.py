@@ -82,8 +82,7 @@ class Exchange:
     def end(self) -> None:
         """Stop: nobody wants the rest of the response."""
         self.ended = True
-        if self._waiter is not None:
-            self._wake()
+        self._wake()
 
     # The request
 
@@ -97,9 +96,8 @@ class Exchange:
 
     def end_body(self) -> None:
         """Take note that the request is complete."""
-        if self._more:
-            self._more = False
-            self._wake()
+        self._more = False
+        self._wake()
 
     def _wake(self) -> None:
         self._receivable = True
@@ -112,7 +110,7 @@ class Exchange:
         if self._expects_continue and not self.ended and not http.transport.is_closing():
             self._expects_continue = False
             http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not (self._receivable or self.ended or self.complete):
+        while not self._receivable:
             http.resume_reading()
             self._waiter = http.site.loop.create_future()
             await self._waiter
@@ -168,7 +166,7 @@ class Exchange:
 
     def _write(self, body: bytes, *, more: bool) -> None:
         if self._bodiless:
-            body, self._left = b"", None
+            body = b""
         elif self._left is not None:
             self._left -= len(body)
             if self._left < 0 or (self._left and not more):
