@@ -53,4 +53,4 @@ class Revocations:
         at = self._subjects.get(grant.subject)
         if at is not None and (grant.issued is None or grant.issued <= at):
             return True
-        return grant.id is not None and grant.id in self._ids
+        return grant.id in self._ids

@@ -327,7 +327,7 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
 
 def _in_order(pages: Mapping[Cursor, Page], horizon: int) -> list[tuple[Item, Cursor]]:
     """The items of all pages up to the horizon, in the order in which they are delivered: by id, gaps before events."""
-    items = [(item, cursor) for cursor, page in pages.items() if page.items for item in page.items if item.id <= horizon]
+    items = [(item, cursor) for cursor, page in pages.items() for item in page.items if item.id <= horizon]
     if len(items) > 1:
         items.sort(key=lambda pair: (pair[0].id, pair[0].event is not None, pair[1].channel.name))
     return items

@@ -114,6 +114,7 @@ def test_long_types_are_not_kept() -> None:
         (b'{"type":"a","type":"b"}', "b", b"null", False),
         (b'{"type":5,"type":"b","data":1,"data":2}', "b", b"2", False),
         (b'{"type":"a","type":5}', "message", b'{"type":"a","type":5}', False),
+        (b'{"type":5,"type":"a"}', "a", b"null", False),
         (b'{"\\u0074ype":"a"}', "a", b"null", False),
         (b'{"type":"\\u0061"}', "a", b"null", False),
     ],
@@ -229,7 +230,14 @@ def test_without_the_first_line_it_is_live_only(payload: bytes) -> None:
     assert b'"id"' not in event.json
 
 
-@pytest.mark.parametrize("payload", [b"12 7\n", b"12 7\nx", b"12 7 5\n1", b"12\n7\nx", b"99999999999999999 0\n1", b"12 7 \n1", b"-1 0\n1"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"12 7\n", b"12 7\nx", b"12 7 5\n1", b"12\n7\nx", b"12 7 \n1", b"-1 0\n1"),
+        *(b"9" * 17 + b" 0\n1", b"12 " + b"9" * 5_000 + b"\n1"),  # Python reads no number of more than 4,300 digits
+    ],
+    ids=lambda payload: repr(payload[:20]),
+)
 def test_an_announcement_that_is_neither_is_refused(payload: bytes) -> None:
     with pytest.raises(Malformed):
         parse_announcement("c", payload)

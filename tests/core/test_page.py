@@ -55,6 +55,7 @@ def test_a_reader_that_has_everything_gets_nothing() -> None:
 
     assert told(page) == []
     assert (page.position - T, page.horizon - T, page.complete) == (30, 100, True)
+    assert told(read(T + 100, newest=100)) == []
 
 
 def test_a_cursor_that_another_channel_gave_gets_no_gap() -> None:
@@ -162,8 +163,11 @@ def test_each_loss_has_a_gap_in_its_place() -> None:
     assert told(read(T + 70, floor=(5, 30, 50, 70))) == []
 
 
-def test_several_losses_between_two_events_are_one_gap() -> None:
-    assert told(read(T + 10, entry(60, 10), floor=(20, 30, 40))) == [GAP, 60]
+def test_several_losses_between_two_events_are_one_gap_up_to_the_last() -> None:
+    page = read(T + 10, entry(60, 10), floor=(20, 30, 40))
+
+    assert told(page) == [GAP, 60]
+    assert page.items[0].position == T + 40
 
 
 def test_a_cursor_below_the_oldest_known_floor_gets_a_gap_at_once() -> None:
@@ -173,6 +177,12 @@ def test_a_cursor_below_the_oldest_known_floor_gets_a_gap_at_once() -> None:
     assert told(page) == [GAP, 20, GAP, 99]
     assert page.items[0].position < T + 20
     assert told(read(T + 10, entry(20, 10), entry(99, 20), floor=floors[1:])) == [20, GAP, 99]
+
+
+def test_a_cursor_at_the_oldest_known_floor_gets_no_gap_for_older_ones() -> None:
+    floors = (50, *range(70, 70 + MAX_FLOORS - 1))
+
+    assert told(read(T + 50, entry(60, 50), floor=floors, more=True)) == [60]
 
 
 def test_the_gap_of_a_floor_on_the_next_page_comes_with_that_page() -> None:

@@ -48,9 +48,10 @@ def test_an_older_revocation_does_not_undo_a_newer_one() -> None:
 
 def test_old_ones_are_forgotten() -> None:
     revocations = Revocations()
-    revocations.add(Revocation(sub="ann", at=100.0))
-    revocations.add(Revocation(jti="t1", at=200.0))
+    for at in (100.0, 150.0, 200.0):
+        revocations.add(Revocation(sub=f"s{at}", at=at))
+        revocations.add(Revocation(jti=f"t{at}", at=at))
 
     revocations.forget(before=150.0)
 
-    assert len(revocations) == 1
+    assert len(revocations) == 2

@@ -92,15 +92,16 @@ def test_what_is_announced_while_reading_comes_after_and_once() -> None:
 
 def test_a_log_that_goes_on_is_read_again_before_ready() -> None:
     client = Client()
-    client.follow(a=0)
+    client.follow(a=0, b=0)
     client.subscription.begin_read()
-    client.read(a=answer("a", 10, 20, clock=40, more=True))
+    client.read(a=answer("a", 10, 20, clock=40, more=True), b=answer("b", 5, clock=40))
     unfinished = (client.notices, client.subscription.live)
     client.subscription.begin_read()
-    client.read(a=Answer(40, (), 40, False, False, [Entry(30, 20, event("a", 30, 20)), Entry(40, 30, event("a", 40, 30))]))
+    rest = [Entry(30, 20, event("a", 30, 20)), Entry(40, 30, event("a", 40, 30))]
+    client.read(a=Answer(40, (), 40, False, False, rest), b=Answer(40, (), 5, False, False, []))
 
     assert unfinished == ([], False)
-    assert client.ids == [10, 20, 30, 40]
+    assert client.ids == [5, 10, 20, 30, 40]
     assert client.notices == ["ready"]
 
 
@@ -238,13 +239,14 @@ def test_a_client_that_is_full_or_has_left_asks_for_no_read() -> None:
     assert (full.calls, left.calls) == (1, 1)
 
 
-def test_ready_carries_its_reference_and_cursors() -> None:
+def test_each_wish_has_its_own_ready_with_its_reference_and_cursors() -> None:
     client = Client()
     client.follow(7, a="last")
+    client.follow(8, b="last")
     client.subscription.begin_read()
-    client.read(a=answer("a", 10, clock=10))
+    client.read(a=answer("a", 10, clock=20), b=answer("b", 20, clock=20))
 
-    assert client.got[-1] == {"op": "ready", "ref": 7, "channels": {"a": "10"}}
+    assert client.got[-2:] == [{"op": "ready", "ref": 7, "channels": {"a": "10"}}, {"op": "ready", "ref": 8, "channels": {"b": "20"}}]
 
 
 def test_a_channel_left_during_a_read_delivers_nothing() -> None:
@@ -372,6 +374,17 @@ def test_a_gap_comes_before_an_event_of_another_channel_at_its_place() -> None:
 
     assert told.index(b"event: gap") < told.index(b"id: 11\ndata")
     assert client.subscription.stats.gaps == 1
+
+
+def test_a_gap_that_ends_beyond_the_other_channels_is_told_once() -> None:
+    client = Client()
+    client.follow(a=10, b=10)
+    last = Entry(30, 28, event("a", 30, 28))
+    for clock in (25, 50):
+        client.subscription.begin_read()
+        client.read(a=Answer(50, (), 30, False, False, [last]), b=Answer(clock, (), 10, False, False, []))
+
+    assert (client.notices, client.ids) == (["gap", "ready"], [30])
 
 
 @pytest.mark.parametrize("busy", [False, True])
