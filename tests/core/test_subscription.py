@@ -243,8 +243,9 @@ def test_each_wish_has_its_own_ready_with_its_reference_and_cursors() -> None:
     client = Client()
     client.follow(7, a="last")
     client.follow(8, b="last")
-    client.subscription.begin_read()
-    client.read(a=answer("a", 10, clock=20), b=answer("b", 20, clock=20))
+    for more in (True, False):
+        client.subscription.begin_read()
+        client.read(a=answer("a", 10, clock=20, more=more), b=answer("b", 20, clock=20, more=more))
 
     assert client.got[-2:] == [{"op": "ready", "ref": 7, "channels": {"a": "10"}}, {"op": "ready", "ref": 8, "channels": {"b": "20"}}]
 
@@ -492,6 +493,16 @@ def test_one_read_of_many_channels_gives_no_more_than_a_client_may_have_at_once(
 
     assert given == [([10, 20], False), ([10, 20, 30, 40], False), ([10, 20, 30, 40, 50, 60], True)]
     assert client.notices == ["ready"]
+
+
+def test_a_turn_goes_no_further_than_the_channel_read_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "TURN_BYTES", 90)
+    client = Client()
+    client.follow(a=0, b=0)
+    client.subscription.begin_read()
+    client.read(a=answer("a", clock=20), b=answer("b", 10, 30, 50, clock=50))
+
+    assert client.ids == [10]
 
 
 def test_a_gap_beyond_the_horizon_is_not_left_to_the_announcements() -> None:
