@@ -100,9 +100,7 @@ class Socket(Follower):
             try:
                 await self.handle(message)
             except GatewayError as error:
-                await self._send_away(error)  # fails with an OSError if the client is gone already
-        except OSError:
-            self.writer.abort()
+                await self._send_away(error)
         except Exception:
             logger.exception("a command failed")
             self._failed()
@@ -122,7 +120,7 @@ class Socket(Follower):
     async def _send_away(self, error: GatewayError) -> None:
         metrics.refused(error)
         self._services.connections.note_end(self, error.close_code, error.detail)
-        with suppress(RuntimeError):  # the connection is being closed already
+        with suppress(RuntimeError, OSError):  # the connection is being closed already, or the client is gone
             await self.goodbye(error.close_code, error.detail)
 
     async def handle(self, message: Message) -> None:

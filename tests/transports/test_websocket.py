@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import threading
 from collections import Counter
 from itertools import dropwhile
 
@@ -14,8 +15,14 @@ import pytest
 import websockets
 from redis.asyncio import Redis
 
+from gateway import Settings, create_app
+from gateway.auth import jwks
 from gateway.transports.websocket import MAX_REASON_BYTES, close_reason
+from tests.auth.test_jwks import EC, ED, entry, key_set, token
+from tests.integration.test_hot_path import serving
+from tests.support.answering import answering
 from tests.support.servers import Server, running_gateway
+from tests.support.waiting import until
 from tests.support.wire import PING, TEXT, websocket
 
 
@@ -154,3 +161,27 @@ async def test_a_thousand_commands_at_once_are_too_many(server: Server) -> None:
                     await socket.recv()
 
     assert socket.close_code == 1008
+
+
+async def test_a_connection_that_ends_while_its_new_token_is_checked_is_forgotten(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks, "ASK_SECONDS", 0.0)
+    ended = threading.Event()
+    with answering() as keys:
+        keys.answer = (200, key_set(entry(EC, "old")))
+        settings = Settings(redis_url=redis_url, auth="jwt", jwks_url=keys.url)
+        gateway = create_app(settings)
+        async with serving(gateway, settings) as port:
+            async with websockets.connect(f"ws://127.0.0.1:{port}/ws?channel=user:ann&token={token()}") as socket:
+                await socket.recv()
+                keys.answer = lambda *_: (200 if ended.wait(30) else 500, key_set(entry(ED, "new")))
+                await socket.send(json.dumps({"op": "auth", "token": token(ED, "new", "EdDSA")}))
+                await until(lambda: len(keys.requests) == 2)
+                checking = [task for task in asyncio.all_tasks() if "_logged" in repr(task)]
+                for end in gateway.services.connections.endings():
+                    end(1012, "")
+                await socket.wait_closed()
+            ended.set()
+            await asyncio.wait(checking)
+
+            assert len(checking) == 1
+            assert not gateway.services.access._holders
