@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from notify_client import Publisher
+from notify_client.connection import connect_within
 from notify_client.outage import FIRST_WINDOW, JITTER
 
 from clients.python.tests.common import LIMIT, publish_until_taken, soon, timed
 from tests.support.hearing import hearing
+from tests.support.waiting import eventually
 
 AT_ONCE = 0.02  # seconds, far less than any wait for Redis
 
@@ -31,7 +33,8 @@ def test_nobody_waits_longer_than_the_timeout(connect, address, request):
     assert publisher.dropped == 51
 
 
-def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatch):
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatch, scheme):
     closed = threading.Event()
 
     def hang(*_args, **_options):
@@ -39,12 +42,35 @@ def test_a_host_name_that_does_not_resolve_delays_no_publish(connect, monkeypatc
         raise socket.gaierror("late")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    publisher = connect("redis://redis.invalid", timeout=LIMIT)
+    publisher = connect(f"{scheme}://redis.invalid", timeout=LIMIT)
     id, seconds = timed(publisher.publish, "jobs:1", "a")
     closed.set()
 
     assert id is None
     assert seconds < soon()
+
+
+def test_a_connection_that_comes_too_late_is_closed():
+    late, let = socket.socket(), threading.Event()
+
+    def connect():
+        let.wait(30)
+        return late
+
+    with pytest.raises(TimeoutError):
+        connect_within(0.01, connect)
+    let.set()
+
+    assert eventually(lambda: late.fileno() == -1)
+
+
+def test_where_no_further_thread_may_be_started_it_connects_without_one(valkey, monkeypatch):
+    def refuse(*_arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    with Publisher(valkey.url) as publisher:
+        assert publisher.publish("jobs:1", "a")
 
 
 def test_a_thread_that_finds_no_memory_delays_no_publish(valkey, monkeypatch):
