@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.server.deadlines import Deadlines
 
 if TYPE_CHECKING:
     from gateway.server.site import Site
     from gateway.server.streams import StreamWriter
+
+_MAPPED: Final = "::ffff:"  # an IPv4 address as IPv6 (RFC 4291, section 2.5.5.2)
+
+
+def client_address(peer: Any) -> tuple[str, int] | None:
+    """A peer's address and port, without IPv6's flow and scope; ``None`` for a Unix socket.
+
+    A socket that listens on ``::`` gives IPv4 addresses as IPv6. That of a trusted proxy, or of this machine, would not be known again.
+    """
+    if not isinstance(peer, tuple):
+        return None
+    host, port, *_ = peer
+    return (host.removeprefix(_MAPPED) if "." in host else host), port
 
 
 class Connection(asyncio.Protocol):

@@ -31,7 +31,7 @@ import httptools
 
 from gateway import metrics
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeout, Unavailable, UriTooLong
-from gateway.server.connection import Connection
+from gateway.server.connection import Connection, client_address
 from gateway.server.deadlines import Deadlines
 from gateway.server.descriptors import max_sockets
 from gateway.server.exchange import Exchange
@@ -83,8 +83,7 @@ class HttpProtocol(Connection):
         self.transport = transport
         if site.address is None:
             site.learn_address(transport)
-        peer = transport.get_extra_info("peername")
-        self.client = peer[:2] if isinstance(peer, tuple) else None  # without IPv6's flow and scope; a Unix socket has no address
+        self.client = client_address(transport.get_extra_info("peername"))
         site.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn only calls its shutdown
         if len(site.state.connections) > max_sockets():
             # Otherwise clients would use up the last descriptors, of which Redis may need some.

@@ -306,6 +306,17 @@ def test_behind_a_trusted_proxy_the_address_is_the_forwarded_one(limited: Server
         assert status(limited, data(one), "127.0.0.40") == 101  # not trusted, so counted by its own address
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6, and sockets that take IPv4 too")
+def test_a_gateway_that_listens_on_ipv6_knows_ipv4_addresses_again(shared_redis_url: str) -> None:
+    settings: dict[str, Any] = {"auth": "jwt", "jwt_secret": SECRET, "host": "::", "trusted_proxies": "127.0.0.1"}
+    with running_gateway(shared_redis_url, **settings) as server:
+        here = httpx.get(f"{server.http}/metrics")
+        through_a_proxy = httpx.get(f"{server.http}/poll", headers={"X-Forwarded-For": "203.0.113.1"})
+
+        assert (here.status_code, through_a_proxy.status_code) == (200, 400)
+        assert "(address 203.0.113.1)" in server.output()
+
+
 def test_one_sub_has_no_more_connections_than_allowed(shared_redis_url: str) -> None:
     def token(sub: str) -> str:
         return jwt.encode({"sub": sub, "exp": time.time() + 60, "subscribe": ["*"]}, SECRET, "HS256")
