@@ -1,6 +1,7 @@
 """Both publishers while Redis is away, hangs, refuses, or loses a reply: what is dropped, and that no call waits for long."""
 
 import _thread
+import asyncio
 import logging
 import socket
 import threading
@@ -8,8 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
+import uvloop
 from notify_client import Publisher
-from notify_client.connection import connect_within
+from notify_client.connection import connect_within, make_async_client
 from notify_client.outage import FIRST_WINDOW, JITTER
 
 from clients.python.tests.common import LIMIT, publish_until_taken, soon, timed
@@ -31,6 +34,19 @@ def test_nobody_waits_longer_than_the_timeout(connect, address, request):
     assert [id for id, _ in later if id] == []
     assert sorted(seconds for _, seconds in later)[25] < AT_ONCE
     assert publisher.dropped == 51
+
+
+def test_a_write_to_a_connection_that_has_closed_is_an_error_of_redis_on_uvloop_too(valkey):
+    async def write():
+        async with make_async_client(valkey.url, 10) as client:
+            connection = await client.connection_pool.get_connection()
+            connection._writer.transport.abort()
+            await asyncio.sleep(0)
+            with pytest.raises(redis.ConnectionError):
+                await connection.send_command("PING", check_health=False)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(write())
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])

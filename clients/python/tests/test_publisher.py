@@ -1,5 +1,6 @@
 """Both publishers against real servers: what is recorded, and whether through the function or the script."""
 
+import asyncio
 import json
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ from notify_client import AsyncPublisher, Publisher
 
 from clients.python.tests.common import publish_until_taken
 from tests.support.hearing import hearing
+from tests.support.tls import tls_before
 
 
 def test_the_script_is_the_gateways():
@@ -80,6 +82,17 @@ def test_a_ready_client_is_used_and_left_open(valkey, decode):
 
     assert client.ping()
     client.close()
+
+
+async def test_events_are_published_over_tls(valkey, tmp_path):
+    async with tls_before(valkey.port, tmp_path) as port:
+        url = f"rediss://localhost:{port}?ssl_ca_certs={tmp_path / 'certificate.pem'}"
+        async with AsyncPublisher(url, timeout=10) as publisher:
+            assert await publisher.publish("jobs:1", "a")
+        with Publisher(url, timeout=10) as publisher:
+            assert await asyncio.to_thread(publisher.publish, "jobs:1", "b")
+
+    assert len(valkey.log()) == 2
 
 
 async def test_a_ready_asyncio_client_is_used_and_left_open(valkey):
