@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
-from gateway.errors import ABNORMAL, INVALID_DATA
+from gateway.errors import INVALID_DATA
 from gateway.server.frames import FrameCounter, Violation, is_pong
 
 
@@ -74,8 +74,9 @@ class Conversation:
         parser = self.parser
         parser.receive_data(data)
         if parser.parser_exc is not None:
-            closed = parser.close_sent
-            raise Violation(closed.code if closed else ABNORMAL, closed.reason if closed else "")
+            closed = parser.close_sent  # by the parser itself, or by us before
+            assert closed is not None
+            raise Violation(closed.code, closed.reason)
         for frame in cast("list[Frame]", parser.events_received()):
             if frame.opcode is Opcode.PING:
                 yield Received(Opcode.PING, b"", self._data_to_send())
