@@ -136,6 +136,19 @@ async def test_a_cancelled_wait_that_is_not_repeated_keeps_no_connection(gateway
     await events.aclose()
 
 
+async def test_a_cancelled_wait_that_is_repeated_keeps_the_connection(gateway, publisher, channel, transport, monkeypatch):
+    monkeypatch.setattr("notify_client.subscription.PATIENCE", 0.1)
+    publisher.publish(channel, "progress")
+    async with subscribe(gateway.http, [channel], transport=transport) as events:
+        await take(events, 1)
+        stream = events._stream
+        for seconds in (0.01, 0.3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(events), seconds)
+
+        assert events._stream is stream
+
+
 async def test_a_gap_is_told_before_the_next_event(gateway, publisher, channel, transport):
     told = []
 
@@ -417,6 +430,14 @@ def test_a_script_may_stop_watching(gateway, publisher, channel):
     assert not any(thread.name == "notify-watch" for thread in threading.enumerate())
 
 
+def test_a_script_that_ends_while_it_watches_ends(gateway, publisher, channel):
+    publisher.publish(channel, "progress")
+    script = f"from notify_client import watch; events = watch({gateway.http!r}, [{channel!r}]); print(next(events).type)"
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "progress\n", "")
+
+
 def test_a_script_is_told_of_a_refusal(guarded):
     with pytest.raises(Refused):
         next(iter(watch(guarded.http, ["jobs:7"], token=issue_token(SECRET, "ann"))))
@@ -450,6 +471,6 @@ def test_publishing_needs_no_http_library():
         "try: notify_client.subscribe('http://h', ['a'])\n"
         "except ImportError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, check=True)
 
     assert "pip install 'notify-gateway-client[subscribe]'" in done.stdout
