@@ -115,7 +115,8 @@ class WebSocketProtocol(TransportWriter):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         message = self._messages.pop(0)
-        self._resume_if_empty()
+        if not self._messages:
+            self._resume_reading()
         return message
 
     async def send(self, message: Message) -> None:
@@ -169,7 +170,7 @@ class WebSocketProtocol(TransportWriter):
         self._handling = False
         self._deliver()
         if not self._handling:
-            self._resume_if_empty()
+            self._resume_reading()
 
     # To the client
 
@@ -253,8 +254,7 @@ class WebSocketProtocol(TransportWriter):
         goodbye = self._open_conversation().fail(violation)
         self._end(FAILED, violation.code, violation.reason)
         self.write(goodbye)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.transport.write_eof()
         self._resume_reading()
         if self._timer is not None:
             self._timer.cancel()
@@ -280,10 +280,6 @@ class WebSocketProtocol(TransportWriter):
                 self._on_message(self._messages.pop(0))
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    def _resume_if_empty(self) -> None:
-        if not self._messages:
-            self._resume_reading()
 
     def _resume_reading(self) -> None:
         if not self._reading:
