@@ -471,6 +471,6 @@ def test_publishing_needs_no_http_library():
         "try: notify_client.subscribe('http://h', ['a'])\n"
         "except ImportError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert "pip install 'notify-gateway-client[subscribe]'" in done.stdout
