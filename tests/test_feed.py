@@ -40,6 +40,20 @@ async def test_a_client_that_keeps_up_causes_no_read(redis_url: str, redis: Redi
         assert await reads(redis) == before
 
 
+async def test_what_was_read_before_a_lost_connection_is_not_given_out_after_it(redis_url: str, redis: Redis) -> None:
+    async with running(redis_url) as feed:
+        first = await publisher(redis)("jobs:1")
+        client = Client(feed, "jobs:1", int(first))
+        await client.until_ready()
+        async with redis.pipeline() as both:
+            both.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            both.execute_command("FCALL", "notify_publish", 1, "jobs:1", "1")
+            _, second = await both.execute()
+        await until(lambda: client.ids)
+
+        assert client.ids == [second.decode()]
+
+
 async def test_after_a_lost_connection_nobody_reads_before_other_listeners_have_caught_up(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         lost = asyncio.Event()
