@@ -197,16 +197,16 @@ class WebSocketProtocol(TransportWriter):
             raise ClientDisconnected from None
 
     def _close(self, code: int, reason: str) -> None:
-        goodbye = self._open_conversation().close(code, reason)
-        self._end(CLOSING, code, reason)
-        self.write(goodbye)
+        self._end(CLOSING, code, reason, self._open_conversation().close(code, reason))
         self._resume_reading()
         self._timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.transport.close)
 
-    def _end(self, state: int, code: int, reason: str) -> None:
+    def _end(self, state: int, code: int, reason: str, goodbye: bytes) -> None:
         """Take the connection for ended: nothing may follow a close frame, on either side."""
         self._state = state
-        self.leave()
+        if goodbye:
+            self.write(goodbye)
+        self.leave()  # and watch from now on whether the client takes all of it
         if self._on_message is None:
             self._enqueue({"type": "websocket.disconnect", "code": code, "reason": reason})
         else:
@@ -238,8 +238,7 @@ class WebSocketProtocol(TransportWriter):
                 self.write(received.answer)
         elif received.kind is Opcode.CLOSE:
             if self._state == OPEN:
-                self._end(CLOSED, received.code, str(received.data))
-                self.write(received.answer)
+                self._end(CLOSED, received.code, str(received.data), received.answer)
             self.transport.close()
         elif self._state == OPEN:
             self._enqueue({"type": "websocket.receive", "text" if received.kind is Opcode.TEXT else "bytes": received.data})
@@ -251,9 +250,7 @@ class WebSocketProtocol(TransportWriter):
         """Give the client up. The socket stays open for a moment, because closing it with unread bytes would reset it."""
         if self._state == OPEN:  # else it has been ended for another reason, and that was reported
             self._report(violation)
-        goodbye = self._open_conversation().fail(violation)
-        self._end(FAILED, violation.code, violation.reason)
-        self.write(goodbye)
+        self._end(FAILED, violation.code, violation.reason, self._open_conversation().fail(violation))
         self.transport.write_eof()
         self._resume_reading()
         if self._timer is not None:
@@ -307,7 +304,7 @@ class WebSocketProtocol(TransportWriter):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
         if not self.gone:
-            self._end(CLOSED, ABNORMAL if self._state == CONNECTING else NO_CODE, "")
+            self._end(CLOSED, ABNORMAL if self._state == CONNECTING else NO_CODE, "", b"")
         self._state = CLOSED
         super().connection_lost(exc)
         self._set_drained()

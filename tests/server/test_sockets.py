@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from typing import Any
 
 import pytest
 from uvicorn.protocols.utils import ClientDisconnected
 
-from gateway.server import sockets
+from gateway.server import sockets, transport_writer
 from gateway.transports.writer import EXTENSION
 from tests.server.conftest import Serve, ask, talk
 from tests.support.waiting import until
@@ -341,6 +343,43 @@ async def test_a_client_that_left_before_stay_was_called_is_reported(serve: Serv
 async def test_a_client_that_does_not_answer_a_close_is_cut_soon(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "CLOSE_SECONDS", 0.05)
     assert await talk(serve, staying, lambda wire: wire.send(frame(b"end")).rest()) == b"\x88\x02\x03\xe8"
+
+
+@pytest.mark.parametrize("who", ["application", "client"])
+async def test_a_client_that_does_not_take_the_close_frame_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    monkeypatch.setattr(sockets, "CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(transport_writer, "CLOSE_SECONDS", 0.05)
+    connections: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        direct = scope["extensions"][EXTENSION]
+        await fill_kernel(direct.transport.get_extra_info("socket").fileno())
+        connections.append(direct)
+        if who == "application":
+            await send({"type": "websocket.close"})
+        await receive()
+
+    port = await serve(app)
+    with await asyncio.to_thread(websocket, port) as wire:
+        await until(lambda: bool(connections))
+        if who == "client":
+            wire.send(frame(b"\x03\xe8", opcode=CLOSE))
+
+        await until(lambda: connections[0] not in connections[0]._server.connections)
+
+
+async def fill_kernel(descriptor: int) -> None:
+    """Write to a socket, past its transport, until the kernel takes no more."""
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        refused = 0
+        while refused < 3:  # what was on its way may have made room
+            try:
+                sock.send(bytes(65_536))
+            except BlockingIOError:
+                refused += 1
+                await asyncio.sleep(0.05)
 
 
 async def test_a_client_that_violates_the_protocol_and_stays_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
