@@ -41,9 +41,8 @@ async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
     if not isinstance(server, uvicorn.Server) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    tasks: set[asyncio.Task[None]] = set()
+    drains: list[asyncio.Task[None]] = []  # one, once a signal has come
     loop = asyncio.get_running_loop()
-
     is_worker = multiprocessing.parent_process() is not None
 
     def stop(number: int) -> None:
@@ -54,9 +53,7 @@ async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
         if number == LEAVE:
             for listener in server.servers:
                 listener.close()
-        task = loop.create_task(_drain(services, seconds, server))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        drains.append(loop.create_task(_drain(services, seconds, server)))
 
     def on_signal(number: int, _: Any) -> None:
         # Ctrl-C in a terminal sends SIGINT to every process, and the workers' parent passes it on as SIGTERM. A worker must not count
@@ -72,8 +69,8 @@ async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for task in tasks:
-            task.cancel()
+        for drain in drains:
+            drain.cancel()
 
 
 async def _drain(services: Services, seconds: float, server: uvicorn.Server) -> None:
