@@ -40,6 +40,22 @@ async def test_a_client_that_keeps_up_causes_no_read(redis_url: str, redis: Redi
         assert await reads(redis) == before
 
 
+async def test_nobody_is_read_for_before_redis_has_confirmed_the_subscription(redis_url: str, redis: Redis) -> None:
+    async with Proxy(int(port_of(redis_url))) as way, running(f"redis://127.0.0.1:{way.port}") as feed:
+        other = Client(feed, "jobs:0")
+        await other.until_ready()
+        way.mode = "refuse"  # the connection for commands stays, but there is none for announcements
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: not other.subscription.live)
+        client = Client(feed, "jobs:1")
+        await asyncio.sleep(0.2)
+        got = list(client.got)
+        way.mode = "pass"
+        await client.until_ready()
+
+        assert got == []
+
+
 async def test_what_was_read_before_a_lost_connection_is_not_given_out_after_it(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         first = await publisher(redis)("jobs:1")
@@ -372,6 +388,16 @@ async def test_clients_of_an_old_master_get_a_gap_when_the_address_leads_to_the_
 
     assert client.ids == published
     assert [message["op"] for message in client.got if "op" in message] == ["ready", "gap"]
+
+
+async def test_a_client_that_comes_before_the_feed_runs_is_read_for_once_it_does(redis_url: str) -> None:
+    async with redis_client(redis_url) as redis:
+        feed = Feed(redis)
+        client = Client(feed, "jobs:1")
+        running = asyncio.ensure_future(feed.run())
+        await client.until_ready()
+        running.cancel()
+        await asyncio.wait([running])
 
 
 async def test_a_feed_whose_listener_has_ended_ends(redis_url: str) -> None:
