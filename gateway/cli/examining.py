@@ -38,7 +38,8 @@ def doctor(url: str, token: str | None, channel: str, patience: float, logs: tup
     """Examine a deployment through all its proxies.
 
     URL is where browsers find the gateway, such as https://example.com/notify. Says what is wrong and which line to change in
-    nginx, Caddy, Traefik or ALB, and exits with 1 if anything is. Publishes three events on the channel, kept for a minute.
+    nginx, Caddy, HAProxy, Apache, Traefik or ALB, and exits with 1 if anything is. Publishes three events on the channel, kept for a
+    minute.
     """
     from gateway.doctor.examination import examine  # noqa: PLC0415 - imports packages that only this command needs
     from gateway.doctor.report import describe, summary  # noqa: PLC0415

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import secrets
 import socket
 import ssl
@@ -44,6 +45,10 @@ async def check_reachable(deployment: Deployment) -> None:
     text = f"{deployment.base}/livez is not the gateway's: status {answer.status_code}"
     if answer.status_code in (502, 503, 504):
         deployment.report("wrong", f"{text}: the proxy does not reach the gateway", "unreachable")
+    elif answer.status_code == 400 and "problem+json" in answer.headers.get("content-type", ""):
+        detail = problem_of(answer)
+        name = "announced" if "PROXY protocol" in detail else ""
+        deployment.report("wrong", f"{deployment.base}/livez is refused by the gateway: {detail}", name)
     else:
         deployment.report("wrong", f"{text}, {f'it is at {found}' if found else 'the path is wrong, or something else answers'}", "path")
     raise ExaminationOver
@@ -93,9 +98,19 @@ async def check_metrics(deployment: Deployment) -> None:
     answer = await deployment.get("/metrics")
     if answer.status_code != 200 or "gateway_" not in answer.text:
         deployment.report("ok", "/metrics is not open to everybody")
-    elif "server" in answer.headers or "via" in answer.headers:
-        # The gateway's own answers have no Server header, so this one came through a proxy, without a header that told the gateway so.
+    elif _came_through_a_proxy(answer):
         deployment.report("wrong", "/metrics is open to everybody: the proxy sends no X-Forwarded-For", "metrics")
+
+
+def _came_through_a_proxy(metrics: httpx.Response) -> bool:
+    """Whether the metrics came through a proxy. Without a token the gateway shows them only to its own machine, and without TLS."""
+    server = metrics.headers.get(
+        "server", "uvicorn"
+    )  # an application's that the gateway is mounted in; its own answers have no such header
+    if server != "uvicorn" or "via" in metrics.headers or metrics.url.scheme == "https":
+        return True
+    address, *_ = metrics.extensions["network_stream"].get_extra_info("server_addr")
+    return not ipaddress.ip_address(address).is_loopback
 
 
 async def check_redis(deployment: Deployment) -> None:

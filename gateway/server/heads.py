@@ -29,6 +29,14 @@ _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 
 WEBSOCKET_VERSION: Final = b"13"
 
+# How the first bytes begin if a proxy was told to speak something else to the gateway.
+_OTHERS: Final = {
+    b"PROXY ": "the PROXY protocol",
+    b"\r\n\r\n\0\r\nQUIT\n": "the PROXY protocol",
+    b"\x16\x03": "TLS",
+    b"PRI * HTTP/2.0\r\n": "HTTP/2",
+}
+
 
 class Head(NamedTuple):
     """What the protocol must know of a valid head.
@@ -139,6 +147,11 @@ def _check_upgrade(method: bytes, version: str, noted: dict[bytes, bytes], *, ha
         raise BadRequest("no header sec-websocket-version: 13 is expected")
     if offered != WEBSOCKET_VERSION:
         raise UpgradeRequired(f"header sec-websocket-version: {show(offered[:20])}: 13 is expected")
+
+
+def other_protocol(data: bytes) -> str | None:
+    """What a connection speaks that begins with these bytes; ``None`` if that is not known."""
+    return next((name for beginning, name in _OTHERS.items() if data.startswith(beginning)), None)
 
 
 def without_upgrade(method: bytes, version: str, uri: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -35,7 +35,7 @@ from gateway.server.connection import Connection, client_address
 from gateway.server.deadlines import Deadlines
 from gateway.server.descriptors import max_sockets
 from gateway.server.exchange import Exchange
-from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, Head, check_head, without_upgrade
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_URI_BYTES, PLAIN, Head, check_head, other_protocol, without_upgrade
 from gateway.server.responses import problem_response
 from gateway.server.site import Site
 from gateway.server.sockets import WebSocketProtocol
@@ -108,7 +108,7 @@ class HttpProtocol(Connection):
         except httptools.HttpParserUpgrade as end:
             rest = data[end.args[0] :]
         except httptools.HttpParserError as error:
-            self._refuse(_reason(error))
+            self._refuse(_reason(error, data))
             return
         else:
             if self._unfinished > MAX_HEAD_BYTES:
@@ -336,11 +336,13 @@ class HttpProtocol(Connection):
             newest.keep_alive = False
 
 
-def _reason(error: httptools.HttpParserError) -> GatewayError:
-    """The error to answer with: one that a callback has raised, or that the parser has found."""
+def _reason(error: httptools.HttpParserError, data: bytes) -> GatewayError:
+    """The error to answer with: one that a callback has raised, or that the parser has found in these bytes."""
     cause = error.__context__
     if isinstance(cause, GatewayError):
         return cause
     if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError | UnicodeError):
         logger.error("a request's head could not be taken", exc_info=cause)
+    if (other := other_protocol(data)) is not None:
+        return BadRequest(f"not an HTTP request but {other}: the proxy in front must speak plain HTTP/1.1 to the gateway")
     return BadRequest(f"not an HTTP request: {error}")

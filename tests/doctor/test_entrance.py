@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,8 @@ from gateway.doctor.examination import examine
 from gateway.doctor.finding import Finding
 from tests.doctor.conftest import Deployments, wrong
 from tests.support.listening import refusing_port
+from tests.support.servers import Server, running_gateway
+from tests.support.tls import tls_before
 from tests.support.tokens import make_token
 
 
@@ -94,6 +98,34 @@ async def test_metrics_open_to_everybody_are_found(deployments: Deployments) -> 
     (found,) = await wrong(deployments.url("hidden"))
 
     assert found.text.startswith("/metrics is open to everybody")
+
+
+async def test_metrics_open_to_everybody_are_found_behind_a_proxy_that_adds_no_header(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tls_before(server.port, tmp_path) as port:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        (found,) = await wrong(f"https://localhost:{port}")
+        here = await wrong(server.http)
+
+    assert found.text.startswith("/metrics is open to everybody")
+    assert here == []
+
+
+async def test_a_proxy_that_speaks_the_proxy_protocol_is_found(shared_redis_url: str) -> None:
+    async def announce(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", server.port)
+        back.write(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + await reader.read(65_536))
+        writer.write(await there.read())
+        back.close()
+        writer.close()
+
+    with running_gateway(shared_redis_url) as server:
+        async with await asyncio.start_server(announce, "127.0.0.1", 0) as proxy:
+            (found,) = await wrong(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+
+    assert "not an HTTP request but the PROXY protocol" in found.text
+    assert "send-proxy" in found.remedy["HAProxy"]
 
 
 async def test_tokens_in_a_log_are_found(deployments: Deployments) -> None:

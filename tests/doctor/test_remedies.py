@@ -12,7 +12,7 @@ from gateway.doctor import delivery, entrance, examination
 from gateway.doctor.remedies import REMEDIES
 from tests.support.nginx import check, write_config
 
-PROXIES = {"nginx", "Caddy", "Traefik", "ALB"}
+PROXIES = {"nginx", "Caddy", "HAProxy", "Apache", "Traefik", "ALB"}
 
 
 def test_each_thing_that_a_proxy_can_do_wrong_has_a_line_for_each_proxy() -> None:

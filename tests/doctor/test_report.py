@@ -13,7 +13,7 @@ def test_what_is_wrong_is_told_with_the_line_to_change() -> None:
 
     assert lines[0] == "WRONG  SSE is held back"
     assert lines[1] == "         nginx    proxy_buffering off; gzip off;   # and no proxy_ignore_headers X-Accel-Buffering"
-    assert [line.split()[0] for line in lines[1:]] == ["nginx", "Caddy", "Traefik", "ALB"]
+    assert [line.split()[0] for line in lines[1:]] == ["nginx", "Caddy", "HAProxy", "Apache", "Traefik", "ALB"]
 
 
 def test_what_is_well_takes_one_line() -> None:

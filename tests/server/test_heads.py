@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, UpgradeRequired, UriTooLong
-from gateway.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URI_BYTES, PLAIN, Head, check_head, without_upgrade
+from gateway.server.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URI_BYTES, PLAIN, Head, check_head, other_protocol, without_upgrade
 from gateway.server.responses import problem_response
 
 HOST = (b"host", b"a")
@@ -152,3 +152,17 @@ def status_of(data: bytes) -> int:
     assert response.complete
     status: int = parser.get_status_code()
     return status
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "the PROXY protocol"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", "the PROXY protocol"),
+        (b"\x16\x03\x01\x02\0", "TLS"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"),
+        (b"PROPFIND / HTTP/1.1\r\n", None),
+    ],
+)
+def test_what_a_proxy_speaks_instead_of_http_1_is_named(data: bytes, name: str | None) -> None:
+    assert other_protocol(data) == name
