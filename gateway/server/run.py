@@ -83,12 +83,8 @@ def server_config(app: str | Callable[..., Any], settings: Settings, **others: A
         http=HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=65_536,
-        ws_ping_interval=None,  # the gateway's own heartbeat serves all transports
-        ws_per_message_deflate=False,  # frames would have to be compressed for each client
         lifespan="on",
         log_config=log_config(settings.log_level, settings.log_format),
-        log_level=None,
-        access_log=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         server_header=False,
@@ -122,7 +118,6 @@ def bind(settings: Settings) -> socket.socket:
     except OSError:
         listener.close()
         raise
-    listener.set_inheritable(True)
     return listener
 
 

@@ -136,8 +136,8 @@ class Supervisor(Multiprocess):
         while any(worker.process.is_alive() for worker in workers):
             for worker in workers:
                 worker.process.join(0.1)
-            self._asked += sum(number in _ENDS for number in self.signal_queue)
-            self.signal_queue.clear()
+            while self.signal_queue:  # one by one, or a signal that comes in between would be lost
+                self._asked += self.signal_queue.pop() in _ENDS
             if self._asked > passed_on:
                 passed_on = self._asked
                 for worker in workers:

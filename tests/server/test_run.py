@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from gateway.exposition import FOLDER
 from gateway.server import run as module
-from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, _Config, _figures_folder, bind
+from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, _Config, _figures_folder, bind, server_config
 from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
@@ -62,6 +62,11 @@ def test_a_port_can_be_bound_again_at_once_after_its_connections() -> None:
         assert client.recv(1) == b""
 
     bind(Settings(port=port)).close()
+
+
+def test_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it() -> None:
+    # Or the proxy would send a request on a connection that is being closed; nginx keeps one for 60 s.
+    assert server_config(lambda: None, Settings()).timeout_keep_alive > 60
 
 
 def test_the_garbage_collector_is_set_to_run_seldom() -> None:
