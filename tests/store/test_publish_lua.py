@@ -180,6 +180,16 @@ def test_ids_rise_although_the_clock_was_set_back(store: Store) -> None:
     assert [ahead + 1, ahead + 2] == [int(store.publish(2)), int(store.publish(3, channel="jobs:2"))]
 
 
+def test_ids_rise_and_there_is_a_floor_although_all_data_is_gone(store: Store) -> None:
+    first = int(store.publish(1))
+    for _ in range(3):  # each time in the second in which the clock was opened, or at the beginning of the next one
+        store.redis.flushall()
+        second = int(store.publish(1))
+
+        assert [first < floor < second for floor in floors(store.redis)] == [True]
+        first = second
+
+
 def test_a_clock_of_1970_makes_no_ids_older_than_this_software(store: Store) -> None:
     store.publish(1)
     store.redis.set("notify:clock", 900_000_000)
@@ -281,12 +291,11 @@ def test_the_id_before_is_known_after_the_log_has_expired(store: Store) -> None:
 
 
 def test_the_id_before_is_known_after_the_newest_id_was_evicted(store: Store) -> None:
-    first = store.publish(1)
+    ids = [store.publish(n) for n in range(2)]
     store.redis.delete("notify:last:{jobs:1}")
+    ids.append(store.publish(2))
 
-    assert first == store.log()[0][0]
-    assert store.publish(2) == store.log()[1][0]
-    assert first == store.log()[1][1]
+    assert [entry[:2] for entry in store.log()] == list(zip(ids, ["0", *ids], strict=False))
 
 
 def test_events_with_one_label_replace_each_other_and_are_all_announced(store: Store) -> None:
@@ -299,10 +308,14 @@ def test_events_with_one_label_replace_each_other_and_are_all_announced(store: S
 
 
 def test_an_event_in_between_ends_collapsing(store: Store) -> None:
-    for label in ("a", "a", None, "a", "b", "b"):
-        store.publish(0, *(("COLLAPSE", label) if label else ()))
+    ids = [store.publish(0, *(("COLLAPSE", label) if label else ())) for label in ("a", "a", None, "a", "b", "b")]
 
-    assert [entry[2] for entry in store.log()] == ["a", "", "a", "b"]
+    assert [entry[:3] for entry in store.log()] == [
+        (ids[1], "0", "a"),
+        (ids[2], ids[1], ""),
+        (ids[3], ids[2], "a"),
+        (ids[5], ids[3], "b"),
+    ]
 
 
 def test_a_label_of_any_bytes_stays_on_one_line(store: Store) -> None:

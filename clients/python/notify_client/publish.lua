@@ -252,7 +252,7 @@ local function next_id(call)
       newest = id
       return id, second
     end
-    opened = false -- somebody else has written: the clock is put back as it was, and opened
+    -- Somebody else has written: the clock is put back as it was, and opened.
     if was then redis.call('SET', CLOCK, was) else redis.call('DEL', CLOCK) end
   end
   local time = second * 1000000 + micro
