@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.server import site
+from gateway.server import heads, site
 from gateway.server.exchange import HIGH_BODY_BYTES
 from gateway.server.protocols import HttpProtocol
 from gateway.transports.writer import EXTENSION, HIGH_BYTES
@@ -83,13 +83,33 @@ async def test_a_later_head_must_come_in_time_too(serve: Serve, monkeypatch: pyt
     assert await asyncio.to_thread(client) == ([b"/a", b"/a"], [408, 408])
 
 
-async def test_an_idle_connection_is_closed(serve: Serve) -> None:
+async def test_a_head_of_which_not_even_the_address_came_is_answered_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "HEAD_SECONDS", 0.3)
+
+    assert await ask(serve, echo, lambda wire: wire.send(b"GE").answer().status) == 408
+
+
+async def test_a_head_that_finds_a_bug_is_refused_and_the_log_says_where(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(heads, "MAX_HEADERS", None)
+
+    assert await ask(serve, echo, lambda wire: wire.send(request("/a")).answer().status) == 400
+    assert "a request's head could not be taken" in caplog.text
+    assert "TypeError" in caplog.text
+
+
+@pytest.mark.parametrize("late", [b"", b"late"], ids=["after the answer", "after a body that came after the answer"])
+async def test_an_idle_connection_is_closed(serve: Serve, late: bytes) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         site = receive.__self__._http.site
         site.idle.seconds = 0.05
         await say(send, b"done")
 
-    assert await ask(serve, app, lambda wire: (wire.send(request("/")).answer().body, wire.rest())) == (b"done", b"")
+    def client(wire: Wire) -> tuple[bytes, bytes]:
+        return wire.send(post("/", len(late))).answer().body, wire.send(late).rest()
+
+    assert await ask(serve, app, client) == (b"done", b"")
 
 
 async def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
