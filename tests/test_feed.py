@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from gateway.embedded import embedded_server, free_port
 from gateway.errors import Unavailable
 from gateway.feed import LINGER_SECONDS, Feed
-from gateway.reads import PAGE_BYTES
+from gateway.reads import PAGE_BYTES, READS_IN_PIPELINE
 from gateway.store import listener as listener_module
 from gateway.store.client import redis_client
 from tests.conftest import publisher
@@ -194,14 +194,16 @@ async def test_a_channel_that_is_asked_for_again_begins_anew_and_brings_each_eve
         assert feed.hub.following == 1
 
 
-async def test_a_client_that_has_left_is_not_counted_as_behind(redis_url: str, redis: Redis) -> None:
+async def test_a_client_that_has_left_is_not_counted_as_behind_and_is_told_nothing(redis_url: str, redis: Redis) -> None:
     async with running(redis_url) as feed:
         async with hanging(redis):
             client = Client(feed, "jobs:1", 0)
-            behind = len(feed.behind)
+            behind = [len(feed.behind)]
             feed.leave(client.subscription)
+            behind.append(len(feed.behind))
+        await until(lambda: not client.subscription.reading)
 
-        assert (behind, len(feed.behind)) == (1, 0)
+        assert (behind, client.got) == ([1, 0], [])
 
 
 async def test_a_job_is_over_for_a_client_that_has_its_final_event(redis_url: str, redis: Redis) -> None:
@@ -245,6 +247,25 @@ async def test_after_redis_lost_its_data_a_client_gets_one_gap_and_reads_only_a_
         assert client.ids == [later]
         assert watcher.ids == [*published, later]
         assert used <= 3
+
+
+async def test_more_clients_than_one_pipeline_has_reads_for_are_all_read_for(redis_url: str) -> None:
+    async with running(redis_url) as feed:
+        for client in [Client(feed, "jobs:1") for _ in range(2 * READS_IN_PIPELINE + 1)]:
+            await client.until_ready()
+
+
+async def test_a_client_for_which_reading_fails_is_sent_away_and_the_others_are_read_for(redis_url: str) -> None:
+    def fail(_: bytes) -> None:
+        raise ValueError
+
+    async with running(redis_url) as feed:
+        failed = asyncio.Event()
+        bad, good = Client(feed, "jobs:1"), Client(feed, "jobs:1")
+        bad.subscription.write, bad.subscription.on_failed = fail, failed.set
+        async with asyncio.timeout(30):
+            await failed.wait()
+        await good.until_ready()
 
 
 async def test_a_channel_that_cannot_be_read_does_not_delay_others(redis_url: str, redis: Redis) -> None:

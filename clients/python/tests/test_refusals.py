@@ -223,6 +223,22 @@ async def test_an_answer_that_makes_no_sense_is_asked_for_again(headers, body, t
     assert len(attempts) >= 2
 
 
+async def test_a_server_that_hangs_up_is_not_asked_again_at_once(transport):
+    attempts = []
+
+    async def handle(reader, writer):
+        attempts.append(await reader.read(65_536))
+
+    async with listening(handle) as url, subscribe(url, ["jobs:1"], transport=transport) as events:
+        events._following._dice = lambda: 1.0
+        waiting = asyncio.ensure_future(anext(events))
+        await until(lambda: attempts)
+        await asyncio.sleep(0.2)
+        waiting.cancel()
+
+    assert len(attempts) == 1
+
+
 async def test_an_event_stream_is_utf_8_whatever_a_proxy_calls_it():
     async def handle(reader, writer):
         await reader.readuntil(b"\r\n\r\n")

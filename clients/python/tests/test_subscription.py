@@ -392,6 +392,15 @@ async def test_nothing_is_followed_at_first(gateway, publisher, channel, transpo
         assert [event.id for event in await take(events, 1)] == [id]
 
 
+async def test_a_channel_may_be_left_before_the_first_connection(gateway, publisher, channel):
+    id = publisher.publish(channel, "progress")
+    async with subscribe(gateway.http, [channel, "jobs:left"]) as events:
+        await events.unfollow("jobs:left")
+
+        assert [event.id for event in await take(events, 1)] == [id]
+        assert list(events.cursors) == [channel]
+
+
 async def test_when_nothing_is_followed_any_more_it_waits(gateway, publisher, channel, transport):
     publisher.publish(channel, "progress")
     async with Proxy(gateway.port) as proxy, subscribe(f"http://127.0.0.1:{proxy.port}", [channel], transport=transport) as events:
