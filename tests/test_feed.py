@@ -198,6 +198,7 @@ async def test_a_client_that_has_left_is_not_counted_as_behind_and_is_told_nothi
     async with running(redis_url) as feed:
         async with hanging(redis):
             client = Client(feed, "jobs:1", 0)
+            await asyncio.sleep(0)  # reading for it has begun
             behind = [len(feed.behind)]
             feed.leave(client.subscription)
             behind.append(len(feed.behind))
