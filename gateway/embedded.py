@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 START_SECONDS: Final = 10.0
+LAST_LINES: Final = 4  # of what a server said that did not start: Valkey needs four to tell of a wrong option
 
 # A shell command that runs a server and stops it if our process is killed, which then can no longer do so itself. The shell starts a
 # background process that waits for a line on the standard input, and then becomes the server. The line means that the server was
@@ -94,19 +95,19 @@ def embedded_server(*arguments: str, program: str | None = None) -> Iterator[str
     program = program or find_server()
     port = free_port()
     folder = tempfile.mkdtemp(prefix="gateway-")
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", *arguments]
-    errors = Path(folder) / "errors"  # not our own: Valkey writes there what is no error, such as which clock it uses
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--loglevel", "warning", *arguments]
+    said = Path(folder) / "said"  # not our own streams: Valkey also writes there what is no error, such as which clock it uses
     process = None
     try:
-        with errors.open("wb") as stderr, _signals_held():
+        with said.open("ab") as output, _signals_held():
             process = subprocess.Popen(  # noqa: S603 - our own command line
                 ["/bin/sh", "-c", _UNTIL_THE_PARENT_ENDS, "sh", *command],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
+                stdout=output,  # Valkey's log, which tells of a port that is taken
+                stderr=output,  # tells of a wrong option
                 start_new_session=True,
             )
-        _wait(process, program, port, errors)
+        _wait(process, program, port, said)
         yield f"redis://127.0.0.1:{port}"
     finally:
         if process is not None:
@@ -125,11 +126,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.communicate(b"\n")
 
 
-def _wait(process: subprocess.Popen[bytes], program: str, port: int, errors: Path) -> None:
+def _wait(process: subprocess.Popen[bytes], program: str, port: int, said: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise NoServer(f"{program} ended with {process.returncode}: {' '.join(errors.read_text(errors='replace').split())}")
+            last = said.read_text(errors="replace").splitlines()[-LAST_LINES:]
+            raise NoServer(f"{program} ended with {process.returncode}: {' '.join(' '.join(last).split())}")
         # A server that is busy, or about to end, may accept the connection and then not answer, or close it: that is asked again.
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.settimeout(1)

@@ -62,6 +62,14 @@ def test_a_server_that_does_not_start_is_an_error() -> None:
         pass
 
 
+def test_the_error_of_a_server_that_does_not_start_tells_also_what_it_has_logged() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+
+        with pytest.raises(NoServer, match=rf"ended with 1: .*{port}.* in use"), embedded_server("--port", port):
+            pass
+
+
 CLOSES_AND_ENDS = """
 import socket, struct, sys
 listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
