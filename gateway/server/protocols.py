@@ -170,7 +170,7 @@ class HttpProtocol(Connection):
         self._receiving.end_body()
         self._receiving = None
         self._headers = []
-        if not self._busy() and not self.transport.is_closing():
+        if not self._busy():
             self._set_deadline(self.site.idle)
 
     def _new_parser(self) -> Any:
@@ -341,7 +341,7 @@ def _reason(error: httptools.HttpParserError, data: bytes) -> GatewayError:
     cause = error.__context__
     if isinstance(cause, GatewayError):
         return cause
-    if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError | UnicodeError):
+    if isinstance(error, httptools.HttpParserCallbackError):
         logger.error("a request's head could not be taken", exc_info=cause)
     if (other := other_protocol(data)) is not None:
         return BadRequest(f"not an HTTP request but {other}: the proxy in front must speak plain HTTP/1.1 to the gateway")
