@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import pytest
+import time
 
-from tests.conftest import Publish
-from tests.support.clients import TRANSPORTS, ids
-from tests.support.figures import figures_when
-from tests.support.servers import Server
+from gateway import Settings, create_app
+from gateway.core.grant import Grant, Patterns
+from gateway.core.wire import BLOCK
+from gateway.transports.sse import Stream
+from gateway.transports.writer import Message, SendWriter
 
 
-@pytest.mark.parametrize("transport", ["ws", "sse"])
-async def test_a_client_is_counted_from_its_beginning_to_its_end(server: Server, publish: Publish, transport: str) -> None:
-    id = await publish(f"follower:{transport}", "started")
-    messages = TRANSPORTS[transport](server.http, f"channel=follower:{transport}")
-    first = [await anext(messages), await anext(messages)]
-    there = await figures_when(server.http, lambda now: now["gateway_connections"] == 1)
-    await messages.aclose()
-    gone = await figures_when(server.http, lambda now: now["gateway_connections"] == 0)
+async def test_a_client_is_counted_watched_over_and_read_for_until_it_leaves() -> None:
+    async def send(_: Message) -> None:
+        """Take everything."""
 
-    assert ids(first) == [id]
-    assert (there["gateway_connections"], gone["gateway_connections"]) == (1, 0)
+    services = create_app(Settings(redis_url="redis://127.0.0.1:1", auth="none")).services
+    grant = Grant(subject="ann", subscribe=Patterns(), expires=time.time() + 60)
+    writer = SendWriter(send, lambda data: {"body": data}, join=True)
+    stream = Stream(services, grant, writer, send, BLOCK, until_final=False)
+
+    def held() -> tuple[int, int, int]:
+        return services.connections.count, len(services.access._holders), services.feed.hub.following
+
+    stream.open("192.0.2.1", {"jobs:1": 0}, time.perf_counter())
+    there = held()
+    writer.on_gone()
+
+    assert (there, held()) == ((1, 1, 1), (0, 0, 0))

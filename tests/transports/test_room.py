@@ -48,6 +48,7 @@ def test_a_connection_that_leaves_makes_room_and_leaves_nothing_behind() -> None
 
 def test_a_client_with_too_many_connections_does_not_make_the_gateway_look_full() -> None:
     room = Room(Limits(2, 1))
+    room.check("a", "ann")
     room.enter("a", "ann")
     with pytest.raises(Unavailable) as one_client:
         room.check("a", "ann")
@@ -57,6 +58,16 @@ def test_a_client_with_too_many_connections_does_not_make_the_gateway_look_full(
 
     assert [refused.value.status for refused in (one_client, everybody)] == [503, 503]
     assert [metrics.REASONS[refused.type] for refused in (one_client, everybody)] == ["too_many_connections", "unavailable"]
+
+
+def test_those_for_whom_there_is_no_room_are_told_to_come_back_at_different_times() -> None:
+    room, waits = Room(Limits(0)), set()
+    for _ in range(50):
+        with pytest.raises(Unavailable) as refused:
+            room.check()
+        waits.add(refused.value.retry_after)
+
+    assert 1 < len(waits) <= 5
 
 
 def test_without_limits_of_their_own_addresses_and_subjects_have_any_number() -> None:
