@@ -13,7 +13,8 @@ A connection is in one of these states, or in two: a body is taken while its req
     waiting for a head   none of the below   head, idle a head: answering, and taking a body if there is one; that of a WebSocket: handed
                                                         over; too late: closed if no byte of it has come, otherwise refused
     taking a body        _receiving          body       its end; late or broken: refused
-    answering            _busy()             none       answered(): waiting for a head, or closed; hand_over(): handed over
+    answering            _busy()             none       answered(): waiting for a head, or closed, as refused if a body still comes;
+                                                        hand_over(): handed over
       others wait        ... and _ahead      none       answered(): answering the first of them; until then reading pauses
     refused              _refused            lingering  the deadline: aborted. The error is sent after the answers to earlier requests (and
                                                         is _refusal so long); if one of them has begun: aborted at once
@@ -223,7 +224,7 @@ class HttpProtocol(Connection):
     def answered(self, exchange: Exchange) -> None:
         """An answer is complete: go on with the next request, or close."""
         if not exchange.keep_alive:
-            self.transport.close()
+            self._close_after_body()
         elif not self.transport.is_closing():
             self.resume_reading()
             if self._ahead:
@@ -232,6 +233,20 @@ class HttpProtocol(Connection):
                 self._send_refusal(self._refusal)
             elif self._deadline is None:
                 self._set_deadline(self.site.head if self._url else self.site.idle)  # the head of the next request may have begun
+
+    def _close_after_body(self) -> None:
+        if self._receiving is None or self.transport.is_closing():
+            self.transport.close()
+        else:  # answered before its body has come, such as with 401 or 413
+            self._refused = True
+            self._receiving = None
+            self._close_gently()
+
+    def _close_gently(self) -> None:
+        """Close towards a client that may still send: closing a socket with unread bytes resets it, and the answer would be lost."""
+        self.resume_reading()
+        self.transport.write_eof()
+        self._set_deadline(self.site.lingering)
 
     def take_head(self) -> bytes:
         """The head of the response that is under way, if it was not sent yet."""
@@ -281,8 +296,7 @@ class HttpProtocol(Connection):
     def _send_refusal(self, error: GatewayError) -> None:
         self._refusal = None
         self._write_refusal(error)
-        self.transport.write_eof()
-        self._set_deadline(self.site.lingering)
+        self._close_gently()
 
     def _write_refusal(self, error: GatewayError) -> None:
         metrics.refused(error)

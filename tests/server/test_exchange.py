@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -189,11 +192,30 @@ async def test_a_url_may_end_after_its_host(serve: Serve) -> None:
     assert await ask(serve, echo, lambda wire: wire.send(request("http://a")).answer().body) == b"/"
 
 
-async def test_a_client_that_has_half_closed_is_answered(serve: Serve) -> None:
-    def client(wire: Wire) -> bytes:
-        return wire.send(request("/a") + request("/b")).end().rest()
+async def test_a_client_that_still_sends_its_body_is_not_reset_after_the_last_answer(serve: Serve) -> None:
+    async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await say(send, b"no", status=401)
 
-    answer = await ask(serve, echo, client)
+    def client() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 30) as wire:
+            wire.sendall(post("/a", 1_000_000, "Connection: close"))
+            answer = b"".join(iter(lambda: wire.recv(65_536), b""))
+            for _ in range(5):
+                wire.sendall(b"x" * 1_000)  # nginx would answer 502 if this failed
+                time.sleep(0.02)
+            return answer
+
+    port = await serve(refuse)
+    assert (await asyncio.to_thread(client)).endswith(b"\r\n\r\nno")
+
+
+async def test_a_client_that_has_half_closed_is_answered(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        connection = receive.__self__._http
+        await until(lambda: connection._deadline is connection.site.lingering)  # which the client's end has set
+        await echo(scope, receive, send)
+
+    answer = await ask(serve, app, lambda wire: wire.send(request("/a") + request("/b")).end().rest())
 
     assert answer.count(b"HTTP/1.1 200 OK") == 2
     assert answer.endswith(b"\r\n\r\n/b")
@@ -212,6 +234,30 @@ async def test_a_server_that_stops_answers_what_was_sent_ahead(serve: Serve) -> 
 
     assert answers.count(b"HTTP/1.1 200 OK") == 2
     assert answers.endswith(b"\r\n\r\n/b")
+
+
+async def test_what_is_refused_while_an_answer_is_under_way_ends_it(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    def client(wire: Wire) -> bytes:
+        begun = wire.send(request("/")).take(12)
+        return begun + wire.send(b"what is this\r\n\r\n").rest()
+
+    answer = await ask(serve, app, client)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 400" not in answer
+
+
+async def test_the_log_names_the_address_of_a_refused_client(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gateway.edge")
+    await ask(serve, echo, lambda wire: wire.send(b"what is this\r\n\r\n").rest())
+
+    assert [vars(record)["about"] for record in caplog.records if record.name == "gateway.edge"] == [{"address": "127.0.0.1"}]
 
 
 async def test_a_refused_client_that_stays_is_cut_soon(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,13 +314,14 @@ async def test_a_body_of_unknown_length_is_sent_in_chunks(serve: Serve) -> None:
     assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
 
 
-async def test_an_http_1_0_client_gets_it_without_chunks_and_the_connection_ends(serve: Serve) -> None:
-    answer = await ask(serve, echo, lambda wire: wire.send(request("/chunks", "Connection: keep-alive", version="HTTP/1.0")).rest())
+@pytest.mark.parametrize(("path", "whole"), [("/chunks", b"onetwo"), ("/a", b"/a")])
+async def test_an_http_1_0_client_gets_no_chunks_and_the_connection_ends(serve: Serve, path: str, whole: bytes) -> None:
+    answer = await ask(serve, echo, lambda wire: wire.send(request(path, "Connection: keep-alive", version="HTTP/1.0")).rest())
 
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head
     assert b"connection: close" in head
-    assert body == b"onetwo"
+    assert body == whole
 
 
 @pytest.mark.parametrize(("path", "method"), [("/a", "HEAD"), ("/chunks", "HEAD"), ("/204", "GET"), ("/304", "GET")])
