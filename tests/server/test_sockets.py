@@ -87,6 +87,17 @@ async def test_an_application_that_fails_after_it_has_closed_sends_no_second_clo
     assert await talk(serve, app, lambda wire: (wire.close_code(), wire.send(frame(b"\x10\xe1", opcode=CLOSE)).rest())) == (4321, b"")
 
 
+async def test_a_message_that_has_no_place_is_an_error(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        with pytest.raises(RuntimeError, match=r"websocket\.accept"):
+            await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": 4321})
+
+    assert await talk(serve, app, lambda wire: wire.close_code()) == 4321
+
+
 async def test_an_application_that_returns_without_a_goodbye_ends_the_connection(serve: Serve) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await receive()
@@ -382,7 +393,7 @@ async def fill_kernel(descriptor: int) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def test_a_client_that_violates_the_protocol_and_stays_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_violates_the_protocol_and_goes_on_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "LINGER_SECONDS", 0.05)
     connections: list[Any] = []
 
@@ -396,6 +407,9 @@ async def test_a_client_that_violates_the_protocol_and_stays_is_cut(serve: Serve
     writer.write(frame(b"x", masked=False) + frame(b"never heard"))
     goodbye = await reader.read()
 
-    await until(connections[0].transport.is_closing)
+    async with asyncio.timeout(30):
+        while not connections[0].transport.is_closing():
+            writer.write(frame(b"still talking"))
+            await asyncio.sleep(0.01)
     assert goodbye[:4] == b"\x88\x13\x03\xea"
     writer.close()
