@@ -10,9 +10,10 @@ import redis
 import redis.asyncio
 from notify_client import AsyncPublisher, Publisher
 
-from clients.python.tests.common import publish_until_taken
+from clients.python.tests.common import Twin, publish_until_taken
 from tests.support.hearing import hearing
 from tests.support.tls import tls_before
+from tests.support.waiting import eventually
 
 
 def test_the_script_is_the_gateways():
@@ -77,10 +78,11 @@ def test_the_prefix_names_keys_and_function(connect, valkey):
 @pytest.mark.parametrize("decode", [False, True])
 def test_a_ready_client_is_used_and_left_open(valkey, decode):
     client = redis.Redis(port=valkey.port, decode_responses=decode)
+    connection = client.client_id()
     with Publisher(client=client) as publisher:
         assert isinstance(publisher.publish("jobs:1", "a"), str)
 
-    assert client.ping()
+    assert client.client_id() == connection
     client.close()
 
 
@@ -97,11 +99,22 @@ async def test_events_are_published_over_tls(valkey, tmp_path):
 
 async def test_a_ready_asyncio_client_is_used_and_left_open(valkey):
     client = redis.asyncio.Redis(port=valkey.port)
+    connection = await client.client_id()
     async with AsyncPublisher(client=client) as publisher:
         assert isinstance(await publisher.publish("jobs:1", "a"), str)
 
-    assert await client.ping()
+    assert await client.client_id() == connection
     await client.aclose()
+
+
+@pytest.mark.parametrize("kind", [Publisher, Twin], ids=["threads", "asyncio"])
+def test_closing_closes_the_connections(kind, valkey):
+    publisher = kind(valkey.url, timeout=10)
+    publisher.publish("jobs:1", "a")
+    connections = len(valkey.redis.client_list())
+    publisher.close()
+
+    assert eventually(lambda: len(valkey.redis.client_list()) == connections - 1)
 
 
 def nested(levels):
