@@ -27,7 +27,7 @@ def writer(client: Client, *, join: bool) -> SendWriter:
     return SendWriter(client.send, lambda data: {"body": data}, join=join)
 
 
-@pytest.mark.parametrize(("join", "expected"), [(True, [b"onetwothree"]), (False, [b"one", b"two", b"three"])])
+@pytest.mark.parametrize(("join", "expected"), [(True, [b"onetwothree", b"four"]), (False, [b"one", b"two", b"three", b"four"])])
 async def test_bytes_leave_in_order(join: bool, expected: list[bytes]) -> None:
     client = Client()
     client.may_take.set()
@@ -36,10 +36,16 @@ async def test_bytes_leave_in_order(join: bool, expected: list[bytes]) -> None:
         carrying.write(data)
     task = asyncio.ensure_future(carrying.run())
     await carrying.flushed()
+    carrying.write(b"four")
+    await carrying.flushed()
     task.cancel()
 
     assert client.got == expected
-    assert (carrying.buffered(), carrying.taken()) == (0, 11)
+    assert (carrying.buffered(), carrying.taken()) == (0, 15)
+
+
+async def test_who_has_written_nothing_waits_for_nothing() -> None:
+    await asyncio.wait_for(writer(Client(), join=True).flushed(), 30)
 
 
 async def test_a_writer_is_full_while_the_client_does_not_read() -> None:
@@ -69,8 +75,13 @@ async def test_a_writer_is_full_while_the_client_does_not_read() -> None:
     assert carrying.buffered() < LOW_BYTES
 
 
-async def test_a_disconnect_of_the_client_is_reported() -> None:
+async def test_an_abort_is_reported_and_nothing_else() -> None:
     carrying = writer(Client(), join=False)
+    reported = asyncio.ensure_future(carrying.aborted())
+    carrying.write(b"one")
+    await asyncio.sleep(0)
+    before = reported.done()
     carrying.abort()
+    await asyncio.wait_for(reported, 30)
 
-    await asyncio.wait_for(carrying.aborted(), 30)
+    assert not before
