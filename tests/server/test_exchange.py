@@ -470,6 +470,39 @@ async def test_an_application_waits_for_a_client_that_reads_slowly(serve: Serve)
     assert HIGH_BYTES < max(waiting) < HIGH_BYTES + 101_000
 
 
+async def test_an_application_that_waits_for_a_slow_client_goes_on_when_that_leaves(serve: Serve) -> None:
+    full, went_on = threading.Event(), asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not full.is_set():
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+            if receive.__self__._http.drained is not None:
+                full.set()
+        await send({"type": "http.response.body", "body": b"late"})
+        went_on.set()
+
+    await ask(serve, app, lambda wire: wire.send(request("/")) and full.wait(10))
+
+    async with asyncio.timeout(30):
+        await went_on.wait()
+
+
+async def test_the_server_knows_the_call_of_a_request_as_long_as_it_lasts(serve: Serve) -> None:
+    known: list[set[Any]] = []
+    during: list[int] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        known.append(receive.__self__._http.site.state.tasks)
+        during.append(len(known[0]))
+        await say(send, b"done")
+
+    await ask(serve, app, lambda wire: wire.send(request("/")).answer())
+    await until(lambda: not known[0])
+
+    assert during == [1]
+
+
 BAD = {
     "nothing": b"500 ",
     "error": b"500 ",
