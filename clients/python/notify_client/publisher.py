@@ -150,7 +150,11 @@ class Publisher:
 
     def _execute(self, command: Command) -> Any:
         if command != DISCONNECT:
-            return self._client.execute_command(*command)
+            try:
+                return self._client.execute_command(*command)
+            except (AttributeError, ValueError) as error:
+                # What redis-py raises, above all without hiredis, if another thread closes the publisher at this moment.
+                raise redis.ConnectionError(f"the connection was closed: {error}") from error
         if self._url is not None:
             self._client.connection_pool.disconnect(inuse_connections=False)
         return None

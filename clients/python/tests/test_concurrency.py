@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
 from notify_client import AsyncPublisher, Publisher
 from notify_client.publisher import CONNECTIONS
 
@@ -213,6 +214,25 @@ def test_three_hundred_threads_that_publish_at_once_share_few_connections(valkey
     assert len(ids) == 300
     assert None not in ids
     assert valkey.redis.info("stats")["total_connections_received"] - before <= 16
+
+
+@pytest.mark.parametrize("parser", ["_HiredisParser", "_RESP2Parser"])  # the latter where hiredis is not installed
+def test_a_publish_whose_connection_another_thread_closes_is_dropped(valkey, parser):
+    with Publisher(valkey.url, timeout=30) as publisher, ThreadPoolExecutor(1) as threads:
+        pool = publisher._client.connection_pool
+        pool.connection_kwargs["parser_class"] = getattr(redis._parsers, parser)
+        publisher.publish("jobs:1", "a")
+        valkey.hang()
+        publishing = threads.submit(publisher.publish, "jobs:1", "b")
+        eventually(lambda: pool._in_use_connections)
+        time.sleep(0.1)  # until it waits for its answer
+
+        publisher.close()
+
+        assert publishing.result() is None
+        assert publisher.dropped == 1
+        valkey.go_on()
+        assert publisher.publish("jobs:1", "c", key="c") is not None
 
 
 def test_threads_wait_for_a_hung_server_together_and_not_in_turn(mute):
