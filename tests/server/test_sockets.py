@@ -57,13 +57,12 @@ async def test_after_a_refusal_nothing_more_is_sent(serve: Serve) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.close"})
-        assert (await receive())["type"] == "websocket.disconnect"
         try:
             await send({"type": "websocket.accept"})
         except ClientDisconnected:
-            outcome.set_result(True)
+            outcome.set_result((await receive())["type"] == "websocket.disconnect")
 
-    assert await ask(serve, app, lambda wire: wire.send(upgrade()).answer().status) == 403
+    assert await ask(serve, app, lambda wire: (wire.send(upgrade()).answer().status, wire.rest())) == (403, b"")
     async with asyncio.timeout(30):
         assert await outcome
 
@@ -122,6 +121,21 @@ async def test_an_application_that_closes_and_returns_leaves_the_client_time_to_
 
     assert await reader.read() == b""
     writer.close()
+
+
+async def test_the_answer_to_a_close_frame_is_read_though_messages_wait_before_it(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        direct = scope["extensions"][EXTENSION]
+        await until(lambda: direct._messages)
+        await send({"type": "websocket.close", "code": 4321})
+        await until(lambda: direct._state == sockets.CLOSED, sockets.CLOSE_SECONDS / 2)
+
+    def client(wire: Wire) -> list[Any]:
+        return [wire.send(frame(b"1")).frame(), wire.send(frame(b"\x10\xe1", opcode=CLOSE)).frame()]
+
+    assert await talk(serve, app, client) == [(CLOSE, b"\x10\xe1"), None]
 
 
 async def test_an_application_that_hears_of_its_clients_end_by_sending_leaves_nothing_in_the_log(
