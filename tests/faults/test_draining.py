@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gateway.embedded import free_port
 from tests.faults.scenario import channel_names, moments, peak, two_of
 from tests.faults.stage import EVERY_TRANSPORT, Stage, address
 
@@ -61,19 +60,3 @@ async def test_streams_are_closed_at_their_maximum_age_and_reconnect(stage: Stag
     assert ends[-1] - ends[0] > age / 10, [round(end - began, 3) for end in ends]
     assert gateway.running
     stage.verdict()
-
-
-async def test_a_second_signal_ends_a_drain_at_once(stage: Stage) -> None:
-    redis = await stage.redis()
-    gateway = await stage.gateway(redis.url, drain_seconds="60")
-    stage.follow(5, two_of(channel_names(2)), EVERY_TRANSPORT)
-    await stage.all_ready()
-    assert gateway.process is not None
-    gateway.process.terminate()
-    while "draining" not in gateway.output():
-        await asyncio.sleep(0.01)
-    stage.addresses[:] = [f"127.0.0.1:{free_port()}"]
-    began = time.monotonic()
-
-    assert await gateway.stop(30) == 0
-    stage.figure("exit after", time.monotonic() - began, stage.size(20, 6))
