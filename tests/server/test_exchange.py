@@ -482,7 +482,7 @@ async def test_an_application_that_waits_for_a_slow_client_goes_on_when_that_lea
         await send({"type": "http.response.body", "body": b"late"})
         went_on.set()
 
-    await ask(serve, app, lambda wire: wire.send(request("/")) and full.wait(10))
+    await ask(serve, app, lambda wire: (wire.send(request("/")), full.wait(10)))
 
     async with asyncio.timeout(30):
         await went_on.wait()

@@ -130,7 +130,7 @@ async def test_the_answer_to_a_close_frame_is_read_though_messages_wait_before_i
         direct = scope["extensions"][EXTENSION]
         await until(lambda: direct._messages)
         await send({"type": "websocket.close", "code": 4321})
-        await until(lambda: direct._state == sockets.CLOSED, sockets.CLOSE_SECONDS / 2)
+        await until(lambda: direct._state == sockets.CLOSED, transport_writer.CLOSE_SECONDS / 2)
 
     def client(wire: Wire) -> list[Any]:
         return [wire.send(frame(b"1")).frame(), wire.send(frame(b"\x10\xe1", opcode=CLOSE)).frame()]
