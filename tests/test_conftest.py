@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import httpx
@@ -45,6 +46,11 @@ def test_a_checkout_that_cannot_be_written_to_is_no_error(tmp_path: Path) -> Non
     result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_free_threaded_python_may_take_its_lock_for_a_library() -> None:
+    # In these words, with which the import of redis would otherwise fail.
+    warnings.warn("The global interpreter lock (GIL) has been enabled to load module 'hiredis.hiredis'", RuntimeWarning, stacklevel=1)
 
 
 def test_settings_of_a_gateway_and_a_proxy_of_whoever_runs_the_tests_do_no_harm() -> None:
