@@ -147,7 +147,7 @@ class HttpProtocol(Connection):
         exchange = Exchange(
             self,
             self.site.http_scope(method, version, self._url, self._headers, self.client),
-            keep_alive=version == "1.1" and self._parser.should_keep_alive(),
+            keep_alive=version == "1.1" and self._parser.should_keep_alive() and not self.site.ending,
             has_body=head.has_body,
             expects_continue=head.expects_continue,
         )
@@ -172,7 +172,7 @@ class HttpProtocol(Connection):
         self._receiving = None
         self._headers = []
         if not self._busy():
-            self._set_deadline(self.site.idle)
+            self._set_deadline(self.site.lingering if self.site.ending else self.site.idle)
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
@@ -325,7 +325,7 @@ class HttpProtocol(Connection):
         refused = self._refused and self._refusal is None
         if refused or self._receiving is not None or not self._busy():
             return False
-        self.shutdown()
+        self._answer_and_close()
         self._set_deadline(self.site.lingering)
         return True
 
@@ -340,14 +340,19 @@ class HttpProtocol(Connection):
 
     def shutdown(self) -> None:
         """Close once everything is answered, because uvicorn stops."""
+        self.site.ending = True
         if self._parser is None and self.writer is not None:
             self.writer.end()
-            return
+        elif self._busy():
+            self._answer_and_close()
+        elif not self.transport.is_closing():
+            # The next request may be on its way: a proxy's POST that was reset would be answered with 502, and not sent again.
+            self._set_deadline(self.site.lingering)
+
+    def _answer_and_close(self) -> None:
         newest = self._ahead[-1] if self._ahead else self._answering
-        if newest is None or newest.complete:
-            self.transport.close()
-        else:
-            newest.keep_alive = False
+        assert newest is not None
+        newest.keep_alive = False
 
 
 def _reason(error: httptools.HttpParserError, data: bytes) -> GatewayError:

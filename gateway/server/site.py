@@ -41,6 +41,7 @@ class Site:
         idle: the deadline for the next request after an answer
         lingering: until when a connection stays open after its last answer, so that the client receives that
         address: where the server listens; ``None`` until the first connection
+        ending: whether the server stops, so that every answer is the last on its connection
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Site:
         self._root_path = config.root_path
         self._raw_root_path = config.root_path.encode("ascii")
         self.address: tuple[str, int | None] | None = None
+        self.ending = False
 
     def learn_address(self, transport: asyncio.Transport) -> None:
         """Take from the first connection what only a connection tells."""

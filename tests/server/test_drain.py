@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -227,6 +228,17 @@ def test_a_connection_on_which_nothing_is_asked_does_not_delay_the_end(redis_url
         assert wire.rest() == b""
 
 
+def test_a_request_on_its_way_when_the_gateway_ends_is_answered(redis_url: str) -> None:
+    with running_gateway(redis_url) as server, Wire(server.port) as pooled:
+        assert pooled.send(request()).answer().headers.get("connection") is None
+        server.process.send_signal(signal.SIGTERM)
+        while is_listening(server.port):
+            pass
+        answer = pooled.send(request()).answer()
+
+        assert (answer.status, answer.headers["connection"], pooled.rest()) == (200, "close", b"")
+
+
 async def test_ctrl_c_in_a_terminal_drains_the_workers_too(redis_url: str) -> None:
     with running_gateway(redis_url, "--workers", "2", drain_seconds="2") as server:
         processes = [server.process.pid, *workers_of(server)]
@@ -314,6 +326,11 @@ async def test_in_another_thread_the_signals_are_left_alone(server: uvicorn.Serv
             return [signal.getsignal(number) for number in SIGNALS]
 
     assert await asyncio.to_thread(asyncio.run, drain()) == [server.handle_exit] * len(SIGNALS)
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def until_draining(server: Server, workers: int = 1) -> None:
