@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.utils import ClientDisconnected
-from websockets.exceptions import InvalidState
 from websockets.frames import Opcode
 
 from gateway import metrics
@@ -191,10 +190,7 @@ class WebSocketProtocol(TransportWriter):
 
     def _send(self, message: Message) -> None:
         data, conversation = message.get("bytes"), self._open_conversation()
-        try:
-            self.write(conversation.text(message["text"]) if data is None else conversation.binary(data))
-        except InvalidState:
-            raise ClientDisconnected from None
+        self.write(conversation.text(message["text"]) if data is None else conversation.binary(data))
 
     def _close(self, code: int, reason: str) -> None:
         self._end(CLOSING, code, reason, self._open_conversation().close(code, reason))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -49,6 +50,22 @@ async def test_an_upgrade_that_is_refused_is_answered_and_closed(
     assert (answer.status, answer.body, rest) == (status, body, b"")
     usual = {"content-length": str(len(body)), "connection": "close", "content-type": "text/plain; charset=utf-8"}
     assert usual | fields == {name: value for name, value in answer.headers.items() if name not in ("date", "server")}
+
+
+async def test_a_client_that_does_not_wait_for_the_answer_is_cut(serve: Serve) -> None:
+    called = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        called.set()
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    def client(wire: Wire) -> bytes:
+        wire.send(upgrade())
+        called.wait(10)
+        return wire.send(frame(b"early")).rest()
+
+    assert await ask(serve, app, client) == b""
 
 
 async def test_after_a_refusal_nothing_more_is_sent(serve: Serve) -> None:
