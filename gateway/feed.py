@@ -23,7 +23,7 @@ from gateway.core.event import MAX_EVENT_BYTES, Malformed, parse_announcement
 from gateway.core.hub import Hub
 from gateway.core.notices import Ref
 from gateway.core.page import Since
-from gateway.core.subscription import Subscription
+from gateway.core.subscription import NEWEST, Subscription
 from gateway.probe import Probe
 from gateway.reads import READS_IN_PIPELINE, Read, Reads, pages_of
 from gateway.store.connection import needs_redis
@@ -205,13 +205,19 @@ class Feed:
 
         Args:
             subscription: the client's
-            wanted: the channels, and where to begin on each; one that is followed already begins anew there
+            wanted: the channels, and where to begin on each; one that is followed already begins anew if that is an id, else it goes on
             ref: comes back in the ready notice
         """
         cursors = []
         for name, since in wanted.items():
-            if name in subscription.cursors:
-                self.hub.leave(subscription.cursors[name], time.monotonic())
+            known = subscription.cursors.get(name)
+            if known is not None and known.goes_on(since):
+                known.unread = True
+                subscription.must_reach = NEWEST  # what is in the log by now comes before the ready notice
+                cursors.append(known)
+                continue
+            if known is not None:
+                self.hub.leave(known, time.monotonic())
             cursors.append(self.hub.follow(subscription, name, since))
             self.listener.subscribe(name)
         subscription.add(ref, cursors)

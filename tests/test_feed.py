@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from gateway.core.page import Since
 from gateway.embedded import embedded_server, free_port
 from gateway.errors import Unavailable
 from gateway.feed import LINGER_SECONDS, Feed
@@ -192,6 +194,22 @@ async def test_a_channel_that_is_asked_for_again_begins_anew_and_brings_each_eve
 
         assert client.ids == [first, first, second]
         assert feed.hub.following == 1
+
+
+@pytest.mark.parametrize("since", ["last", "now"])
+async def test_nothing_is_lost_if_a_channel_is_asked_for_again_without_a_cursor(redis_url: str, redis: Redis, since: Since) -> None:
+    async with running(redis_url) as feed:
+        before = await publisher(redis)("jobs:1")
+        client = Client(feed, "jobs:1", since)
+        await client.until_ready()
+        feed.follow(client.subscription, {"jobs:1": since})
+        with SyncRedis.from_url(redis_url) as blocking:  # nothing is read for the client until this has returned
+            published = [blocking.fcall("notify_publish", 1, "jobs:1", "1").decode() for _ in range(3)]
+        await until(lambda: client.subscription.live)
+        published.append(await publisher(redis)("jobs:1"))
+        await until(lambda: client.ids[-1:] == published[-1:])
+
+        assert client.ids == [before] * (since == "last") + published
 
 
 async def test_a_client_that_has_left_is_not_counted_as_behind_and_is_told_nothing(redis_url: str, redis: Redis) -> None:

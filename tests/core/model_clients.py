@@ -93,6 +93,17 @@ class Client:
             track.snapshot = self.redis.cuts[name] if begin[name] == "last" and held else None
         self.process.feed.follow(self.subscription, begin)
 
+    def ask(self, name: str, since: Since) -> None:
+        """Subscribe without a cursor of its own. Where it goes on, all that was promised to it still is; otherwise it begins anew."""
+        assert self.process is not None
+        assert self.subscription is not None
+        mine = self.subscription.cursors.get(name)
+        if mine is not None and mine.goes_on(since):
+            self.process.feed.follow(self.subscription, {name: since})
+        else:
+            self.tracks.pop(name, None)
+            self.add({name: since})
+
     def remove(self, name: str) -> None:
         assert self.process is not None
         assert self.subscription is not None

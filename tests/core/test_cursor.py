@@ -38,6 +38,21 @@ def test_it_is_read_from_where_the_client_began(since: Since) -> None:
     assert cursor_at(since).start == since
 
 
+@pytest.mark.parametrize(
+    ("came", "since", "goes_on"),
+    [("last", 7, False), ("last", "last", True), ("last", "now", True), (0, "last", True), ("now", "now", True), ("now", "last", False)],
+)
+def test_a_client_that_asks_again_without_a_cursor_goes_on_from_where_it_stands(came: Since, since: Since, *, goes_on: bool) -> None:
+    cursor = cursor_at(came)
+    cursor.advance(page(20), 20, finished=True)
+
+    assert cursor.goes_on(since) is goes_on
+
+
+def test_a_client_that_asks_again_before_anything_was_read_begins_where_it_asked_last() -> None:
+    assert not any(cursor_at("last").goes_on(since) for since in ("now", "last", 7))
+
+
 def test_a_page_reaches_to_what_was_announced_anywhere_while_nothing_was_on_its_channel() -> None:
     assert cursor_at(0, heard=20).horizon(page(10, 20), 50) == 50
     assert cursor_at(0, heard=30).horizon(page(10, 20), 50) == 20

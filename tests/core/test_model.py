@@ -214,9 +214,8 @@ class Model(RuleBasedStateMachine):
     def subscribe(self, which: int, channel: str, since: Since) -> None:
         client = self.client(which, here=True)
         if client is not None and not client.one_cursor:
-            client.tracks.pop(channel, None)
             with inside(self.loop):
-                client.add({channel: since})
+                client.ask(channel, since)
 
     @step(2, which=range(4), channel=CHANNELS)
     def unsubscribe(self, which: int, channel: str) -> None:
