@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Unpack
 
 from notify_client.event import Event
@@ -56,4 +57,5 @@ def _events(subscription: Subscription) -> Iterator[Event]:
             yield event
     finally:
         loop.call_soon_threadsafe(left.set)
-        thread.join()
+        with suppress(RuntimeError):  # since Python 3.14 a thread cannot be waited for at the interpreter's end, nor need it be
+            thread.join()
