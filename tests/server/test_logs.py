@@ -143,8 +143,9 @@ def test_repeated_lines_hold_nobody_up_though_the_thread_that_counts_them_finds_
 
     output = configured("text", lines=3, seconds=1)
     monkeypatch.setattr(_thread, "start_new_thread", begin_in_vain)
-    monkeypatch.setattr(threading, "_start_new_thread", begin_in_vain)  # with which threading.Timer would wait for ever
-    monkeypatch.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)  # since Python 3.13
+    # With these threading.Timer would wait for ever: with the first one before Python 3.13, with the second one since then.
+    monkeypatch.setattr(threading, "_start_new_thread", begin_in_vain, raising=False)
+    monkeypatch.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)
     for i in range(50):
         logging.getLogger("gateway.feed").warning("channel %s: dropped", i)
 

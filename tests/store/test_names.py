@@ -93,8 +93,9 @@ async def test_a_lookup_whose_thread_finds_no_memory_does_not_stop_the_event_loo
     names = Names()
     with monkeypatch.context() as failing:
         failing.setattr(_thread, "start_new_thread", begin_in_vain)
-        failing.setattr(threading, "_start_new_thread", begin_in_vain)  # with which threading.Thread would wait for ever
-        failing.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)  # since Python 3.13
+        # With these threading.Thread would wait for ever: with the first one before Python 3.13, with the second one since then.
+        failing.setattr(threading, "_start_new_thread", begin_in_vain, raising=False)
+        failing.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(names.find("redis.test"), 0.1)
 

@@ -97,8 +97,9 @@ def test_a_thread_that_finds_no_memory_delays_no_publish(valkey, monkeypatch):
 
     with Publisher(valkey.url, timeout=LIMIT) as publisher:
         monkeypatch.setattr(_thread, "start_new_thread", begin_in_vain)
-        monkeypatch.setattr(threading, "_start_new_thread", begin_in_vain)  # with which threading.Thread would wait for ever
-        monkeypatch.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)  # since Python 3.13
+        # With these threading.Thread would wait for ever: with the first one before Python 3.13, with the second one since then.
+        monkeypatch.setattr(threading, "_start_new_thread", begin_in_vain, raising=False)
+        monkeypatch.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)
         id, seconds = timed(publisher.publish, "jobs:1", "a")
         monkeypatch.undo()
 
