@@ -27,7 +27,7 @@ from gateway.transports.services import Services
 from tests.conftest import Publish
 from tests.support.clients import sse
 from tests.support.figures import figures, until_live
-from tests.support.servers import START_SECONDS, Server, running_gateway, workers_of
+from tests.support.servers import PATIENT, START_SECONDS, Server, running_gateway, workers_of
 from tests.support.slowness import slowness
 from tests.support.waiting import until
 from tests.support.wire import Wire, request
@@ -106,7 +106,7 @@ def ignoring_hangups() -> Iterator[None]:
 
 
 async def test_sighup_replaces_the_workers_one_by_one_and_drains_each(redis_url: str) -> None:
-    with running_gateway(redis_url, "--workers", "2", drain_seconds="1") as server:
+    with running_gateway(redis_url, "--workers", "2", before=PATIENT, drain_seconds="1") as server:
         before = workers_of(server)
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(6)]
         for pid in [server.process.pid, *before]:  # all get it when a terminal is closed
@@ -120,7 +120,7 @@ async def test_sighup_replaces_the_workers_one_by_one_and_drains_each(redis_url:
 
 
 async def test_nobody_is_refused_while_the_workers_are_replaced(redis_url: str) -> None:
-    with running_gateway(redis_url, "--workers", "2", drain_seconds="4") as server:
+    with running_gateway(redis_url, "--workers", "2", before=PATIENT, drain_seconds="4") as server:
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(16)]
         server.process.send_signal(signal.SIGHUP)
         await until_draining(server)
@@ -133,7 +133,7 @@ async def test_nobody_is_refused_while_the_workers_are_replaced(redis_url: str) 
 
 
 async def test_a_signal_that_ends_it_does_not_wait_for_a_worker_that_is_replaced(redis_url: str) -> None:
-    with running_gateway(redis_url, "--workers", "2", drain_seconds="20") as server:
+    with running_gateway(redis_url, "--workers", "2", before=PATIENT, drain_seconds="20") as server:
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(16)]
         server.process.send_signal(signal.SIGHUP)
         await until_draining(server)

@@ -19,7 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway.server import supervisor as module
 from gateway.server.supervisor import Supervisor
-from tests.support.servers import running_gateway, workers_of
+from tests.support.servers import PATIENT, running_gateway, workers_of
 from tests.support.waiting import eventually
 
 
@@ -139,9 +139,7 @@ def test_workers_that_need_long_to_start_are_waited_for(redis_url: str, tmp_path
     (tmp_path / "sitecustomize.py").write_text(slowly)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    patient = "from gateway.server import supervisor; supervisor.WORKER_SECONDS = 60"  # on a busy machine even 10 s may be too few
-
-    with running_gateway(redis_url, "--workers", "2", before=patient) as server:
+    with running_gateway(redis_url, "--workers", "2", before=PATIENT) as server:
         assert len(workers_of(server)) == 2
 
     assert starts.read_text() == "xx"
@@ -154,9 +152,7 @@ def test_a_worker_that_dies_while_it_starts_is_replaced_at_once(redis_url: str, 
     (tmp_path / "sitecustomize.py").write_text(dies)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    with running_gateway(
-        redis_url, "--workers", "2", before="from gateway.server import supervisor; supervisor.WORKER_SECONDS = 60", wait=False
-    ) as server:
+    with running_gateway(redis_url, "--workers", "2", before=PATIENT, wait=False) as server:
         assert len(workers_of(server)) == 2
         assert (tmp_path / "died").exists()
 

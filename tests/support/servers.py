@@ -79,6 +79,10 @@ def secrets_in(text: str, settings: Mapping[str, str]) -> list[str]:
     return [line for line in text.splitlines() if _TOKEN.search(line) or _TICKET.search(line) or any(secret in line for secret in known)]
 
 
+PATIENT = "from gateway.server import supervisor; supervisor.WORKER_SECONDS = 60"
+"""For ``before``: waits longer for workers to start, because on a busy machine even 10 s may be too few."""
+
+
 @contextlib.contextmanager
 def running_gateway(
     redis_url: str, *arguments: str, plain: bool = False, wait: bool = True, before: str = "", **settings: str
