@@ -104,9 +104,8 @@ async def check_metrics(deployment: Deployment) -> None:
 
 def _came_through_a_proxy(metrics: httpx.Response) -> bool:
     """Whether the metrics came through a proxy. Without a token the gateway shows them only to its own machine, and without TLS."""
-    server = metrics.headers.get(
-        "server", "uvicorn"
-    )  # an application's that the gateway is mounted in; its own answers have no such header
+    # The gateway's own answers have no Server header, but those of an application that it is mounted in have uvicorn's.
+    server = metrics.headers.get("server", "uvicorn")
     if server != "uvicorn" or "via" in metrics.headers or metrics.url.scheme == "https":
         return True
     address, *_ = metrics.extensions["network_stream"].get_extra_info("server_addr")
