@@ -83,7 +83,8 @@ class Client:
         await self.connect(turn, leave)
 
     async def _ws(self, server: Server, query: str) -> None:
-        async with websockets.connect(f"{server.ws}/ws?{query}", compression=None) as socket:
+        # With a full queue websockets would read no further, and a close would wait 10 s for its answer behind that.
+        async with websockets.connect(f"{server.ws}/ws?{query}", compression=None, max_queue=None) as socket:
             async for text in socket:
                 self.take(json.loads(text))
 
