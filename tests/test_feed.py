@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from redis import Redis as SyncRedis
@@ -42,8 +43,12 @@ async def test_a_client_that_keeps_up_causes_no_read(redis_url: str, redis: Redi
         assert await reads(redis) == before
 
 
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
 async def test_nobody_is_read_for_before_redis_has_confirmed_the_subscription(redis_url: str, redis: Redis) -> None:
-    async with Proxy(int(port_of(redis_url))) as way, running(f"redis://127.0.0.1:{way.port}") as feed:
+    async with Proxy(port_of(redis_url)) as way, running(f"redis://127.0.0.1:{way.port}") as feed:
         other = Client(feed, "jobs:0")
         await other.until_ready()
         way.mode = "refuse"  # the connection for commands stays, but there is none for announcements
@@ -395,75 +400,74 @@ async def test_a_redis_that_refuses_writes_is_still_read(
         assert stayed
 
 
-def port_of(url: str) -> str:
-    return url.rpartition(":")[2]
+class TwoMasters(NamedTuple):
+    """A master whose replica was promoted after the first event, and a client of the old one's."""
+
+    way: Proxy
+    old: Redis
+    new: Redis
+    new_port: int
+    feed: Feed
+    client: Client
+    published: list[str]
+
+    async def publish(self, master: Redis) -> None:
+        self.published.append(await publisher(master)("jobs:1"))
+
+    def lead_to_the_new_one(self) -> None:
+        self.way.target = self.new_port
+
+
+@asynccontextmanager
+async def two_masters() -> AsyncIterator[TwoMasters]:
+    with embedded_server("--repl-diskless-sync-delay", "0") as url, embedded_server() as another:
+        async with redis_client(url) as old, redis_client(another) as new, Proxy(port_of(url)) as way, asyncio.timeout(30):
+            await new.replicaof("127.0.0.1", str(port_of(url)))
+            async with running(f"redis://127.0.0.1:{way.port}") as feed:
+                client = Client(feed, "jobs:1", 0)
+                await client.until_ready()
+                both = TwoMasters(way, old, new, port_of(another), feed, client, [])
+                await both.publish(old)
+                await until(lambda: client.ids == both.published)
+                while not await new.exists("notify:log:{jobs:1}"):
+                    await asyncio.sleep(0.01)
+                await new.replicaof("NO", "ONE")
+                yield both
+                assert client.ids == both.published
+                assert [message["op"] for message in client.got if "op" in message] == ["ready", "gap"]
 
 
 async def test_clients_of_an_old_master_get_a_gap_when_the_address_leads_to_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     # The old master is well, and takes events until the gateway finds that the address has moved. What the new one has taken by then
     # lies in part below the cursors of those who follow the old one.
     monkeypatch.setattr(listener_module, "MASTER_SECONDS", 0.05)
-    with embedded_server("--repl-diskless-sync-delay", "0") as old, embedded_server("--replicaof", "127.0.0.1", port_of(old)) as new:
-        async with (
-            Proxy(int(port_of(old))) as way,
-            redis_client(old) as master,
-            redis_client(new) as replica,
-            asyncio.timeout(30),
-            running(f"redis://127.0.0.1:{way.port}") as feed,
-        ):
-            client = Client(feed, "jobs:1", 0)
-            await client.until_ready()
-            published = [await publisher(master)("jobs:1")]
-            while not await replica.exists("notify:log:{jobs:1}"):
-                await asyncio.sleep(0.01)
-            await replica.replicaof("NO", "ONE")
-            await publisher(replica)("jobs:1")
-            published.append(await publisher(master)("jobs:1"))
-            published.append(await publisher(replica)("jobs:1"))
-            while client.ids != published[:2]:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.2)  # a check or two
-            way.target = int(port_of(new))
-            while "gap" not in [message.get("op") for message in client.got]:
-                await asyncio.sleep(0.01)
-            published.append(await publisher(replica)("jobs:1"))
-            while client.ids[-1] != published[-1]:
-                await asyncio.sleep(0.01)
-
-    assert client.ids == published
-    assert [message["op"] for message in client.got if "op" in message] == ["ready", "gap"]
+    async with two_masters() as both:
+        await publisher(both.new)("jobs:1")
+        await both.publish(both.old)
+        await until(lambda: both.client.ids == both.published)
+        await both.publish(both.new)
+        await asyncio.sleep(0.2)  # a check or two
+        both.lead_to_the_new_one()
+        await until(lambda: "gap" in [message.get("op") for message in both.client.got])
+        await both.publish(both.new)
+        await until(lambda: both.client.ids[-1] == both.published[-1])
 
 
 async def test_what_an_old_master_passes_on_from_the_new_one_costs_no_second_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     # The first gap lies where the new master was promoted, because what the old one had taken last may be lost.
     monkeypatch.setattr(listener_module, "MASTER_SECONDS", 3)  # time for the old master to connect to the new one
-    with embedded_server("--repl-diskless-sync-delay", "0") as old, embedded_server("--replicaof", "127.0.0.1", port_of(old)) as new:
-        async with (
-            Proxy(int(port_of(old))) as way,
-            redis_client(old) as master,
-            redis_client(new) as replica,
-            asyncio.timeout(30),
-            running(f"redis://127.0.0.1:{way.port}") as feed,
-        ):
-            client = Client(feed, "jobs:1", 0)
-            await client.until_ready()
-            published = [await publisher(master)("jobs:1")]
-            await until(lambda: client.ids == published)
-            while not await replica.exists("notify:log:{jobs:1}"):
-                await asyncio.sleep(0.01)
-            await replica.replicaof("NO", "ONE")
-            await master.replicaof("127.0.0.1", port_of(new))
-            while (await master.info("replication"))["master_link_status"] != "up":
-                await asyncio.sleep(0.01)
-            published.append(await publisher(replica)("jobs:1"))
-            await until(lambda: client.ids == published or feed.listener.relayed)  # on a busy machine that may be noticed before
-            way.target = int(port_of(new))
-            connects = feed.listener.connects
-            await until(lambda: feed.listener.connects > connects)
-            published.append(await publisher(replica)("jobs:1"))
-            await until(lambda: client.ids == published)
-
-    assert [message["op"] for message in client.got if "op" in message] == ["ready", "gap"]
+    async with two_masters() as both:
+        await both.old.replicaof("127.0.0.1", str(both.new_port))
+        while (await both.old.info("replication"))["master_link_status"] != "up":
+            await asyncio.sleep(0.01)
+        await both.publish(both.new)
+        # On a busy machine the gateway may notice the replica before it hears that.
+        await until(lambda: both.client.ids == both.published or both.feed.listener.relayed)
+        both.lead_to_the_new_one()
+        connects = both.feed.listener.connects
+        await until(lambda: both.feed.listener.connects > connects)
+        await both.publish(both.new)
+        await until(lambda: both.client.ids == both.published)
 
 
 async def test_a_client_that_comes_before_the_feed_runs_is_read_for_once_it_does(redis_url: str) -> None:
