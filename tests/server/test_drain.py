@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -27,6 +26,7 @@ from gateway.transports.services import Services
 from tests.conftest import Publish
 from tests.support.clients import sse
 from tests.support.figures import figures, until_live
+from tests.support.listening import is_listening
 from tests.support.servers import PATIENT, START_SECONDS, Server, running_gateway, workers_of
 from tests.support.slowness import slowness
 from tests.support.waiting import until
@@ -326,11 +326,6 @@ async def test_in_another_thread_the_signals_are_left_alone(server: uvicorn.Serv
             return [signal.getsignal(number) for number in SIGNALS]
 
     assert await asyncio.to_thread(asyncio.run, drain()) == [server.handle_exit] * len(SIGNALS)
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def until_draining(server: Server, workers: int = 1) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import _thread
 import inspect
 import io
 import json
@@ -18,6 +17,7 @@ from uvicorn.server import Server
 
 from gateway.server.logs import log_config
 from gateway.transports.log_lines import about
+from tests.support.threads import threads_in_vain
 
 SECRET = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2VjcmV0"
 
@@ -133,21 +133,11 @@ def lines_of(output: io.StringIO, kind: str) -> list[str]:
     return [json.loads(line)["message"] if kind == "json" else line.split(": ", 1)[1] for line in output.getvalue().splitlines()]
 
 
-def test_repeated_lines_hold_nobody_up_though_the_thread_that_counts_them_finds_no_memory(
-    as_it_was: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begin = _thread.start_new_thread
-
-    def begin_in_vain(_function: object, _arguments: object) -> int:
-        return begin(lambda: None, ())
-
+def test_repeated_lines_hold_nobody_up_though_the_thread_that_counts_them_finds_no_memory(as_it_was: None) -> None:
     output = configured("text", lines=3, seconds=1)
-    monkeypatch.setattr(_thread, "start_new_thread", begin_in_vain)
-    # With these threading.Timer would wait for ever: with the first one before Python 3.13, with the second one since then.
-    monkeypatch.setattr(threading, "_start_new_thread", begin_in_vain, raising=False)
-    monkeypatch.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)
-    for i in range(50):
-        logging.getLogger("gateway.feed").warning("channel %s: dropped", i)
+    with threads_in_vain():
+        for i in range(50):
+            logging.getLogger("gateway.feed").warning("channel %s: dropped", i)
 
     assert len(lines_of(output, "text")) == 3
 

@@ -6,7 +6,6 @@ import inspect
 import io
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway.server import supervisor as module
 from gateway.server.supervisor import Supervisor
+from tests.support.listening import is_listening
 from tests.support.servers import PATIENT, running_gateway, workers_of
 from tests.support.waiting import eventually
 
@@ -70,13 +70,8 @@ def test_workers_end_when_their_supervisor_is_killed_and_leave_no_file(redis_url
         server.process.kill()
         server.process.wait()
 
-        assert eventually(lambda: not _listens(server.port))
+        assert eventually(lambda: not is_listening(server.port))
         assert eventually(lambda: not list(tmp_path.iterdir()))
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _no_worker_while(file: Path) -> str:
@@ -129,7 +124,7 @@ def test_if_a_worker_cannot_be_started_at_first_the_others_end_and_the_log_says_
         assert server.process.returncode == 1
         assert "no supervisor any more, all end: [Errno 11] Resource temporarily unavailable" in server.output()
         assert "Traceback" not in server.output()
-        assert not _listens(server.port)
+        assert not is_listening(server.port)
 
 
 def test_workers_that_need_long_to_start_are_waited_for(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from gateway.store import names as names_module
 from gateway.store.client import redis_client
 from gateway.store.names import Names
+from tests.support.threads import threads_in_vain
 from tests.support.waiting import eventually, until
 
 
@@ -83,21 +84,11 @@ async def test_nobody_waits_for_a_lookup_for_which_no_thread_could_be_started(mo
 
 
 async def test_a_lookup_whose_thread_finds_no_memory_does_not_stop_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = _thread.start_new_thread
-
-    def begin_in_vain(_function: object, _arguments: object) -> int:
-        return begin(lambda: None, ())
-
     monkeypatch.setattr(names_module, "STALE_SECONDS", 0.01)
     monkeypatch.setattr(socket, "getaddrinfo", Resolver())
     names = Names()
-    with monkeypatch.context() as failing:
-        failing.setattr(_thread, "start_new_thread", begin_in_vain)
-        # With these threading.Thread would wait for ever: with the first one before Python 3.13, with the second one since then.
-        failing.setattr(threading, "_start_new_thread", begin_in_vain, raising=False)
-        failing.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(names.find("redis.test"), 0.1)
+    with threads_in_vain(), pytest.raises(TimeoutError):
+        await asyncio.wait_for(names.find("redis.test"), 0.1)
 
 
 async def test_a_look_up_that_takes_long_is_not_waited_for_by_who_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:

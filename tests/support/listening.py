@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator
 LISTEN_SECONDS = 60.0
 
 
+def is_listening(port: int) -> bool:
+    """Whether a port of 127.0.0.1 accepts connections."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def wait_until_it_listens(process: subprocess.Popen[bytes], port: int, output: Callable[[], str]) -> None:
     """Wait until a port of 127.0.0.1 accepts connections; fail with the program's output if it ends before that."""
     deadline = time.monotonic() + LISTEN_SECONDS
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+    while not is_listening(port):
         assert process.poll() is None, output()
         assert time.monotonic() < deadline, f"nobody listens after {LISTEN_SECONDS:g} s:\n{output()}"
         time.sleep(0.01)

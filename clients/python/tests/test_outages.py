@@ -17,6 +17,7 @@ from notify_client.outage import FIRST_WINDOW, JITTER
 
 from clients.python.tests.common import LIMIT, publish_until_taken, soon, timed
 from tests.support.hearing import hearing
+from tests.support.threads import threads_in_vain
 from tests.support.waiting import eventually
 
 AT_ONCE = 0.02  # seconds, far less than any wait for Redis
@@ -89,19 +90,9 @@ def test_where_no_further_thread_may_be_started_it_connects_without_one(valkey, 
         assert publisher.publish("jobs:1", "a")
 
 
-def test_a_thread_that_finds_no_memory_delays_no_publish(valkey, monkeypatch):
-    begin = _thread.start_new_thread
-
-    def begin_in_vain(_function, _arguments):
-        return begin(lambda: None, ())
-
-    with Publisher(valkey.url, timeout=LIMIT) as publisher:
-        monkeypatch.setattr(_thread, "start_new_thread", begin_in_vain)
-        # With these threading.Thread would wait for ever: with the first one before Python 3.13, with the second one since then.
-        monkeypatch.setattr(threading, "_start_new_thread", begin_in_vain, raising=False)
-        monkeypatch.setattr(threading, "_start_joinable_thread", begin_in_vain, raising=False)
+def test_a_thread_that_finds_no_memory_delays_no_publish(valkey):
+    with Publisher(valkey.url, timeout=LIMIT) as publisher, threads_in_vain():
         id, seconds = timed(publisher.publish, "jobs:1", "a")
-        monkeypatch.undo()
 
     assert id is None
     assert seconds < soon()
