@@ -201,9 +201,11 @@ class Subscription(msgspec.Struct, eq=False):  # a Struct, because msgspec creat
     def _end_read(self, pages: Mapping[Cursor, Page], heard: int) -> None:
         pages = {cursor: page for cursor, page in pages.items() if self.cursors.get(cursor.channel.name) is cursor}
         fell_behind = self._queue is None or self.full  # while the read was under way; or it was full before that, and still is
+        must_reach = self.must_reach
         # If the connection to Redis was lost meanwhile, what was heard after that cannot show that a page is up to date.
         finished = self._deliver(pages, 0 if fell_behind else heard)
         if fell_behind:
+            self.must_reach = max(self.must_reach, must_reach)  # it may have been asked for since this read was
             self.fall_behind()  # what was read has been delivered, the rest is read again
             return
         self._tell_ready()

@@ -440,6 +440,21 @@ def test_a_client_that_does_not_wait_for_announcements_is_live_after_one_read() 
     assert client.subscription.live
 
 
+def test_who_asks_again_while_its_log_is_read_is_given_a_read_that_is_sent_after_that() -> None:
+    client = Client()
+    client.follow(a=0)
+    client.subscription.begin_read()
+    client.subscription.must_reach = NEWEST
+    client.subscription.add(None, [client.subscription.cursors["a"]])
+    client.read(a=answer("a", 10, clock=10))
+    first = client.subscription.must_reach
+    client.subscription.begin_read()
+    client.read(a=answer("a", 10, clock=10))
+
+    assert (first, client.subscription.must_reach) == (NEWEST, 0)
+    assert client.subscription.live
+
+
 def test_an_announcement_on_any_channel_shows_that_a_page_reaches_as_far() -> None:
     client, other = Client(), Client()
     client.follow(a=0, b=0)
