@@ -16,6 +16,7 @@ from gateway.store.client import check_url
 
 _PREFIX: Final = "GATEWAY_"
 _URL_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
+REDIS_URL_RULE: Final = "redis://host:6379, rediss://host:6379, unix:///path or redis+sentinel://host:26379,host2:26379/service"
 _VARIABLE: Final = re.compile(r"GATEWAY_[A-Z_]+")
 _NOT_OURS: Final = frozenset({"GATEWAY_CMD"})  # tells a benchmark how to start the gateway, which inherits it
 # The variables that Kubernetes sets for a Service named gateway.
@@ -97,7 +98,12 @@ def _matching(pattern: str, expected: str) -> tuple[Callable[[str], Any], str]:
     return parse, expected
 
 
-def _parse_redis_url(text: str) -> str:
+def parse_redis_url(text: str) -> str:
+    """Check the address of a Redis; ``REDIS_URL_RULE`` says what is expected.
+
+    Raises:
+        ValueError: if it is wrong. It may have a text, with the reason, which never shows a password.
+    """
     try:
         parts = urlsplit(text)
         _ = parts.scheme == "redis+sentinel" or parts.port
@@ -148,10 +154,7 @@ def _parse_networks(text: str) -> tuple[str, ...]:
 
 # For each setting how its text is parsed (a ValueError means that it is wrong), and what is expected, for the error.
 _PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
-    "redis_url": (
-        _parse_redis_url,
-        "redis://host:6379, rediss://host:6379, unix:///path or redis+sentinel://host:26379,host2:26379/service",
-    ),
+    "redis_url": (parse_redis_url, REDIS_URL_RULE),
     "host": _matching(r"[A-Za-z0-9.:_-]+", "an address or a host name"),
     "port": _whole(0, 65_535),
     "workers": _whole(1, 256),

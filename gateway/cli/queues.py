@@ -9,8 +9,9 @@ from functools import partial
 
 import click
 
-from gateway.cli.usage import fail, redis_url_or_exit, settings_or_exit, with_redis
+from gateway.cli.usage import redis_url_or_exit, settings_or_exit, with_redis
 from gateway.core.event import channel_problem
+from gateway.settings import REDIS_URL_RULE, parse_redis_url
 from gateway.store.client import redis_client
 from gateway.store.log import Log
 
@@ -36,12 +37,28 @@ def template_argument(_context: click.Context, _parameter: click.Parameter, valu
     return value
 
 
+def redis_argument(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Check an argument that is the address of a Redis. It is not shown, because there may be a password in it."""
+    try:
+        return None if value is None else parse_redis_url(value)
+    except ValueError as error:
+        reason = f" ({error})" if error.args else ""
+        raise click.BadParameter(f"{REDIS_URL_RULE} is expected{reason}") from None
+
+
 @tap.command()
 @click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
 @click.option(
     "--channel", default="jobs:{id}", show_default=True, callback=template_argument, help="A job's channel: {id}, perhaps {queue}."
 )
-@click.option("--source", metavar="URL", envvar="BULLMQ_REDIS_URL", show_envvar=True, help="BullMQ's Redis, if it is not the gateway's.")
+@click.option(
+    "--source",
+    metavar="URL",
+    envvar="BULLMQ_REDIS_URL",
+    show_envvar=True,
+    callback=redis_argument,
+    help="BullMQ's Redis, if it is not the gateway's.",
+)
 @click.option("--bull", metavar="PREFIX", default="bull", show_default=True, help="Prefix of BullMQ's keys.")
 @click.option("--since", type=click.Choice(["now", "0"]), default="now", show_default=True, help="Where the first run begins.")
 @click.option("--results", is_flag=True, help="Include what jobs return.")
@@ -70,7 +87,4 @@ def bullmq(queues: tuple[str, ...], channel: str, source: str | None, bull: str,
             await bulls.aclose()
             await client.aclose()
 
-    try:
-        with_redis(run)
-    except ValueError as error:
-        fail(f"--source: {error}")
+    with_redis(run)
