@@ -60,6 +60,8 @@ async def fetch(
         raise NoAnswer(f"no answer in {SECONDS:g} s") from None
     except httpx.LocalProtocolError:
         raise CannotSend from None
+    except httpx.ConnectError as error:  # such as for a name or a certificate; nothing was sent yet that its text could quote
+        raise NoAnswer(f"ConnectError: {error}") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         # The error's text may quote what was sent, so only its type is told.
         raise NoAnswer(type(error).__name__) from None

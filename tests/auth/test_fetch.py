@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,12 +15,17 @@ from gateway.auth.fetch import MAX_ANSWER_BYTES, CannotSend, NoAnswer, fetch, ht
 from gateway.embedded import free_port
 from tests.support.answering import Answering, answering
 from tests.support.slowness import slowness
+from tests.support.tls import tls_before
 
 
 @pytest.fixture
 def server() -> Iterator[Answering]:
     with answering() as server:
         yield server
+
+
+def port_of(server: Answering) -> int:
+    return urlsplit(server.url).port or 0
 
 
 async def test_the_status_and_the_body_are_the_answer(server: Answering) -> None:
@@ -53,6 +60,22 @@ async def test_a_response_that_is_too_long_too_slow_or_absent_is_no_answer(serve
         monkeypatch.setattr(module, "SECONDS", 30)
         with pytest.raises(NoAnswer, match="ConnectError"):
             await fetch(client, "GET", f"http://127.0.0.1:{free_port()}/")
+
+
+async def test_a_certificate_that_is_not_trusted_is_told(server: Answering, tmp_path: Path) -> None:
+    async with tls_before(port_of(server), tmp_path) as port, http_client(1) as client:
+        with pytest.raises(NoAnswer, match="CERTIFICATE_VERIFY_FAILED"):
+            await fetch(client, "GET", f"https://localhost:{port}/")
+
+
+async def test_an_authority_of_ones_own_is_trusted_if_ssl_cert_file_names_it(
+    server: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = (200, b"yes")
+    async with tls_before(port_of(server), tmp_path) as port:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        async with http_client(1) as client:
+            assert await fetch(client, "GET", f"https://localhost:{port}/") == (200, b"yes")
 
 
 async def test_compression_is_neither_requested_nor_decoded(server: Answering) -> None:
