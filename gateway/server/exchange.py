@@ -144,6 +144,10 @@ class Exchange:
     def _start(self, message: Message) -> None:
         status = message["status"]
         head = response_head(status, tuple(map(tuple, message.get("headers", ()))))
+        if self._expects_continue and self._more:
+            # It was not told to continue. Some clients send their next request then and some the body, and the one must not be taken for
+            # the other (RFC 9110, section 10.1.1).
+            self.keep_alive = False
         self._expects_continue = False
         self._bodiless = self.scope["method"] == "HEAD" or status in (204, 304)
         self._left = head.length

@@ -420,6 +420,32 @@ async def test_a_client_whose_body_is_not_wanted_gets_its_answer_instead_of_100_
     assert await ask(serve, app, client) == (403, b"no")
 
 
+async def test_what_follows_an_answer_in_place_of_100_continue_is_taken_neither_for_a_body_nor_for_a_request(serve: Serve) -> None:
+    asked: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        await say(send, b"no")
+
+    def client(wire: Wire) -> tuple[str, bytes]:
+        answer = wire.send(post("/", 5_000, "Expect: 100-continue")).answer()
+        return answer.headers["connection"], wire.send(request("/next")).rest()
+
+    assert await ask(serve, app, client) == ("close", b"")
+    assert asked == ["/"]
+
+
+async def test_a_connection_serves_on_if_the_body_came_without_100_continue(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await say(send, scope["path"].encode())
+
+    def client(wire: Wire) -> list[bytes]:
+        wire.send(post("/1", 2, "Expect: 100-continue") + b"hi" + request("/2"))
+        return [wire.answer().body for _ in range(2)]
+
+    assert await ask(serve, app, client) == [b"/1", b"/2"]
+
+
 async def test_after_the_answer_the_application_receives_a_disconnect(serve: Serve) -> None:
     seen: list[str] = []
 
