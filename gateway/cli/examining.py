@@ -17,12 +17,12 @@ def address_argument(_context: click.Context, _parameter: click.Parameter, value
     """Check an argument that is the address at which browsers find a gateway."""
     try:
         parts = urlsplit(value)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not (parts.query or parts.fragment)
     except ValueError:
         good = False
     if not good:
         raise click.BadParameter(f"{show(value)}: http:// or https://, a host and perhaps a path are expected")
-    return value
+    return parts.geturl()  # with the scheme in small letters
 
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -7,7 +7,6 @@ import contextlib
 import ipaddress
 import secrets
 import socket
-import ssl
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import httpx
 
 from gateway.core.event import show
 from gateway.doctor.deployment import Deployment, ExaminationOver, milliseconds, problem_of
+from gateway.doctor.streams import trusting_context
 
 NO_TLS: Final = ("WRONG_VERSION_NUMBER", "record layer failure")  # OpenSSL's words for an answer that is not TLS, before 3.2 and since
 LOG_BYTES: Final = 1_048_576
@@ -80,7 +80,7 @@ async def check_tls(deployment: Deployment) -> None:
             "note" if local else "wrong", "no TLS: tokens can be read on the way, and there is no HTTP/2", "" if local else "plain"
         )
         return
-    context = ssl.create_default_context()
+    context = trusting_context()
     context.set_alpn_protocols(["h2", "http/1.1"])
     _, writer = await asyncio.open_connection(host, parts.port or 443, ssl=context)
     chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Mapping
 from typing import Any, Final, Self
@@ -18,9 +19,19 @@ ENCODINGS: Final = "gzip, deflate, br, zstd"  # as browsers offer them
 _decode: Final = msgspec.json.Decoder(dict[str, Any])
 
 
+def trusting_context() -> ssl.SSLContext:
+    """A context for TLS that trusts the authorities that httpx brings, and those of this machine, as its browsers do.
+
+    A company's own may be among the latter. It takes a while to load them.
+    """
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    return context
+
+
 def make_client(url: str, timeout: float | httpx.Timeout) -> httpx.AsyncClient:
-    """An HTTP client for a URL. Trusted certificates are loaded only for https, because that takes a while."""
-    return httpx.AsyncClient(timeout=timeout, verify=url.startswith("https"))
+    """An HTTP client for a URL."""
+    return httpx.AsyncClient(timeout=timeout, verify=trusting_context() if url.startswith("https:") else False)
 
 
 class Stream:
@@ -122,6 +133,7 @@ class Socket(Stream):
 
         async with websockets.connect(
             address,
+            ssl=trusting_context() if self._base.startswith("https:") else None,
             additional_headers=self._headers,
             open_timeout=OPEN_SECONDS,
             ping_interval=None,

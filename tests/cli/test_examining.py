@@ -18,6 +18,13 @@ def test_the_doctor_says_what_is_wrong_and_what_to_change() -> None:
     assert result.stdout.endswith("One thing is wrong.\n")
 
 
+def test_a_scheme_in_capitals_means_the_same() -> None:
+    with refusing_port() as port:
+        result = run("doctor", f"HTTPS://127.0.0.1:{port}")
+
+    assert result.stdout.startswith(f"WRONG  https://127.0.0.1:{port} cannot be reached")
+
+
 def test_the_doctor_finds_nothing_wrong_with_a_good_gateway() -> None:
     with embedded_server() as url, running_gateway(url) as server:
         result = run("doctor", server.http, "--patience", "1")

@@ -31,6 +31,7 @@ def test_each_command_has_a_help_text(words: tuple[str, ...]) -> None:
         (("watch",), "CHANNEL"),
         (("doctor", "ftp://a"), "ftp://a"),
         (("doctor", "http://a?token=x"), "http://"),
+        (("doctor", "http://a/#/notify"), "http://"),
         (("watch", "jobs:1", "--since", "noon"), "cursor 'noon'"),
         (("serve", "--port", "x"), "--port"),
         (("nope",), "nope"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,13 @@ async def test_over_tls_it_reports_whether_browsers_get_http_2(deployments: Depl
     assert [finding.text for finding in found["tls"] if "HTTP/2" in finding.text] == ["HTTP/2 is offered"]
     (old,) = [finding for finding in found["tls 1.1"] if "HTTP/2" in finding.text]
     assert (old.kind, "http2" in old.remedy["nginx"]) == ("note", True)
+
+
+async def test_an_authority_that_only_this_machine_trusts_is_no_mistake(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = deployments.folder / "certificate.pem"
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda context, *_: context.load_verify_locations(own))
+
+    assert await wrong(f"https://localhost:{deployments.ports['tls']}", channel="doctor:own") == []
 
 
 async def test_metrics_open_to_everybody_are_found(deployments: Deployments) -> None:
