@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
+
 import pytest
 
 from gateway.errors import SettingsError
@@ -38,6 +41,33 @@ def test_every_kind_of_value_is_read() -> None:
     assert settings.heartbeat_seconds == 2.5
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("redis_url", "unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("redis_url", "redis+sentinel://a:26379,b:26379/main", "redis+sentinel://a:26379,b:26379/main"),
+        ("jwks_url", "https://id.example:8443/keys?of=app", "https://id.example:8443/keys?of=app"),
+        ("authorize_url", "http://127.0.0.1", "http://127.0.0.1"),
+        ("allowed_origins", "https://App.example:443,, http://[::1]:80 ", ("https://app.example", "http://[::1]")),
+        ("trusted_proxies", "10.0.0.7, 10.1.0.0/16,,::1 ", ("10.0.0.7", "10.1.0.0/16", "::1")),
+    ],
+)
+def test_an_address_or_a_list_is_taken_as_operators_write_it(name: str, text: str, value: object) -> None:
+    assert getattr(read_settings({f"GATEWAY_{name.upper()}": text}), name) == value
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Settings) if field.type in ("int", "float")])
+def test_a_number_is_taken_from_the_least_to_the_most_that_its_error_names(name: str) -> None:
+    variable = f"GATEWAY_{name.upper()}"
+    found = re.search(r"from (\d+) to (\d+) is expected", problem(**{variable: "x"}))
+    assert found is not None
+    least, most = map(int, found.groups())
+
+    assert [getattr(read_settings({variable: str(number)}), name) for number in (least, most)] == [least, most]
+    for text in (str(least - 1), str(most + 1), f"{least}_0", f" {most}", f"{most}e0"):
+        assert f"{variable}: {text!r} is wrong" in problem(**{variable: text})
+
+
 def test_the_command_line_outranks_the_environment() -> None:
     assert read_settings({"GATEWAY_PORT": "9000"}, port=9001, host=None).port == 9001
     assert read_settings({"GATEWAY_PORT": "9000"}, port=None).port == 9000
@@ -48,6 +78,9 @@ def test_a_value_can_come_from_a_file(tmp_path) -> None:
 
     assert read_settings({"GATEWAY_REDIS_URL_FILE": str(tmp_path / "url")}).redis_url == "redis://localhost:6379"
     assert "GATEWAY_REDIS_URL_FILE" in problem(GATEWAY_REDIS_URL_FILE=str(tmp_path / "absent"))
+    assert "GATEWAY_PORT_FILE: 'absent': a readable text file is expected" in problem(GATEWAY_PORT_FILE="absent")
+    (tmp_path / "key").write_bytes(b"\xff" * 40)
+    assert "a readable text file is expected" in problem(GATEWAY_JWT_SECRET_FILE=str(tmp_path / "key"))
     assert "set twice" in problem(GATEWAY_PORT="1", GATEWAY_PORT_FILE=str(tmp_path / "url"))
 
 
@@ -65,6 +98,12 @@ def test_a_name_in_small_letters_is_unknown() -> None:
     [
         ("GATEWAY_REDIS_URL", "localhost:6379", "redis://host:6379"),
         ("GATEWAY_REDIS_URL", "redis://localhost:port", "redis://host:6379"),
+        ("GATEWAY_REDIS_URL", "http://localhost:6379", "redis://host:6379"),
+        ("GATEWAY_REDIS_URL", "redis:///0", "redis://host:6379"),
+        ("GATEWAY_REDIS_URL", "redis://local host", "redis://host:6379"),
+        ("GATEWAY_JWKS_URL", "https://id.example/ keys", "address without a password"),
+        ("GATEWAY_JWKS_URL", "https://id.example:99999/", "address without a password"),
+        ("GATEWAY_TRUSTED_PROXIES", "10.0.0.7,10.0.0.1/8", "addresses or networks"),
         ("GATEWAY_PORT", "eighty", "a whole number from 0 to 65535"),
         ("GATEWAY_PORT", "70000", "a whole number from 0 to 65535"),
         ("GATEWAY_WORKERS", "0", "a whole number from 1 to 256"),
@@ -95,6 +134,7 @@ def test_every_problem_has_a_line_and_no_secret_is_shown() -> None:
     assert len(text.splitlines()) == 3
     assert "hunter2" not in text
     assert "hunter2" not in repr(Settings(redis_url="redis://:hunter2@h"))
+    assert "hunter2" not in problem(GATEWAY_REDIS_URL="redis://ann:hunter2", GATEWAY_JWT_SECRET="hunter2")
     assert "hunter2" not in problem(GATEWAY_AUTHORIZE_URL="https://ann:hunter2@h/", GATEWAY_JWT_SECRET_FILE="hunter2")
     assert "/absent" in problem(GATEWAY_JWT_SECRET_FILE="/absent")
 
