@@ -50,14 +50,12 @@ class FrameCounter:
             data, self._header = self._header + data, b""
         end = len(data)
         while True:
-            if self._skip > end - position:
+            if self._skip >= end - position:
                 self._skip -= end - position
                 return
             position += self._skip
             self._skip = 0
-            if position == end:
-                return
-            size = self._frame(data[position : position + 14], now)
+            size = self._frame(data[position : position + 10], now)
             if size is None:
                 self._header = data[position:]
                 return

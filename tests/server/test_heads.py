@@ -23,7 +23,7 @@ def test_a_head_says_whether_it_upgrades_and_whether_a_body_follows() -> None:
     assert check_head(b"GET", "1.1", b"/", [HOST]) == PLAIN
     assert check_head(b"GET", "1.1", b"/ws", UPGRADE, upgrading=True) == Head(key=b"dGhlIHNhbXBsZSBub25jZQ==")
     assert check_head(b"POST", "1.1", b"/", [HOST, (b"content-length", b"5")]).has_body
-    assert check_head(b"POST", "1.1", b"/", [HOST, (b"transfer-encoding", b"chunked")]).has_body
+    assert check_head(b"POST", "1.1", b"/", [HOST, (b"transfer-encoding", b"Chunked")]).has_body
     assert not check_head(b"POST", "1.1", b"/", [HOST, (b"content-length", b"0")]).has_body
 
 
