@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any, Final
 
-Command = tuple[str | bytes | int, ...]
-"""A Redis command, or a part of one: its words."""
+Command = tuple[str | bytes, ...]
+"""A Redis command, or a part of one: its words. None is a number: hiredis crashes if a signal handler raises while it writes one."""
 
 CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
 PATTERN: Final = re.compile(rf"{CHANNEL.pattern}|({CHANNEL.pattern})?\*")
@@ -98,7 +98,7 @@ def encode_options(*, key: str | None, keep: int | None, ttl: int | None, collap
     Raises:
         ValueError: if one is out of range.
     """
-    words: list[str | bytes | int] = []
+    words: list[str | bytes] = []
     for name, number, most in (("KEEP", keep, MAX_KEEP), ("TTL", ttl, MAX_TTL)):
         if number is not None:
             words += (name, _check_number(name.lower(), number, most))
@@ -108,10 +108,10 @@ def encode_options(*, key: str | None, keep: int | None, ttl: int | None, collap
     return tuple(words)
 
 
-def _check_number(name: str, number: object, most: int) -> int:
+def _check_number(name: str, number: object, most: int) -> str:
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
         raise ValueError(f"{name} {show(number)}: a whole number from 1 to {most} is expected")
-    return int(number)
+    return str(int(number))
 
 
 def _encode_text(name: str, text: object) -> bytes:

@@ -151,15 +151,15 @@ class PublisherCore:
         """Run publish.lua: as a function, or as a script where there is no function."""
         if time.monotonic() < self._script_until:
             try:
-                return (yield ("EVALSHA", self._digest, 1, *arguments))
+                return (yield ("EVALSHA", self._digest, "1", *arguments))
             except NoScriptError:
                 self._script_until = 0.0  # the server was restarted, and may be of another version
         try:
-            return (yield ("FCALL", f"{self._prefix}_publish", 1, *arguments))
+            return (yield ("FCALL", f"{self._prefix}_publish", "1", *arguments))
         except ResponseError as error:
             if not _has_no_function(error):
                 raise
         # With its whole text rather than its digest, which saves a round trip; the server knows the digest from then on.
-        reply = yield ("EVAL", self._script, 1, *arguments)
+        reply = yield ("EVAL", self._script, "1", *arguments)
         self._script_until = time.monotonic() + SCRIPT_SECONDS
         return reply

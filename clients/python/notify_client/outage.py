@@ -1,6 +1,7 @@
 """Outage: decides while Redis is away when to try it again, and counts the events that are dropped.
 
-Both classes may be used from many threads at once, do no I/O, and never wait for anything but a short lock.
+Both classes may be used from many threads at once, do no I/O, and never wait for anything but a short lock. A signal handler or a
+finalizer may use them in the middle of such a use by its own thread, so the locks are reentrant.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable
-from threading import Lock
+from threading import RLock
 from typing import Final
 
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
@@ -55,7 +56,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self.reason: Exception | None = None
-        self._lock = Lock()
+        self._lock = RLock()
         self._ticket = 0  # the one that is given now; another one after each change of the state
         self._probing = False  # whether a call has been let through during the outage, and is not over yet
         self._window = 0.0  # seconds; 0 while Redis answers
@@ -108,7 +109,7 @@ class DropCounter:
     def __init__(self, on_drop: DropCallback | None = None) -> None:
         self.dropped = 0
         self._on_drop = on_drop
-        self._lock = Lock()
+        self._lock = RLock()
         self._unreported = 0
         self._outage = False
         self._reported_at = -QUIET

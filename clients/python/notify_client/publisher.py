@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Awaitable
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Self, TypeVar
 
 import redis
@@ -21,6 +21,14 @@ Result = TypeVar("Result")
 
 TIMEOUT: Final = 0.5
 CONNECTIONS: Final = 16  # that a publisher uses at once: more threads, greenlets or tasks that publish at the same time take turns
+
+
+def _make_turns() -> SimpleQueue[None]:
+    """A queue and not a semaphore, which hangs if a signal handler or a finalizer publishes while its thread takes or returns a turn."""
+    turns: SimpleQueue[None] = SimpleQueue()
+    for _ in range(CONNECTIONS):
+        turns.put(None)
+    return turns
 
 
 class Publisher:
@@ -53,12 +61,12 @@ class Publisher:
             raise ValueError("url or client: one of them is expected")
         self._url = url
         self._client = client or make_client(url or "", timeout)
-        self._turns = threading.Semaphore(CONNECTIONS)
+        self._turns = _make_turns()
         self._process = os.getpid()
 
     def _restart(self) -> None:
         """In a forked child: another thread of the parent may have held a turn, or a lock in its redis-py pool."""
-        self._turns = threading.Semaphore(CONNECTIONS)
+        self._turns = _make_turns()
         if self._url is not None:
             self._client = make_client(self._url, self._core.timeout)
         self._process = os.getpid()  # last: by it the child's other threads tell that the rest is theirs
@@ -125,12 +133,16 @@ class Publisher:
         turns = self._turns
         # If there is no turn within the timeout, Redis is slow (one that hangs is noticed sooner). Then the call goes on without a turn,
         # over a further connection, rather than wait any longer.
-        mine = turns.acquire(timeout=self._core.timeout)
+        try:
+            turns.get(timeout=self._core.timeout)
+            mine = True
+        except Empty:
+            mine = False
         try:
             return self._run(exchange)
         finally:
             if mine:
-                turns.release()
+                turns.put(None)
 
     def _run(self, exchange: Exchange[Result]) -> Result:
         try:
@@ -149,15 +161,24 @@ class Publisher:
             exchange.close()
 
     def _execute(self, command: Command) -> Any:
-        if command != DISCONNECT:
-            try:
-                return self._client.execute_command(*command)
-            except (AttributeError, ValueError) as error:
-                # What redis-py raises, above all without hiredis, if another thread closes the publisher at this moment.
-                raise redis.ConnectionError(f"the connection was closed: {error}") from error
-        if self._url is not None:
-            self._client.connection_pool.disconnect(inuse_connections=False)
-        return None
+        if command == DISCONNECT:
+            if self._url is not None:
+                self._client.connection_pool.disconnect(inuse_connections=False)
+            return None
+        try:
+            return self._client.execute_command(*command)
+        except (redis.RedisError, OSError):
+            raise
+        except (AttributeError, ValueError) as error:
+            # What redis-py raises, above all without hiredis, if another thread closes the publisher at this moment; and what a wrong
+            # option of the URL, or a function that gives the password, leads to. None of it may fail a job.
+            raise redis.ConnectionError(f"{type(error).__name__}: {error}") from error
+        except BaseException:
+            # A signal handler has raised it, as Celery's soft time limit does. If that was between the command and its reply, redis-py
+            # keeps the connection, and the next command would get this one's reply. A pool of a ``client`` may not be able to do this.
+            with suppress(AttributeError, TypeError):
+                self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
 
     def close(self) -> None:
         """Close the connections, but not those of a ``client`` that was given. A later publish connects again."""

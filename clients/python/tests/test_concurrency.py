@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import itertools
 import multiprocessing
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 from notify_client import AsyncPublisher, Publisher
+from notify_client.exchange import PublisherCore
 from notify_client.publisher import CONNECTIONS
 
 from clients.python.tests.common import soon, timed
 from tests.support.waiting import eventually
+
+OWN_LINES = ("publisher.py", "exchange.py", "outage.py", "command.py", "connection.py", "threading.py")
 
 
 def test_a_hundred_racing_threads_with_one_key_make_one_event(valkey):
@@ -190,6 +195,77 @@ def test_an_interrupt_is_raised_and_does_not_leave_its_reply_to_the_next(valkey)
         assert publisher.dropped == 0
     entries = valkey.redis.lrange("notify:log:{jobs:1}", 0, -1)
     assert [entry.split(b" ")[0].decode() for entry in entries if b'"b"' in entry] == ids
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["url", "client"])
+def test_an_interrupt_between_a_command_and_its_reply_does_not_leave_the_reply_to_the_next(valkey, monkeypatch, ready):
+    def interrupt(*_arguments, **_options):
+        raise Interrupted
+
+    client = redis.Redis(port=valkey.port) if ready else None
+    with Publisher(None if ready else valkey.url, client=client, timeout=10) as publisher, ThreadPoolExecutor(1) as threads:
+        publisher.publish("jobs:1", "a")
+        valkey.hang()
+        with monkeypatch.context() as patched:
+            patched.setattr(redis.Redis, "parse_response", interrupt)
+            with pytest.raises(Interrupted):
+                publisher.publish("jobs:1", "interrupted")
+        publishing = threads.submit(publisher.publish, "jobs:1", "b")
+        time.sleep(0.1)  # until it waits for its answer
+        valkey.go_on()
+        ids = [publishing.result(), publisher.publish("jobs:1", "b")]
+
+    entries = valkey.redis.lrange("notify:log:{jobs:1}", 0, -1)
+    assert [entry.split(b" ")[0].decode() for entry in entries if b'"b"' in entry] == ids
+    if client is not None:
+        client.close()
+
+
+def test_no_word_of_a_command_is_a_number_for_hiredis_to_crash_at_while_a_signal_handler_raises():
+    core = PublisherCore("notify", 65_536, 1, None)
+    publishing = core.publish("jobs:1", "a", None, final=False, key="k", keep=5, ttl=7, collapse="c")
+    command = next(publishing)
+    publishing.close()
+
+    assert {type(word) for word in command} == {str, bytes}
+
+
+@pytest.mark.parametrize("address", ["valkey", "refused"])
+def test_a_signal_handler_may_publish_at_any_moment_of_a_publish(address, request):
+    """Each line of the publisher's code, and of ``threading``, is such a moment; it would hang at a lock that its own thread holds."""
+    found = request.getfixturevalue(address)
+    publisher = Publisher(getattr(found, "url", found), timeout=10)
+    done = []
+
+    def publish_within(moment):
+        lines = itertools.count()
+
+        def trace(frame, event, _):
+            if event == "line" and frame.f_code.co_filename.endswith(OWN_LINES) and next(lines) == moment:
+                sys.settrace(None)
+                publisher.publish("jobs:1", "within")
+                done.append(moment)
+            return trace
+
+        sys.settrace(trace)
+        try:
+            publisher.publish("jobs:1", "a")
+        finally:
+            sys.settrace(None)
+
+    def publish_within_each():
+        for moment in itertools.count():
+            publish_within(moment)
+            if len(done) == moment:
+                return  # the publish was over before
+
+    thread = threading.Thread(target=publish_within_each, daemon=True)
+    thread.start()
+    thread.join(60)
+
+    assert not thread.is_alive()
+    assert len(done) > 50
+    publisher.close()
 
 
 def test_threads_share_a_publisher(valkey):
