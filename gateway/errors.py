@@ -1,7 +1,7 @@
 """The errors that a client can cause or meet, with the HTTP status and the WebSocket close code of each.
 
-The range of a close code tells a client what to do (docs/protocol.md): after 4400 to 4403 it must not try the same again, after all
-others it should reconnect.
+The close code tells a client what to do (docs/protocol.md): after 4400 to 4403 it must not try the same again, after 1000 the stream is
+over, and after all others it may reconnect.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class UnsupportedMedia(GatewayError):
 
 
 class UpgradeRequired(GatewayError):
-    """A WebSocket endpoint was requested without an upgrade."""
+    """A WebSocket endpoint was requested without an upgrade, or with another version of the protocol than ours."""
 
     status = 426
     close_code = 4400

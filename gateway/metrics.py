@@ -123,7 +123,10 @@ GOODBYES: Final = _counters("gateway_goodbyes_total", "Streams that the gateway 
 STALLED: Final = _counter("gateway_stalled_total", "Clients cut because they took no bytes")
 
 EVENTS_IN: Final = _counters(
-    "gateway_events_in_total", "Announcements heard from Redis", "kind", ("recorded", "live_only", "malformed", "unreadable_entry")
+    "gateway_events_in_total",
+    "Announcements heard from Redis, and log entries that were not events",
+    "kind",
+    ("recorded", "live_only", "malformed", "unreadable_entry"),
 )
 RECORDED: Final = EVENTS_IN["recorded"]
 LIVE_ONLY: Final = EVENTS_IN["live_only"]

@@ -28,6 +28,7 @@ SHARED_BYTES: Final = 33_554_432  # of pages kept to be shared, over all channel
 # Of pages kept to be shared on one channel. A slow client whose kernel buffer takes megabytes reads many pages one after the other, of
 # which few will be asked for again, and each is held twice: as JSON and in the wire format.
 KEPT_BYTES: Final = 262_144
+KEPT_READS: Final = 64  # on one channel, before all are dropped: each new read looks at every one of them
 AHEAD: Final = 86_400_000_000  # microseconds, as in publish.lua: an id further ahead of Redis's clock is not believed
 
 _read_budget: Final = attrgetter("read_budget")
@@ -140,14 +141,14 @@ class Reads:
         return read
 
     def _drop_old(self, reads: Shared) -> None:
-        """Drop the pages of one channel that are of no use any more, and the oldest ones beyond ``KEPT_BYTES``."""
+        """Drop the pages of one channel that are of no use any more, the oldest ones beyond ``KEPT_BYTES``, and all if too many are left."""
         kept = 0
         for key, read in reversed(list(reads.items())):
             if read.page is None:
                 continue
             if not isinstance(read.page, Page) or not self._is_reusable(read, 0) or (kept := kept + read.page.size) > KEPT_BYTES:
                 del reads[key]
-        if len(reads) >= READS_IN_PIPELINE:
+        if len(reads) >= KEPT_READS:
             reads.clear()
 
     def _is_reusable(self, read: Read, must_reach: int) -> bool:

@@ -106,7 +106,7 @@ def _cannot_be_rebound(host: str) -> bool:
 
 
 class Cors:
-    """An endpoint whose answers pages of allowed origins may read (WHATWG Fetch, section 3.2)."""
+    """An endpoint whose answers pages of allowed origins may read (WHATWG Fetch, "CORS protocol")."""
 
     def __init__(self, endpoint: Endpoint, origins: Origins, method: str) -> None:
         self._endpoint = endpoint

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from gateway import metrics
-from gateway.core.event import MAX_CURSOR, Malformed, channel_problem, parse_published, show
+from gateway.core.event import Malformed, channel_problem, parse_published, show
 from gateway.core.grant import NONE, Grant
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unprocessable
 from gateway.store.log import Publication
@@ -122,7 +122,7 @@ def _check(posted: Posted, grant: Grant, max_event_bytes: int) -> Checked:
     if posted.live and any(option is not None for option in (posted.key, posted.keep, posted.ttl, posted.collapse)):
         raise Unprocessable("live: such an event is not recorded; key, keep, ttl and collapse are for one that is")
     for field, value, most in (("keep", posted.keep, MAX_KEEP), ("ttl", posted.ttl, MAX_TTL)):
-        if value is not None and not (1 <= value <= min(most, MAX_CURSOR) and value == int(value)):
+        if value is not None and not (1 <= value <= most and value == int(value)):
             raise Unprocessable(f"{field} {value}: a whole number from 1 to {most} is expected")
     for field, text in (("key", posted.key), ("collapse", posted.collapse)):
         if text is not None and not 1 <= len(text.encode()) <= MAX_TEXT_BYTES:

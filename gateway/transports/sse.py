@@ -54,7 +54,7 @@ def opening(scope: Mapping[str, Any]) -> bytes:
 
 
 def is_event_source(scope: Mapping[str, Any]) -> bool:
-    """Whether an EventSource asks: it has to accept this type only (WHATWG HTML, section 9.2.2), which hardly anybody else says."""
+    """Whether an EventSource asks: those of all browsers say that they accept this type (WHATWG HTML, section 9.2.2), and hardly anybody else does."""
     return CONTENT_TYPE.decode() in (header(scope, b"accept") or "")
 
 
