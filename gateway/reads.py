@@ -141,7 +141,7 @@ class Reads:
         return read
 
     def _drop_old(self, reads: Shared) -> None:
-        """Drop the pages of one channel that are of no use any more, the oldest ones beyond ``KEPT_BYTES``, and all if too many are left."""
+        """Drop the pages of one channel that are of no use any more, the oldest ones beyond ``KEPT_BYTES``, or all if too many are left."""
         kept = 0
         for key, read in reversed(list(reads.items())):
             if read.page is None:

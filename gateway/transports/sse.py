@@ -54,7 +54,7 @@ def opening(scope: Mapping[str, Any]) -> bytes:
 
 
 def is_event_source(scope: Mapping[str, Any]) -> bool:
-    """Whether an EventSource asks: those of all browsers say that they accept this type (WHATWG HTML, section 9.2.2), and hardly anybody else does."""
+    """Whether an EventSource asks: in every browser it says that it accepts this type (WHATWG HTML, section 9.2.2); others hardly do."""
     return CONTENT_TYPE.decode() in (header(scope, b"accept") or "")
 
 
