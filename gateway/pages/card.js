@@ -22,6 +22,9 @@ const kindOf = (channel) => channel.replace(/^jobs:/, "").replace(/-[0-9a-f]+$/,
 
 const asText = (value) => (value === null || value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value));
 
+/** A time of day as on a clock with 24 hours. @param {Date} date */
+export const asTime = (date) => date.toLocaleTimeString([], { hourCycle: "h23" });
+
 function asDuration(seconds) {
   if (seconds < 60) return `${Math.max(0, seconds).toFixed(1)} s`;
   const minutes = Math.floor(seconds / 60);
@@ -125,7 +128,7 @@ export class Card {
     if (view === null) return;
     const end = view.over ? view.at : Date.now() / 1000;
     this.parts.elapsed.textContent =
-      view.started === null ? new Date(view.at * 1000).toLocaleTimeString() : asDuration(end - view.started);
+      view.started === null ? asTime(new Date(view.at * 1000)) : asDuration(end - view.started);
   }
 
   focus() {

@@ -3,7 +3,7 @@
 import { isPulled, plugIn, pull } from "./plug.js"; // first: it stands between the client and the network
 import { connect } from "/client.js";
 import { JobProgress } from "/job-progress.js";
-import { Card } from "./card.js";
+import { asTime, Card } from "./card.js";
 
 const KEPT = 40;
 const LINES = 50;
@@ -121,7 +121,7 @@ function log(event) {
   const line = document.createElement("li");
   const time = document.createElement("time");
   const code = document.createElement("code");
-  time.textContent = new Date().toLocaleTimeString([], { hourCycle: "h23" });
+  time.textContent = asTime(new Date());
   code.textContent = JSON.stringify(event);
   line.append(time, code);
   $("log").prepend(line);

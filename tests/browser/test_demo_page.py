@@ -321,6 +321,7 @@ def test_what_is_no_event_of_the_demo_is_shown_as_it_is(page: Page, url: str) ->
 
         expect(card(page, "jobs:hello").locator(".text")).to_have_text(shown)
         assert card(page, "jobs:hello").locator(".label").text_content() == "stage.two"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", card(page, "jobs:hello").locator(".elapsed").text_content() or "")  # as in the list of events
 
 
 def test_a_strange_store_and_a_job_that_is_forgotten_do_no_harm(page: Page) -> None:
