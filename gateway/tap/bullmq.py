@@ -118,7 +118,9 @@ def collapse(events: Sequence[JobEvent]) -> Iterator[JobEvent]:
 def _parse(data: bytes | None) -> Any:
     """A JSON value; as text if it is not JSON."""
     with suppress(ValueError, RecursionError):
-        return json.loads(data or b"null")
+        value = json.loads(data or b"null")
+        # JavaScript writes half of an emoji, with which a text that was cut may end, as an escape. UTF-8, and so an event, has none.
+        return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
     return show(data)
 
 

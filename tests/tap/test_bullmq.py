@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.event import show
 from gateway.tap.bullmq import Entry, Job, JobEvent, collapse, translate
 
 
@@ -21,6 +22,7 @@ def entry(event: str, **fields: str) -> Entry:
         ("waiting", {"prev": "delayed"}, False, None),
         ("waiting", {"prev": "active"}, True, ("retrying", {})),  # an attempt failed, or the job stalled
         ("waiting", {"prev": "failed"}, True, ("queued", {})),
+        ("waiting", {"prev": "completed"}, True, ("queued", {})),
         ("stalled", {}, True, None),
         ("delayed", {"delay": "1"}, False, None),
         ("delayed", {"delay": "1"}, True, ("retrying", {})),
@@ -28,12 +30,14 @@ def entry(event: str, **fields: str) -> Entry:
         ("progress", {"data": '{"page":3}'}, True, ("progress", {"page": 3})),
         ("progress", {"data": '"half"'}, True, ("progress", {"value": "half"})),
         ("progress", {"data": "{"}, True, ("progress", {"value": "'{'"})),
+        ("progress", {"data": "[" * 100_000}, True, ("progress", {"value": show("[" * 100_000)})),
         ("completed", {"returnvalue": "[1]", "prev": "active"}, True, ("completed", {"result": [1]})),
         ("failed", {"failedReason": "no disk", "prev": "active"}, True, ("failed", {"error": "Failed", "message": "no disk"})),
         ("retries-exhausted", {"attemptsMade": "3"}, True, None),
         ("removed", {"prev": "waiting"}, False, ("failed", {"error": "Removed"})),
         ("removed", {"prev": "completed"}, True, None),
         ("removed", {"prev": "failed"}, True, None),
+        ("removed", {"prev": "unknown"}, False, None),
         ("deduplicated", {}, False, None),
         ("something-new", {}, False, None),
     ],

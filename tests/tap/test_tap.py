@@ -174,14 +174,31 @@ async def test_a_redis_that_was_away_is_read_on(
     assert await types(redis, "2") == ["queued"]
 
 
+async def test_an_event_that_redis_refuses_is_published_later(
+    redis_url: str, redis: Redis, add: Add, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda *_: 0.01)
+    async with running(redis_url), asyncio.timeout(30):
+        await wait_position(redis, "0-0")
+        await redis.execute_command("ACL", "SETUSER", "default", "-fcall")  # as a master that has become a replica refuses it
+        last = await add("added", "1")
+        while "Redis refused the event" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await redis.execute_command("ACL", "SETUSER", "default", "+fcall")
+        await wait_position(redis, last)
+
+    assert await types(redis, "1") == ["queued"]
+
+
 async def test_a_quiet_queue_is_waited_for_and_not_polled(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_SECONDS", 2.0)
-    async with running(redis_url):
+    async with running(redis_url), running(redis_url):
         await wait_position(redis, "0-0")
         await asyncio.sleep(0.05)
         stats = await redis.info("commandstats")
 
     assert stats.get("cmdstat_xread", {}).get("calls", 0) <= 1
+    assert stats["cmdstat_set"]["calls"] < 10  # the tap without the lease waits as well
 
 
 async def test_a_queue_that_was_quiet_for_long_is_read_on(redis_url: str, redis: Redis, add: Add) -> None:
@@ -216,6 +233,16 @@ async def test_results_and_error_texts_are_published_if_that_is_asked_for(redis_
 
     told = [(await read(redis, f"jobs:{job}"))[0]["data"] for job in ("1", "2")]
     assert told == [{"result": [1], "job": "1"}, {"error": "Failed", "message": "no disk", "job": "2"}]
+
+
+async def test_half_a_character_in_what_a_job_tells_ends_no_tap(redis_url: str, redis: Redis, add: Add) -> None:
+    # as Node writes a text that was cut within an emoji
+    last = await add("progress", "1", data=r'{"percent":40,"text":"cut \ud83d","title":"whole \ud83d\ude00"}')
+    async with running(redis_url), asyncio.timeout(30):
+        await wait_position(redis, last)
+
+    [event] = await read(redis, "jobs:1")
+    assert event["data"] == {"percent": 40, "text": "cut ?", "title": "whole \U0001f600", "job": "1"}
 
 
 async def test_a_lost_lease_loses_no_event(redis_url: str, redis: Redis, add: Add) -> None:
