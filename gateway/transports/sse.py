@@ -140,7 +140,8 @@ class SseEndpoint:
         wire = BLOCK if direct is None else CHUNK
         begin = opening(scope)
         greeting = b""
-        if direct is not None and (head := direct.take_head()):
+        # During a drain nothing is held back: while Redis is away the server's end may come before the first events.
+        if direct is not None and not self._services.draining and (head := direct.take_head()):
             greeting = head + http_chunk(begin)  # both leave with the first events, in one write
         else:
             await send(_body_message(begin))

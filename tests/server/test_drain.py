@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from tests.support.listening import is_listening
 from tests.support.servers import PATIENT, START_SECONDS, Server, running_gateway, workers_of
 from tests.support.slowness import slowness
 from tests.support.waiting import until
-from tests.support.wire import Wire, request
+from tests.support.wire import Wire, request, upgrade
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -192,6 +193,25 @@ async def test_an_event_source_that_comes_during_a_drain_is_served_until_its_end
         status = await asyncio.to_thread(server.process.wait, 30)
 
     assert (ready["op"], event["type"], bye["op"], bye["code"], status) == ("ready", "completed", "bye", 1012, 0)
+
+
+# Soon over, although a client does not close its connection, and nobody's stream is begun before there is something to send.
+HASTY = "from gateway import feed; from gateway.transports import connections; feed.LINGER_SECONDS, connections.CLOSE_SECONDS = 60, 1"
+
+
+async def test_an_event_source_that_comes_at_the_end_of_a_drain_while_redis_is_away_gets_a_whole_answer(redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as redis:
+        with running_gateway(redis_url, before=HASTY) as server, Wire(server.port) as stubborn, Wire(server.port) as late:
+            stubborn.send(upgrade("/ws")).answer()
+            await redis.execute_command("CLIENT", "PAUSE", 20_000)
+            server.process.send_signal(signal.SIGTERM)
+            await until_draining(server)
+            answer = late.send(request("/sse?channel=jobs:1", "Accept: text/event-stream")).rest()
+            await asyncio.to_thread(server.process.wait, 30)
+
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert re.search(rb"retry: \d+\n", answer)
+    assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
 async def test_a_drain_answers_polls_and_tells_streams_when_to_reconnect(redis_url: str) -> None:
