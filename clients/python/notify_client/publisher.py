@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Self, TypeVar
 
@@ -195,10 +196,18 @@ class Publisher:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _OfLoop:
+    """What belongs to one event loop: a client, whose connections work on no other, and the turns at them."""
+
+    client: redis.asyncio.Redis
+    turns: asyncio.Semaphore
+
+
 class AsyncPublisher:
     """``Publisher`` for asyncio: the same arguments, methods to ``await``, and errors.
 
-    It may be used on several event loops in turn; close it before each one ends.
+    It may be used on several event loops, in turn or in several threads at once; close it before each one ends.
     """
 
     def __init__(
@@ -216,8 +225,9 @@ class AsyncPublisher:
             raise ValueError("url or client: one of them is expected")
         self._url = url
         self._client = client or make_async_client(url or "", timeout)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
+        self._inherited: list[_OfLoop] = []
+        self._process = os.getpid()
 
     @property
     def dropped(self) -> int:
@@ -246,16 +256,16 @@ class AsyncPublisher:
         return await self._carry(self._core.live(channel, type, data))
 
     async def _carry(self, exchange: Exchange[Result]) -> Result:
-        self._bind_to_loop()
+        ours = self._of_loop()
         for _ in range(2):
             await asyncio.sleep(0)  # so that an event loop that was busy notices a connection that has ended meanwhile
-        async with self._turns:
+        async with ours.turns:
             deadline = asyncio.get_running_loop().time() + self._core.timeout
             try:
                 command = next(exchange)
                 while True:
                     try:
-                        reply = await self._execute(command, deadline)
+                        reply = await self._execute(ours.client, command, deadline)
                     except Exception as error:  # noqa: BLE001 - the exchange decides what to do with it
                         command = exchange.throw(error)
                     else:
@@ -266,36 +276,44 @@ class AsyncPublisher:
             finally:
                 exchange.close()
 
-    async def _execute(self, command: Command, deadline: float) -> Any:
+    async def _execute(self, client: redis.asyncio.Redis, command: Command, deadline: float) -> Any:
         if command == DISCONNECT:
             with suppress(TimeoutError):
-                await _cancelled_only_if_asked(self._disconnect())
+                await _cancelled_only_if_asked(self._disconnect(client))
             return None
-        return await _cancelled_only_if_asked(self._send(command, deadline))
+        return await _cancelled_only_if_asked(self._send(client, command, deadline))
 
-    async def _send(self, command: Command, deadline: float) -> Any:
+    async def _send(self, client: redis.asyncio.Redis, command: Command, deadline: float) -> Any:
         async with asyncio.timeout_at(deadline):
-            return await self._client.execute_command(*command)
+            return await client.execute_command(*command)
 
-    def _bind_to_loop(self) -> None:
-        # Connections belong to the event loop in which they were made, and a task queue may run each task with asyncio.run.
+    def _of_loop(self) -> _OfLoop:
+        """What belongs to the running event loop; a task queue may run each task with asyncio.run, and in several threads."""
+        if self._process != os.getpid():
+            # In a forked child. It must keep the connections of its parent's event loops: redis-py would close what is collected, and take
+            # it out of the selector, which the two processes share, so that the parent would hear no more replies.
+            self._inherited += self._loops.values()
+            self._loops = {}
+            self._process = os.getpid()
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._loop is not None and self._url is not None:
-                self._client = make_async_client(self._url, self._core.timeout)
-            self._loop = loop
-            self._turns = asyncio.Semaphore(CONNECTIONS)
+        ours = self._loops.get(loop)
+        if ours is None:
+            for other in list(self._loops):
+                if not other.is_running():  # most likely it has ended, and then its connections cannot be closed
+                    self._loops.pop(other, None)
+            client = self._client if self._url is None else make_async_client(self._url, self._core.timeout)
+            ours = self._loops[loop] = _OfLoop(client, asyncio.Semaphore(CONNECTIONS))
+        return ours
 
-    async def _disconnect(self, *, busy: bool = False) -> None:
+    async def _disconnect(self, client: redis.asyncio.Redis, *, busy: bool = False) -> None:
         if self._url is not None:
             with suppress(redis.RedisError, OSError):  # closing TLS waits for the server, which may hang
                 async with asyncio.timeout(self._core.timeout / 10):
-                    await self._client.connection_pool.disconnect(inuse_connections=busy)
+                    await client.connection_pool.disconnect(inuse_connections=busy)
 
     async def close(self) -> None:
-        """As ``Publisher.close``."""
-        self._bind_to_loop()  # connections of an event loop that has ended cannot be closed
-        await self._disconnect(busy=True)
+        """As ``Publisher.close``, for the connections of the running event loop."""
+        await self._disconnect(self._of_loop().client, busy=True)
         self._core.drops.recover("The publisher was closed")
 
     async def __aenter__(self) -> Self:

@@ -173,6 +173,47 @@ def test_one_loop_after_the_other_may_have_more_to_publish_than_there_are_connec
     assert len(set(ids)) == 6 * CONNECTIONS
 
 
+def test_event_loops_in_several_threads_may_use_one_asyncio_publisher_at_once(valkey):
+    publisher = AsyncPublisher(valkey.url, timeout=10)
+
+    async def publish_many():
+        ids = [await publisher.publish("jobs:1", "a") for _ in range(30)]
+        await publisher.close()
+        return ids
+
+    with ThreadPoolExecutor(4) as threads:
+        ids = [id for group in threads.map(lambda _: asyncio.run(publish_many()), range(4)) for id in group]
+
+    assert None not in ids
+    assert len(set(ids)) == 120
+
+
+def publish_in_child_with_asyncio(publisher):
+    asyncio.run(publisher.publish("jobs:1", "child"))
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("running", [True, False], ids=["in its event loop", "between two runs of it"])
+def test_a_forked_child_that_publishes_with_asyncio_does_not_stop_its_parent_from_hearing_replies(valkey, running):
+    publisher = AsyncPublisher(valkey.url, timeout=10)
+
+    async def fork():
+        child = multiprocessing.get_context("fork").Process(target=publish_in_child_with_asyncio, args=(publisher,))
+        child.start()
+        child.join(30)
+        return child.exitcode
+
+    with asyncio.Runner() as runner:
+        runner.run(publisher.publish("jobs:1", "parent"))
+        ended = runner.run(fork()) if running else asyncio.run(fork())
+        id = runner.run(publisher.publish("jobs:1", "parent"))
+        runner.run(publisher.close())
+
+    assert (ended, len(valkey.log())) == (0, 3)
+    assert id is not None
+
+
 class Interrupted(Exception):
     """Like Celery's soft time limit, which is raised in the middle of any code."""
 
