@@ -27,7 +27,10 @@ _encoder: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 def show(value: object, limit: int = 80) -> str:
     """A value as text for an error: quoted, escaped, on one line, and not longer than ``limit``."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except Exception:  # noqa: BLE001 - whatever an object raises that cannot say what it is, such as a row whose session is over
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else f"{text[: limit - 4]}...{text[-1]}"
 
 

@@ -160,6 +160,15 @@ def test_a_wrong_argument_is_named_before_anything_goes_to_redis(connect, refuse
     assert publisher.dropped == 0
 
 
+def test_data_that_cannot_say_what_it_is_is_named_by_its_kind(connect, refused):
+    class Row:
+        def __repr__(self):
+            raise RuntimeError("the session is over")
+
+    with pytest.raises(ValueError, match="data <Row>: it is not JSON"):
+        connect(refused).publish("c", "x", Row())
+
+
 def test_data_that_contains_itself_is_refused(connect, refused):
     data: list = []
     data.append(data)

@@ -24,6 +24,9 @@ from notify_client.publisher import AsyncPublisher, Publisher
 OWNER: Final = "notify_owner"
 """The name of the header, option, label or field with which a task names its owner."""
 
+EXTRAS: Final = {"completed": "result", "failed": "message", "retrying": "message"}
+"""What of an event may be too long, or not JSON, and is then left out, so that the rest is published: the page must know of the end."""
+
 logger: Final = logging.getLogger("notify_client")
 
 
@@ -42,6 +45,13 @@ class Job:
     task: str
     owner: str | None = None
     run: str = ""
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - whatever an exception raises that cannot say what it is
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +73,8 @@ class Details:
             data.pop("result", None)
         if isinstance(error, BaseException):
             data["error"] = error.__class__.__name__
-            if self.messages and str(error):
-                data["message"] = str(error)
+            if self.messages and (message := _message(error)):
+                data["message"] = message
         elif error is not None:
             data["error"] = error
         return data
@@ -83,10 +93,11 @@ class Details:
             yield {"channel": f"user:{job.owner}", **event}
 
 
-def _drop_result(event: dict[str, Any], problem: ValueError) -> bool:
-    """Take the result out of an event that cannot be published, and log the problem; ``False`` if it has no result."""
-    dropped = event["type"] == "completed" and event["data"].pop("result", None) is not None
-    what = "result left out" if dropped else f"{event['type']} not published"
+def _drop_extra(event: dict[str, Any], problem: ValueError) -> bool:
+    """Take the result, or the error's text, out of an event that cannot be published, and log the problem; ``False`` if it has neither."""
+    extra = EXTRAS.get(event["type"], "")
+    dropped = event["data"].pop(extra, None) is not None
+    what = f"{extra} left out" if dropped else f"{event['type']} not published"
     logger.warning("job %s: %s: %s", show(event["data"]["job"]), what, problem)
     return dropped
 
@@ -117,7 +128,7 @@ class Jobs:
                 try:
                     self._publisher.publish(**event)
                 except ValueError as problem:
-                    if _drop_result(event, problem):
+                    if _drop_extra(event, problem):
                         continue
                 break
 
@@ -136,7 +147,7 @@ class AsyncJobs:
                 try:
                     await self._publisher.publish(**event)
                 except ValueError as problem:
-                    if _drop_result(event, problem):
+                    if _drop_extra(event, problem):
                         continue
                 break
 

@@ -98,11 +98,27 @@ def test_results_and_errors_are_only_published_if_asked_for(connect, valkey):
     ]
 
 
-@pytest.mark.parametrize("result", [object(), "x" * 70_000, float("nan"), "\ud800"])
+class Silent(Exception):
+    def __repr__(self):
+        raise RuntimeError("this cannot say what it is")
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize("result", [object(), "x" * 70_000, float("nan"), "\ud800", Silent()])
 def test_a_result_that_cannot_be_sent_is_left_out(connect, valkey, result):
     connect(valkey.url, Details(results=True)).tell(JOB, "completed", {"result": result})
 
     assert events(valkey) == [{"type": "completed", "data": {"job": "42", "task": "app.resize"}, "final": True}]
+
+
+@pytest.mark.parametrize("type", ["retrying", "failed"])
+@pytest.mark.parametrize("error", [ValueError("x" * 70_000), FileNotFoundError("caf\udce9.txt"), Silent()])
+def test_an_errors_text_that_cannot_be_sent_is_left_out(connect, valkey, type, error):
+    connect(valkey.url, Details(messages=True)).tell(JOB, type, error=error)
+
+    data = {"error": error.__class__.__name__, "job": "42", "task": "app.resize"}
+    assert [(event["type"], event["data"]) for event in events(valkey)] == [(type, data)]
 
 
 def test_a_job_that_cannot_be_named_is_logged_and_works_on(connect, valkey, caplog):
