@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -22,6 +23,14 @@ Result = TypeVar("Result")
 
 TIMEOUT: Final = 0.5
 CONNECTIONS: Final = 16  # that a publisher uses at once: more threads, greenlets or tasks that publish at the same time take turns
+
+
+def _check_source(url: str | None, client: object, *, of_asyncio: bool) -> None:
+    if (url is None) == (client is None):
+        raise ValueError("url or client: one of them is expected")
+    if client is not None and inspect.iscoroutinefunction(getattr(client, "execute_command", None)) is not of_asyncio:
+        # It would publish nothing, and return a coroutine that nobody awaits; or the other way round block the event loop.
+        raise ValueError(f"client: one of {'redis.asyncio' if of_asyncio else 'redis'} is expected, not {type(client).__module__}")
 
 
 def _make_turns() -> SimpleQueue[None]:
@@ -58,8 +67,7 @@ class Publisher:
         on_drop: DropCallback | None = None,
     ) -> None:
         self._core = PublisherCore(prefix, max_event_bytes, timeout, on_drop)
-        if (url is None) == (client is None):
-            raise ValueError("url or client: one of them is expected")
+        _check_source(url, client, of_asyncio=False)
         self._url = url
         self._client = client or make_client(url or "", timeout)
         self._turns = _make_turns()
@@ -221,8 +229,7 @@ class AsyncPublisher:
         on_drop: DropCallback | None = None,
     ) -> None:
         self._core = PublisherCore(prefix, max_event_bytes, timeout, on_drop)
-        if (url is None) == (client is None):
-            raise ValueError("url or client: one of them is expected")
+        _check_source(url, client, of_asyncio=True)
         self._url = url
         self._client = client or make_async_client(url or "", timeout)
         self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}

@@ -205,6 +205,18 @@ def test_a_wrong_setting_is_named_at_once(connect, options, problem):
         connect(**{"url": "redis://x"} | options)
 
 
+@pytest.mark.parametrize(
+    ("kind", "client", "problem"),
+    [
+        (Publisher, redis.asyncio.Redis(), "client: one of redis is expected, not redis.asyncio"),
+        (AsyncPublisher, redis.Redis(), "client: one of redis.asyncio is expected, not redis"),
+    ],
+)
+def test_a_client_of_the_other_kind_is_refused_at_once(kind, client, problem):
+    with pytest.raises(ValueError, match=problem):
+        kind(client=client)
+
+
 def test_an_old_server_runs_the_script(connect, old_redis):
     publisher = connect(old_redis.url)
 
