@@ -156,9 +156,11 @@ def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str
     Args:
         settings: the gateway's
         listener: made by ``bind``
-        environ: variables for the workers, each of which makes its application from the environment
+        environ: variables for the workers, each of which makes its application from the environment; each outranks its ``_FILE``
     """
-    os.environ.update(environ)
+    for name, value in environ.items():
+        os.environ[name] = value
+        os.environ.pop(f"{name}_FILE", None)  # a worker would refuse to have both
     with _figures_folder():
         _supervise(settings, listener)
 

@@ -156,6 +156,13 @@ def test_the_address_and_a_low_limit_of_open_files_are_logged(
     assert served == [[listener]]
 
 
+def test_workers_are_served_if_their_number_comes_from_a_file(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "workers").write_text("2")
+
+    with running_gateway(redis_url, workers_file=str(tmp_path / "workers")) as server:
+        assert len(workers_of(server)) == 2
+
+
 async def test_all_workers_deliver_the_same_events(redis_url: str, redis: Redis) -> None:
     with running_gateway(redis_url, "--workers", "3") as server:
         publish = publisher(redis)
