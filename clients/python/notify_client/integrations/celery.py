@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 import celery
 from celery import signals, states
 from celery.exceptions import TimeLimitExceeded
+from celery.utils.serialization import UnpickleableExceptionWrapper
 from celery.worker.request import Request
 
 from notify_client.integrations.jobs import OWNER, Details, Job, Jobs
@@ -38,6 +39,13 @@ def _owner(request: Any) -> str | None:
 
 def _job(task: Any, request: Any) -> Job:
     return Job(request.id, task.name, _owner(request))
+
+
+def _raised(exception: BaseException) -> BaseException:
+    """What the task has raised, if Celery has put another exception in its place because that one cannot be pickled."""
+    raised = sys.exc_info()[1]
+    replaced = isinstance(exception, UnpickleableExceptionWrapper) or isinstance(raised, type(exception))
+    return raised if raised is not None and replaced else exception
 
 
 def progress(**fields: Any) -> None:
@@ -85,7 +93,7 @@ class _Reports:
 
     def _on_failure(self, sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
         owner = _owner(sender.request) if sender.request.id == task_id else None
-        self.tell(sender, "failed", job=Job(task_id, sender.name, owner), error=exception)
+        self.tell(sender, "failed", job=Job(task_id, sender.name, owner), error=_raised(exception))
 
     def _on_revoked(self, sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:
         error = "Expired" if expired else "Terminated" if terminated else "Revoked"

@@ -35,6 +35,21 @@ def broken(*args):
     raise ValueError("the secret of the team")
 
 
+class OutOfStock(ValueError):
+    def __init__(self, shop, item):
+        super().__init__(f"{shop} has no {item}")  # cannot be pickled, because of two arguments it keeps one
+
+
+class OutOfReach(Exception):
+    def __init__(self, shop, item):
+        super().__init__(f"{shop} cannot have {item}")
+
+
+@app.task
+def order(item):
+    raise OutOfReach("the shop", item) if item == "moon" else OutOfStock("the shop", item)
+
+
 @app.task
 def add(*numbers):
     return sum(number if isinstance(number, int) else sum(number) for number in numbers)

@@ -88,6 +88,13 @@ def test_a_failure_names_its_kind_and_nothing_more(tasks, worker, log):
     assert event == {"type": "failed", "data": {"error": "ValueError", "job": id, "task": tasks.broken.name}, "final": True}
 
 
+@pytest.mark.parametrize(("item", "error"), [("ink", "OutOfStock"), ("moon", "OutOfReach")])
+def test_a_failure_names_its_kind_also_if_its_exception_cannot_be_pickled(tasks, worker, log, item, error):
+    id = tasks.order.delay(item).id
+
+    assert log.wait(f"jobs:{id}", "failed")[-1]["data"]["error"] == error
+
+
 @pytest.mark.parametrize(("name", "error"), [("die", "WorkerLostError"), ("hang", "TimeLimitExceeded")])
 def test_a_task_whose_process_is_killed_fails_once(tasks, worker, log, name, error):
     owner = f"owner-of-{name}"
