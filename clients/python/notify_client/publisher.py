@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -25,12 +24,13 @@ TIMEOUT: Final = 0.5
 CONNECTIONS: Final = 16  # that a publisher uses at once: more threads, greenlets or tasks that publish at the same time take turns
 
 
-def _check_source(url: str | None, client: object, *, of_asyncio: bool) -> None:
+def _check_source(url: str | None, client: object, wrong: tuple[type, ...]) -> None:
     if (url is None) == (client is None):
         raise ValueError("url or client: one of them is expected")
-    if client is not None and inspect.iscoroutinefunction(getattr(client, "execute_command", None)) is not of_asyncio:
+    if isinstance(client, wrong):
         # It would publish nothing, and return a coroutine that nobody awaits; or the other way round block the event loop.
-        raise ValueError(f"client: one of {'redis.asyncio' if of_asyncio else 'redis'} is expected, not {type(client).__module__}")
+        name = f"{type(client).__module__}.{type(client).__name__}"
+        raise TypeError(f"client: {name} is for the other class: AsyncPublisher takes clients of redis.asyncio, Publisher all others")
 
 
 def _make_turns() -> SimpleQueue[None]:
@@ -67,7 +67,7 @@ class Publisher:
         on_drop: DropCallback | None = None,
     ) -> None:
         self._core = PublisherCore(prefix, max_event_bytes, timeout, on_drop)
-        _check_source(url, client, of_asyncio=False)
+        _check_source(url, client, (redis.asyncio.Redis, redis.asyncio.RedisCluster))
         self._url = url
         self._client = client or make_client(url or "", timeout)
         self._turns = _make_turns()
@@ -229,7 +229,7 @@ class AsyncPublisher:
         on_drop: DropCallback | None = None,
     ) -> None:
         self._core = PublisherCore(prefix, max_event_bytes, timeout, on_drop)
-        _check_source(url, client, of_asyncio=True)
+        _check_source(url, client, (redis.Redis, redis.RedisCluster))
         self._url = url
         self._client = client or make_async_client(url or "", timeout)
         self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}

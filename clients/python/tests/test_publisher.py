@@ -208,12 +208,12 @@ def test_a_wrong_setting_is_named_at_once(connect, options, problem):
 @pytest.mark.parametrize(
     ("kind", "client", "problem"),
     [
-        (Publisher, redis.asyncio.Redis(), "client: one of redis is expected, not redis.asyncio"),
-        (AsyncPublisher, redis.Redis(), "client: one of redis.asyncio is expected, not redis"),
+        (Publisher, redis.asyncio.Redis(), "client: redis.asyncio.client.Redis is for the other class"),
+        (AsyncPublisher, redis.Redis(), "client: redis.client.Redis is for the other class"),
     ],
 )
 def test_a_client_of_the_other_kind_is_refused_at_once(kind, client, problem):
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(TypeError, match=problem):
         kind(client=client)
 
 
