@@ -54,6 +54,7 @@ class Publisher:
 
     Raises:
         ValueError: if an argument is wrong.
+        TypeError: if the client is of the kind for ``AsyncPublisher``.
     """
 
     def __init__(
