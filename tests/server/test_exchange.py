@@ -121,13 +121,13 @@ async def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
             request("/1", "Content-Length: 2", method="POST")
             + b"ab"
             + request("/2")
-            + request("/3", "Content-Length: 1", method="POST")
-            + b"c"
+            + request("/3", "Transfer-Encoding: chunked", method="POST")
+            + b"1\r\nc\r\n2\r\nde\r\n0\r\n\r\n"
         )
         wire.send(ahead)
         return [wire.answer().body for _ in range(3)]
 
-    assert await ask(serve, echo, client) == [b"/1ab", b"/2", b"/3c"]
+    assert await ask(serve, echo, client) == [b"/1ab", b"/2", b"/3cde"]
 
 
 @pytest.mark.parametrize(

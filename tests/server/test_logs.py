@@ -17,7 +17,7 @@ import pytest
 from uvicorn.config import LOGGING_CONFIG
 from uvicorn.server import Server
 
-from gateway.server.logs import log_config
+from gateway.server.logs import MAX_KINDS, Repeats, log_config
 from gateway.transports.log_lines import about
 from tests.support.threads import threads_in_vain
 
@@ -42,10 +42,10 @@ def as_it_was() -> Iterator[None]:
         logger.propagate, logger.disabled = propagate, disabled
 
 
-def configured(kind: str, **repeats: float) -> io.StringIO:
-    """Configure logging at level debug; the stream that the lines go to."""
+def configured(kind: str, level: str = "debug", **repeats: float) -> io.StringIO:
+    """Configure logging; the stream that the lines go to."""
     stream = io.StringIO()
-    config = log_config("debug", kind)
+    config = log_config(level, kind)
     config["filters"]["repeats"] |= repeats
     config["handlers"]["stderr"]["stream"] = stream
     logging.config.dictConfig(config)
@@ -148,24 +148,52 @@ def test_repeated_lines_hold_nobody_up_though_the_thread_that_counts_them_finds_
 
 
 def test_a_repeated_line_is_logged_a_few_times_and_then_counted(kind: str, as_it_was: None) -> None:
-    output = configured(kind, lines=3, seconds=1)
+    output = configured(kind, lines=1, seconds=1)
     for i in range(50):
         logging.getLogger("gateway.feed").warning("channel %s: dropped", i)
     logging.getLogger("gateway.feed").warning("something else")
-    for _ in range(4):
+    for _ in range(3):
         logging.getLogger("gateway.requests").info("refused with %d", 401, extra={"kind": "401"})
     deadline = time.monotonic() + 30
     while output.getvalue().count("more") < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     logging.getLogger("gateway.feed").warning("channel %s: dropped", 50)
 
-    first, sums, last = (lines := lines_of(output, kind))[:7], lines[7:9], lines[9:]
-    assert first == [*(f"channel {i}: dropped" for i in range(3)), "something else", *["refused with 401"] * 3]
+    first, sums, last = (lines := lines_of(output, kind))[:3], lines[3:5], lines[5:]
+    assert first == ["channel 0: dropped", "something else", "refused with 401"]
     assert sorted(sums) == [
-        "1 more lines like this one in 1 s: refused with ... (401)",
-        "47 more lines like this one in 1 s: channel ...: dropped",
+        "2 more lines like this one in 1 s: refused with ... (401)",
+        "49 more lines like this one in 1 s: channel ...: dropped",
     ]
     assert last == ["channel 50: dropped"]
+
+
+def line(text: str) -> logging.LogRecord:
+    return logging.LogRecord("gateway", logging.WARNING, "", 0, text, None, None)
+
+
+def test_a_line_that_comes_seldom_is_always_logged() -> None:
+    repeats = Repeats(lines=1, seconds=0.05)
+    passed = repeats.filter(line("away"))
+    time.sleep(0.1)
+
+    assert (passed, repeats.filter(line("away"))) == (True, True)
+
+
+def test_of_lines_that_all_differ_only_so_many_are_remembered() -> None:
+    repeats = Repeats()
+
+    assert all(repeats.filter(line(f"{number} of many")) for number in range(3 * MAX_KINDS))
+    assert len(repeats._seen) <= MAX_KINDS + 1
+
+
+@pytest.mark.parametrize("name", ["gateway.feed", "uvicorn.error", "asyncio"])
+def test_at_level_error_no_warning_is_logged(as_it_was: None, name: str) -> None:
+    output = configured("text", level="error")
+    logging.getLogger(name).warning("away")
+    logging.getLogger(name).error("lost")
+
+    assert lines_of(output, "text") == ["lost"]
 
 
 def test_a_line_about_the_end_of_the_process_is_never_suppressed(kind: str, as_it_was: None) -> None:
@@ -180,7 +208,7 @@ def test_logging_while_the_process_ends_does_not_delay_it() -> None:
     # Like futures whose exceptions nobody has read, when the interpreter deletes them.
     program = """if True:
         import gc, logging.config
-        from gateway.server.logs import log_config
+        from gateway.server.logs import MAX_KINDS, Repeats, log_config
 
         class Late:
             def __init__(self):
