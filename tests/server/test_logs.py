@@ -153,7 +153,7 @@ def test_a_repeated_line_is_logged_a_few_times_and_then_counted(kind: str, as_it
         logging.getLogger("gateway.feed").warning("channel %s: dropped", i)
     logging.getLogger("gateway.feed").warning("something else")
     for _ in range(3):
-        logging.getLogger("gateway.requests").info("refused with %d", 401, extra={"kind": "401"})
+        logging.getLogger("gateway.feed").info("refused with %d", 401, extra={"kind": "401"})
     deadline = time.monotonic() + 30
     while output.getvalue().count("more") < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
