@@ -73,7 +73,11 @@ async def _publish(deployment: Deployment, streams: Sequence[Stream]) -> None:
             failed = answer.status_code >= 500
             deployment.report("wrong" if failed else "note", text, "redis" if failed else "")
             return
-        began[answer.json()["ids"][deployment.channel]] = at
+        try:
+            began[answer.json()["ids"][deployment.channel]] = at
+        except (ValueError, LookupError, TypeError):  # such as the page of an application that answers whatever it does not know
+            deployment.report("wrong", "POST /publish is not answered by the gateway, but by something else", "path")
+            return
     for stream in streams:
         if await _has_all(stream, began):
             took = statistics.median(stream.events[id] - at for id, at in began.items())

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from gateway.core.event import show
 from gateway.doctor.deployment import Deployment, ExaminationOver, milliseconds, problem_of
 from gateway.doctor.streams import trusting_context
 
@@ -118,8 +117,7 @@ async def check_redis(deployment: Deployment) -> None:
     if answer.status_code == 200:
         deployment.report("ok", "events get through Redis")
         return
-    detail = answer.json().get("detail") if "json" in answer.headers.get("content-type", "") else f"status {answer.status_code}"
-    deployment.report("wrong", f"not ready: {show(detail, 200)}", "redis")
+    deployment.report("wrong", f"not ready: {answer.status_code} {problem_of(answer)}", "redis")
     raise ExaminationOver
 
 

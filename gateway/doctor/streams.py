@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 import httpx
 import msgspec
 import websockets
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 OPEN_SECONDS: Final = 10.0
 ENCODINGS: Final = "gzip, deflate, br, zstd"  # as browsers offer them
@@ -39,7 +39,7 @@ class Stream:
 
     Attributes:
         status: of the answer, 101 for an upgrade; 0 before that
-        headers: of the answer
+        headers: of the answer, if it is an event stream
         first: seconds until the first bytes came; ``None`` before that
         ready: set when the ready notice comes, or the stream ends
         came: set whenever a message comes, or the stream ends
@@ -82,11 +82,10 @@ class Stream:
             self.why = self.why or "it was closed without a word"
         except InvalidStatus as error:
             self.status = error.response.status_code
-            self.headers = {name.lower(): value for name, value in error.response.headers.raw_items()}
             self.why = f"answered {self.status}"
         except ConnectionClosed as error:
             self.why = f"closed with {error.rcvd.code}: {error.rcvd.reason}" if error.rcvd else "cut without a close frame"
-        except (httpx.HTTPError, InvalidHandshake, OSError, TimeoutError, EOFError) as error:
+        except (httpx.HTTPError, WebSocketException, OSError, TimeoutError, EOFError) as error:
             self.why = f"{type(error).__name__}: {error}".rstrip(": ")
         finally:
             self.ended = time.monotonic()

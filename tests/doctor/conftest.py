@@ -50,6 +50,9 @@ SERVERS = {
     "no authorization": ("jwt", f"location / {{ {GOOD} proxy_set_header Authorization ''; }}"),
     "redis down": ("lost", f"location / {{ {GOOD} }}"),
     "nobody": ("none", f"location / {{ {GOOD} }}"),
+    "page": ("open", f"location / {{ {GOOD} }} location = /publish {{ return 200 '<p>Hello'; }}"),
+    "sent on": ("open", f"location / {{ {GOOD} }} location = /ws {{ return 301 https://other.example/ws; }}"),
+    "maintenance": ("open", f"location / {{ {GOOD} }} location = /readyz {{ default_type application/json; return 503 '[]'; }}"),
 }
 
 

@@ -31,6 +31,13 @@ async def test_a_redis_that_takes_no_events_is_found() -> None:
     assert "gateway check" in found.remedy["gateway"]
 
 
+async def test_an_application_that_takes_the_events_in_place_of_the_gateway_is_found(deployments: Deployments) -> None:
+    (found,) = await wrong(deployments.url("page"))
+
+    assert found.text == "POST /publish is not answered by the gateway, but by something else"
+    assert "proxy_pass" in found.remedy["nginx"]
+
+
 async def test_an_idle_timeout_is_found_and_measured(deployments: Deployments) -> None:
     found = await wrong(deployments.url("idle"), patience=15)
 
@@ -53,3 +60,10 @@ async def test_a_proxy_that_passes_no_upgrade_on_is_found(deployments: Deploymen
 
     assert found.text == "WebSocket does not get through: answered 426"
     assert "Upgrade $http_upgrade" in found.remedy["nginx"]
+
+
+async def test_a_proxy_that_sends_the_websocket_elsewhere_is_found(deployments: Deployments) -> None:
+    (found,) = await wrong(deployments.url("sent on"))
+
+    assert found.text.startswith("WebSocket does not get through: ")
+    assert "https://other.example/ws" in found.text

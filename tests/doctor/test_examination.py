@@ -18,5 +18,11 @@ async def test_a_good_deployment_is_found_well_and_its_events_come_back(deployme
 async def test_redis_down_is_found(deployments: Deployments) -> None:
     (found,) = await wrong(deployments.url("redis down"))
 
-    assert found.text.startswith("not ready: 'there is no connection to Redis")
+    assert found.text.startswith("not ready: 503 'there is no connection to Redis")
     assert "gateway check" in found.remedy["gateway"]
+
+
+async def test_a_proxy_that_says_in_its_own_words_that_it_is_not_ready_is_found(deployments: Deployments) -> None:
+    (found,) = await wrong(deployments.url("maintenance"))
+
+    assert found.text == "not ready: 503 'Service Temporarily Unavailable'"
