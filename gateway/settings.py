@@ -217,19 +217,31 @@ def _shown_path(name: str, path: str) -> str:
     return "the value" if name in _SECRET and not path.startswith(("/", ".")) else ascii(path)
 
 
+def _parse(name: str, text: str) -> Any:
+    """The value of a setting.
+
+    Raises:
+        ValueError: if the text is wrong. Its own text is a line for the operator.
+    """
+    parse, expected = _PARSERS[name]
+    try:
+        return parse(text)
+    except ValueError as error:
+        hidden = name in _SECRET or "@" in text  # in an address a password may stand before the @
+        shown = "the value" if hidden else ascii(text if len(text) <= 80 else text[:77] + "...")
+        reason = f" ({error})" if name == "redis_url" and error.args else ""
+        raise ValueError(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected{reason}") from None
+
+
 def parse_settings(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """The settings in these environment variables by name, and what is wrong with the others, a line each."""
     problems: list[str] = []
     values: dict[str, Any] = {}
     for name, text in _texts(environ, problems).items():
-        parse, expected = _PARSERS[name]
         try:
-            values[name] = parse(text)
-        except ValueError as error:
-            hidden = name in _SECRET or "@" in text  # in an address a password may stand before the @
-            shown = "the value" if hidden else ascii(text if len(text) <= 80 else text[:77] + "...")
-            reason = f" ({error})" if name == "redis_url" and error.args else ""
-            problems.append(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected{reason}")
+            values[name] = _parse(name, text)
+        except ValueError as problem:
+            problems.append(str(problem))
     return values, problems
 
 
@@ -260,6 +272,18 @@ def allowed_origins(settings: Settings) -> tuple[str, ...]:
     except ValueError:
         shown, expected = settings.allowed_origins, "a tuple of origins such as https://app.example"
         raise SettingsError(f"GATEWAY_ALLOWED_ORIGINS: {shown!r} is wrong: {expected} is expected") from None
+
+
+def text_problems(settings: Settings) -> list[str]:
+    """What is wrong with the texts that the application needs, a line each. They are checked again, as are the origins."""
+    problems = []
+    for name in ("redis_url", "prefix", "auth", "jwt_secret", "jwt_public_key", "jwks_url", "authorize_url"):
+        try:
+            if (text := getattr(settings, name)) is not None:
+                _parse(name, text)
+        except ValueError as problem:
+            problems.append(str(problem))
+    return problems
 
 
 def is_loopback(host: str) -> bool:

@@ -17,6 +17,27 @@ def test_an_application_needs_the_address_of_redis() -> None:
         create_app(Settings(auth="none"))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("redis_url", "localhost:6379"),
+        ("redis_url", "redis://localhost?timeout_of_somebody_else=1"),
+        ("prefix", "a b"),
+        ("auth", "nobody"),
+        ("jwt_secret", ""),
+        ("jwt_secret", "short"),
+        ("jwt_public_key", "no PEM"),
+        ("jwks_url", "ftp://keys.example"),
+        ("authorize_url", "app.example/authorize"),
+    ],
+)
+def test_texts_that_an_application_gives_are_checked(name: str, text: str) -> None:
+    given: dict[str, Any] = {"redis_url": "redis://localhost:6379", name: text}
+
+    with pytest.raises(SettingsError, match=f"^GATEWAY_{name.upper()}: .* is wrong: .* is expected"):
+        create_app(Settings(**given))
+
+
 @pytest.mark.parametrize("origins", ["https://app.example", ("*",), ("https://app.example/path",)])
 def test_origins_that_an_application_gives_are_checked(redis_url: str, origins: Any) -> None:
     with pytest.raises(SettingsError, match="GATEWAY_ALLOWED_ORIGINS"):
