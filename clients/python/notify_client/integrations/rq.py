@@ -11,6 +11,8 @@ By default they publish to RQ's own Redis. If the gateway uses another one, or t
     class Worker(ReportingWorker):
         reports = Jobs("redis://gateway-redis:6379", Details(results=True))
 
+RQ's other workers report as ``class Worker(ReportingWorker, rq.SimpleWorker)``, and so does ``rq.SpawnWorker`` from RQ 3 on.
+
 A job reports its progress with ``progress(percent=40)``.
 """
 
@@ -77,6 +79,7 @@ class ReportingWorker(rq.Worker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reports = self.reports or _jobs_at(self.connection)
+        # A method of the class, because RQ's SpawnWorker pickles its handlers.
         self.push_exc_handler(self._report_abandoned)  # type: ignore[no-untyped-call]
 
     def perform_job(self, job: RqJob, *args: Any, **kwargs: Any) -> bool:
@@ -108,7 +111,9 @@ class ReportingWorker(rq.Worker):
         self._reports.tell(run, "failed" if over else "retrying", error="MaxRetriesExceeded" if over else None)
         super().handle_job_retry(job, queue, retry, *args, **kwargs)
 
-    def _report_abandoned(self, job: RqJob, kind: type[BaseException], *_: Any) -> None:
+    @classmethod
+    def _report_abandoned(cls, job: RqJob, kind: type[BaseException], *_: Any) -> None:
         """Report a job whose worker is gone, and which this worker has found in the registry of started jobs."""
         if kind is AbandonedJobError:
-            self._reports.tell(_job(job), "retrying" if job.retries_left else "failed", error=kind.__name__)
+            reports = cls.reports or _jobs_at(job.connection)
+            reports.tell(_job(job), "retrying" if job.retries_left else "failed", error=kind.__name__)

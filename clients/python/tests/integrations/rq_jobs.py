@@ -19,6 +19,14 @@ class PatientWorker(ReportingWorker):
     reports = reports
 
 
+class Spawning(PatientWorker, rq.SpawnWorker):
+    pass
+
+
+class Simple(PatientWorker, rq.SimpleWorker):
+    pass
+
+
 def resize():
     for percent in range(3):
         progress(percent=percent)

@@ -46,6 +46,20 @@ def test_a_job_reports_from_the_queue_to_its_end(queue, worker, log):
     assert log.types("user:ann") == ["queued", "started", "progress", "completed"]
 
 
+# Before RQ 3, a SpawnWorker's work-horse is not of the worker's class.
+SPAWNING = pytest.param("Spawning", marks=pytest.mark.skipif(rq.VERSION.startswith("2."), reason="needs RQ 3"))
+
+
+@pytest.mark.parametrize("kind", [SPAWNING, "Simple"])
+def test_workers_that_do_not_fork_report_too(queue, redis_url, log, kind):
+    own = type(queue)(kind, connection=queue.connection)
+    jobs = [enqueue(own, name) for name in ("broken", "resize")]
+    with running(*COMMAND, f"{HERE}.rq_jobs.{kind}", "--url", redis_url, "--burst", kind):
+        log.wait(f"jobs:{jobs[1].id}", "completed")
+
+    assert [log.types(f"jobs:{job.id}")[-1] for job in jobs] == ["failed", "completed"]
+
+
 def test_without_reports_of_their_own_they_publish_to_rqs_redis(queue, redis_url, log):
     from notify_client.integrations.rq import ReportingQueue
 
