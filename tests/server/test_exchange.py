@@ -459,7 +459,9 @@ async def test_after_the_answer_the_application_receives_a_disconnect(serve: Ser
     assert seen == ["http.request", "http.disconnect"]
 
 
-async def test_an_application_whose_client_is_gone_receives_a_disconnect_and_may_still_send(serve: Serve) -> None:
+async def test_an_application_whose_client_is_gone_receives_a_disconnect_and_may_send_on_or_stop(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -467,13 +469,14 @@ async def test_an_application_whose_client_is_gone_receives_a_disconnect_and_may
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"begun", "more_body": True})
         kind = (await receive())["type"]
-        await send({"type": "http.response.body", "body": b"late"})
+        await send({"type": "http.response.body", "body": b"late", "more_body": True})
         seen.set_result(kind)
 
     await ask(serve, app, lambda wire: wire.send(request("/")).take(12))
 
     async with asyncio.timeout(30):
         assert await seen == "http.disconnect"
+    assert caplog.text == ""
 
 
 async def test_an_application_waits_for_a_client_that_reads_slowly(serve: Serve) -> None:
