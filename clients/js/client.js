@@ -166,12 +166,14 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** @type {((none?: any) => void) | undefined} */
   let ping;
   /** @type {(reason?: any) => void} */
-  let cut = () => {};
+  let cut;
   /** @type {any} */
   let timer;
   /** @type {any} */
   let renewal;
   let calls = 0; // of `subscribe`
+  /** @type {any} */
+  let asked; // the connection on which the answer to `subscribe` is awaited
   /** @type {string[]} */
   let leaving = []; // channels to unsubscribe
   /** @type {Record<string, any>} */
@@ -243,7 +245,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     // The catch is there because nobody may be waiting for it.
     (place.done = new Promise((resolve, reject) => Object.assign(place, { resolve, reject }))).catch(() => {});
     places.push(place);
-    if (openSince && unfollowed[channel]) reconnect();
+    if (unfollowed[channel] && (openSince || asked)) reconnect();
   };
 
   /**
@@ -258,13 +260,14 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       place.mine = false;
       if (reason.status) refused[place.channel] = "";
     }
-    if (some[0]) reconcile();
+    reconcile(); // also if none was: what was asked for together with this channel is asked for again
     return some[0];
   };
 
   /**
    * Tell the other tabs and the gateway what has changed, once for all that is followed and unfollowed together. Only a WebSocket takes
-   * commands; otherwise reconnect for the channels that are new here.
+   * commands; otherwise reconnect for the channels that are new here. What is followed before the gateway has answered is asked for after
+   * that: a channel that is asked for twice begins anew, and its gap and the events after it would come twice.
    */
   const subscribe = async () => {
     const call = await ++calls;
@@ -272,7 +275,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     report();
     if (leaving[0]) send?.({ op: "unsubscribe", channels: leaving });
     leaving = [];
-    if (pending()[0]) (send ?? reconnect)({ op: "subscribe", channels: cursors(pending()) });
+    if (pending()[0] && asked !== signal) asked = (send ?? reconnect)({ op: "subscribe", channels: cursors(pending()) });
   };
 
   /** Connect again at once. */
@@ -289,14 +292,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Handle a message, whatever brought it. @param {any} message */
   const receive = (message) => {
     if (signal.aborted && !listening) return; // the rest of a chunk from a connection that was cut
-    const { op, channel, channels } = message;
+    const { op, channels, channel } = message;
     const place = find(channel);
     heard();
-    if (/bye|error/.test(op)) (channel ? drop : cut)(problem(message));
+    if (/bye|error/.test(op)) asked = (channel ? drop : cut)(problem(message));
     else {
       if (leading) broadcast(message);
-      if (channels) reach(places, channels, signal);
-      else if (place && advance(place, message) && place.mine) {
+      if (channels) {
+        asked = reach(places, channels, signal);
+        if (pending()[0]) subscribe();
+      } else if (place && advance(place, message) && place.mine) {
         if (op) emit(op, message);
         else {
           place.last = message;
@@ -313,7 +318,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const checkLive = () => {
     if (pending()[0]) return;
     if (!listening) setStatus("live");
-    if (bus && !reported) report();
+    if (!reported) report();
     reported = bus; // before there is one, nobody hears it
   };
 
@@ -322,7 +327,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Find the other tabs. Different users share nothing. Without a token there may be a cookie, and that is the same in all tabs. */
   const joinTabs = () => {
     const key = share ?? (token ? claims(bearer).sub : "");
-    if (tab || typeof key !== "string" || !locks) return;
+    if (tab || !(/** @type {any} */ (key)?.at) || !locks) return; // what has `at` is a text
     // Each tab holds a lock of its own, so that the leader notices when the tab is gone.
     holdLock((tab = name + Math.random()), () => {
       bus = new BroadcastChannel(name + key);
@@ -354,7 +359,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const report = (rouse) => broadcast({ status, channels: cursors(), rouse, from: !leading && tab });
 
   /** As the leader: follow what another tab reports, from its cursors if it is new here, as long as that tab lives. @param {any} report */
-  const hearTab = ({ from, rouse, channels }) => {
+  const hearTab = ({ from, channels, rouse }) => {
     if (rouse) wake();
     if (!wants[from])
       holdLock(from, () => {
@@ -371,7 +376,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
    * @param {any} message
    */
   const hearLeader = (message) => {
-    const { status, channels, rouse } = message;
+    const { status, rouse, channels } = message;
     if (status) {
       const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor && (+channels[channel] || !+cursor));
       if (near !== listening) reconnect();
@@ -403,27 +408,29 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         if (next === "stop" && drop(reason)) continue;
         if (openSince && Date.now() - openSince > STEADY) failures = 0;
         // If a connection is refused with 401, try once more: a function may return a new token, and a cookie may have been renewed.
-        if (next === "stop" || (next === "token" && ((denied && !openSince) || typeof token === "string"))) return end("stopped", reason);
+        if (next === "stop" || (next === "token" && ((denied && !openSince) || /** @type {any} */ (token)?.at))) return end("stopped", reason);
         denied = next === "token" && !openSince;
         const retry = delay(failures++, reason);
         setStatus("waiting", { retry, problem: reason });
-        const waited = pause(retry);
-        send = () => {}; // following another channel must not end the wait
-        openSince = 0;
-        if (reason.after) ping = undefined; // nor must the user's return to the tab, if the gateway asked for the wait
-        await waited;
+        // Following another channel must not end the wait, nor must the user's return to the tab, if the gateway asked for the wait.
+        await new Promise((resolve) => enter(retry, resolve, !reason.after && resolve, () => {}));
       }
     }
   };
 
   /** Wait, unless there is a reason to go on earlier. @param {number} milliseconds @param {() => void} [asks] */
   const pause = (milliseconds, asks) =>
-    new Promise((resolve) => {
-      send = undefined;
-      cut = resolve;
-      ping = asks ?? resolve;
-      startTimer(milliseconds);
-    });
+    new Promise((resolve) => enter(milliseconds, resolve, asks ?? resolve));
+
+  /**
+   * Begin to wait or to connect, for so long at most.
+   * @param {number} milliseconds @param {any[]} how `cut`, which ends it, then `ping` and `send`
+   */
+  const enter = (milliseconds, ...how) => {
+    [cut, ping, send] = how;
+    openSince = asked = 0;
+    startTimer(milliseconds);
+  };
 
   /** Stop waiting, or test whether the connection is alive. @param {string} [type] of the page's event that was the reason */
   const wake = (type) => {
@@ -436,7 +443,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** There is one timer, and each call sets it anew. @param {number} milliseconds @param {() => void} [then] */
   const startTimer = (milliseconds, then = cut) => {
     clearTimeout(timer);
-    timer = setTimeout(then, milliseconds);
+    timer = setTimeout(then, milliseconds, "no answer");
   };
 
   /** Something was received: the connection is alive. */
@@ -474,20 +481,16 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   // Connections
 
   const connectOnce = async () => {
-    send = ping = undefined;
     await new Promise((resolve, reject) => {
-      startTimer(PATIENCE, () => reject("no answer"));
+      enter(PATIENCE, reject, 0, () => {}); // what is followed by the time there is a token is asked for then
       getToken().then(resolve, reject);
     });
     for (transport = remembered(); places[0]; transport++) {
       joinTabs();
       const attempt = new AbortController();
       signal = attempt.signal;
-      cut = (reason = "no answer") => attempt.abort(reason);
-      send = ping = undefined;
       unfollowed = {};
-      openSince = 0;
-      startTimer(ANSWER);
+      enter(ANSWER, (/** @type {any} */ reason) => attempt.abort(reason));
       try {
         await /** @type {() => Promise<void>} */ ([socket, stream, polls][transport])();
       } catch (/** @type {any} */ error) {
@@ -510,7 +513,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       socket.onerror = socket.onclose = (/** @type {any} */ end) => reject(problem(end));
       socket.onmessage = ({ data }) => receive(JSON.parse(data));
       socket.onopen = () => {
-        send = (command) => socket.send(JSON.stringify(command));
+        send = (command) => (socket.send(JSON.stringify(command)), signal);
         ping = () => send?.({ op: "ping" });
         ping();
         subscribe();
@@ -525,7 +528,8 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   };
 
   const polls = async () => {
-    for (let wait = 0; places[0]; wait = 25) {
+    // A poll says nothing while it waits: 25 s, unless the silence after which the connection is tested is another.
+    for (let wait = 0; places[0]; wait = quiet / 800) {
       const { events, channels, gaps } = await (await request("poll?" + query(cursors()) + "&wait=" + wait)).json();
       gaps.map((/** @type {string} */ channel) => receive({ channel, op: "gap" }));
       events.map(receive);
@@ -556,7 +560,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** Get a token, and another one before it expires, which is sent over the open WebSocket. */
   const getToken = async () => {
-    bearer = await (typeof token === "function" ? token() : token);
+    bearer = await (/** @type {any} */ (token)?.call ? /** @type {any} */ (token)() : token);
     if (bearer) send?.({ op: "auth", token: bearer });
     const remaining = /** @type {number} */ (claims(bearer).exp) * 1_000 - Date.now();
     clearTimeout(renewal);

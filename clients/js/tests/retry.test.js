@@ -155,6 +155,16 @@ test("no address is asked for twice, so that nothing is answered from a cache of
   assert.equal(new Set(requests.map(({ url }) => url)).size, 5);
 });
 
+test("a poll waits for less than the silence after which the connection is tested", async (t) => {
+  const empty = (/** @type {import("node:http").ServerResponse} */ response) => response.end('{"events":[],"channels":{"jobs:1":"5"},"gaps":[]}');
+  const { url, requests, reached } = await serve(t, refuse(404), empty, () => {});
+  const feed = connect(url, { channels: ["jobs:1"], quiet: 4_000 });
+  await reached(3);
+  feed.close();
+
+  assert.equal(requests[2]?.path, "/poll?channel=jobs%3A1%2C5&wait=5"); // found dead after 13 s
+});
+
 test("where it polls, all can be unfollowed, and others followed after that", async (t) => {
   const first = (/** @type {any} */ response) => response.end('{"events":[],"channels":{"jobs:1":"5"},"gaps":[]}');
   const { url, requests, reached } = await serve(t, refuse(404), first, first, (response, { url }) =>

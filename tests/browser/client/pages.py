@@ -49,6 +49,21 @@ SLOW_WEBSOCKET = """window.WebSocket = class extends WebSocket {
     }
 }; window.came = 0"""
 
+# A network on which what the gateway sends waits until `release()`. `came` counts all of it, and `events` the events.
+HELD_ANSWERS = """() => {
+    const released = new Promise((resolve) => (window.release = resolve));
+    window.WebSocket = class extends WebSocket {
+        set onmessage(handler) {
+            super.onmessage = (message) => {
+                came++;
+                events += message.data.includes('"id"');
+                released.then(() => this.readyState === WebSocket.OPEN && handler(message));
+            };
+        }
+    };
+    window.came = window.events = 0;
+}"""
+
 
 class Ledger:
     """Publishes as a worker does, and keeps the acknowledged ids by channel."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from notify_client import Publisher
 
 from tests.browser.client.pages import (
+    HELD_ANSWERS,
     PAGE,
     SLOW_WEBSOCKET,
     Ledger,
@@ -12,8 +13,11 @@ from tests.browser.client.pages import (
     begin,
     wait_for_log,
     wait_live,
+    wait_until,
 )
+from tests.support.figures import figures_now
 from tests.support.servers import Server
+from tests.support.tokens import make_token
 
 
 def test_three_lines_follow_a_job_to_its_end(open_page: Open, gateway: Server, ledger: Ledger, channel: str) -> None:
@@ -77,6 +81,63 @@ def test_what_is_unfollowed_and_followed_at_once_begins_anew(open_page: Open, ga
     page.evaluate("(channel) => { feed.unfollow(channel); feed.follow(channel); }", channel)
 
     wait_for_log(page, channel, ledger.ids[channel][:3] + ledger.ids[channel])
+
+
+def test_what_is_unfollowed_and_followed_before_the_first_answer_begins_anew(
+    open_page: Open, gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    """Of what the gateway sends for the first subscription nothing is delivered, because after it comes a hole."""
+    wait_until(lambda: figures_now(gateway.http)["gateway_subscriptions"], 0)
+    page = open_page(gateway)
+    page.evaluate(HELD_ANSWERS)
+    begin(page, [channel], since="now")
+    page.wait_for_function("came === 2")  # pong and ready
+    ledger.publish(channel)
+    page.wait_for_function("events === 1")
+    page.evaluate("(channel) => feed.unfollow(channel)", channel)
+    wait_until(lambda: figures_now(gateway.http)["gateway_subscriptions"], 0)
+    ledger.publish(channel)
+    page.evaluate("(channel) => feed.follow(channel)", channel)
+    wait_until(lambda: figures_now(gateway.http)["gateway_subscriptions"], 1)
+    page.evaluate("release()")
+    wait_live(page)
+    ledger.publish(channel)
+
+    wait_for_log(page, channel, ledger.ids[channel][2:])
+
+
+def test_what_is_followed_before_the_gateway_has_answered_brings_nothing_twice(
+    open_page: Open, gateway: Server, ledger: Ledger, publisher: Publisher, channel: str
+) -> None:
+    first = ledger.publish(channel)
+    kept = [str(publisher.publish(channel, "progress", None, keep=2)) for _ in range(4)][-2:]
+    page = open_page(gateway)
+    page.evaluate(HELD_ANSWERS)
+    begin(page, [channel], since=first)
+    page.wait_for_function("events === 2")
+    page.evaluate("(other) => feed.follow(other)", f"{channel}:other")
+    page.evaluate("release()")
+    ledger.publish(f"{channel}:other")
+    page.wait_for_function("(other) => log[other]?.length === 1", arg=f"{channel}:other")
+    wait_live(page)
+
+    assert page.evaluate("gaps") == [channel]
+    assert page.evaluate("log")[channel] == kept
+
+
+def test_what_is_followed_with_a_channel_that_is_refused_and_unfollowed_is_asked_for_again(
+    open_page: Open, guarded: Server, ledger: Ledger, channel: str
+) -> None:
+    own, other = f"user:ann:{channel}", f"user:bob:{channel}"
+    page = open_page(guarded)
+    page.evaluate(HELD_ANSWERS)
+    begin(page, [own, other], token=make_token("ann"))
+    page.wait_for_function("came === 2")  # pong, and that the other channel is not allowed
+    page.evaluate("(other) => feed.unfollow(other)", other)
+    page.evaluate("release()")
+    ledger.publish(own)
+
+    wait_for_log(page, own, ledger.ids[own])
 
 
 # Counts the WebSockets, and holds each back before it opens, until `release()`.

@@ -186,6 +186,35 @@ def test_a_tab_that_was_waiting_says_that_the_leader_to_which_it_listens_is_live
     wait_live(page)
 
 
+# Tokens that a test hands out with `answer()`.
+ANSWERED = "() => new Promise((resolve) => (window.answer = resolve))"
+
+
+def test_a_tab_that_can_listen_to_the_leader_before_its_token_comes_does_not_connect(
+    open_page: Open, guarded: Server, ledger: Ledger, channel: str
+) -> None:
+    wait_connections(guarded, 0)
+    cursor = ledger.publish(channel)
+    leader, page = open_page(guarded), open_page(guarded)
+    leader.evaluate(LEADER)
+    token = make_token("ann", subscribe=["jobs:*"])
+    page.evaluate(f"(channel) => begin([channel], {{ share: '', token: {ANSWERED} }})", channel)
+    page.evaluate("(token) => answer(token)", token)
+    wait_live(page)
+    near = "([channel, cursor]) => say('live', { [channel]: cursor })"
+    leader.evaluate(near, [channel, cursor])
+    wait_connections(guarded, 0)
+    page.evaluate("() => { answer = undefined; }")
+    leader.evaluate("say('live', {})")  # it goes to the back/forward cache, as far as this tab can see
+    page.wait_for_function("!!answer")
+    leader.evaluate(near, [channel, cursor])
+    page.evaluate("(token) => answer(token)", token)
+    for _ in range(3):
+        page.evaluate("fetch('/livez').then(() => {})")  # what would have been asked for is on its way before this
+
+    wait_connections(guarded, 0)
+
+
 def test_a_tab_whose_leader_may_not_read_a_channel_connects_by_itself(
     open_page: Open, guarded: Server, ledger: Ledger, channel: str
 ) -> None:
