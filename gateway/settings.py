@@ -98,6 +98,12 @@ def _matching(pattern: str, expected: str) -> tuple[Callable[[str], Any], str]:
     return parse, expected
 
 
+def _parse_host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.:_-]+|\[[0-9A-Fa-f.:]+\]", text):
+        raise ValueError
+    return text.strip("[]")  # which belong to an IPv6 address in a URL
+
+
 def parse_redis_url(text: str) -> str:
     """Check the address of a Redis; ``REDIS_URL_RULE`` says what is expected.
 
@@ -155,7 +161,7 @@ def _parse_networks(text: str) -> tuple[str, ...]:
 # For each setting how its text is parsed (a ValueError means that it is wrong), and what is expected, for the error.
 _PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "redis_url": (parse_redis_url, REDIS_URL_RULE),
-    "host": _matching(r"[A-Za-z0-9.:_-]+", "an address or a host name"),
+    "host": (_parse_host, "an address or a host name"),
     "port": _whole(0, 65_535),
     "workers": _whole(1, 256),
     "prefix": _matching(r"[A-Za-z][A-Za-z0-9_]{0,31}", "a letter, then letters, digits and _, at most 32"),
@@ -256,9 +262,15 @@ def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
         SettingsError: if some are wrong or unknown, with a line for each.
     """
     values, problems = parse_settings(environ)
+    for name, value in chosen.items():
+        try:
+            if value is not None:
+                values[name] = _parse(name, str(value))
+        except ValueError as problem:
+            problems.append(str(problem))
     if problems:
         raise SettingsError("\n".join(problems))
-    return Settings(**values | {name: value for name, value in chosen.items() if value is not None})
+    return Settings(**values)
 
 
 def allowed_origins(settings: Settings) -> tuple[str, ...]:

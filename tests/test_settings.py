@@ -49,6 +49,8 @@ def test_every_kind_of_value_is_read() -> None:
         ("jwks_url", "https://id.example:8443/keys?of=app", "https://id.example:8443/keys?of=app"),
         ("authorize_url", "http://127.0.0.1", "http://127.0.0.1"),
         ("allowed_origins", "https://App.example:443,, http://[::1]:80 ", ("https://app.example", "http://[::1]")),
+        ("host", "[::1]", "::1"),
+        ("host", "gateway.internal", "gateway.internal"),
         ("trusted_proxies", "10.0.0.7, 10.1.0.0/16,,::1 ", ("10.0.0.7", "10.1.0.0/16", "::1")),
     ],
 )
@@ -71,6 +73,13 @@ def test_a_number_is_taken_from_the_least_to_the_most_that_its_error_names(name:
 def test_the_command_line_outranks_the_environment() -> None:
     assert read_settings({"GATEWAY_PORT": "9000"}, port=9001, host=None).port == 9001
     assert read_settings({"GATEWAY_PORT": "9000"}, port=None).port == 9000
+
+
+@pytest.mark.parametrize("host", ["", "a b", "http://gateway", "[gateway]"])
+def test_what_the_command_line_says_is_checked_like_the_environment(host: str) -> None:
+    assert read_settings({}, host="[::1]").host == "::1"
+    with pytest.raises(SettingsError, match=f"^GATEWAY_HOST: {re.escape(repr(host))} is wrong"):
+        read_settings({}, host=host)
 
 
 def test_a_value_can_come_from_a_file(tmp_path) -> None:
