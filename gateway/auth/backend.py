@@ -19,7 +19,7 @@ from typing import Final
 import httpx
 import msgspec
 
-from gateway.auth.fetch import SECONDS, BadAnswer, CannotSend, NoAnswer, fetch, http_client
+from gateway.auth.fetch import ANSWER_SECONDS, BadAnswer, CannotSend, NoAnswer, fetch, http_client
 from gateway.core.claims import check_claims
 from gateway.core.grant import Grant
 from gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized, Unavailable
@@ -62,7 +62,7 @@ class Breaker:
         if self._failures >= FAILURES:
             if now < self._paused_until:
                 raise _unavailable()
-            self._paused_until = now + SECONDS  # this caller tries, and the others wait for the outcome
+            self._paused_until = now + ANSWER_SECONDS  # this caller tries, and the others wait for the outcome
             self._trying = True
 
     def succeeded(self) -> None:
@@ -131,7 +131,7 @@ class Backend:
         body = msgspec.json.encode({"channels": list(channels)})
         self._callers += 1
         try:
-            async with asyncio.timeout(SECONDS), self._places:
+            async with asyncio.timeout(ANSWER_SECONDS), self._places:
                 status, answer = await fetch(self._client, "POST", self._url, headers=headers, content=body)
                 grant = _read(status, answer)
         except BadAnswer as error:
@@ -139,7 +139,7 @@ class Backend:
             self._breaker.succeeded()
             raise _unavailable("says neither yes nor no") from None
         except (NoAnswer, TimeoutError) as error:
-            self._breaker.failed(str(error) or f"no answer in {SECONDS:g} s")
+            self._breaker.failed(str(error) or f"no answer in {ANSWER_SECONDS:g} s")
             raise _unavailable() from None
         except CannotSend:
             self._breaker.not_asked()

@@ -10,7 +10,7 @@ import httpx
 
 from gateway.core.event import show
 
-SECONDS: Final = 3.0
+ANSWER_SECONDS: Final = 3.0  # for a request and its whole answer
 MAX_ANSWER_BYTES: Final = 262_144
 
 
@@ -29,7 +29,7 @@ class CannotSend(Exception):
 def http_client(connections: int) -> httpx.AsyncClient:
     """An HTTP client that does not follow redirects."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return httpx.AsyncClient(timeout=SECONDS, limits=limits, follow_redirects=False)
+    return httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=limits, follow_redirects=False)
 
 
 async def fetch(
@@ -48,7 +48,7 @@ async def fetch(
     body = bytearray()
     try:
         plain = [*headers, (b"accept-encoding", b"identity")]  # a compressed body could be a thousand times as long as it seems
-        async with asyncio.timeout(SECONDS), client.stream(method, url, headers=plain, content=content) as response:
+        async with asyncio.timeout(ANSWER_SECONDS), client.stream(method, url, headers=plain, content=content) as response:
             if (coding := response.headers.get("content-encoding", "identity")) != "identity":
                 raise BadAnswer(f"content-encoding {show(coding)}: none was asked for")
             async for part in response.aiter_raw():
@@ -57,7 +57,7 @@ async def fetch(
                     raise BadAnswer(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
             return response.status_code, bytes(body)
     except TimeoutError:
-        raise NoAnswer(f"no answer in {SECONDS:g} s") from None
+        raise NoAnswer(f"no answer in {ANSWER_SECONDS:g} s") from None
     except httpx.LocalProtocolError:
         raise CannotSend from None
     except httpx.ConnectError as error:  # such as for a name or a certificate; nothing was sent yet that its text could quote

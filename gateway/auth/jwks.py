@@ -16,7 +16,7 @@ import jwt
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from gateway.auth.fetch import SECONDS, NoAnswer, fetch, http_client
+from gateway.auth.fetch import ANSWER_SECONDS, NoAnswer, fetch, http_client
 from gateway.auth.keys import Key, public_key
 from gateway.auth.signatures import SIGNATURES
 from gateway.errors import Unauthorized, Unavailable
@@ -134,7 +134,7 @@ class Jwks:
             return False
         self._asked.set()
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 await self._turn.wait()
         except TimeoutError:
             return False

@@ -17,7 +17,7 @@ from gateway.core.revocations import KEEP_SECONDS, MAX_REVOCATIONS, Revocation
 from gateway.errors import Unavailable
 from gateway.store.connection import needs_redis
 
-NAME: Final = "!revoked"
+REVOKED: Final = "!revoked"  # the pub/sub channel, without the prefix
 PAGE: Final = 2_000
 
 _decode: Final = msgspec.json.Decoder(Revocation)
@@ -60,7 +60,7 @@ class RevocationStore:
                 )
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.zadd(self._key, {member: now}, gt=True)
-                pipeline.publish(f"{self._prefix}:{NAME}", msgspec.json.encode(revocation))
+                pipeline.publish(f"{self._prefix}:{REVOKED}", msgspec.json.encode(revocation))
                 await pipeline.execute()
         return revocation
 

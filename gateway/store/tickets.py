@@ -19,9 +19,9 @@ from gateway.core.grant import Grant
 from gateway.errors import TooMany, Unauthorized
 from gateway.store.connection import needs_redis
 
-SECONDS: Final = 30
+TICKET_SECONDS: Final = 30  # for which a ticket is good
 KEY_BYTES: Final = 200  # that a ticket takes in Redis besides the grant
-MAX_BYTES: Final = 4_194_304  # of one subject's tickets from this process within ``SECONDS``: some 10,000 of the usual size
+MAX_BYTES: Final = 4_194_304  # of one subject's tickets from this process within ``TICKET_SECONDS``: some 10,000 of the usual size
 
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _decode: Final = msgspec.json.Decoder(Grant)
@@ -40,7 +40,7 @@ class Tickets:
         return f"{self._prefix}:ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
 
     async def issue(self, grant: Grant) -> str:
-        """A ticket for this grant, valid once within ``SECONDS``.
+        """A ticket for this grant, valid once within ``TICKET_SECONDS``.
 
         Raises:
             TooMany: if the subject has taken so many tickets that they would fill Redis.
@@ -50,16 +50,16 @@ class Tickets:
         kept = msgspec.json.encode(grant)
         self._count(grant.subject, len(kept) + KEY_BYTES)
         with needs_redis():
-            await self._client.set(self._key(ticket), kept, ex=SECONDS)
+            await self._client.set(self._key(ticket), kept, ex=TICKET_SECONDS)
         return ticket
 
     def _count(self, subject: str, size: int) -> None:
         now = time.monotonic()
-        if now - self._since > SECONDS:
+        if now - self._since > TICKET_SECONDS:
             self._issued, self._since = {}, now
         issued = self._issued[subject] = self._issued.get(subject, 0) + size
         if issued > MAX_BYTES:
-            raise TooMany(f"more than {MAX_BYTES} bytes of tickets in {SECONDS} s for one subject", retry_after=SECONDS)
+            raise TooMany(f"more than {MAX_BYTES} bytes of tickets in {TICKET_SECONDS} s for one subject", retry_after=TICKET_SECONDS)
 
     async def redeem(self, ticket: str) -> Grant:
         """The grant of a ticket, which is used up by this: of several processes that redeem it at once, only one succeeds.
@@ -73,5 +73,5 @@ class Tickets:
         with needs_redis():
             found = await self._client.getdel(self._key(ticket))
         if found is None:
-            raise Unauthorized(f"the ticket was used, or is older than {SECONDS} s: take another one from POST /tickets")
+            raise Unauthorized(f"the ticket was used, or is older than {TICKET_SECONDS} s: take another one from POST /tickets")
         return _decode.decode(found)

@@ -23,7 +23,7 @@ from gateway.core.grant import Grant
 from gateway.core.revocations import KEEP_SECONDS, Revocations
 from gateway.errors import GatewayError, Unauthorized, Unavailable
 from gateway.feed import Feed
-from gateway.store.revocations import NAME, RevocationStore, parse_revocation
+from gateway.store.revocations import REVOKED, RevocationStore, parse_revocation
 from gateway.tasks import until_one_ends
 
 logger = logging.getLogger("gateway.access")
@@ -140,13 +140,13 @@ class Access:
                     await self._sooner.wait()
 
     async def _follow(self) -> None:
-        caught_up = self._feed.listen(NAME, self._hear, self._lost.set)
+        caught_up = self._feed.listen(REVOKED, self._hear, self._lost.set)
         # The newest revocation that was read. One that is heard does not count, nor does a read that fails on its way: older ones that
         # were not read yet would then never be.
         newest = 0.0
         while True:
             self._lost.clear()
-            await self._feed.listener.confirmed([NAME])
+            await self._feed.listener.confirmed([REVOKED])
             try:
                 found = [revocation async for revocation in self._store.read(newest - OVERLAP_SECONDS)]
             except (RedisError, OSError):

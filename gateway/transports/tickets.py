@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.errors import Unauthorized
-from gateway.store.tickets import SECONDS, Tickets
+from gateway.store.tickets import TICKET_SECONDS, Tickets
 from gateway.transports.answers import answer_json, check_method
 from gateway.transports.credentials import find_credential
 from gateway.transports.request import header
@@ -29,4 +29,4 @@ class TicketEndpoint:
             # A ticket must not buy the next one, or it could be prolonged for ever; and a page that has the cookie needs no ticket.
             raise Unauthorized("no token: Authorization: Bearer is expected", has_token=False)
         grant = await self._services.gate.authenticate(scope)
-        await answer_json(send, {"ticket": await self._tickets.issue(grant), "expires_in": SECONDS})
+        await answer_json(send, {"ticket": await self._tickets.issue(grant), "expires_in": TICKET_SECONDS})

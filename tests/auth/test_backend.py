@@ -167,7 +167,7 @@ def test_the_pause_doubles_with_each_failed_attempt(monkeypatch: pytest.MonkeyPa
 
 async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (module, fetch):
-        monkeypatch.setattr(each, "SECONDS", 0.2)
+        monkeypatch.setattr(each, "ANSWER_SECONDS", 0.2)
     server.delay = 1
     started = time.monotonic()
 
@@ -181,7 +181,7 @@ async def test_a_backend_that_hangs_is_given_up_in_time(backend: Backend, server
 async def test_the_number_of_waiting_callers_is_bounded(backend: Backend, server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITING", 10 - module.IN_FLIGHT)
     for each in (module, fetch):
-        monkeypatch.setattr(each, "SECONDS", 30)  # so that a busy machine makes none of them give up
+        monkeypatch.setattr(each, "ANSWER_SECONDS", 30)  # so that a busy machine makes none of them give up
     server.delay = 0.1
 
     results = await asyncio.gather(*(backend.ask(b"a=1", None, []) for _ in range(15)), return_exceptions=True)

@@ -52,12 +52,12 @@ async def test_a_response_that_is_too_long_too_slow_or_absent_is_no_answer(serve
         with pytest.raises(NoAnswer, match="bytes"):
             await fetch(client, "GET", server.url)
         server.answer, server.delay = (200, b""), 20
-        monkeypatch.setattr(module, "SECONDS", 0.1)
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
         started = time.monotonic()
         with pytest.raises(NoAnswer, match=r"in 0\.1 s"):
             await fetch(client, "GET", server.url)
         assert time.monotonic() - started < 0.4 * slowness()
-        monkeypatch.setattr(module, "SECONDS", 30)
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 30)
         with pytest.raises(NoAnswer, match="ConnectError"):
             await fetch(client, "GET", f"http://127.0.0.1:{free_port()}/")
 

@@ -141,7 +141,7 @@ async def test_the_algorithm_goes_with_the_key(jwks: Jwks, server: Answering) ->
 
 
 async def test_without_keys_the_answer_is_503(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SECONDS", 0.2)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
     server.answer = (500, b"")
     jwks = Jwks(server.url)
     task = asyncio.ensure_future(jwks.run())
@@ -182,7 +182,7 @@ async def test_while_the_address_does_not_answer_the_last_keys_hold_for_a_day(
 
     assert (await tokens.verify(remembered)).subject == (await tokens.verify(token())).subject
 
-    monkeypatch.setattr(module, "SECONDS", 0.1)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
     jwks._good_until = 0
     fetches = jwks.fetches
     await until(lambda: jwks.fetches >= fetches + 2)

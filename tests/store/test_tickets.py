@@ -15,7 +15,7 @@ from gateway.core.grant import Grant
 from gateway.errors import TooMany, Unauthorized, Unavailable
 from gateway.store import tickets as module
 from gateway.store.client import redis_client
-from gateway.store.tickets import SECONDS, Tickets
+from gateway.store.tickets import TICKET_SECONDS, Tickets
 
 GRANT = Grant.from_claims(
     check_claims(
@@ -56,7 +56,7 @@ async def test_redis_keeps_only_a_hash_of_it_and_not_for_long(client: Redis) -> 
 
     assert len(keys) == 1
     assert ticket.encode() not in keys[0]
-    assert 0 < await client.ttl(keys[0]) <= SECONDS
+    assert 0 < await client.ttl(keys[0]) <= TICKET_SECONDS
 
 
 async def test_one_subject_cannot_fill_redis_with_tickets(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,9 +66,9 @@ async def test_one_subject_cannot_fill_redis_with_tickets(client: Redis, monkeyp
     refused = [result for [result] in results if isinstance(result, TooMany)]
 
     assert 10 < len(refused) < 90
-    assert refused[0].retry_after == SECONDS
+    assert refused[0].retry_after == TICKET_SECONDS
     await tickets.issue(msgspec.structs.replace(GRANT, subject="bob"))
-    tickets._since -= SECONDS + 1
+    tickets._since -= TICKET_SECONDS + 1
     await tickets.issue(GRANT)
 
 
