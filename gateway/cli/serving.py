@@ -47,8 +47,7 @@ def serve_command(host: str | None, port: int | None, workers: int | None) -> No
         if app.failed:
             sys.exit(1)  # a supervisor that starts only what has failed must start it again
     else:
-        chosen = {"HOST": settings.host, "PORT": str(settings.port), "WORKERS": str(settings.workers)}
-        serve_workers(settings, listener, {f"GATEWAY_{name}": value for name, value in chosen.items()})
+        serve_workers(settings, listener)
 
 
 def address(settings: Settings, port: int) -> str:

@@ -150,17 +150,16 @@ def serve(app: Callable[..., Any], settings: Settings, listener: socket.socket) 
     uvicorn.Server(config).run([listener])
 
 
-def serve_workers(settings: Settings, listener: socket.socket, environ: dict[str, str]) -> None:
+def serve_workers(settings: Settings, listener: socket.socket) -> None:
     """Serve with several worker processes, until a signal.
+
+    Each worker makes its application from the environment. That knows nothing of what the command line may say otherwise: the address
+    and the number of workers.
 
     Args:
         settings: the gateway's
         listener: made by ``bind``
-        environ: variables for the workers, each of which makes its application from the environment; each outranks its ``_FILE``
     """
-    for name, value in environ.items():
-        os.environ[name] = value
-        os.environ.pop(f"{name}_FILE", None)  # a worker would refuse to have both
     with _figures_folder():
         _supervise(settings, listener)
 
