@@ -142,7 +142,8 @@ class PollEndpoint:
             if collector.lost is not None:
                 raise collector.lost
             if collector.failed or not (collector.ready or collector.complete):
-                raise Unavailable("the log could not be read in time: Redis is away")
+                why = "the gateway shuts down" if collector.released else "Redis is away"
+                raise Unavailable(f"the log could not be read in time: {why}")
             await answer(send, 200, collector.body(), b"application/json")
         finally:
             services.feed.leave(collector.subscription)

@@ -12,6 +12,7 @@ import httpx
 from redis import Redis as SyncRedis
 
 from gateway import Settings, create_app
+from gateway.errors import RESTART
 from tests.conftest import Publish
 from tests.support.figures import until_live
 from tests.support.servers import Server
@@ -116,6 +117,19 @@ async def test_a_poll_whose_client_leaves_leaves_nothing_behind(server: Server) 
 
     assert answer.status_code == 200
     assert "Traceback" not in server.output()
+
+
+async def test_a_poll_that_a_shutdown_ends_before_the_log_was_read_says_so() -> None:
+    gateway = create_app(Settings(redis_url="redis://127.0.0.1:1", auth="none"))
+    transport = httpx.ASGITransport(gateway)
+    async with gateway.run(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client, asyncio.timeout(30):
+        poll = asyncio.ensure_future(client.get("/poll?channel=jobs:1&wait=20"))
+        while not gateway.services.connections.count:
+            await asyncio.sleep(0)
+        for end in gateway.services.connections.endings():
+            end(RESTART, "")
+
+        assert (await poll).json()["detail"] == "the log could not be read in time: the gateway shuts down"
 
 
 async def test_a_poll_that_is_cancelled_leaves_no_task_behind(redis_url: str) -> None:
