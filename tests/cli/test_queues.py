@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
+from redis import Redis
 
 from tests.support.command import invoke
 
@@ -34,3 +39,19 @@ def test_a_wrong_source_is_refused_at_the_start_and_not_shown(address: str, monk
     assert "--source" in result.output
     assert "redis://host:6379" in result.output
     assert "secret" not in result.output
+
+
+def test_a_tap_that_a_supervisor_ends_leaves_the_queue_to_another_at_once(redis_url: str) -> None:
+    lease = "notify:tap:{bull:films}:lease"
+    command = [sys.executable, "-m", "gateway", "tap", "bullmq", "films"]
+    tap = subprocess.Popen(command, env=os.environ | {"GATEWAY_REDIS_URL": redis_url}, stderr=subprocess.PIPE, text=True)
+    with tap, Redis.from_url(redis_url) as redis:
+        try:
+            assert tap.stderr
+            assert any("reading its events" in line for line in tap.stderr)
+            held = redis.exists(lease)
+            tap.terminate()
+            tap.wait(30)
+            assert (held, redis.exists(lease)) == (1, 0)
+        finally:
+            tap.kill()
