@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from gateway.embedded import embedded_server
 from gateway.pages.assets import HERE
-from gateway.pages.demo import ASSETS, greeting
+from gateway.pages.demo import ASSETS, _on_signals, greeting
 from gateway.pages.queue import is_installed
 from gateway.pages.workers import KINDS
 from gateway.settings import Settings
@@ -159,6 +159,19 @@ def test_a_signal_ends_it_and_leaves_nothing_behind(number: int) -> None:
             socket.create_connection(demo.valkey()).close()
         assert workers(demo) == []
         page.close()
+
+
+def test_a_hangup_that_nohup_has_switched_off_stays_so() -> None:
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]
+    try:
+        _on_signals(signal.SIG_DFL)
+        now = [signal.getsignal(kind) for kind in kinds]
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+    assert now == [signal.SIG_DFL, signal.SIG_DFL, signal.SIG_IGN]
 
 
 def test_ctrl_c_before_it_is_up_leaves_nothing_behind(tmp_path: Path) -> None:
