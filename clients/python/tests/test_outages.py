@@ -141,11 +141,12 @@ def test_events_are_dropped_while_redis_is_killed_and_taken_after(connect, valke
     assert texts[1] == f"Redis takes events again, events dropped: {publisher.dropped}"
 
 
-def test_an_option_that_no_connection_can_have_is_logged_as_such_and_fails_no_worker(valkey, caplog):
-    with Publisher(f"{valkey.url}?socket_timeout=-1") as publisher:
+def test_an_address_that_no_server_can_have_is_logged_as_such_and_fails_no_worker(caplog):
+    with Publisher("redis://a%00b") as publisher:
         assert publisher.publish("jobs:1", "a") is None
 
-    assert "they are dropped: ConnectionError ValueError: Timeout value out of range" in caplog.text
+    assert "they are dropped: ConnectionError ValueError: " in caplog.text
+    assert "null" in caplog.text
 
 
 def test_a_callback_that_fails_does_not_fail_the_worker(connect, refused, caplog):
