@@ -142,11 +142,10 @@ def test_events_are_dropped_while_redis_is_killed_and_taken_after(connect, valke
 
 
 def test_an_address_that_no_server_can_have_is_logged_as_such_and_fails_no_worker(caplog):
-    with Publisher("redis://a%00b") as publisher:
+    with Publisher("redis://redis..invalid") as publisher:
         assert publisher.publish("jobs:1", "a") is None
 
-    assert "they are dropped: ConnectionError ValueError: " in caplog.text
-    assert "null" in caplog.text
+    assert "they are dropped: ConnectionError Unicode" in caplog.text  # it cannot be written as the name of a host
 
 
 def test_a_callback_that_fails_does_not_fail_the_worker(connect, refused, caplog):
