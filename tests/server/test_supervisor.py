@@ -50,13 +50,13 @@ def test_a_worker_that_hangs_is_told_from_one_that_ended(
     monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replace)
     monkeypatch.setattr(module, "WORKER_SECONDS", 0.05)
     supervisor = Supervisor.__new__(Supervisor)
-    supervisor.processes = [worker(1, -9, alive=True), worker(2, -6, alive=False), worker(3, 1, alive=False), worker(4, -40, alive=False)]
+    supervisor.processes = [worker(1, -9, alive=True), worker(2, -9, alive=False), worker(3, 1, alive=False), worker(4, -40, alive=False)]
     supervisor.processes.append(worker(5, 0, alive=True))
     supervisor.keep_subprocess_alive()
 
     assert caplog.messages == [
         f"worker 1 {killed}, and worker 11 takes its place",
-        "worker 2 was ended by SIGABRT, and worker 12 takes its place",
+        "worker 2 was ended by SIGKILL, and worker 12 takes its place",
         "worker 3 has ended with 1, and worker 13 takes its place",
         "worker 4 was ended by signal 40, and worker 14 takes its place",
     ]
