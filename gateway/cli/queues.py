@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import logging.config
 import signal
 from functools import partial
 
@@ -11,6 +11,7 @@ import click
 
 from gateway.cli.usage import redis_url_or_exit, settings_or_exit, with_redis
 from gateway.core.event import channel_problem
+from gateway.server.logs import log_config
 from gateway.settings import REDIS_URL_RULE, parse_redis_url
 from gateway.store.client import redis_client
 from gateway.store.log import Log
@@ -73,7 +74,7 @@ def bullmq(queues: tuple[str, ...], channel: str, source: str | None, bull: str,
 
     settings = settings_or_exit()
     url = redis_url_or_exit(settings)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
+    logging.config.dictConfig(log_config(settings.log_level, settings.log_format))
 
     async def run() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -55,3 +56,16 @@ def test_a_tap_that_a_supervisor_ends_leaves_the_queue_to_another_at_once(redis_
             assert (held, redis.exists(lease)) == (1, 0)
         finally:
             tap.kill()
+
+
+def test_a_tap_logs_in_the_form_that_the_settings_say(redis_url: str) -> None:
+    command = [sys.executable, "-m", "gateway", "tap", "bullmq", "films"]
+    environ = os.environ | {"GATEWAY_REDIS_URL": redis_url, "GATEWAY_LOG_FORMAT": "json"}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as tap:
+        try:
+            assert tap.stderr
+            line = json.loads(tap.stderr.readline())
+        finally:
+            tap.kill()
+
+    assert (line["level"], line["logger"]) == ("info", "gateway.tap")
