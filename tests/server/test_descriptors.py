@@ -49,7 +49,10 @@ def test_the_limit_is_raised_and_some_descriptors_are_kept_back() -> None:
     assert done.stdout.splitlines() == ["1024 1024 1024 960", "512 512 512 448", "100 100 100 50"]
 
 
-def test_a_system_that_refuses_the_limit_is_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("soft", "raised"), [(256, 10_240), (20_000, 20_000)])
+def test_a_system_that_refuses_the_limit_is_asked_for_less_but_never_lowered(
+    soft: int, raised: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def setrlimit(_: int, limits: tuple[int, int]) -> None:
@@ -57,8 +60,8 @@ def test_a_system_that_refuses_the_limit_is_asked_for_less(monkeypatch: pytest.M
         if limits[0] > 61_440:
             raise ValueError("current limit exceeds maximum limit")
 
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
 
-    assert raise_limit() == 10_240
-    assert asked[-1] == (10_240, resource.RLIM_INFINITY)
+    assert raise_limit() == raised
+    assert asked[-1] == (raised, resource.RLIM_INFINITY)
