@@ -65,7 +65,7 @@ class Tickets:
         """The grant of a ticket, which is used up by this: of several processes that redeem it at once, only one succeeds.
 
         Raises:
-            Unauthorized: if there is no such ticket, or it was used, or is too old.
+            Unauthorized: if there is no such ticket, or it was used, is too old, or its grant is not one that a token can give.
             Unavailable: if Redis is away. Then the ticket may or may not have been used up.
         """
         if not _TICKET.fullmatch(ticket):
@@ -74,4 +74,9 @@ class Tickets:
             found = await self._client.getdel(self._key(ticket))
         if found is None:
             raise Unauthorized(f"the ticket was used, or is older than {TICKET_SECONDS} s: take another one from POST /tickets")
-        return _decode.decode(found)
+        try:
+            return _decode.decode(found)
+        except msgspec.DecodeError:
+            # Of a gateway without authentication that uses the same Redis: everybody has its grant, which never expires, and JSON knows no
+            # infinity. Or of another version.
+            raise Unauthorized("the ticket is another gateway's: take one from POST /tickets of this one") from None

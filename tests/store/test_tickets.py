@@ -40,6 +40,13 @@ async def test_a_ticket_gives_the_whole_grant_once(client: Redis) -> None:
         await tickets.redeem(ticket)
 
 
+async def test_a_ticket_of_a_gateway_without_authentication_opens_nothing_where_there_is_some(client: Redis) -> None:
+    ticket = await Tickets(client).issue(Grant.everything())
+
+    with pytest.raises(Unauthorized, match="another gateway's"):
+        await Tickets(client).redeem(ticket)
+
+
 async def test_of_a_hundred_racers_exactly_one_wins(client: Redis, shared_redis_url: str) -> None:
     patient = f"{shared_redis_url}?socket_timeout=60"  # on a busy machine the winner might not have its answer in the usual three
     async with redis_client(patient, connections=50) as one, redis_client(patient, connections=50) as other:
