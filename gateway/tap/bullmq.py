@@ -28,11 +28,13 @@ class Job:
         task: its name; ``None`` if BullMQ has removed the job
         owner: who is told besides the followers of the job
         started: whether it has started since it was added
+        added: the entry that told that it was added; ``None`` if that was not read
     """
 
     task: str | None
     owner: str | None
     started: bool
+    added: bytes | None = None
 
     @classmethod
     def parse(cls, name: bytes | None, data: bytes | None, attempts: bytes | None) -> Job:

@@ -14,7 +14,7 @@ import logging
 import random
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -141,13 +141,14 @@ class Tap:
 
     async def _publish(self, entries: Sequence[Entry]) -> None:
         events = []
+        jobs: dict[bytes, Job] = {}  # by entry: one id may stand for two jobs, one after the other
         for entry in entries:
             if (id := entry[1].get(b"jobId")) is None:
                 continue
-            job = await self._job(id.decode(errors="replace"), entry[1])
+            jobs[entry[0]] = job = await self._job(id.decode(errors="replace"), entry)
             if (event := translate(entry, job, results=self._results, messages=self._messages)) is not None:
                 events.append(event)
-        publications = [publication for event in collapse(events) for publication in self._publications(event)]
+        publications = [publication for event in collapse(events) for publication in self._publications(event, jobs[event.id])]
         if not publications:
             return
         for publication, answer in zip(publications, await self._log.append(publications), strict=True):
@@ -156,9 +157,8 @@ class Tap:
             if isinstance(answer, GatewayError):
                 logger.warning("queue %s: an event for %s was left out: %s", self.queue, publication.channel, answer)
 
-    def _publications(self, event: JobEvent) -> Iterator[Publication]:
+    def _publications(self, event: JobEvent, job: Job) -> Iterator[Publication]:
         """The event as it is published: on the job's channel, and on its owner's."""
-        job = self._jobs[event.job]
         published = {"type": event.type, "data": event.fields | {"job": event.job} | ({"task": job.task} if job.task else {})}
         key = None if event.type == "progress" else f"{self._key}:{event.id.decode()}"
         label = f"progress:{event.job}" if event.type == "progress" else None
@@ -171,16 +171,21 @@ class Tap:
             else:
                 yield Publication(channel, msgspec.json.encode(published | ({"final": True} if final else {})), key=key, collapse=label)
 
-    async def _job(self, id: str, fields: Mapping[bytes, bytes]) -> Job:
+    async def _job(self, id: str, entry: Entry) -> Job:
         """What is known of a job: remembered, or looked up. BullMQ may have removed the job by now."""
-        if id not in self._jobs:
+        position, fields = entry
+        added = position if fields.get(b"event") == b"added" else None
+        known = self._jobs.get(id)
+        # After the end of a job, or of all of them, BullMQ may give its id to the job of somebody else.
+        if known is None or added not in (None, known.added):
             found: Any = await self._source.hmget(f"{self._key}:{id}", ["name", "data", "ats"])
             name, data, attempts = found
-            self._jobs[id] = Job.parse(fields.get(b"name") or name, data, attempts)
+            self._jobs[id] = known = Job.parse(fields.get(b"name") or name, data, attempts)
+            known.added = added
         self._jobs.move_to_end(id)
         while len(self._jobs) > MAX_JOBS:
             self._jobs.popitem(last=False)
-        return self._jobs[id]
+        return known
 
 
 def _order(id: bytes) -> tuple[int, ...]:

@@ -100,6 +100,20 @@ async def test_a_job_whose_beginning_was_not_read_is_looked_up(redis_url: str, r
     assert [await read(redis, channel) for channel in ("jobs:1", "user:ann")] == [expected, expected]
 
 
+async def test_a_job_with_the_id_of_an_earlier_one_is_told_to_its_own_owner(redis_url: str, redis: Redis, add: Add) -> None:
+    async with running(redis_url):
+        await wait_position(redis, await add("added", "1"))
+        async with redis.pipeline(transaction=True) as together:  # as after BullMQ's obliterate, when ids count from 1 again
+            together.hset("bull:films:1", mapping={"name": "copy", "data": '{"notify_owner":"bob"}'})
+            for event, prev in (("failed", "active"), ("added", ""), ("completed", "active")):
+                together.xadd("bull:films:events", {"event": event, "jobId": "1", "prev": prev})
+            *_, last = await together.execute()
+        await wait_position(redis, last.decode())
+
+    told = {owner: [(event["type"], event["data"]["task"]) for event in await read(redis, f"user:{owner}")] for owner in ("ann", "bob")}
+    assert told == {"ann": [("queued", "cut"), ("failed", "cut")], "bob": [("queued", "copy"), ("completed", "copy")]}
+
+
 async def test_only_the_jobs_of_late_are_remembered(redis_url: str, redis: Redis, add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_JOBS", 2)
     async with running(redis_url) as tap:
