@@ -133,8 +133,8 @@ async def test_nobody_is_refused_while_the_workers_are_replaced(redis_url: str) 
             await socket.close()
 
 
-async def test_a_signal_that_ends_it_does_not_wait_for_a_worker_that_is_replaced(redis_url: str) -> None:
-    with running_gateway(redis_url, "--workers", "2", before=PATIENT, drain_seconds="20") as server:
+async def test_signals_that_end_it_reach_a_worker_that_is_being_replaced_too(redis_url: str) -> None:
+    with running_gateway(redis_url, "--workers", "2", before=PATIENT, drain_seconds="60") as server:
         sockets = [await websockets.connect(f"{server.ws}/ws?channel=jobs:1") for _ in range(16)]
         server.process.send_signal(signal.SIGHUP)
         await until_draining(server)
@@ -142,9 +142,10 @@ async def test_a_signal_that_ends_it_does_not_wait_for_a_worker_that_is_replaced
         await until_draining(server, 3)
 
         assert any(socket.state is websockets.State.OPEN for socket in sockets)
+        server.process.send_signal(signal.SIGTERM)  # the second one, which ends all of them at once
+        assert await asyncio.to_thread(server.process.wait, 25) == 0
         for socket in sockets:
             await socket.close()
-        assert await asyncio.to_thread(server.process.wait, 30) == 0
 
 
 def test_a_signal_that_ends_it_is_heeded_while_the_workers_are_replaced(redis_url: str) -> None:
