@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,12 +26,21 @@ def address_argument(_context: click.Context, _parameter: click.Parameter, value
     return parts.geturl()  # with the scheme in small letters
 
 
+def token_argument(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Read a token from stdin if the argument is ``-``, and check that a header can hold it. It is not shown."""
+    token = sys.stdin.readline().strip() if value == "-" else value
+    if token is not None and not re.fullmatch("[!-~]+", token):
+        what = "has other characters than a token may have" if token else "is empty: the command that makes it may have failed"
+        raise click.BadParameter(f"it {what}")
+    return token
+
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
 @click.argument("url", callback=address_argument)
-@click.option("--token", help="Token that may follow and publish on the channel; - reads it from stdin.")
+@click.option("--token", callback=token_argument, help="Token that may follow and publish on the channel; - reads it from stdin.")
 @click.option("--channel", callback=channel_argument, default="doctor", show_default=True, help="Channel to follow and to publish on.")
 @click.option("--patience", type=click.FloatRange(1, 3600), default=30, show_default=True, help="Seconds to watch an idle stream.")
 @click.option("--log", "logs", multiple=True, type=_FILE, help="A proxy's log, to search for tokens. May be repeated.")
@@ -43,9 +53,6 @@ def doctor(url: str, token: str | None, channel: str, patience: float, logs: tup
     """
     from gateway.doctor.examination import examine  # noqa: PLC0415 - imports packages that only this command needs
     from gateway.doctor.report import describe, summary  # noqa: PLC0415
-
-    if token == "-":  # noqa: S105 - not a password, but the sign for stdin
-        token = sys.stdin.readline().strip()
 
     async def run() -> int:
         wrong = 0

@@ -32,6 +32,8 @@ def test_each_command_has_a_help_text(words: tuple[str, ...]) -> None:
         (("doctor", "ftp://a"), "ftp://a"),
         (("doctor", "http://a?token=x"), "http://"),
         (("doctor", "http://a/#/notify"), "http://"),
+        (("doctor", "http://a", "--token", ""), "is empty"),
+        (("doctor", "http://a", "--token", "é"), "other characters"),
         (("watch", "jobs:1", "--since", "noon"), "cursor 'noon'"),
         (("serve", "--port", "x"), "--port"),
         (("nope",), "nope"),
