@@ -166,10 +166,6 @@ class Exchange:
         """Give the head to a writer that writes the body past this; empty if there is none, or it was sent already."""
         head, self._head = self._head, b""
         self.started |= bool(head)
-        if head and self.keep_alive:
-            # The connection ends with that writer. A client that is not told so sends its next request on it, and gets no answer.
-            self.keep_alive = False
-            head = b"%bconnection: close\r\n\r\n" % head.removesuffix(b"\r\n")
         return head
 
     def _write(self, body: bytes, *, more: bool) -> None:

@@ -58,22 +58,6 @@ async def test_a_stream_continues_without_a_task_and_is_ended_by_its_writer(serv
     assert app.gone.is_set()
 
 
-@pytest.mark.parametrize("lines", [(), ("Connection: close",)])
-async def test_a_client_is_told_once_that_the_connection_ends_with_the_stream(serve: Serve, lines: tuple[str, ...]) -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        writer = scope["extensions"][EXTENSION]
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        writer.write(writer.take_head() + http_chunk(b"all"))
-        assert writer.detach()
-        writer.end()
-
-    answer = await ask(serve, app, lambda wire: wire.send(request("/", *lines)).rest())
-
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.split(b"\r\n").count(b"connection: close") == 1
-    assert body == http_chunk(b"all") + b"0\r\n\r\n"
-
-
 @pytest.mark.parametrize("way", ["close", "bytes"])
 async def test_a_stream_ends_when_the_client_leaves_or_sends_anything(serve: Serve, way: str) -> None:
     app = App()
