@@ -44,7 +44,10 @@ class StreamWriter(TransportWriter):
         return True
 
     def end(self) -> None:
-        """Send the last chunk and close."""
+        """Send the last chunk and close.
+
+        The head does not tell of that with ``Connection: close``: Node's fetch (undici) would take a stream that is cut off for a whole one.
+        """
         if not self.gone:
             self.write(b"0\r\n\r\n")
             self.leave()
