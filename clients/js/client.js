@@ -110,12 +110,12 @@ export const reader = (take) => {
 
 /**
  * Whether an event or a gap is new on its channel. If so, the cursor moves. After a gap every id is new, because Redis may have lost
- * its newest data.
+ * its newest data: the cursor is 0 then, and written so that it is not taken for that of one who has yet to begin at 0.
  * @param {Place} place @param {{op?: string, id?: string}} message
  */
-export const advance = (place, { op, id = op && "0" }) => {
+export const advance = (place, { op, id = op && "00" }) => {
   if (!op && +(/** @type {any} */ (id)) <= +place.cursor) return false;
-  if (id) place.cursor = id;
+  place.cursor = id || place.cursor;
   return true;
 };
 
@@ -227,7 +227,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   const pending = () => places.filter((place) => place.ready !== signal);
 
   /** @returns {Cursors} */
-  const cursors = (some = places) => Object.fromEntries(some.map(({ channel, cursor }) => [channel, "" + cursor]));
+  const cursors = (some = places) => Object.fromEntries(some.map(({ channel, cursor }) => [channel, cursor]));
 
   /** Follow another channel. @param {string} channel */
   const follow = (channel) => {
@@ -241,7 +241,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** Start to follow from this cursor. @param {string} channel @param {string | undefined} cursor @param {boolean} [mine] */
   const add = (channel, cursor, mine) => {
-    const place = /** @type {Followed} */ ({ channel, cursor, mine });
+    const place = /** @type {Followed} */ ({ channel, cursor: "" + cursor, mine });
     // The catch is there because nobody may be waiting for it.
     (place.done = new Promise((resolve, reject) => Object.assign(place, { resolve, reject }))).catch(() => {});
     places.push(place);
@@ -372,13 +372,14 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /**
    * Hear the leader. This tab can listen to it if the leader is not further than this tab on any channel, for then it has missed nothing
-   * that the leader passed on. After a gap the leader's cursor is 0: a tab with another cursor has not been told of the gap yet.
+   * that the leader passed on. After a gap the leader's cursor is 00: a tab with another cursor has not been told of the gap yet, or has
+   * yet to get what came before it.
    * @param {any} message
    */
   const hearLeader = (message) => {
     const { status, rouse, channels } = message;
     if (status) {
-      const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor && (+channels[channel] || !+cursor));
+      const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor && (+channels[channel] || channels[channel] === cursor));
       if (near !== listening) reconnect();
       listening = near;
       if (near) setStatus(status);
@@ -554,7 +555,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     throw problem({
       ...(await response.json().catch(() => {})),
       status: response.status,
-      after: +/** @type {any} */ (response.headers.get("retry-after")) || 0,
+      after: /** @type {any} */ (response.headers.get("retry-after")) | 0,
     });
   };
 

@@ -211,6 +211,15 @@ test("a token callback that never answers is called again after a minute", async
   feed.close();
 });
 
+test("after a gap it comes back from the beginning, and says so in another way than who has yet to begin", async (t) => {
+  const { url, requests } = await serve(t, stream('{"op":"gap","channel":"jobs:1"}', '{"op":"bye","code":1012}'), stream(DONE));
+  const feed = connect(url, { channels: ["jobs:1"], since: "0" });
+  await feed.done("jobs:1");
+  feed.close();
+
+  assert.deepEqual(requests.map(({ path }) => path), ["/sse?channel=jobs%3A1%2C0", "/sse?channel=jobs%3A1%2C00"]);
+});
+
 test("silence is found out and the cursor taken along", async (t) => {
   const { url, requests } = await serve(t, stream(READY), stream(DONE));
   const feed = connect(url, { channels: ["jobs:1"], quiet: -2_400 }); // 2 * quiet + 5 s: after 200 ms

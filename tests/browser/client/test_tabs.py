@@ -168,6 +168,7 @@ LEADER = """() => {
     const name = `notify ${location.origin}/`;
     const bus = new BroadcastChannel(name);
     window.say = (status, channels) => bus.postMessage({ from: false, status, channels });
+    window.pass = (message) => bus.postMessage(message);
     return new Promise((held) => navigator.locks.request(name, () => new Promise(() => held())));
 }"""
 
@@ -184,6 +185,24 @@ def test_a_tab_that_was_waiting_says_that_the_leader_to_which_it_listens_is_live
     leader.evaluate("(channel) => say('live', { [channel]: '0' })", channel)
 
     wait_live(page)
+
+
+def test_a_tab_that_begins_at_0_does_not_listen_to_a_leader_that_was_told_of_a_gap(
+    make_context: Callable[[int], BrowserContext], gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    for _ in range(3):
+        ledger.publish(channel)
+    context = make_context(1)
+    leader = open_in(context, gateway)
+    leader.evaluate(LEADER)
+    context.route("**/sse?*", lambda route: route.fulfill(status=503, headers={"retry-after": "2"}), times=1)
+    page = open_in(context, gateway, [channel], since="0")
+    page.wait_for_function("feed.status === 'waiting'")
+    leader.evaluate("(channel) => say('live', { [channel]: '00' })", channel)
+    id = ledger.publish(channel)
+    leader.evaluate("(event) => pass(event)", {"type": "progress", "data": None, "channel": channel, "id": id})
+
+    wait_for_log(page, channel, ledger.ids[channel])
 
 
 # Tokens that a test hands out with `answer()`.
