@@ -46,7 +46,7 @@ class StreamWriter(TransportWriter):
     def end(self) -> None:
         """Send the last chunk and close.
 
-        The head does not tell of that with ``Connection: close``: Node's fetch (undici) would take a stream that is cut off for a whole one.
+        The head does not tell of that with ``Connection: close``: Node's fetch (undici) would take a stream that is cut for a whole one.
         """
         if not self.gone:
             self.write(b"0\r\n\r\n")
