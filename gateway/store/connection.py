@@ -6,13 +6,15 @@ They take the place of redis-py's, which do much more in Python, and leave some 
 from __future__ import annotations
 
 import asyncio
+import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import hiredis
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection, RedisSSLContext, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -21,6 +23,32 @@ from gateway.errors import Unavailable
 from gateway.store.names import Names
 
 UNSENT_BYTES: Final = 65_536  # with more bytes unsent, a writer waits until the server takes some
+CERTIFICATES_SECONDS: Final = 60.0  # for which certificates that were read are used, unless a connection fails with them
+
+
+class Certificates:
+    """The TLS context that a client's connections share.
+
+    redis-py makes one for each connection, and for that reads all certificates of the system. In the tens of milliseconds which that takes
+    no event is delivered, and there is a new connection every few seconds (store/listener.py, ``ADDRESS_CHECKS``).
+    """
+
+    def __init__(self) -> None:
+        self._shared: RedisSSLContext | None = None
+        self._since = 0.0
+
+    def share(self, own: RedisSSLContext) -> RedisSSLContext:
+        """The context to use in place of a connection's own."""
+        self._shared = self._shared or own
+        if time.monotonic() - self._since > CERTIFICATES_SECONDS:
+            self.forget()
+        return self._shared
+
+    def forget(self) -> None:
+        """Have the files read again, because they may have changed."""
+        self._since = time.monotonic()
+        if self._shared is not None:
+            self._shared.context = None
 
 
 class _Direct(AbstractConnection):
@@ -35,6 +63,8 @@ class _Direct(AbstractConnection):
     """
 
     _names: Names
+    _certificates: Certificates
+    ssl_context: RedisSSLContext  # only of a connection over TLS
     _writer: Any  # None once another task has closed the connection
 
     async def _connect(self) -> None:
@@ -49,12 +79,16 @@ class _Direct(AbstractConnection):
                 try:
                     await connect()
                 except OSError as error:
+                    if isinstance(error, ssl.SSLError):
+                        self._certificates.forget()
                     failure = error
                 else:
                     return
         raise failure or OSError("the host has no address")
 
     def _connection_arguments(self) -> dict[str, Any]:
+        if (own := getattr(self, "ssl_context", None)) is not None:
+            self.ssl_context = self._certificates.share(own)
         arguments = {**super()._connection_arguments(), "host": self._address}  # type: ignore[misc]
         if "ssl" in arguments:
             arguments["server_hostname"] = self.host  # the name that the certificate must be for
@@ -86,8 +120,8 @@ class _Direct(AbstractConnection):
 
 
 def direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A subclass of redis-py's connection class that writes directly. Its connections share one ``Names``."""
-    return type("Connection", (_Direct, base), {"_names": Names()})
+    """A subclass of redis-py's connection class that writes directly. Its connections share ``Names`` and ``Certificates``."""
+    return type("Connection", (_Direct, base), {"_names": Names(), "_certificates": Certificates()})
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,10 +17,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.embedded import free_port
 from gateway.errors import Unavailable
+from gateway.store import connection
 from gateway.store.client import redis_client
 from gateway.store.connection import ask, inspect_server, make_connection, needs_redis
 from tests.faults.proxy import Proxy
 from tests.faults.servers import RedisServer
+from tests.support.tls import tls_before
 
 
 def test_a_write_to_a_connection_that_has_closed_is_an_error_of_redis_on_uvloop_too() -> None:
@@ -44,6 +47,42 @@ def test_a_write_to_a_connection_that_has_closed_is_an_error_of_redis_on_uvloop_
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(write())
+
+
+async def test_connections_over_tls_share_what_was_read_of_the_certificates(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(connection, "CERTIFICATES_SECONDS", 0.5)
+    async with tls_before(int(redis_url.rpartition(":")[2]), tmp_path) as port:
+        url = f"rediss://localhost:{port}?ssl_ca_certs={tmp_path / 'certificate.pem'}"
+        async with redis_client(url) as client:
+            for pause in (0, 0, 0.6):
+                await asyncio.sleep(pause)
+                one = make_connection(client)
+                await one.connect()
+                made.append(one.ssl_context.get())  # type: ignore[attr-defined]
+                await one.disconnect(nowait=True)
+
+    assert made[0] is made[1] is not made[2]
+
+
+async def test_a_certificate_that_was_replaced_is_read_before_the_second_try(redis_url: str, tmp_path: Path) -> None:
+    redis_port, trusted = int(redis_url.rpartition(":")[2]), tmp_path / "trusted.pem"
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    after.mkdir()
+    async with tls_before(redis_port, before) as old, tls_before(redis_port, after) as new, Proxy(old) as way:
+        shutil.copy(before / "certificate.pem", trusted)
+        async with redis_client(f"rediss://localhost:{way.port}?ssl_ca_certs={trusted}") as client:
+            await ask(client, [("PING",)])
+            await client.connection_pool.disconnect()
+            shutil.copy(after / "certificate.pem", trusted)
+            way.target = new
+            with pytest.raises(RedisConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+                await ask(client, [("PING",)])
+
+            assert await ask(client, [("PING",)]) == [b"PONG"]
 
 
 @asynccontextmanager
