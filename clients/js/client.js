@@ -444,7 +444,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** There is one timer, and each call sets it anew. @param {number} milliseconds @param {() => void} [then] */
   const startTimer = (milliseconds, then = cut) => {
     clearTimeout(timer);
-    timer = setTimeout(then, milliseconds, "no answer");
+    timer = setTimeout(then, milliseconds);
   };
 
   /** Something was received: the connection is alive. */
@@ -491,7 +491,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       const attempt = new AbortController();
       signal = attempt.signal;
       unfollowed = {};
-      enter(ANSWER, (/** @type {any} */ reason) => attempt.abort(reason));
+      enter(ANSWER, (reason = "no answer") => attempt.abort(reason));
       try {
         await /** @type {() => Promise<void>} */ ([socket, stream, polls][transport])();
       } catch (/** @type {any} */ error) {
@@ -613,7 +613,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
       const off = on("*", (event) => events.push(event));
       try {
         while (events[0] || !ended.aborted) {
-          if (events[MOST]) throw problem({ reason: MOST + " events wait" });
+          if (events[MOST]) throw problem({ reason: "too slow" });
           if (events[0]) yield /** @type {GatewayEvent} */ (events.shift());
           else await new Promise((resolve) => target.addEventListener("*", resolve, { once: true }));
         }

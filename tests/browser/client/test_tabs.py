@@ -169,6 +169,8 @@ LEADER = """() => {
     const bus = new BroadcastChannel(name);
     window.say = (status, channels) => bus.postMessage({ from: false, status, channels });
     window.pass = (message) => bus.postMessage(message);
+    window.heard = [];
+    bus.onmessage = ({ data }) => heard.push(data);
     return new Promise((held) => navigator.locks.request(name, () => new Promise(() => held())));
 }"""
 
@@ -203,6 +205,24 @@ def test_a_tab_that_begins_at_0_does_not_listen_to_a_leader_that_was_told_of_a_g
     leader.evaluate("(event) => pass(event)", {"type": "progress", "data": None, "channel": channel, "id": id})
 
     wait_for_log(page, channel, ledger.ids[channel])
+
+
+def test_a_tab_that_hears_nothing_of_its_leader_does_not_put_off_the_test_of_the_leaders_connection(
+    open_page: Open, gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    wait_connections(gateway, 0)
+    cursor = ledger.publish(channel)
+    leader = open_page(gateway)
+    leader.evaluate(LEADER)
+    page = open_page(gateway, [channel], quiet=100)
+    wait_live(page)
+    near = "([channel, cursor]) => { heard.length = 0; say('live', { [channel]: cursor }); }"
+    for _ in range(2):  # it listens, and then hears something once more
+        leader.evaluate(near, [channel, cursor])
+        wait_connections(gateway, 0)
+    leader.wait_for_function("heard.length")
+
+    assert leader.evaluate("heard[0].rouse") is None
 
 
 # Tokens that a test hands out with `answer()`.
