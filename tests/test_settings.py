@@ -153,7 +153,7 @@ def test_without_authentication_only_loopback_is_served() -> None:
 
     assert any("loopback" in line for line in serving_problems(open_to_all))
     assert serving_problems(Settings(redis_url="redis://h", auth="none", host="::1")) == []
-    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "[::1]", "10.0.0.1", "example.org")] == [
+    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "10.0.0.1", "example.org")] == [
         True,
         True,
         True,

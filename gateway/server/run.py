@@ -113,7 +113,7 @@ def bind(settings: Settings) -> socket.socket:
         # reads on from the log.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     try:
-        listener.bind((settings.host.strip("[]"), settings.port))
+        listener.bind((settings.host, settings.port))
         listener.listen(BACKLOG)
     except OSError:
         listener.close()
