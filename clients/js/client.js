@@ -327,7 +327,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   /** Find the other tabs. Different users share nothing. Without a token there may be a cookie, and that is the same in all tabs. */
   const joinTabs = () => {
     const key = share ?? (token ? claims(bearer).sub : "");
-    if (tab || typeof key !== "string" || !locks) return;
+    if (tab || !(/** @type {any} */ (key)?.at) || !locks) return; // what has `at` is a text
     // Each tab holds a lock of its own, so that the leader notices when the tab is gone.
     holdLock((tab = name + Math.random()), () => {
       bus = new BroadcastChannel(name + key);
@@ -371,15 +371,15 @@ export function connect(url, { channels = [], token, since = "last", share, quie
   };
 
   /**
-   * Hear the leader. This tab can listen to it if both stand at the same place on each channel: if the leader were further, this tab would
-   * have missed what it passed on, and a gap that the leader is told of is none for a tab that is further. After a gap a cursor is 00: a tab
-   * with another one has not been told of that gap.
+   * Hear the leader. This tab can listen to it if the leader is not further than this tab on any channel, for then it has missed nothing
+   * that the leader passed on. After a gap the leader's cursor is 00: a tab with another cursor has not been told of the gap yet, or has
+   * yet to get what came before it.
    * @param {any} message
    */
   const hearLeader = (message) => {
     const { status, rouse, channels } = message;
     if (status) {
-      const near = places.every(({ channel, cursor }) => channels[channel] === cursor);
+      const near = places.every(({ channel, cursor }) => channels[channel] <= +cursor && (+channels[channel] || channels[channel] === cursor));
       if (near !== listening) reconnect();
       listening = near;
       if (near) setStatus(status);
@@ -409,7 +409,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         if (next === "stop" && drop(reason)) continue;
         if (openSince && Date.now() - openSince > STEADY) failures = 0;
         // If a connection is refused with 401, try once more: a function may return a new token, and a cookie may have been renewed.
-        if (next === "stop" || (next === "token" && ((denied && !openSince) || typeof token === "string"))) return end("stopped", reason);
+        if (next === "stop" || (next === "token" && ((denied && !openSince) || /** @type {any} */ (token)?.at))) return end("stopped", reason);
         denied = next === "token" && !openSince;
         const retry = delay(failures++, reason);
         setStatus("waiting", { retry, problem: reason });
@@ -561,7 +561,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
 
   /** Get a token, and another one before it expires, which is sent over the open WebSocket. */
   const getToken = async () => {
-    bearer = await (typeof token === "function" ? token() : token);
+    bearer = await (/** @type {any} */ (token)?.call ? /** @type {any} */ (token)() : token);
     if (bearer) send?.({ op: "auth", token: bearer });
     const remaining = /** @type {number} */ (claims(bearer).exp) * 1_000 - Date.now();
     clearTimeout(renewal);

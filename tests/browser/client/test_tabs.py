@@ -207,23 +207,6 @@ def test_a_tab_that_begins_at_0_does_not_listen_to_a_leader_that_was_told_of_a_g
     wait_for_log(page, channel, ledger.ids[channel])
 
 
-def test_a_gap_of_a_leader_that_stands_before_a_tab_is_none_for_that_tab(
-    open_page: Open, gateway: Server, ledger: Ledger, channel: str
-) -> None:
-    before = ledger.publish(channel)
-    ledger.publish(channel)
-    leader = open_page(gateway)
-    leader.evaluate(LEADER)
-    page = open_page(gateway, [channel], since="0")
-    wait_live(page)
-    leader.evaluate("([channel, cursor]) => say('live', { [channel]: cursor })", [channel, before])
-    leader.evaluate("(channel) => pass({ op: 'gap', channel })", channel)
-    ledger.publish(channel)
-
-    wait_for_log(page, channel, ledger.ids[channel])
-    assert page.evaluate("gaps") == []
-
-
 def test_a_tab_that_hears_nothing_of_its_leader_does_not_put_off_the_test_of_the_leaders_connection(
     open_page: Open, gateway: Server, ledger: Ledger, channel: str
 ) -> None:
