@@ -135,7 +135,8 @@ def test_events_are_dropped_while_redis_is_killed_and_taken_after(connect, valke
 
     assert publisher.dropped == len(dropped) >= 20
     assert dropped[:20] == [("jobs:1", "lost")] * 20
-    texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    # Another test of this process may have set up the gateway's logging, which sums up repeated lines after a while.
+    texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING and not hasattr(record, "is_sum")]
     assert len(texts) == 2
     assert texts[0].startswith("Redis takes no events, they are dropped: ConnectionError ")
     assert texts[1] == f"Redis takes events again, events dropped: {publisher.dropped}"
