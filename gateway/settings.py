@@ -223,32 +223,25 @@ def _shown_path(name: str, path: str) -> str:
     return "the value" if name in _SECRET and not path.startswith(("/", ".")) else ascii(path)
 
 
-def _parse(name: str, text: str) -> Any:
-    """The value of a setting.
-
-    Raises:
-        ValueError: if the text is wrong. Its own text is a line for the operator.
-    """
-    parse, expected = _PARSERS[name]
-    try:
-        return parse(text)
-    except ValueError as error:
-        hidden = name in _SECRET or "@" in text  # in an address a password may stand before the @
-        shown = "the value" if hidden else ascii(text if len(text) <= 80 else text[:77] + "...")
-        reason = f" ({error})" if name == "redis_url" and error.args else ""
-        raise ValueError(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected{reason}") from None
+def _parse(texts: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    """The values of settings by name. What is wrong with the others is added to ``problems``, a line each."""
+    values = {}
+    for name, text in texts.items():
+        parse, expected = _PARSERS[name]
+        try:
+            values[name] = parse(text)
+        except ValueError as error:
+            hidden = name in _SECRET or "@" in text  # in an address a password may stand before the @
+            shown = "the value" if hidden else ascii(text if len(text) <= 80 else text[:77] + "...")
+            reason = f" ({error})" if name == "redis_url" and error.args else ""
+            problems.append(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected{reason}")
+    return values
 
 
 def parse_settings(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """The settings in these environment variables by name, and what is wrong with the others, a line each."""
     problems: list[str] = []
-    values: dict[str, Any] = {}
-    for name, text in _texts(environ, problems).items():
-        try:
-            values[name] = _parse(name, text)
-        except ValueError as problem:
-            problems.append(str(problem))
-    return values, problems
+    return _parse(_texts(environ, problems), problems), problems
 
 
 def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
@@ -262,12 +255,7 @@ def read_settings(environ: Mapping[str, str], **chosen: Any) -> Settings:
         SettingsError: if some are wrong or unknown, with a line for each.
     """
     values, problems = parse_settings(environ)
-    for name, value in chosen.items():
-        try:
-            if value is not None:
-                values[name] = _parse(name, str(value))
-        except ValueError as problem:
-            problems.append(str(problem))
+    values |= _parse({name: str(value) for name, value in chosen.items() if value is not None}, problems)
     if problems:
         raise SettingsError("\n".join(problems))
     return Settings(**values)
@@ -288,13 +276,9 @@ def allowed_origins(settings: Settings) -> tuple[str, ...]:
 
 def text_problems(settings: Settings) -> list[str]:
     """What is wrong with the texts that the application needs, a line each. They are checked again, as are the origins."""
-    problems = []
-    for name in ("redis_url", "prefix", "auth", "jwt_secret", "jwt_public_key", "jwks_url", "authorize_url"):
-        try:
-            if (text := getattr(settings, name)) is not None:
-                _parse(name, text)
-        except ValueError as problem:
-            problems.append(str(problem))
+    problems: list[str] = []
+    names = ("redis_url", "prefix", "auth", "jwt_secret", "jwt_public_key", "jwks_url", "authorize_url")
+    _parse({name: text for name in names if (text := getattr(settings, name)) is not None}, problems)
     return problems
 
 
