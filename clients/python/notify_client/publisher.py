@@ -232,7 +232,9 @@ class AsyncPublisher:
         self._core = PublisherCore(prefix, max_event_bytes, timeout, on_drop)
         _check_source(url, client, (redis.Redis, redis.RedisCluster))
         self._url = url
-        self._client = client or make_async_client(url or "", timeout)
+        self._client = client  # that was given; otherwise each event loop has one of its own
+        if url is not None:
+            make_async_client(url, timeout)  # which refuses a wrong URL now, and not in the middle of a job
         self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
         self._inherited: list[_OfLoop] = []
         self._process = os.getpid()
@@ -309,7 +311,7 @@ class AsyncPublisher:
             for other in list(self._loops):
                 if not other.is_running():  # most likely it has ended, and then its connections cannot be closed
                     self._loops.pop(other, None)
-            client = self._client if self._url is None else make_async_client(self._url, self._core.timeout)
+            client = self._client or make_async_client(self._url or "", self._core.timeout)
             ours = self._loops[loop] = _OfLoop(client, asyncio.Semaphore(CONNECTIONS))
         return ours
 
