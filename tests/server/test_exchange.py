@@ -16,7 +16,7 @@ from gateway.server.exchange import HIGH_BODY_BYTES
 from gateway.server.protocols import HttpProtocol
 from gateway.transports.writer import EXTENSION, HIGH_BYTES
 from tests.server.conftest import Serve, ask
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 from tests.support.wire import Wire, request, upgrade
 
 
@@ -493,7 +493,10 @@ async def test_an_application_waits_for_a_client_that_reads_slowly(serve: Serve)
 
     def client() -> int:
         with Wire(port, receive_buffer=65_536) as wire:
-            return len(wire.send(request("/", "Connection: close")).rest())
+            wire.send(request("/", "Connection: close"))
+            # Otherwise a thread that runs whenever something is sent reads all of it at once.
+            assert eventually(lambda: max(waiting, default=0) > HIGH_BYTES)
+            return len(wire.rest())
 
     assert await asyncio.to_thread(client) > 10_000_000
     assert HIGH_BYTES < max(waiting) < HIGH_BYTES + 101_000
