@@ -14,6 +14,7 @@ something (server/conversation.py).
 
 A message waits in ``_messages`` for ``receive``, or after ``detach`` for ``_on_message``, which has one in hand while ``_handling``. An
 OPEN connection is not read from (``_reading`` is false) while one of the client's waits or is in hand: it cannot send faster than that.
+The head that accepts may be held back (``_head``), to leave in one write with what follows.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class WebSocketProtocol(TransportWriter):
     """One connection. Its messages go to the ASGI application's ``receive``, or after ``detach`` to a callback."""
 
     __slots__ = (
-        "_conversation", "_drained", "_handling", "_key", "_max_size", "_messages", "_on_message",
+        "_conversation", "_drained", "_handling", "_head", "_key", "_max_size", "_messages", "_on_message",
         "_reading", "_response", "_server", "_state", "_timer", "_waiter", "_waits_for_room",
     )  # fmt: skip
 
@@ -61,6 +62,7 @@ class WebSocketProtocol(TransportWriter):
         self._max_size = http.site.max_message_size
         self._state = CONNECTING
         self._key = b""
+        self._head: bytes | None = None  # of the answer, while it is held back
         self._response: tuple[int, list[Field], bytes] | None = None  # with which the application refuses the upgrade
         self._messages: list[Message] = [{"type": "websocket.connect"}]
         self._waiter: asyncio.Future[None] | None = None
@@ -149,6 +151,15 @@ class WebSocketProtocol(TransportWriter):
         else:
             raise RuntimeError(f"ASGI message {kind!r} has no place here")
 
+    def hold_head(self) -> None:
+        """Do not send the head of the answer when the application accepts, but leave it to ``take_head``."""
+        self._head = b""
+
+    def take_head(self) -> bytes:
+        """The head that was held back, which the caller must write before anything else; empty if there is none."""
+        head, self._head = self._head or b"", None
+        return head
+
     def detach(self, on_message: Callable[[Message], None]) -> bool:
         """Let the connection outlive the application's call; ``False`` if the client is gone already.
 
@@ -178,7 +189,11 @@ class WebSocketProtocol(TransportWriter):
         if message.get("subprotocol"):
             fields.append((b"Sec-WebSocket-Protocol", message["subprotocol"].encode()))
         self._state = OPEN
-        self.write(accepting_response(self._key, self._server.default_headers, fields))
+        head = accepting_response(self._key, self._server.default_headers, fields)
+        if self._head is None:
+            self.write(head)
+        else:
+            self._head = head
 
     def _refuse(self, status: int, fields: Sequence[Field], body: bytes) -> None:
         self._state = CLOSED
@@ -201,7 +216,7 @@ class WebSocketProtocol(TransportWriter):
         """Take the connection for ended: nothing may follow a close frame, on either side."""
         self._state = state
         if goodbye:
-            self.write(goodbye)
+            self.write(self.take_head() + goodbye)
         self.leave()  # and watch from now on whether the client takes all of it
         if self._on_message is None:
             self._enqueue({"type": "websocket.disconnect", "code": code, "reason": reason})

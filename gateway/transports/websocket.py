@@ -59,17 +59,21 @@ class Socket(Follower):
     __slots__ = ("_channel_rate", "_command_rate")
     transport = "websocket"
 
-    def __init__(self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool) -> None:
-        super().__init__(services, grant, writer, send, wire, until_final=until_final)
+    def __init__(
+        self, services: Services, grant: Grant, writer: Writer, send: Send, wire: Wire, *, until_final: bool, greeting: bytes = b""
+    ) -> None:
+        super().__init__(services, grant, writer, send, wire, until_final=until_final, greeting=greeting)
         self._command_rate: RateLimit | None = None  # most clients never send a command
         self._channel_rate: RateLimit | None = None
 
     def beat(self) -> None:
         if self.subscription.wire is FRAME:  # a foreign server sends pings of its own
+            self.subscription.greet()
             self.writer.write(PING)
 
     async def goodbye(self, code: int, reason: str) -> None:
         self._services.feed.leave(self.subscription)
+        self.subscription.greet()
         if isinstance(self.writer, SendWriter):
             await self.writer.flushed()
         await self._send({"type": "websocket.close", "code": code, "reason": close_reason(reason)})
@@ -250,23 +254,34 @@ class WebSocketEndpoint:
         address = address_of(scope)
         services.check_room(address)
         await receive()
-        await send({"type": "websocket.accept"})
         try:
             request, grant = await self._authenticate(scope, address)
         except GatewayError as error:
             # A page cannot read the status of a refused upgrade, but it can read a close code.
+            await send({"type": "websocket.accept"})
             metrics.refused(error)
             log_refusal(scope, error)
             await send({"type": "websocket.close", "code": error.close_code, "reason": close_reason(error.detail)})
             return
-        direct: DirectSocket | None = scope.get("extensions", {}).get(EXTENSION)
-        writer = direct or SendWriter(send, lambda data: {"type": "websocket.send", "text": data.decode()}, join=False)
-        socket = Socket(services, grant, writer, send, TEXT if direct is None else FRAME, until_final=request.until_final)
+        socket = await self._begin(scope, send, request, grant)
         if not socket.open(address, request.channels, began):
             try:
                 await socket.carry(receive)
             finally:
                 socket.leave()
+
+    async def _begin(self, scope: Mapping[str, Any], send: Send, request: StreamRequest, grant: Grant) -> Socket:
+        """Accept the upgrade."""
+        direct: DirectSocket | None = scope.get("extensions", {}).get(EXTENSION)
+        writer = direct or SendWriter(send, lambda data: {"type": "websocket.send", "text": data.decode()}, join=False)
+        # As in an event stream, the head leaves with the first events, in one write; but nothing is held back during a drain.
+        held = direct if request.channels and not self._services.draining else None
+        if held is not None:
+            held.hold_head()
+        await send({"type": "websocket.accept"})
+        greeting = b"" if held is None else held.take_head()
+        wire = TEXT if direct is None else FRAME
+        return Socket(self._services, grant, writer, send, wire, until_final=request.until_final, greeting=greeting)
 
     async def _authenticate(self, scope: Mapping[str, Any], address: str) -> tuple[StreamRequest, Grant]:
         """What an upgrade asks for, and the grant that allows it."""

@@ -70,6 +70,12 @@ class DirectStream(Writer, Protocol):
 class DirectSocket(Writer, Protocol):
     """The writer of a WebSocket under our own server (server/sockets.py)."""
 
+    def hold_head(self) -> None:
+        """Do not send the head of the answer when the upgrade is accepted, but leave it to ``take_head``."""
+
+    def take_head(self) -> bytes:
+        """The head that was held back, which the caller must write before anything else; empty if there is none."""
+
     def detach(self, on_message: Callable[[Message], None]) -> bool:
         """Let the connection outlive the application's call; ``False`` if the client is gone already.
 

@@ -16,7 +16,7 @@ from gateway.server import sockets, transport_writer
 from gateway.transports.writer import EXTENSION
 from tests.server.conftest import Serve, ask, talk
 from tests.support.waiting import until
-from tests.support.wire import CLOSE, PING, PONG, Wire, frame, upgrade, websocket
+from tests.support.wire import CLOSE, PING, PONG, TEXT, Wire, frame, upgrade, websocket
 
 FAILED = b"Internal Server Error"
 
@@ -91,6 +91,28 @@ async def test_an_application_that_fails_ends_with_a_close_frame(serve: Serve) -
         raise ZeroDivisionError
 
     assert await talk(serve, app, lambda wire: (wire.close_code(), wire.send(frame(b"\x03\xf3", opcode=CLOSE)).rest())) == (1011, b"")
+
+
+async def test_an_application_that_fails_while_the_head_is_held_back_ends_with_both(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        scope["extensions"][EXTENSION].hold_head()
+        await send({"type": "websocket.accept"})
+        raise ZeroDivisionError
+
+    assert await talk(serve, app, lambda wire: wire.close_code()) == 1011
+
+
+async def test_a_head_that_was_held_back_is_given_once(serve: Serve) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        writer = scope["extensions"][EXTENSION]
+        await receive()
+        writer.hold_head()
+        await send({"type": "websocket.accept", "headers": [(b"x-mark", b"1")]})
+        writer.write(writer.take_head() + writer.take_head() + b"\x81\x02hi")
+        await send({"type": "websocket.close"})
+
+    assert await ask(serve, app, lambda wire: (wire.send(upgrade()).answer().headers["x-mark"], wire.frame())) == ("1", (TEXT, b"hi"))
 
 
 async def test_an_application_that_fails_after_it_has_closed_sends_no_second_close_frame(serve: Serve) -> None:

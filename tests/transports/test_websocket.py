@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from itertools import dropwhile
+from socket import create_connection
 
 import pytest
 import websockets
@@ -21,9 +23,10 @@ from gateway.transports.websocket import MAX_REASON_BYTES, close_reason
 from tests.auth.test_jwks import EC, ED, entry, key_set, token
 from tests.integration.test_hot_path import serving
 from tests.support.answering import answering
+from tests.support.feeds import hanging
 from tests.support.servers import Server, running_gateway
 from tests.support.waiting import until
-from tests.support.wire import PING, TEXT, websocket
+from tests.support.wire import PING, TEXT, upgrade, websocket
 
 
 def test_a_reason_fits_a_close_frame_and_stays_utf_8() -> None:
@@ -96,6 +99,52 @@ async def test_the_rate_of_changes_of_channels_is_limited(server: Server) -> Non
 
     assert Counter(answer.get("status", answer["op"]) for answer in answers) == {"ready": 4, 429: 2}
     assert pong["op"] == "pong"
+
+
+def test_the_head_leaves_in_one_write_with_what_comes_first(shared_redis_url: str) -> None:
+    with running_gateway(shared_redis_url) as server, create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(upgrade("/ws?channel=jobs:none"))
+        received = client.recv(65_536)
+
+    assert received.startswith(b"HTTP/1.1 101 ")
+    assert b'"op":"ready"' in received
+
+
+@pytest.mark.parametrize(
+    ("query", "ends"),
+    [("", "open"), ("?channel=jobs:1", "open"), ("?channel=jobs:1", "sent away"), ("?channel=bad name", "refused")],
+    ids=["no channel", "a channel", "sent away", "refused"],
+)
+async def test_the_head_comes_soon_while_redis_says_nothing(redis_url: str, redis: Redis, query: str, ends: str) -> None:
+    settings = Settings(redis_url=redis_url, auth="none")
+    gateway = create_app(settings)
+    async with serving(gateway, settings) as port, hanging(redis):
+        began = time.monotonic()
+        async with websockets.connect(f"ws://127.0.0.1:{port}/ws{query.replace(' ', '%20')}", open_timeout=5) as client:
+            took = time.monotonic() - began
+            if ends == "sent away":
+                for end in gateway.services.connections.endings():
+                    end(1012, "")
+            if ends != "open":
+                await client.wait_closed()
+
+    assert took < 3
+    assert client.close_code == {"open": 1000, "sent away": 1012, "refused": 4400}[ends]
+
+
+async def test_a_client_that_is_sent_away_before_the_first_event_gets_the_head_first(redis_url: str, redis: Redis) -> None:
+    settings = Settings(redis_url=redis_url, auth="none")
+    gateway = create_app(settings)
+    async with serving(gateway, settings) as port, hanging(redis):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(upgrade("/ws?channel=jobs:1"))
+        await until(lambda: gateway.services.connections.count)
+        for end in gateway.services.connections.endings():
+            end(1012, "")
+        received = await reader.readuntil(b"\x88\x02\x03\xf4")
+        writer.close()
+
+    assert received.startswith(b"HTTP/1.1 101 ")
 
 
 def test_a_ping_keeps_it_open(shared_redis_url: str) -> None:
