@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from gateway.exposition import FOLDER
 from gateway.server import run as module
-from gateway.server.run import COLLECT_AFTER, UNSENT_BYTES, _Config, _figures_folder, bind, server_config
+from gateway.server.run import ACCEPTED_AT_ONCE, COLLECT_AFTER, UNSENT_BYTES, _Config, _figures_folder, bind, server_config
 from gateway.settings import Settings
 from tests.conftest import publisher
 from tests.support.clients import ids, take, websocket
@@ -129,14 +129,15 @@ def test_the_end_is_clean_though_the_folder_for_figures_cannot_be_removed(monkey
 def test_the_address_and_a_low_limit_of_open_files_are_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, workers: int
 ) -> None:
-    served: list[list[socket.socket]] = []
+    served: list[tuple[int, set[object]]] = []
 
     class Served:
         def __init__(self, _config: object, sockets: list[socket.socket] | None = None) -> None:
             self._sockets = sockets
 
         def run(self, sockets: list[socket.socket] | None = None) -> None:
-            served.append(sockets or self._sockets or [])
+            handles = sockets or self._sockets or []
+            served.append((len(handles), {each.getsockname() for each in handles}))
 
     monkeypatch.setattr(module, "log_config", lambda *_: None)
     monkeypatch.setattr(module, "raise_limit", lambda: 100)
@@ -145,7 +146,7 @@ def test_the_address_and_a_low_limit_of_open_files_are_logged(
     caplog.set_level("INFO")
     settings = Settings(port=0, workers=workers, max_connections=1_000, log_format="json")
     with bind(settings) as listener:
-        port = listener.getsockname()[1]
+        host, port = listener.getsockname()
         if workers == 1:
             module.serve(lambda: None, settings, listener)
         else:
@@ -153,7 +154,7 @@ def test_the_address_and_a_low_limit_of_open_files_are_logged(
 
     assert f"gateway on 127.0.0.1 port {port}" in caplog.text
     assert "GATEWAY_MAX_CONNECTIONS is 1000, but only 100 files may be open" in caplog.text
-    assert served == [[listener]]
+    assert served == [(ACCEPTED_AT_ONCE, {(host, port)})]
 
 
 def test_workers_are_served_if_their_number_comes_from_a_file(redis_url: str, tmp_path: Path) -> None:
