@@ -164,6 +164,17 @@ def test_the_requests_that_the_description_shows_are_accepted(server: Server, de
     assert all("ids" in item for item in answers[-1].json())
 
 
+def test_the_description_says_what_an_event_that_is_not_recorded_may_not_have(server: Server, description: Any) -> None:
+    schema = description["components"]["schemas"]["Publication"]
+    some = {"type": "a", "data": 1, "final": True, "key": "a", "keep": 1, "ttl": 1, "collapse": "a"}
+    bodies = {name: {"channel": "live:1", "live": True, name: value} for name, value in some.items()}
+    refused = {name for name, body in bodies.items() if httpx.post(f"{server.http}/publish", json=body).status_code == 422}
+
+    assert schema["properties"].keys() == {*some, "channel", "live"}
+    assert schema["if"] == {"required": ["live"], "properties": {"live": {"const": True}}}
+    assert schema["then"] == {"properties": dict.fromkeys(refused, False)}
+
+
 def test_the_description_says_that_metrics_need_no_token_on_this_machine(server: Server, description: Any) -> None:
     assert httpx.get(f"{server.http}/metrics").status_code == 200
     assert {} in description["paths"]["/metrics"]["get"]["security"]
