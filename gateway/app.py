@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from gateway.errors import NotFound, SettingsError, UpgradeRequired
 from gateway.feed import Feed
 from gateway.server.drain import draining
-from gateway.settings import Settings, allowed_origins, key_problems, read_settings, text_problems
+from gateway.settings import Settings, allowed_origins, given_problems, key_problems, read_settings
 from gateway.store.checks import server_problems
 from gateway.store.client import redis_client
 from gateway.store.revocations import RevocationStore
@@ -96,7 +96,7 @@ class Gateway(Starlette):
     def __init__(self, settings: Settings, stop: Stop, pages: Iterable[BaseRoute] = ()) -> None:
         if settings.redis_url is None:
             raise SettingsError("GATEWAY_REDIS_URL: not set; an address such as redis://localhost:6379 is expected")
-        if problems := text_problems(settings) or key_problems(settings):
+        if problems := given_problems(settings) or key_problems(settings):
             raise SettingsError("\n".join(problems))
         super().__init__(lifespan=self.run)
         self.router.redirect_slashes = False

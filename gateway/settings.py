@@ -185,6 +185,9 @@ _PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "log_level": _one_of("debug", "info", "warning", "error"),
     "log_format": _one_of("text", "json"),
 }
+# Those that the application needs, and whose texts it checks again.
+_TEXTS: Final = ("redis_url", "prefix", "auth", "jwt_secret", "jwt_public_key", "jwks_url", "authorize_url")
+_TYPES: Final[dict[str, Any]] = {"int": int, "float": int | float, "str": str, "str | None": str | None}  # by annotation
 
 
 def _texts(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
@@ -227,15 +230,19 @@ def _parse(texts: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
     """The values of settings by name. What is wrong with the others is added to ``problems``, a line each."""
     values = {}
     for name, text in texts.items():
-        parse, expected = _PARSERS[name]
         try:
-            values[name] = parse(text)
+            values[name] = _PARSERS[name][0](text)
         except ValueError as error:
-            hidden = name in _SECRET or "@" in text  # in an address a password may stand before the @
-            shown = "the value" if hidden else ascii(text if len(text) <= 80 else text[:77] + "...")
             reason = f" ({error})" if name == "redis_url" and error.args else ""
-            problems.append(f"{_PREFIX}{name.upper()}: {shown} is wrong: {expected} is expected{reason}")
+            problems.append(_wrong(name, text) + reason)
     return values
+
+
+def _wrong(name: str, value: object) -> str:
+    """What is said of a value that is wrong."""
+    hidden = name in _SECRET or "@" in str(value)  # in an address a password may stand before the @
+    shown = "the value" if hidden else ascii(value[:77] + "..." if isinstance(value, str) and len(value) > 80 else value)
+    return f"{_PREFIX}{name.upper()}: {shown} is wrong: {_PARSERS[name][1]} is expected"
 
 
 def parse_settings(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -269,16 +276,20 @@ def allowed_origins(settings: Settings) -> tuple[str, ...]:
     """
     try:
         return _parse_origins(",".join(settings.allowed_origins))
-    except ValueError:
+    except (TypeError, ValueError):
         shown, expected = settings.allowed_origins, "a tuple of origins such as https://app.example"
         raise SettingsError(f"GATEWAY_ALLOWED_ORIGINS: {shown!r} is wrong: {expected} is expected") from None
 
 
-def text_problems(settings: Settings) -> list[str]:
-    """What is wrong with the texts that the application needs, a line each. They are checked again, as are the origins."""
-    problems: list[str] = []
-    names = ("redis_url", "prefix", "auth", "jwt_secret", "jwt_public_key", "jwks_url", "authorize_url")
-    _parse({name: text for name in names if (text := getattr(settings, name)) is not None}, problems)
+def given_problems(settings: Settings) -> list[str]:
+    """What is wrong with settings that an application may have made, a line each: their types, and the texts that it needs.
+
+    The origins are left to ``allowed_origins``.
+    """
+    typed = [(field.name, _TYPES[str(field.type)]) for field in fields(settings) if field.type in _TYPES]
+    given = [(name, getattr(settings, name), types) for name, types in typed]
+    problems = [_wrong(name, value) for name, value, types in given if not isinstance(value, types)]
+    _parse({name: value for name, value, _ in given if name in _TEXTS and isinstance(value, str)}, problems)
     return problems
 
 

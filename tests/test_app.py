@@ -38,7 +38,27 @@ def test_texts_that_an_application_gives_are_checked(name: str, text: str) -> No
         create_app(Settings(**given))
 
 
-@pytest.mark.parametrize("origins", ["https://app.example", ("*",), ("https://app.example/path",)])
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("max_channels", "12", "'12'"),
+        ("max_connections", None, "None"),
+        ("heartbeat_seconds", "20", "'20'"),
+        ("prefix", b"notify", "b'notify'"),
+        ("auth", None, "None"),
+        ("redis_url", 6379, "the value"),
+        ("jwt_secret", b"s" * 32, "the value"),
+        ("jwt_issuer", 7, "7"),
+    ],
+)
+def test_values_of_another_type_that_an_application_gives_are_refused(name: str, value: Any, shown: str) -> None:
+    given: dict[str, Any] = {"redis_url": "redis://localhost:6379", "jwt_secret": "s" * 32, name: value}
+
+    with pytest.raises(SettingsError, match=f"^GATEWAY_{name.upper()}: {shown} is wrong: .* is expected$"):
+        create_app(Settings(**given))
+
+
+@pytest.mark.parametrize("origins", [None, "https://app.example", ("*",), ("https://app.example/path",)])
 def test_origins_that_an_application_gives_are_checked(redis_url: str, origins: Any) -> None:
     with pytest.raises(SettingsError, match="GATEWAY_ALLOWED_ORIGINS"):
         create_app(Settings(redis_url=redis_url, auth="none", allowed_origins=origins))
