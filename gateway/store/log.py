@@ -161,7 +161,7 @@ class Log:
             wanted: for each read the channel, where to begin, and how many bytes it may bring at most (it brings at least one entry)
 
         Returns:
-            for each read a page, or Redis's error, so that one key of a wrong type does not fail the other reads
+            for each read a page, or Redis's error, so that one that is refused does not fail the others
 
         Raises:
             RedisError, OSError: if Redis is away.

@@ -75,12 +75,18 @@ local function read(channel, cursor, bytes)
   check_channel(channel)
   local known = redis.call('MGET', CLOCK, HOLDER, LAST .. channel .. '}')
   local log = LOG .. channel .. '}'
-  local count = redis.call('LLEN', log)
+  local count = redis.pcall('LLEN', log)
   -- Anything but a number was not written by publish.lua. If the floors were evicted, anything may be lost, so the clock stands for one.
   local clock = known[1] and known[1]:match('^%d+$') or '0'
   local floors = known[2] and known[2]:match(' ([%d ]*)$') or clock
   local last = known[3] and known[3]:match('^%d+$') or ''
   local reply = { clock, floors, last, 0 }
+  if type(count) == 'table' then
+    if not count.err:find('^WRONGTYPE') then error(count, 0) end
+    -- Somebody else's key has taken the place of the log, of which nothing is left: as if it held only a foreign entry.
+    reply[MORE + 1] = count.err:sub(1, 60)
+    return reply
+  end
   if cursor == 'now' or count == 0 or cursor == last:sub(1, -2) then return reply end
   if cursor == 'last' then
     for i = 1, math.min(count, PAGE) do

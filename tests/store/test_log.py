@@ -389,10 +389,31 @@ async def test_poison_at_the_end_does_not_hide_the_newest_event(log: Log, server
     assert events(await page(log, "jobs:1", "last")) == [id]
 
 
-async def test_a_key_of_a_wrong_kind_spoils_only_its_own_channel(log: Log, server: Redis) -> None:
+async def test_a_key_of_a_wrong_kind_in_the_place_of_a_log_is_a_log_that_is_lost(
+    log: Log, server: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    [gone] = await publish(log, "jobs:2", "1")
     [id] = await publish(log, "jobs:1", "1")
     await server.set("notify:log:{jobs:2}", "not a list")
-    bad, good = await log.read([("jobs:2", 0, BYTES), ("jobs:1", 0, BYTES)])
+    bad, good, known, new = await log.read([("jobs:2", 0, BYTES), ("jobs:1", 0, BYTES), ("jobs:2", gone, BYTES), ("jobs:2", "last", BYTES)])
+
+    assert isinstance(good, Page)
+    assert events(good) == [id]
+    assert isinstance(bad, Page)
+    assert [(item.event, item.position) for item in bad.items] == [(None, gone)]
+    assert [page.items for page in (known, new) if isinstance(page, Page)] == [[], []]
+    assert "channel jobs:2: a log entry was stepped over: " in caplog.text
+    assert "WRONGTYPE" in caplog.text
+
+
+async def test_a_log_that_must_not_be_read_spoils_only_its_own_channel(log: Log, server: Redis) -> None:
+    [id] = await publish(log, "jobs:1", "1")
+    keys = ("~jobs:*", "~notify:clock", "~notify:holder", "~notify:last:*", "~notify:log:{jobs:1}")
+    await server.execute_command("ACL", "SETUSER", "default", "resetkeys", *keys)
+    try:
+        bad, good = await log.read([("jobs:2", 0, BYTES), ("jobs:1", 0, BYTES)])
+    finally:
+        await server.execute_command("ACL", "SETUSER", "default", "allkeys")
 
     assert isinstance(good, Page)
     assert events(good) == [id]
