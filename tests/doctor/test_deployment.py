@@ -15,6 +15,7 @@ from gateway.doctor.finding import Finding
         (httpx.Response(403, json={"detail": "channel 'a': the token does not allow it"}), "\"channel 'a': the token does not allow it\""),
         (httpx.Response(502, text="<html>\x1b[31mBad"), "'Bad Gateway'"),
         (httpx.Response(500, json=["no", "problem"]), "'Internal Server Error'"),
+        (httpx.Response(503, json={"message": "in a proxy's own words"}), "'Service Unavailable'"),
         (httpx.Response(500, json={"detail": "\x1b[31m\nred"}), r"'\x1b[31m\nred'"),
     ],
 )

@@ -20,5 +20,18 @@ def test_what_is_well_takes_one_line() -> None:
     assert click.unstyle(describe(Finding("ok", "SSE opens"))) == "ok     SSE opens"
 
 
+def test_what_is_worth_a_thought_is_told_with_the_line_to_change_too() -> None:
+    lines = click.unstyle(describe(Finding("note", "HTTP/2 is not offered", "http2"))).splitlines()
+
+    assert lines[0] == "note   HTTP/2 is not offered"
+    assert lines[1] == "         nginx    listen 443 ssl http2;   # from 1.25.1 on: http2 on;"
+
+
+def test_a_change_of_two_lines_keeps_its_column() -> None:
+    lines = click.unstyle(describe(Finding("wrong", "SSE is compressed", "compressed"))).splitlines()
+
+    assert lines[2:4] == ["         Caddy    @plain not path /sse", "                  encode @plain gzip zstd"]
+
+
 def test_the_last_line_counts() -> None:
     assert [summary(wrong) for wrong in (0, 1, 2)] == ["All is well.", "One thing is wrong.", "2 things are wrong."]
