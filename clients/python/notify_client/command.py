@@ -16,7 +16,7 @@ Command = tuple[str | bytes, ...]
 CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
 PATTERN: Final = re.compile(rf"{CHANNEL.pattern}|({CHANNEL.pattern})?\*")
 TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-PREFIX: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
+PREFIX: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")  # as the gateway's GATEWAY_PREFIX
 MAX_EVENT_BYTES: Final = 65_536
 MAX_KEEP: Final = 10_000
 MAX_TTL: Final = 30 * 86_400
@@ -62,9 +62,9 @@ def check_prefix(prefix: str) -> None:
     """Check a prefix.
 
     Raises:
-        ValueError: if Redis would not allow it at the beginning of a function's name.
+        ValueError: if no gateway can have it, so that nobody would ever hear of what is published.
     """
-    _check_name("prefix", prefix, PREFIX, "only letters, digits and _ are allowed, 1 to 64")
+    _check_name("prefix", prefix, PREFIX, "a letter, then letters, digits and _, at most 32, are expected")
 
 
 def encode_event(type: str, data: Any, *, final: bool, limit: int) -> bytes:

@@ -195,6 +195,8 @@ def test_what_redis_calls_invalid_is_a_value_error(connect, valkey):
         ({"url": "http://x"}, "redis://"),
         ({"url": "redis://x?soket_timeout=1"}, "soket_timeout"),
         ({"prefix": "a-b"}, "prefix 'a-b'"),
+        ({"prefix": "1shop"}, "prefix '1shop'"),
+        ({"prefix": "s" * 33}, "prefix 's{33}'"),
         ({"timeout": 0}, "timeout 0"),
         ({"timeout": 61}, "timeout 61"),
         ({"max_event_bytes": 0}, "max_event_bytes 0"),
