@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -30,6 +31,8 @@ from notify_client.integrations.jobs import OWNER, Details, Job, Jobs
 from notify_client.publisher import Publisher
 
 _jobs: WeakKeyDictionary[celery.Celery, Jobs] = WeakKeyDictionary()
+_sending: ContextVar[celery.Celery | None] = ContextVar("_sending", default=None)
+"""The app that is sending a task, which Celery's signal does not say."""
 
 
 def _owner(request: Any) -> str | None:
@@ -76,6 +79,8 @@ class _Reports:
             self._jobs.tell(job or _job(task, task.request), type, fields, error=error)
 
     def _on_publish(self, sender: str, headers: dict[str, Any], **_: Any) -> None:
+        if _sending.get() is not self._app:
+            return
         running = self._app.current_worker_task
         if OWNER not in headers and running and (owner := _owner(running.request)):
             headers[OWNER] = owner
@@ -126,6 +131,19 @@ def _reporting_request(reports: _Reports) -> type[Request]:
     return ReportingRequest
 
 
+def _naming_send_task(app: celery.Celery) -> Callable[..., Any]:
+    send_task = app.send_task
+
+    def naming_send_task(*args: Any, **more: Any) -> Any:
+        before = _sending.set(app)
+        try:
+            return send_task(*args, **more)
+        finally:
+            _sending.reset(before)
+
+    return naming_send_task
+
+
 def _reporting_update_state(update_state: Callable[..., None], jobs: Jobs) -> Callable[..., None]:
     def reporting_update_state(
         self: Any, task_id: str | None = None, state: str | None = None, meta: Any = None, *args: Any, **more: Any
@@ -151,5 +169,6 @@ def report_tasks(app: celery.Celery, publisher: Publisher | str, *, results: boo
     _jobs[app] = jobs = Jobs(publisher, Details(results=results, messages=messages))
     reports = _Reports(app, jobs)
     reports.connect()
+    app.send_task = _naming_send_task(app)
     app.Task.Request = _reporting_request(reports)
     app.Task.update_state = _reporting_update_state(app.Task.update_state, jobs)

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from notify_client import Publisher
 
 from clients.python.tests.integrations.support import HERE, import_anew, need, running
 from gateway.embedded import embedded_server
@@ -47,6 +48,16 @@ def test_a_task_reports_from_the_queue_to_its_end(tasks, worker, log):
     }
     assert [event["type"] for event in log.wait("user:ann", "completed")][-4:] == ["queued", "started", "progress", "completed"]
     assert not any("final" in event for event in log.read("user:ann"))
+
+
+def test_of_several_apps_in_one_process_each_reports_its_own_tasks(tasks, redis_url, log):
+    apps = [celery.Celery(name, broker="memory://", set_as_current=False) for name in ("first", "second", "silent")]
+    for app in apps[:2]:
+        tasks.report_tasks(app, Publisher(redis_url, prefix=app.main))
+    sent = {app.main: app.send_task("tasks.elsewhere").id for app in apps}
+
+    told = {key.decode() for id in sent.values() for key in log.redis.keys(f"*:log:{{jobs:{id}}}")}
+    assert told == {f"{name}:log:{{jobs:{sent[name]}}}" for name in ("first", "second")}
 
 
 def test_progress_outside_of_a_task_does_nothing(tasks, log):
