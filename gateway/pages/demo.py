@@ -78,7 +78,7 @@ class JobsEndpoint:
             order = _order.decode(body)
         except msgspec.ValidationError as error:
             raise Unprocessable(f'{error}: an object such as {{"kind":"transcode"}} is expected') from None
-        except (msgspec.DecodeError, RecursionError) as error:
+        except msgspec.DecodeError as error:
             raise BadRequest(f"the body is not JSON: {error}") from None
         channel = await self._workers.start(order.kind)
         await answer(send, 202, msgspec.json.encode({"job": channel}), b"application/json")

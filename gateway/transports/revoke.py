@@ -29,7 +29,7 @@ _decode: Final = msgspec.json.Decoder(Order)
 
 
 def parse_order(body: bytes) -> Order:
-    """Parse the body of a request.
+    """Parse the body of a request, as ``read_body`` returns it.
 
     Raises:
         BadRequest: if it is not JSON.
@@ -39,7 +39,7 @@ def parse_order(body: bytes) -> Order:
         order = _decode.decode(body)
     except msgspec.ValidationError as error:
         raise Unprocessable(f"{reason(error)}: sub or jti is expected") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
     if (order.sub is None) == (order.jti is None) or not is_name(order.sub if order.jti is None else order.jti):
         raise Unprocessable(f"one of sub and jti, a printable text of 1 to {MAX_TEXT} characters, is expected")

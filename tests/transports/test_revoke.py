@@ -17,6 +17,7 @@ def test_a_subject_or_a_token_is_revoked() -> None:
     "body",
     [
         *(b"{}", b'{"sub":null}', b'{"sub":"a","jti":"b"}', b'{"sub":""}', b'{"sub":"a\\n"}', b'{"sub":1}', b'"ann"', b'{"s":1}', b"[]"),
+        *(b"[" * 3000, b'{"sub":' + b"[" * 3000, b'{"s":' + b"[" * 3000),
         b'{"sub":"' + b"x" * 256 + b'"}',
     ],
 )
@@ -25,7 +26,7 @@ def test_anything_else_breaks_the_rules(body: bytes) -> None:
         parse_order(body)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"sub":"\xff"}', b"[" * 3000])
+@pytest.mark.parametrize("body", [b"", b"{", b'{"sub":"a"', b'{"sub":"a"}}'])
 def test_what_is_no_json_is_malformed(body: bytes) -> None:
-    with pytest.raises((BadRequest, Unprocessable)):
+    with pytest.raises(BadRequest):
         parse_order(body)
