@@ -55,7 +55,7 @@ class Collector:
         self.subscription = Subscription(
             wire=ELEMENT,
             write=self._take,
-            on_behind=services.feed.catch_up,
+            on_behind=services.catch_up,
             on_done=self._finish,
             on_failed=self._fail,
             until_final=until_final,

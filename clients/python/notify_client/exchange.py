@@ -43,15 +43,15 @@ def _has_no_function(error: ResponseError) -> bool:
 class PublisherCore:
     """The state and the decisions of a publisher: whether Redis answers, whether it has functions, and how many events were dropped.
 
-    Attributes:
-        timeout: seconds that one call may take
-        drops: counts the events that are dropped
-
     Args:
         prefix: as GATEWAY_PREFIX
         max_event_bytes: as GATEWAY_MAX_EVENT_BYTES
         timeout: seconds that one call may take
         on_drop: called for each event that is dropped
+
+    Attributes:
+        timeout: as given
+        drops: counts the events that are dropped
     """
 
     def __init__(self, prefix: str, max_event_bytes: int, timeout: float, on_drop: DropCallback | None) -> None:
