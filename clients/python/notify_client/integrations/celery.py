@@ -31,7 +31,7 @@ from notify_client.integrations.jobs import OWNER, Details, Job, Jobs
 from notify_client.publisher import Publisher
 
 _jobs: WeakKeyDictionary[celery.Celery, Jobs] = WeakKeyDictionary()
-_sending: ContextVar[celery.Celery | None] = ContextVar("_sending", default=None)
+_sending: ContextVar[Any] = ContextVar("_sending", default=None)
 """The app that is sending a task, which Celery's signal does not say."""
 
 
