@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+
 from gateway.embedded import embedded_server
 from tests.support.command import run
 from tests.support.listening import refusing_port
@@ -32,3 +38,16 @@ def test_the_doctor_finds_nothing_wrong_with_a_good_gateway() -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert "WRONG" not in result.stdout
     assert result.stdout.endswith("All is well.\n")
+
+
+def test_the_doctor_ends_at_ctrl_c() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        command = [sys.executable, "-m", "gateway", "doctor", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        with subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as doctor:
+            with silent.accept()[0]:
+                doctor.send_signal(signal.SIGINT)
+                output, problems = doctor.communicate(timeout=30)
+
+    assert (doctor.returncode, problems) == (130, "")
+    assert "well" not in output
