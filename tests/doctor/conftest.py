@@ -52,6 +52,7 @@ SERVERS = {
     "nobody": ("none", f"location / {{ {GOOD} }}"),
     "page": ("open", f"location / {{ {GOOD} }} location = /publish {{ return 200 '<p>Hello'; }}"),
     "sent on": ("open", f"location / {{ {GOOD} }} location = /ws {{ return 301 https://other.example/ws; }}"),
+    "cut": ("open", f"location / {{ {GOOD} }} location = /metrics {{ return 444; }}"),
     "maintenance": ("open", f"location / {{ {GOOD} }} location = /readyz {{ default_type application/json; return 503 '[]'; }}"),
 }
 

@@ -26,3 +26,10 @@ async def test_a_proxy_that_says_in_its_own_words_that_it_is_not_ready_is_found(
     (found,) = await wrong(deployments.url("maintenance"))
 
     assert found.text == "not ready: 503 'Service Temporarily Unavailable'"
+
+
+async def test_a_proxy_that_cuts_a_request_is_found(deployments: Deployments) -> None:
+    (found,) = await wrong(deployments.url("cut"))
+
+    assert found.text.startswith("a request was not answered: RemoteProtocolError ")
+    assert "proxy_read_timeout" in found.remedy["nginx"]
