@@ -347,10 +347,11 @@ async def test_a_follow_that_is_cancelled_can_be_repeated(gateway, publisher, ch
             following = asyncio.ensure_future(events.follow(f"{channel}.b"))
             for _ in range(steps):
                 await asyncio.sleep(0)
-            following.cancel()
+            cancelled = following.cancel()
             await asyncio.wait([following])
             await events.follow(f"{channel}.b")
 
+            assert following.cancelled() == cancelled
             assert [event.id for event in await take(events, 1)] == [id]
 
 
