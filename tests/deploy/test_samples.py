@@ -117,6 +117,14 @@ def test_nginx_and_prometheus_know_the_gateways_of_compose() -> None:
     assert set(re.findall(r"server (\S+:8000) ", (ROOT / "deploy" / "nginx.conf").read_text())) == gateways
 
 
+def test_nginx_in_compose_soon_gives_up_a_client_that_has_vanished() -> None:
+    """Its kernel takes the gateway's heartbeats for that client, so nothing but this limit tells it, or the gateway."""
+    first, last = 0.2, 120.0  # seconds: pauses between retries, each twice as long as the one before (tcp(7), tcp_retries2)
+    retries = compose()["services"]["nginx"]["sysctls"]["net.ipv4.tcp_retries2"]
+
+    assert sum(min(last, first * 2**i) for i in range(retries + 1)) < 120
+
+
 def test_the_image_runs_as_nobody_looks_after_itself_and_has_all_it_copies() -> None:
     text = (ROOT / "Dockerfile").read_text()
     copied = [word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for word in line.split()]
