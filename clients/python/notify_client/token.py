@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from notify_client.command import check_pattern
+from notify_client.command import check_pattern, show
 
 MIN_SECRET_BYTES: Final = 32
+MAX_SUB: Final = 255  # characters
 
 _HEAD: Final = b'{"alg":"HS256","typ":"JWT"}'
 
@@ -38,7 +39,7 @@ def issue_token(
 
     Args:
         secret: GATEWAY_JWT_SECRET, at least 32 bytes
-        sub: whom it speaks for
+        sub: whom it speaks for, a printable text of at most 255 characters
         subscribe: the channels it may follow, each exact or ending in ``*``; ``user:<sub>`` and ``user:<sub>:*`` if not given
         publish: the channels it may publish on over HTTP; none if not given
         ttl: seconds until it expires
@@ -48,14 +49,13 @@ def issue_token(
         The token, for the cookie ``notify_token``, or for the option ``token`` of the browser client.
 
     Raises:
-        ValueError: if the secret is too short, the subject is empty, no channel can have one of the names, or ``ttl`` is not a positive
-            number.
+        ValueError: if the secret is too short, the gateway would refuse the subject, no channel can have one of the names, or ``ttl`` is
+            not a positive number.
         TypeError: if a single text is given instead of a list of channels.
     """
     if len(secret.encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"secret: at least {MIN_SECRET_BYTES} bytes are expected")
-    if not sub:
-        raise ValueError("sub: empty; whom the token speaks for is expected")
+    _check_subject(sub)
     if not 0 < ttl < math.inf:
         raise ValueError(f"ttl {ttl!r}: a positive number of seconds is expected")
     now = time.time()
@@ -69,6 +69,11 @@ def issue_token(
             for channel in payload[name]:
                 check_pattern(name, channel)
     return _sign(payload, secret.encode())
+
+
+def _check_subject(sub: object) -> None:
+    if not (isinstance(sub, str) and 0 < len(sub) <= MAX_SUB and sub.isprintable()):
+        raise ValueError(f"sub {show(sub)}: a printable text of 1 to {MAX_SUB} characters is expected, such as str(user.id)")
 
 
 def _sign(payload: Mapping[str, Any], secret: bytes) -> str:

@@ -48,6 +48,9 @@ def test_a_subject_may_be_any_text() -> None:
     [
         ((SECRET[1:], "ann"), {}, "32 bytes"),
         ((SECRET, ""), {}, "sub"),
+        ((SECRET, 42), {}, r"sub 42: .* such as str\(user.id\)"),
+        ((SECRET, "x" * 256), {}, "sub"),
+        ((SECRET, "ann\n"), {}, "sub"),
         ((SECRET, "ann"), {"ttl": 0}, "ttl"),
         ((SECRET, "ann"), {"ttl": float("nan")}, "ttl"),
         ((SECRET, "ann"), {"ttl": float("inf")}, "ttl"),
