@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -44,10 +43,10 @@ def test_the_doctor_ends_at_ctrl_c() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(30)
         command = [sys.executable, "-m", "gateway", "doctor", f"http://127.0.0.1:{silent.getsockname()[1]}"]
-        with subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as doctor:
-            with silent.accept()[0]:
-                doctor.send_signal(signal.SIGINT)
-                output, problems = doctor.communicate(timeout=30)
+        doctor = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with doctor, silent.accept()[0]:
+            doctor.send_signal(signal.SIGINT)
+            output, problems = doctor.communicate(timeout=30)
 
     assert (doctor.returncode, problems) == (130, "")
     assert "well" not in output
