@@ -173,7 +173,8 @@ async def leave_it(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
-        scope["extensions"][EXTENSION].detach(print)
+        writer = scope["extensions"][EXTENSION]
+        writer.detach(lambda _: writer.message_done())  # which refers back to the writer, as the gateway's callback does
         return
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"begun", "more_body": True})
