@@ -104,15 +104,19 @@ async def test_an_application_that_fails_while_the_head_is_held_back_ends_with_b
 
 
 async def test_a_head_that_was_held_back_is_given_once(serve: Serve) -> None:
+    heads: list[bytes] = []
+
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         writer = scope["extensions"][EXTENSION]
         await receive()
         writer.hold_head()
         await send({"type": "websocket.accept", "headers": [(b"x-mark", b"1")]})
-        writer.write(writer.take_head() + writer.take_head() + b"\x81\x02hi")
+        heads.extend(writer.take_head() for _ in range(2))
+        writer.write(b"".join(heads) + b"\x81\x02hi")
         await send({"type": "websocket.close"})
 
     assert await ask(serve, app, lambda wire: (wire.send(upgrade()).answer().headers["x-mark"], wire.frame())) == ("1", (TEXT, b"hi"))
+    assert [head[:12] for head in heads] == [b"HTTP/1.1 101", b""]
 
 
 async def test_an_application_that_fails_after_it_has_closed_sends_no_second_close_frame(serve: Serve) -> None:
