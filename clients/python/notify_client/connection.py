@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -80,12 +81,25 @@ def timeouts(timeout: float) -> dict[str, Any]:
     return {"socket_connect_timeout": timeout * SHARE, "socket_timeout": timeout * SHARE, "retry": Retry(NoBackoff(), 0)}
 
 
+def _check_address(url: str) -> None:
+    """Check what redis-py would quote in an error: a password with an unescaped ``#``, ``/`` or ``?`` stands where the port belongs.
+
+    Raises:
+        ValueError: if the URL has no valid host or port. The error does not show the URL.
+    """
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError("url: redis://host:6379 is expected, with special characters of a password in percent-encoding") from None
+
+
 def make_client(url: str, timeout: float) -> redis.Redis:
     """A client for threads. Options in the URL's query outrank those chosen here.
 
     Raises:
         ValueError: if the URL is not one of Redis, or has an option that redis-py does not know.
     """
+    _check_address(url)
     # The number of connections is bounded by the publisher, not by the pool, which in redis-py 8 would refuse the 101st.
     chosen: dict[str, Any] = parse_url(url)
     options = timeouts(timeout) | {"protocol": 2, "max_connections": 2**31} | chosen  # RESP2 spares the handshake a round trip
@@ -116,6 +130,7 @@ def _with_redis_errors(base: Any) -> Any:
 
 def make_async_client(url: str, timeout: float) -> redis.asyncio.Redis:
     """A client for one event loop. Raises as ``make_client``."""
+    _check_address(url)
     options = timeouts(timeout) | {"protocol": 2, "retry": AsyncRetry(NoBackoff(), 0)}
     pool = redis.asyncio.ConnectionPool.from_url(url, **options)
     pool.connection_class = _with_redis_errors(pool.connection_class)

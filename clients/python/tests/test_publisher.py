@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import traceback
 from importlib import resources
 from pathlib import Path
 
@@ -205,6 +206,14 @@ def test_what_redis_calls_invalid_is_a_value_error(connect, valkey):
 def test_a_wrong_setting_is_named_at_once(connect, options, problem):
     with pytest.raises(ValueError, match=problem):
         connect(**{"url": "redis://x"} | options)
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2#@x", "rediss://ann:hunter2/@x", "redis://:hunter2\u2100@x"])
+def test_a_password_that_makes_a_url_wrong_is_not_shown(connect, url):
+    with pytest.raises(ValueError, match="url: redis://host:6379 is expected") as raised:
+        connect(url)
+
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
 
 
 @pytest.mark.parametrize(
