@@ -18,11 +18,11 @@ from tests.support.tls import tls_before
 from tests.support.waiting import until
 
 
-async def test_a_token_goes_to_no_other_address(channel, transport, caplog):
+async def test_a_token_and_other_headers_go_to_the_gateway_and_to_no_other_address(channel, transport, caplog):
     asked = []
 
     def redirect(connection, request):
-        asked.append(request.headers["Authorization"])
+        asked.append((request.headers["Authorization"], request.headers["X-Key"]))
         answer = connection.respond(302, "")
         answer.headers["Location"] = f"{'ws' if transport == 'ws' else 'http'}://127.0.0.1:{port(elsewhere)}/"
         return answer
@@ -33,13 +33,15 @@ async def test_a_token_goes_to_no_other_address(channel, transport, caplog):
     async with (
         websockets.asyncio.server.serve(None, "127.0.0.1", 0, process_request=lambda _, request: asked.append(request.path)) as elsewhere,
         websockets.asyncio.server.serve(None, "127.0.0.1", 0, process_request=redirect) as gateway,
-        subscribe(f"http://127.0.0.1:{port(gateway)}", [channel], transport=transport, token="secret") as events,
+        subscribe(
+            f"http://127.0.0.1:{port(gateway)}", [channel], transport=transport, token="secret", headers={"X-Key": "for the proxy"}
+        ) as events,
     ):
         following = asyncio.ensure_future(anext(events))
         await until(lambda: "no connection to the gateway" in caplog.text)
         following.cancel()
 
-    assert set(asked) == {"Bearer secret"}
+    assert set(asked) == {("Bearer secret", "for the proxy")}
 
 
 async def test_over_tls_a_gateway_is_followed_whose_certificate_is_good_and_no_other(
