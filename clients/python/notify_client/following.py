@@ -91,10 +91,16 @@ def address(url: str, transport: Transport) -> str:
     Raises:
         ValueError: if the gateway's URL is wrong.
     """
-    parts = urlsplit(url)
+    shown = "url" if "@" in url else f"url {show(url)}"  # a password may stand before an @
+    wrong = ValueError(f"{shown}: the gateway's address is expected, such as http://localhost:8000")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise wrong from None
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
     if scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"url {show(url)}: the gateway's address is expected, such as http://localhost:8000")
+        raise wrong
     if transport == "ws":
         scheme = {"http": "ws", "https": "wss"}[scheme]
     return urlunsplit((scheme, parts.netloc, f"{parts.path.rstrip('/')}/{transport}", "", ""))

@@ -276,7 +276,14 @@ def test_a_single_string_is_not_a_list_of_channels():
         Following("jobs:1")
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://h", "http://"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "ftp://h", "http://", "http://[::1", "http://h:port", "http://h:65536", "http://\u2100"]
+)
 def test_an_invalid_address_is_named(url):
-    with pytest.raises(ValueError, match="the gateway's address is expected"):
+    with pytest.raises(ValueError, match=r"^url '.*': the gateway's address is expected"):
         address(url, "ws")
+
+
+def test_an_invalid_address_with_a_password_is_not_shown():
+    with pytest.raises(ValueError, match=r"^url: the gateway's address is expected"):
+        address("http://ann:hunter2#@h", "ws")
