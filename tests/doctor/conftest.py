@@ -30,6 +30,7 @@ PROXY = """
 """
 UPGRADE = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $upgrade;"
 GZIP = "gzip on; gzip_types text/event-stream; gzip_min_length 0;"
+OTHER_TYPE = "proxy_hide_header Content-Type; add_header Content-Type text/plain;"
 GOOD = PROXY + UPGRADE + "proxy_buffering off;"
 
 # name -> the gateway behind it, and its locations
@@ -53,6 +54,8 @@ SERVERS = {
     "page": ("open", f"location / {{ {GOOD} }} location = /publish {{ return 200 '<p>Hello'; }}"),
     "sent on": ("open", f"location / {{ {GOOD} }} location = /ws {{ return 301 https://other.example/ws; }}"),
     "cut": ("open", f"location / {{ {GOOD} }} location = /metrics {{ return 444; }}"),
+    "no sse": ("open", f"location / {{ {GOOD} }} location = /sse {{ return 404; }}"),
+    "other type": ("open", f"location / {{ {GOOD} }} location = /sse {{ {GOOD} {OTHER_TYPE} }}"),
     "maintenance": ("open", f"location / {{ {GOOD} }} location = /readyz {{ default_type application/json; return 503 '[]'; }}"),
 }
 

@@ -8,6 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.doctor import delivery
+from gateway.doctor.deployment import Deployment
+from gateway.doctor.finding import Finding
+from gateway.doctor.streams import Socket
 from gateway.embedded import embedded_server
 from tests.doctor.conftest import Deployments, wrong
 from tests.support.servers import running_gateway
@@ -67,3 +70,35 @@ async def test_a_proxy_that_sends_the_websocket_elsewhere_is_found(deployments: 
 
     assert found.text.startswith("WebSocket does not get through: ")
     assert "https://other.example/ws" in found.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        ("no sse", "SSE does not get through: answered 404", "cut"),
+        ("other type", "SSE comes as 'text/plain', text/event-stream is expected", "path"),
+    ],
+)
+async def test_an_answer_that_is_no_event_stream_is_found(deployments: Deployments, name: str, text: str, remedy: str) -> None:
+    assert await wrong(deployments.url(name)) == [Finding("wrong", text, remedy)]
+
+
+@pytest.mark.parametrize(
+    ("why", "finding"),
+    [
+        (
+            "closed with 1012: reconnect",
+            Finding("ok", "WebSocket was told to reconnect: the gateway restarts, or the stream has grown old"),
+        ),
+        ("closed with 4408: stalled", Finding("wrong", "WebSocket was closed with 4408: stalled", "cut")),
+    ],
+)
+async def test_a_stream_that_the_gateway_ends_is_not_taken_for_an_idle_one(why: str, finding: Finding) -> None:
+    told: list[Finding] = []
+    deployment = Deployment("http://localhost", told.append, token=None, channel="doctor")
+    stream = Socket("http://localhost", "doctor", {})
+    stream.ended, stream.why = stream.heard, why
+    async with deployment.client:
+        await delivery._wait(deployment, [stream], 1)
+
+    assert told == [finding]
