@@ -116,7 +116,7 @@ def test_the_head_leaves_in_one_write_with_what_comes_first(shared_redis_url: st
     ids=["no channel", "a channel", "sent away", "refused"],
 )
 async def test_the_head_comes_soon_while_redis_says_nothing(redis_url: str, redis: Redis, query: str, ends: str) -> None:
-    settings = Settings(redis_url=redis_url, auth="none")
+    settings = Settings(redis_url=redis_url, auth="none", heartbeat_seconds=60)  # a heartbeat would let the head go
     gateway = create_app(settings)
     async with serving(gateway, settings) as port, hanging(redis):
         began = time.monotonic()
