@@ -225,6 +225,28 @@ async def test_an_answer_that_makes_no_sense_is_asked_for_again(headers, body, t
     assert len(attempts) >= 2
 
 
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 3\r\n\r\n<p>"], ids=["none", "a page"]
+)
+async def test_a_server_that_does_not_answer_as_a_gateway_is_asked_again(answer, transport, monkeypatch):
+    monkeypatch.setattr("notify_client.streams.OPEN_SECONDS", 0.2)
+    attempts = []
+
+    async def handle(reader, writer):
+        attempts.append(await reader.read(65_536))
+        writer.write(answer)
+        with suppress(ConnectionError):
+            await reader.read()
+
+    async with listening(handle) as url, subscribe(url, ["jobs:1"], transport=transport) as events:
+        events._following._dice = lambda: 0.0
+        waiting = asyncio.ensure_future(anext(events))
+        await until(lambda: len(attempts) >= 2 or waiting.done())
+        waiting.cancel()
+
+    assert len(attempts) >= 2
+
+
 async def test_a_server_that_hangs_up_is_not_asked_again_at_once(transport):
     attempts = []
 
