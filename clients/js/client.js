@@ -72,8 +72,8 @@ const locks = globalThis.navigator?.locks; // none in a page without HTTPS, nor 
  * Make a `Problem` of what the gateway answered, of a notice, or of a socket's close event.
  * @param {{status?: number, code?: number, detail?: any, reason?: any, channel?: string, after?: number}} what @returns {Problem}
  */
-const problem = ({ code = 0, status = code, reason, detail = reason, channel, after = 0 }) =>
-  Object.assign(Error(detail || "status " + status), { status, channel, after });
+const problem = ({ code = 0, status = code, reason, detail = reason || "status " + status, channel, after = 0 }) =>
+  Object.assign(Error(detail), { status, channel, after });
 
 /** What to do after this close code or HTTP status. @param {any} code @returns {"token" | "stop" | "later" | "retry"} */
 export const action = (code) =>
@@ -254,7 +254,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
    * @param {Problem} reason
    */
   const drop = (reason) => {
-    const some = places.filter(({ channel, mine }) => (reason.channel ? channel === reason.channel : !mine));
+    const some = places.filter(({ channel, mine }) => (reason.channel ? reason.channel === channel : !mine));
     for (const place of some) {
       place.reject(reason);
       place.mine = false;
@@ -297,7 +297,12 @@ export function connect(url, { channels = [], token, since = "last", share, quie
     heard();
     if (/bye|error/.test(op)) asked = (channel ? drop : cut)(problem(message));
     else {
-      if (leading) broadcast(message);
+      if (leading) {
+        // A gap of the leader's may be none for a tab that is further. By this report, with 00, such a tab finds out by itself, and only one
+        // that is at 00 too still listens when the gap comes.
+        if (op && place && advance(place, message)) report();
+        broadcast(message);
+      }
       if (channels) {
         asked = reach(places, channels, signal);
         if (pending()[0]) subscribe();
@@ -400,7 +405,7 @@ export function connect(url, { channels = [], token, since = "last", share, quie
         if (listening) {
           report(); // A leader that was put to sleep does not answer. Then this tab connects by itself.
           await pause(ANSWER, report);
-          listening = reported = false;
+          reported = listening = false;
         } else await (places[0] ? connectOnce() : pause(LONGEST));
       } catch (/** @type {any} */ error) {
         if (ended.aborted || error === CHANGED) continue;

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext
+from notify_client import Publisher
+from playwright.sync_api import BrowserContext, Page, Route
 
-from tests.browser.client.pages import Ledger, Open, open_in, wait_connections, wait_for_log, wait_live, wait_until
+from tests.browser.client.pages import Ledger, Open, begin, open_in, wait_connections, wait_for_log, wait_live, wait_until
 from tests.support.figures import figures_now
 from tests.support.servers import Server
 from tests.support.tokens import make_token
@@ -205,6 +208,60 @@ def test_a_tab_that_begins_at_0_does_not_listen_to_a_leader_that_was_told_of_a_g
     leader.evaluate("(event) => pass(event)", {"type": "progress", "data": None, "channel": channel, "id": id})
 
     wait_for_log(page, channel, ledger.ids[channel])
+
+
+def stream(*values: dict[str, Any]) -> Callable[[Route], None]:
+    """Answers a request for an event stream with these values, and ends the stream."""
+    return lambda route: route.fulfill(content_type="text/event-stream", body="".join(f"data: {json.dumps(value)}\n\n" for value in values))
+
+
+def leader_and_listener(context: BrowserContext, gateway: Server, channel: str, cursor: str) -> tuple[Page, Page]:
+    """A leading tab that never gets further than the cursor, and a tab that has followed the channel from 0 and listens to it."""
+    wait_connections(gateway, 0)
+    leader = open_in(context, gateway)
+    leader.route("**/sse?*", stream({"op": "ready", "channels": {channel: cursor}}))
+    begin(leader, [channel])
+    leader.wait_for_function("states.includes('live')")
+    page = open_in(context, gateway, [channel], since="0")
+    page.wait_for_function("(channel) => !!log[channel]", arg=channel)
+    wait_connections(gateway, 0)
+    return leader, page
+
+
+def test_a_gap_of_a_leader_that_stands_before_a_tab_is_none_for_that_tab(
+    make_context: Callable[[int], BrowserContext], gateway: Server, ledger: Ledger, channel: str
+) -> None:
+    before, _, newest = (ledger.publish(channel) for _ in range(3))
+    leader, page = leader_and_listener(make_context(1), gateway, channel, before)
+    event = {"type": "progress", "data": None, "channel": channel, "id": newest}
+    gap = {"op": "gap", "channel": channel}
+    leader.route("**/sse?*", stream(gap, event, {"op": "ready", "channels": {channel: newest}}))
+    leader.evaluate("dispatchEvent(new Event('online'))")  # ends its wait
+    leader.wait_for_function("gaps.length")
+    leader.unroute("**/sse?*")
+    ledger.publish(channel)
+    leader.evaluate("dispatchEvent(new Event('online'))")
+
+    wait_for_log(page, channel, ledger.ids[channel])
+    wait_connections(gateway, 1)
+
+
+def test_a_gap_that_the_leader_and_another_tab_have_is_told_once_in_each(
+    make_context: Callable[[int], BrowserContext], gateway: Server, ledger: Ledger, publisher: Publisher, channel: str
+) -> None:
+    cursor = ledger.publish(channel)
+    leader, page = leader_and_listener(make_context(1), gateway, channel, cursor)
+    for _ in range(2):
+        newest = str(publisher.publish(channel, "progress", keep=1))
+    leader.unroute("**/sse?*")
+    leader.evaluate("dispatchEvent(new Event('online'))")
+    wait_for_last = "([channel, id]) => log[channel]?.at(-1) === id"
+    for tab in (leader, page):
+        tab.wait_for_function(wait_for_last, arg=[channel, newest])
+    wait_connections(gateway, 1)
+
+    assert leader.evaluate("[log, gaps]") == [{channel: [newest]}, [channel]]
+    assert page.evaluate("[log, gaps]") == [{channel: [cursor, newest]}, [channel]]
 
 
 def test_a_tab_that_hears_nothing_of_its_leader_does_not_put_off_the_test_of_the_leaders_connection(
