@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from itertools import dropwhile
 from socket import create_connection
+from typing import Any
 
 import pytest
 import websockets
@@ -19,6 +20,8 @@ from redis.asyncio import Redis
 
 from gateway import Settings, create_app
 from gateway.auth import jwks
+from gateway.core.grant import Grant
+from gateway.server.sockets import WebSocketProtocol
 from gateway.transports.websocket import MAX_REASON_BYTES, close_reason
 from tests.auth.test_jwks import EC, ED, entry, key_set, token
 from tests.integration.test_hot_path import serving
@@ -130,6 +133,27 @@ async def test_the_head_comes_soon_while_redis_says_nothing(redis_url: str, redi
 
     assert took < 3
     assert client.close_code == {"open": 1000, "sent away": 1012, "refused": 4400}[ends]
+
+
+async def test_no_head_is_held_back_during_a_drain(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(redis_url=redis_url, auth="none")
+    gateway = create_app(settings)
+    authenticate, held = gateway.services.gate.authenticate, list[WebSocketProtocol]()
+
+    async def begin_the_drain(scope: Any, channels: Any) -> Grant:
+        gateway.services.draining = True
+        return await authenticate(scope, channels)
+
+    def hold_head(writer: WebSocketProtocol) -> None:
+        held.append(writer)
+
+    monkeypatch.setattr(gateway.services.gate, "authenticate", begin_the_drain)
+    monkeypatch.setattr(WebSocketProtocol, "hold_head", hold_head)
+    async with serving(gateway, settings) as port, websockets.connect(f"ws://127.0.0.1:{port}/ws?channel=jobs:1") as client:
+        assert json.loads(await client.recv())["op"] == "ready"
+        gateway.services.draining = False
+
+    assert held == []
 
 
 async def test_a_client_that_is_sent_away_before_the_first_event_gets_the_head_first(redis_url: str, redis: Redis) -> None:
