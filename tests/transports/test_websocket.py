@@ -171,6 +171,21 @@ async def test_a_client_that_is_sent_away_before_the_first_event_gets_the_head_f
     assert received.startswith(b"HTTP/1.1 101 ")
 
 
+async def test_a_heartbeat_before_the_first_event_brings_the_head_first(redis_url: str, redis: Redis) -> None:
+    settings = Settings(redis_url=redis_url, auth="none")
+    gateway = create_app(settings)
+    async with serving(gateway, settings) as port, hanging(redis):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(upgrade("/ws?channel=jobs:1"))
+        await until(lambda: gateway.services.connections.count)
+        for stream in gateway.services.connections._open:
+            stream.beat()
+        received = await reader.readuntil(b"\x89\x00")
+        writer.close()
+
+    assert received.startswith(b"HTTP/1.1 101 ")
+
+
 def test_a_ping_keeps_it_open(shared_redis_url: str) -> None:
     with running_gateway(shared_redis_url, heartbeat_seconds="1") as server, websocket(server.port, "/ws?channel=jobs:none") as wire:
         coming = (opcode for opcode, _ in iter(wire.frame, None))
