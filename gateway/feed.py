@@ -113,8 +113,12 @@ class Feed:
             while self.sweep(time.monotonic() - LINGER_SECONDS, SWEPT_AT_ONCE) == SWEPT_AT_ONCE:
                 await asyncio.sleep(0)
             self.reads.sweep()
-            for subscription in [subscription for subscription in self.behind if subscription.greeting]:
-                subscription.greet()  # their first read takes long, because Redis is slow or away
+            self.greet()
+
+    def greet(self) -> None:
+        """Let the heads of answers leave that are held back for a first read, which takes long when Redis is slow or away."""
+        for subscription in [subscription for subscription in self.behind if subscription.greeting]:
+            subscription.greet()
 
     def sweep(self, before: float, most: int | None = None) -> int:
         """Give up channels that nobody has followed for a while.

@@ -50,6 +50,7 @@ async def draining(services: Services, seconds: float) -> AsyncIterator[None]:
             server.force_exit = server.should_exit = True
             return
         services.draining = True
+        services.feed.greet()  # those who wait for the head of their answer: a second signal would end them without it
         if number == LEAVE:
             for listener in server.servers:
                 listener.close()

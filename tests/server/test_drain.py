@@ -26,7 +26,7 @@ from gateway.transports.connections import Ending
 from gateway.transports.services import Services
 from tests.conftest import Publish
 from tests.support.clients import sse
-from tests.support.figures import figures, until_live
+from tests.support.figures import figures, figures_when, until_live
 from tests.support.listening import is_listening
 from tests.support.servers import PATIENT, START_SECONDS, Server, running_gateway, workers_of
 from tests.support.slowness import slowness
@@ -213,6 +213,22 @@ async def test_an_event_source_that_comes_at_the_end_of_a_drain_while_redis_is_a
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert re.search(rb"retry: \d+\n", answer)
     assert answer.endswith(b"\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("ask", [upgrade("/ws?channel=jobs:1"), request("/sse?channel=jobs:1")], ids=["websocket", "sse"])
+async def test_a_second_signal_while_redis_is_away_ends_no_stream_without_the_head_of_its_answer(redis_url: str, ask: bytes) -> None:
+    async with Redis.from_url(redis_url) as redis:
+        with running_gateway(redis_url, before=HASTY, drain_seconds="60") as server, Wire(server.port) as one, Wire(server.port) as other:
+            await redis.execute_command("CLIENT", "PAUSE", 20_000)
+            one.send(ask)
+            other.send(ask)
+            await figures_when(server.http, lambda now: now["gateway_connections"] == 2)
+            server.process.send_signal(signal.SIGTERM)
+            await until_draining(server)
+            server.process.send_signal(signal.SIGTERM)
+            received = [one.rest(), other.rest()]
+
+    assert [data[:9] for data in received] == [b"HTTP/1.1 "] * 2
 
 
 async def test_a_drain_answers_polls_and_tells_streams_when_to_reconnect(redis_url: str) -> None:
