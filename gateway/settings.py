@@ -164,7 +164,7 @@ _PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "host": (_parse_host, "an address or a host name"),
     "port": _whole(0, 65_535),
     "workers": _whole(1, 256),
-    "prefix": _matching(r"[A-Za-z][A-Za-z0-9_]{0,31}", "a letter, then letters, digits and _, at most 32"),
+    "prefix": _matching(r"[A-Za-z][A-Za-z0-9_]{0,31}", "a letter, then letters, digits and _, at most 32,"),
     "auth": _one_of("jwt", "none"),
     "jwt_secret": (_parse_secret, "at least 32 bytes, such as `openssl rand -hex 32` prints, and no PEM key,"),
     "jwt_public_key": (_parse_pem, "a public key in PEM, of RSA with 2048 bits or more, of P-256 or of Ed25519,"),

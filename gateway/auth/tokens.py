@@ -63,8 +63,8 @@ class Tokens:
         """
         if len(token) > MAX_TOKEN_BYTES:
             raise Unauthorized(f"a token of {len(token)} bytes: at most {MAX_TOKEN_BYTES} are allowed")
-        if not token.isascii():
-            raise Unauthorized("the token is not a JSON Web Token")
+        if not token or not token.isascii():
+            raise Unauthorized("the token is not a JSON Web Token" if token else "the token is empty")
         if self._generation != self._keys.generation:
             self._generation = self._keys.generation
             self._known.clear()
