@@ -51,6 +51,10 @@ async def test_an_idle_timeout_is_found_and_measured(deployments: Deployments) -
         assert re.search(r"GATEWAY_HEARTBEAT_SECONDS=[1-4]$", finding.text)  # half of that
 
 
+def test_a_heartbeat_in_half_of_the_idle_timeout_is_advised() -> None:
+    assert [delivery._advice(quiet).rpartition("=")[2] for quiet in (0.5, 9.0, 60.0)] == ["1", "4", "30"]
+
+
 async def test_compressed_event_streams_are_found(deployments: Deployments) -> None:
     (found,) = await wrong(deployments.url("gzip"))
 

@@ -139,6 +139,14 @@ async def test_an_entry_that_is_read_again_is_not_published_again(redis_url: str
     assert await redis.lrange("notify:log:{jobs:1}", 0, -1) == told
 
 
+async def test_of_a_jobs_progress_the_newest_is_kept(redis_url: str, redis: Redis, add: Add) -> None:
+    async with running(redis_url):
+        for percent in ("10", "20"):
+            await wait_position(redis, await add("progress", "1", data=percent))
+
+    assert [event["data"]["percent"] for event in await read(redis, "jobs:1")] == [20]
+
+
 async def test_the_first_tap_begins_with_what_comes_from_now_on(redis_url: str, redis: Redis, add: Add) -> None:
     before = await add("added", "1")
     async with running(redis_url, since="now"):
@@ -281,6 +289,7 @@ async def test_only_one_tap_has_the_lease_and_it_keeps_it(redis: Redis) -> None:
     first, second = (Tap("films", redis, redis, Log(redis), prefix="notify") for _ in range(2))
 
     assert [await tap._acquire() for tap in (first, second, first, second)] == [True, False, True, False]
+    assert 0 < await redis.pttl("notify:tap:{bull:films}:lease") <= 2_000  # or the lease of a tap that dies would stay
 
 
 async def test_the_lease_is_given_back_at_the_end(redis_url: str, redis: Redis, add: Add) -> None:

@@ -50,6 +50,13 @@ def test_messages_move_the_cursors(case):
     assert following.cursors == case["after"]
 
 
+def test_a_channel_that_has_had_no_event_is_followed_from_its_beginning():
+    following = Following(["jobs:1"])
+    following.receive('{"op":"ready","channels":{"jobs:1":"0"}}', 0)
+
+    assert following.query() == "channel=jobs%3A1,0"  # without the cursor a reconnect would bring the newest event only
+
+
 @pytest.mark.parametrize("case", cases("sse.json"))
 def test_httpx_sse_reads_event_streams_as_we_do(case):
     lines, events = SSELineDecoder(), SSEDecoder()
@@ -120,6 +127,7 @@ def test_the_gateway_may_end_a_subscription():
     endless.receive(READY, 0)
     endless.receive(event("9", final=True), 0)
     assert not endless.is_over
+    assert not Following([], until_final=True).is_over  # channels may follow
     assert endless.end(Ended(1000, ""), 0) is not None
 
 
