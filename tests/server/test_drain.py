@@ -31,7 +31,7 @@ from tests.support.listening import is_listening
 from tests.support.servers import PATIENT, START_SECONDS, Server, running_gateway, workers_of
 from tests.support.slowness import slowness
 from tests.support.waiting import until
-from tests.support.wire import Wire, request, upgrade
+from tests.support.wire import Wire, request, upgrade, websocket
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -149,11 +149,14 @@ async def test_signals_that_end_it_reach_a_worker_that_is_being_replaced_too(red
 
 
 def test_a_signal_that_ends_it_is_heeded_while_the_workers_are_replaced(redis_url: str) -> None:
-    with running_gateway(redis_url, "--workers", "3") as server:
+    with running_gateway(redis_url, "--workers", "3", drain_seconds="3") as server, contextlib.ExitStack() as clients:
         workers_of(server, 3)
+        for _ in range(24):  # so many that each worker has some, and needs its time to drain
+            clients.enter_context(websocket(server.port, "/ws?channel=jobs:1"))
         server.process.send_signal(signal.SIGHUP)
         workers_of(server, 4)
         server.process.send_signal(signal.SIGTERM)
+        clients.close()
 
         assert server.process.wait(60) == 0
         assert server.output().count("draining: ") < 6  # not all three were replaced before
