@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from itertools import dropwhile
 from socket import create_connection
 from typing import Any
@@ -19,6 +20,7 @@ import websockets
 from redis.asyncio import Redis
 
 from gateway import Settings, create_app
+from gateway.app import Gateway
 from gateway.auth import jwks
 from gateway.core.grant import Grant
 from gateway.server.sockets import WebSocketProtocol
@@ -156,32 +158,33 @@ async def test_no_head_is_held_back_during_a_drain(redis_url: str, monkeypatch: 
     assert held == []
 
 
-async def test_a_client_that_is_sent_away_before_the_first_event_gets_the_head_first(redis_url: str, redis: Redis) -> None:
+@contextlib.asynccontextmanager
+async def held_back(redis_url: str, redis: Redis) -> AsyncIterator[tuple[Gateway, asyncio.StreamReader]]:
+    """A gateway, and a client that waits for the head of its answer, because Redis says nothing."""
     settings = Settings(redis_url=redis_url, auth="none")
     gateway = create_app(settings)
     async with serving(gateway, settings) as port, hanging(redis):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(upgrade("/ws?channel=jobs:1"))
         await until(lambda: gateway.services.connections.count)
+        yield gateway, reader
+        writer.close()
+
+
+async def test_a_client_that_is_sent_away_before_the_first_event_gets_the_head_first(redis_url: str, redis: Redis) -> None:
+    async with held_back(redis_url, redis) as (gateway, reader):
         for end in gateway.services.connections.endings():
             end(1012, "")
         received = await reader.readuntil(b"\x88\x02\x03\xf4")
-        writer.close()
 
     assert received.startswith(b"HTTP/1.1 101 ")
 
 
 async def test_a_heartbeat_before_the_first_event_brings_the_head_first(redis_url: str, redis: Redis) -> None:
-    settings = Settings(redis_url=redis_url, auth="none")
-    gateway = create_app(settings)
-    async with serving(gateway, settings) as port, hanging(redis):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(upgrade("/ws?channel=jobs:1"))
-        await until(lambda: gateway.services.connections.count)
+    async with held_back(redis_url, redis) as (gateway, reader):
         for stream in gateway.services.connections._open:
             stream.beat()
         received = await reader.readuntil(b"\x89\x00")
-        writer.close()
 
     assert received.startswith(b"HTTP/1.1 101 ")
 
