@@ -257,10 +257,10 @@ class WebSocketEndpoint:
         try:
             request, grant = await self._authenticate(scope, address)
         except GatewayError as error:
-            # A page cannot read the status of a refused upgrade, but it can read a close code.
-            await send({"type": "websocket.accept"})
             metrics.refused(error)
             log_refusal(scope, error)
+            # A page cannot read the status of a refused upgrade, but it can read a close code.
+            await send({"type": "websocket.accept"})
             await send({"type": "websocket.close", "code": error.close_code, "reason": close_reason(error.detail)})
             return
         socket = await self._begin(scope, send, request, grant)
